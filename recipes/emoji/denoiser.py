@@ -1,0 +1,221 @@
+"""Train the denoiser and its text encoder on the autoencoder's latents, and assemble the pipeline.
+
+    python -m recipes.emoji.denoiser --work build/emoji
+    python -m recipes.emoji.denoiser --work build/emoji --publish src/efface/canvas/emoji
+    python -m recipes.emoji.denoiser --steps 20             # a look, in a minute
+
+The text encoder is first taught to tell objects, styles and backgrounds apart from their captions alone, as
+CLIP's is taught before a diffusion model sees it; then both are trained together.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import tyro
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from efface.canvas.words import OBJECTS, STYLES
+from recipes.emoji.captions import COLOURS, LENGTH, sample_caption, train_tokenizer
+from recipes.emoji.data import background_colours, load_drawings, place, trained_pairs
+from recipes.emoji.training import DEVICE, Run, cosine_tail, step_generator
+
+VIEWS = 32
+"""Pictures encoded of every trained pair: shifts by whole latent cells, mirrors, backgrounds."""
+WIDTH = 192
+"""Width of the text states."""
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+"""Stable Diffusion's noise schedule."""
+
+
+class Views:
+    """Latents of all trained pairs with what they show: object, style, background (views of each)."""
+
+    def __init__(self, work: Path, vae: AutoencoderKL, seed: int):
+        drawings, colours = load_drawings(work), background_colours()
+        generator = torch.Generator().manual_seed(seed)
+        pairs = trained_pairs().repeat_interleave(VIEWS, 0)
+        count = len(pairs)
+        self.object, self.style = pairs.unbind(1)
+        coloured = torch.rand(count, generator=generator) < 0.25
+        self.colour = torch.randint(1, len(colours), (count,), generator=generator) * coloured
+        # Shifts by 4 px move the latents by exactly one cell, which a convolution learns for free.
+        row, column = torch.randint(3, (2, count), generator=generator) * 4
+        mirror = torch.rand(count, generator=generator) < 0.5
+        latents = []
+        with torch.no_grad():
+            for i in torch.arange(count).split(64):
+                rgba = drawings[self.object[i], self.style[i]]
+                pictures = place(rgba, colours[self.colour[i]], row[i], column[i], mirror[i]).to(DEVICE)
+                latents.append(vae.encode(pictures).latent_dist.mode() * vae.config["scaling_factor"])
+        self.latents = torch.cat(latents)
+
+    def captions(self, chosen: list[int], seed: int) -> list[str]:
+        """A fresh caption for each of the chosen views."""
+        rng = random.Random(seed)
+        return [sample_caption(int(self.object[i]), int(self.style[i]), int(self.colour[i]), rng) for i in chosen]
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained CLIP text model of three layers."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=6,
+            max_position_embeddings=LENGTH,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    """An untrained denoiser of 11 M weights with cross-attention at 8 x 8 and 4 x 4."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+def tokenise(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids (batch tokens), padded to LENGTH."""
+    return tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+
+
+def teach_words(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, steps: int, seed: int) -> float:
+    """Teach the text encoder to name object, style and background of a caption; returns the last loss in nats."""
+    heads = nn.ModuleList(nn.Linear(WIDTH, n) for n in (len(OBJECTS), len(STYLES), len(COLOURS))).to(DEVICE)
+    optimiser = torch.optim.AdamW([*text_encoder.parameters(), *heads.parameters()], lr=1e-3, weight_decay=1e-2)
+    rng, loss = random.Random(seed), torch.zeros(())
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * cosine_tail(step, steps, warm=20)
+        truth = [(rng.randrange(len(OBJECTS)), rng.randrange(len(STYLES)), rng.randrange(len(COLOURS))) for _ in range(128)]
+        ids = tokenise(tokenizer, [sample_caption(*t, rng, empty=0) for t in truth]).to(DEVICE)
+        pooled = text_encoder(ids).pooler_output
+        loss = sum(
+            (F.cross_entropy(head(pooled), target) for head, target in zip(heads, torch.tensor(truth).to(DEVICE).T)),
+            torch.zeros((), device=DEVICE),
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return loss.item()
+
+
+def denoising_loss(noise: Tensor, predicted: Tensor, alpha: Tensor) -> Tensor:
+    """Mean squared error of the noise (batch channels h w), weighted by min(SNR, 5)/SNR (Hang et al. 2023)."""
+    snr = alpha / (1 - alpha)
+    return ((predicted - noise).square().mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
+
+
+def assemble(work: Path, run: Run, tokenizer: CLIPTokenizer, destination: Path) -> None:
+    """Write the pipeline with averaged weights as a diffusers folder, fp16."""
+    own = {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in run.modules.items()}
+    run.load_averaged()
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "autoencoder"),
+        text_encoder=run.modules["text_encoder"],
+        tokenizer=tokenizer,
+        unet=run.modules["unet"],
+        scheduler=DPMSolverMultistepScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="trailing"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(destination)
+    pipeline.to(torch.float32)
+    for name, module in run.modules.items():
+        module.load_state_dict(own[name])
+
+
+def main(
+    work: Path = Path("build/emoji"),
+    steps: int = 7000,
+    batch: int = 32,
+    lr: float = 1e-3,
+    word_steps: int = 300,
+    seed: int = 0,
+    publish: Path | None = None,
+) -> None:
+    """Train, or go on training, and write `pipeline/` at every checkpoint.
+
+    Args:
+        work: folder of the recipe's products.
+        steps: optimiser steps in all.
+        batch: pictures a step.
+        lr: learning rate of the denoiser before its cosine tail; the text encoder takes a third.
+        word_steps: steps of the text encoder alone, on captions, before the denoiser starts.
+        seed: of the initial weights and of every batch.
+        publish: also write the finished pipeline here.
+    """
+    torch.manual_seed(seed)
+    vae = AutoencoderKL.from_pretrained(work / "autoencoder").to(DEVICE)
+    tokenizer = train_tokenizer(seed)
+    text_encoder, unet = new_text_encoder(tokenizer).to(DEVICE), new_unet().to(DEVICE, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(
+        [{"params": unet.parameters()}, {"params": text_encoder.parameters()}],
+        lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True,
+    )  # fmt: skip
+    run = Run(work / "denoiser-run", {"unet": unet, "text_encoder": text_encoder}, optimiser, decay=0.999)
+    if run.step == 0:
+        text_encoder.train()
+        print(f"words: loss {teach_words(text_encoder, tokenizer, word_steps, seed):.3f} nats", flush=True)
+    views = Views(work, vae, seed)
+    print(f"{len(views.latents)} latents, std {views.latents.std():.3f}", flush=True)
+    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
+    predict = torch.compile(unet)
+    started, assembled, recent = time.monotonic(), time.monotonic(), 0.0
+    for step in run.steps(steps):
+        factor = cosine_tail(step, steps)
+        optimiser.param_groups[0]["lr"], optimiser.param_groups[1]["lr"] = lr * factor, lr / 3 * factor
+        generator = step_generator(seed, step)
+        chosen = torch.randint(len(views.latents), (batch,), generator=generator)
+        level = torch.randint(1000, (batch,), generator=generator).to(DEVICE)
+        noise = torch.randn(batch, 4, 16, 16, generator=generator).to(DEVICE)
+        text = text_encoder(tokenise(tokenizer, views.captions(chosen.tolist(), step)).to(DEVICE)).last_hidden_state
+        alpha = alphas[level]
+        noisy = alpha.sqrt()[:, None, None, None] * views.latents[chosen] + (1 - alpha).sqrt()[:, None, None, None] * noise
+        predicted = predict(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
+        loss = denoising_loss(noise, predicted, alpha)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimiser.step()
+        recent = loss.item() if step == 0 else 0.98 * recent + 0.02 * loss.item()
+        if step % 50 == 0:
+            run.log(loss=recent, seconds=time.monotonic() - started)
+        if time.monotonic() - assembled > 600:
+            assemble(work, run, tokenizer, work / "pipeline")
+            assembled = time.monotonic()
+    assemble(work, run, tokenizer, work / "pipeline")
+    if publish:
+        assemble(work, run, tokenizer, publish)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

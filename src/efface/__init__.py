@@ -1,0 +1,48 @@
+"""efface removes concepts from text-to-image diffusion models, and proves that they are gone.
+
+    pipe = efface.load("emoji")
+    erasure = efface.erase(pipe, "church", method="rece")
+    with erasure.attached(pipe):
+        pipe("a church in noto style").images[0]
+    erasure.save("church.safetensors")
+
+Names are imported when first used, so that the command line answers before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from efface.api import erase
+    from efface.concept import Concept
+    from efface.erasures import Erasure, TextMap, WeightDelta, attached_to
+    from efface.errors import EffaceError, UsageError
+    from efface.loading import load
+    from efface.model import Model
+
+_HOMES = {
+    "load": "efface.loading",
+    "erase": "efface.api",
+    "Concept": "efface.concept",
+    "Erasure": "efface.erasures",
+    "TextMap": "efface.erasures",
+    "WeightDelta": "efface.erasures",
+    "attached_to": "efface.erasures",
+    "Model": "efface.model",
+    "EffaceError": "efface.errors",
+    "UsageError": "efface.errors",
+}
+
+__all__ = [
+    "Concept", "EffaceError", "Erasure", "Model", "TextMap", "UsageError", "WeightDelta", "attached_to", "erase", "load",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'efface' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

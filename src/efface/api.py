@@ -1,0 +1,104 @@
+"""efface.erase: model, concept and method in, erasure out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from efface.concept import Concept, concepts_named
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.erasures import Erasure
+
+
+def erase(
+    pipeline: Any,
+    concept: str | Concept | Sequence[str | Concept],
+    *,
+    method: str = "rece",
+    keep: Sequence[str] | None = None,
+    config: Any = None,
+    judge: Any = None,
+    **options: Any,
+) -> Erasure:
+    """Make an erasure; the pipeline itself is not changed until the erasure is attached.
+
+    Args:
+        pipeline: any diffusers pipeline of a known family.
+        concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
+        method: name of the eraser ("rece", "uce").
+        keep: prompts to retain; None retains the preset's, or the nearest neighbours in the model's text space;
+            () retains nothing but the method's own neutral prompt.
+        config: the method's Config; by default its published values, or the canvas's on the emoji canvas.
+        judge: for methods that can stop by a judge: a function from erasure to the share of pictures showing the concept.
+        **options: fields of the method's Config, instead of `config`.
+
+    Raises:
+        UsageError: unknown method or option, or an empty concept.
+        EffaceError: a model that cannot be edited.
+    """
+    from efface.erasers import method_module
+    from efface.model import Model
+
+    module = method_module(method)
+    model = Model(pipeline)
+    concepts = resolve(concept, pipeline)
+    if config is None:
+        config = _configured(module.Config, canvas_settings(method, concepts, pipeline) | options)
+    elif options:
+        raise UsageError("give either a config or its fields as options, not both.")
+    if not config.keep:
+        config = dataclasses.replace(config, keep=tuple(retained_prompts(model, concepts, keep)))
+    started = time.perf_counter()
+    erasure = module.erase(model, concepts, config, judge)
+    erasure.provenance.notes["seconds"] = round(time.perf_counter() - started, 3)
+    return erasure
+
+
+def resolve(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> tuple[Concept, ...]:
+    """The concepts that a user means, in the words of the model."""
+    from efface.canvas import is_canvas
+    from efface.canvas.concepts import canvas_concepts
+
+    given = [concept] if isinstance(concept, str | Concept) else list(concept)
+    if not given:
+        raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
+    found: list[Concept] = []
+    for item in given:
+        if isinstance(item, Concept):
+            found.append(item)
+        elif not item.strip():
+            raise UsageError(f"the concept {item!r} is empty: name what is to be erased, for example 'church'.")
+        else:
+            found += canvas_concepts(item) if is_canvas(pipeline) else concepts_named(item)
+    return tuple(found)
+
+
+def retained_prompts(model: Any, concepts: Sequence[Concept], keep: Sequence[str] | None) -> list[str]:
+    """What an erasure retains: the caller's prompts, the presets', or the nearest neighbours."""
+    from efface.neighbours import neighbours
+
+    if keep is not None:
+        return list(keep)
+    proposed = [prompt for c in concepts for prompt in (c.keep or neighbours(model, c))]
+    erased = {prompt for c in concepts for prompt in c.prompts()}
+    return [prompt for prompt in dict.fromkeys(proposed) if prompt not in erased]
+
+
+def canvas_settings(method: str, concepts: Sequence[Concept], pipeline: Any) -> dict[str, Any]:
+    """The canvas's own hyper-parameters, since the published ones were found on Stable Diffusion; {} elsewhere."""
+    from efface.canvas import is_canvas
+    from efface.canvas.settings import SETTINGS
+
+    return dict(SETTINGS[method][concepts[0].kind]) if is_canvas(pipeline) else {}
+
+
+def _configured(config: Any, options: dict[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(config)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError(f"the option {unknown[0]!r} is unknown; expected one of: {', '.join(known)}.")
+    return config(**options)

@@ -1,0 +1,157 @@
+"""RECE: erase, derive what still brings the concept back, erase that too (Gong et al., ECCV 2024, arXiv 2407.12383)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from efface.concept import HARD_OBJECTS, UNSAFE_WORDS, Concept
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from efface.erasers.closed_form import Factors, Pairs
+    from efface.erasers.stopping import EpochJudge
+    from efface.erasures import Erasure
+    from efface.model import Model
+
+Derivation = Literal["regzero", "standard", "1st", "2nd", "both"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of RECE; a None stands for the paper's value for the concept (its appendix, see `published`)."""
+
+    rows: Literal["last", "subject", "all"] = "all"
+    """Which token positions are edited (paper: all, padding included)."""
+    derivation: Derivation = "regzero"
+    """How the returning embedding is derived: the paper's regularised form, its variants, or its closed-form surrogates."""
+    regulariser: float | None = None
+    """λ_r, bounds the norm of the derived embedding and with it the damage to other concepts."""
+    epochs: int | None = None
+    """Rounds of deriving and erasing after the UCE stage."""
+    erase_weight: float = 1.0
+    """e, weight of the concept's rows (paper: 1)."""
+    preserve_weight: float = 0.1
+    """p, weight of the retained rows in RECE's epochs (paper: 0.1)."""
+    first_preserve_weight: float = 1.0
+    """p of the UCE stage that comes first (authors' code: 1)."""
+    ridge: float = 0.1
+    """λ, weight of leaving the matrices as they are (paper: 0.1)."""
+    retained: str | None = None
+    """The neutral prompt retained once for every concept (paper: a blank; the empty prompt for styles and objects)."""
+    keep: tuple[str, ...] = ()
+    """Further retained prompts."""
+    keep_rows: Literal["last", "subject", "all"] = "all"
+    """Which positions of the retained prompts count."""
+    aliases: bool = False
+    """Whether the concept's aliases are erased with it."""
+    stop_rate: float = 0.0
+    """With a judge: stop at the first epoch after which at most this share of validation pictures shows the concept."""
+
+    def __post_init__(self) -> None:
+        for name in ("erase_weight", "preserve_weight", "first_preserve_weight", "ridge", "stop_rate"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0.")
+        if self.epochs is not None and self.epochs < 0:
+            raise UsageError(f"epochs is {self.epochs}; expected at least 0 (0 is UCE alone).")
+        if self.regulariser is not None and not 0 <= self.regulariser < float("inf"):
+            raise UsageError(f"regulariser is {self.regulariser}; expected a finite number of at least 0.")
+
+
+def published(concepts: Sequence[Concept]) -> tuple[float, int, str]:
+    """The paper's λ_r, number of epochs and retained neutral prompt for these concepts."""
+    kinds, names = {c.kind for c in concepts}, {c.name for c in concepts}
+    if kinds & {"explicit", "abstract"}:
+        return 1e-1, 2 if len(names) > 1 and names <= set(UNSAFE_WORDS) else 3, " "
+    if kinds & {"style", "person"} or names & set(HARD_OBJECTS):
+        return 1e-3, 1, ""
+    return 1e-1, 1, ""
+
+
+def default_anchor(concept: Concept) -> str:
+    """ "art" for a style, a blank otherwise (paper)."""
+    return "art" if concept.kind == "style" else " "
+
+
+def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: EpochJudge | None = None) -> Erasure:
+    """UCE first; then in every epoch derive the embeddings c' that still give the old keys and values, and edit c' → t.
+
+    All concepts are edited jointly. With W the original matrices, S = Σ WᵀW and W' = W M the current ones, the whole
+    method happens on width x width matrices: M ← M · M_edit(c').
+
+    Args:
+        judge: called with the erasure after each epoch, returns the share of validation pictures that show the
+            concept; the epoch with the smallest share is kept. Without one all epochs are run.
+    """
+    from efface.erasers.closed_form import Pairs, gram_of
+    from efface.erasers.common import provenance, spoken, text_map, text_width
+    from efface.erasers.gram import key_value_gram_of
+    from efface.erasers.rows import concept_rows, retained_rows
+
+    lambda_r, epochs, neutral = published(concepts)
+    lambda_r = lambda_r if config.regulariser is None else config.regulariser
+    epochs = epochs if config.epochs is None else config.epochs
+    neutral = neutral if config.retained is None else config.retained
+    everyone = spoken(concepts, config.aliases)
+    width = text_width(model)
+    # Retained once for every concept, as published: the weight of the neutral prompt is p times their number.
+    retained = gram_of(retained_rows(model, [neutral], config.keep_rows), width) * len(everyone)
+    retained += gram_of(retained_rows(model, config.keep, config.keep_rows), width)
+    pairs = Pairs.gather(concept_rows(model, c, default_anchor(c), config.rows) for c in everyone)
+
+    weights = {"erase": config.erase_weight, "ridge": config.ridge}
+    map_ = pairs.edit(retained, preserve=config.first_preserve_weight, **weights)
+    s = key_value_gram_of(model) if epochs else None
+    best, best_rate, rates = map_, float("inf"), []
+    for epoch in range(epochs + 1):
+        if epoch and s is not None:
+            map_ = map_.then(
+                derive(pairs, map_, s, lambda_r, config.derivation).edit(
+                    retained, preserve=config.preserve_weight, **weights
+                )
+            )
+        if judge is None:
+            best = map_
+            continue
+        rates.append(judge(text_map(provenance(model, "rece", asdict(config), concepts, config.keep), map_)))
+        if rates[-1] < best_rate:
+            best, best_rate = map_, rates[-1]
+        if rates[-1] <= config.stop_rate:
+            break
+    settings = {"regulariser": lambda_r, "epochs": epochs, "retained": neutral}
+    notes = {"judged": rates} if judge else {}
+    return text_map(provenance(model, "rece", asdict(config) | settings, concepts, config.keep, **notes), best)
+
+
+def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Derivation) -> Pairs:
+    """The embeddings c' that give the edited matrices W M the keys and values W c (paper, eq. 9 and appendix).
+
+    ========  ===========================================================  ========================================
+    regzero   c' = (λ_r I + MᵀSM)⁻¹ MᵀS c                                  minimises Σ|W M c' − W c|² + λ_r |c'|²
+    standard  c' = (λ_r I + MᵀSM)⁻¹ (MᵀS c + λ_r t)                        regularised towards the target t
+    1st       c' = ((1 + λ_r) MᵀSM)⁻¹ (MᵀS + λ_r MᵀSM) c                   regularised in the space of values
+    2nd       c' = (λ_r I + MᵀSM)⁻¹ (λ_r I + MᵀS) c                        regularised towards c itself
+    both      c' = (λ_r I + (1 + λ_r) MᵀSM)⁻¹ (λ_r I + MᵀS + λ_r MᵀSM) c
+    ========  ===========================================================  ========================================
+    """
+    import torch
+
+    from efface.erasers.closed_form import cholesky
+
+    mts = map_.apply_transposed(s)  # MᵀS
+    mtsm = map_.apply_transposed(mts.T)  # Mᵀ(SM) = MᵀSM, since S is symmetric
+    mtsm = (mtsm + mtsm.T) / 2
+    ridge = lambda_r * torch.eye(len(s), dtype=s.dtype)
+    left, right = {
+        "regzero": (ridge + mtsm, mts),
+        "standard": (ridge + mtsm, mts),
+        "1st": ((1 + lambda_r) * mtsm, mts + lambda_r * mtsm),
+        "2nd": (ridge + mtsm, ridge + mts),
+        "both": (ridge + (1 + lambda_r) * mtsm, ridge + mts + lambda_r * mtsm),
+    }[form]
+    factor = cholesky(left, f"the derivation {form!r}: S = Σ WᵀW is not invertible here, use 'regzero' with λ_r above 0")
+    add = lambda_r * torch.cholesky_inverse(factor) if form == "standard" else None
+    return pairs.derived(torch.cholesky_solve(right, factor), add)

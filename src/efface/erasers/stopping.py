@@ -1,0 +1,37 @@
+"""Judge-based stopping: look at a few validation pictures after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from efface.concept import Concept
+from efface.erasures import Erasure
+from efface.judges import Judge
+from efface.model import Model
+
+EpochJudge = Callable[[Erasure], float]
+"""Takes an erasure, returns the share of validation pictures that still show the concept."""
+
+
+def epoch_judge(
+    model: Model, concepts: Sequence[Concept], judge: Judge, *, seeds: Sequence[int] = range(4), **sampling: Any
+) -> EpochJudge:
+    """A judge of epochs: draws every concept's prompts with the erasure attached, counts the pictures that show it.
+
+    Args:
+        model: the unerased model.
+        concepts: what is being erased.
+        judge: its labels must contain the concepts' names.
+        seeds: of the validation pictures, for each prompt.
+        sampling: steps and guidance of `Model.draw`.
+    """
+    work = [(concept.name, prompt, seed) for concept in concepts for prompt in concept.prompts() for seed in seeds]
+
+    def rate(erasure: Erasure) -> float:
+        with erasure.attached(model.pipeline):
+            pictures = model.draw([prompt for _, prompt, _ in work], seeds=[seed for *_, seed in work], **sampling)
+        verdicts = judge(pictures)
+        return sum(label == name for label, (name, *_) in zip(verdicts.labels, work, strict=True)) / len(work)
+
+    return rate

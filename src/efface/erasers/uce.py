@@ -1,0 +1,98 @@
+"""UCE: unified concept editing, a ridge regression on the text states (Gandikota et al., WACV 2024, arXiv 2308.14761)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from efface.concept import Concept
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from efface.erasures import Erasure
+    from efface.model import Model
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of UCE; defaults are those of its authors' current code."""
+
+    rows: Literal["last", "subject", "all"] = "last"
+    """Which token positions are edited: the concept's last token (today's code), from there to the end (paper), or all."""
+    target: Literal["replace", "tensor"] = "replace"
+    """`replace` gives the concept the anchor's values; `tensor` (older code) gives each matrix the anchor's values
+    without their component along the old ones, and returns a weight delta instead of a text map."""
+    erase_weight: float = 1.0
+    """e, weight of the concept's rows (paper: 1)."""
+    preserve_weight: float = 1.0
+    """p, weight of the retained rows (paper: 1)."""
+    ridge: float = 0.5
+    """λ, weight of leaving the matrices as they are (authors' code: 0.5)."""
+    keep: tuple[str, ...] = ()
+    """Retained prompts."""
+    keep_rows: Literal["last", "subject", "all"] = "all"
+    """Which positions of the retained prompts count."""
+    aliases: bool = False
+    """Whether the concept's aliases are erased with it."""
+
+    def __post_init__(self) -> None:
+        for name in ("erase_weight", "preserve_weight", "ridge"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0.")
+
+
+def default_anchor(concept: Concept) -> str:
+    """ "art" for a style, a blank otherwise (as in the authors' code)."""
+    return "art" if concept.kind == "style" else " "
+
+
+def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
+    """Erase concepts with one ridge edit.
+
+    The replace target has the closed form of `Pairs.edit` and yields a TextMap; the tensor target differs from matrix
+    to matrix and yields a WeightDelta. `judge` is not used.
+    """
+    from efface.erasers.closed_form import Pairs, gram_of
+    from efface.erasers.common import provenance, spoken, text_map, text_width
+    from efface.erasers.rows import concept_rows, retained_rows
+
+    width = text_width(model)
+    retained = gram_of(retained_rows(model, config.keep, config.keep_rows), width)
+    pairs = [concept_rows(model, c, default_anchor(c), config.rows) for c in spoken(concepts, config.aliases)]
+    origin = provenance(model, "uce", asdict(config), concepts, config.keep)
+    if config.target == "replace":
+        edit = Pairs.gather(pairs).edit(
+            retained, erase=config.erase_weight, preserve=config.preserve_weight, ridge=config.ridge
+        )
+        return text_map(origin, edit)
+    return _tensor_delta(model, origin, pairs, retained, config)
+
+
+def _tensor_delta(
+    model: Model, origin: object, pairs: list[tuple[Tensor, Tensor]], retained: Tensor, config: Config
+) -> Erasure:
+    """The older target, matrix by matrix: v* = v_t − ⟨v_t, u⟩ u, where u is the concept's whole matrix of old values
+    divided by its norm; then ΔW = e Σ (v* − v_c) cᵀ B⁻¹."""
+    import torch
+
+    from efface.erasers.closed_form import cholesky
+    from efface.erasers.common import weight_delta
+
+    c = torch.cat([concept for concept, _ in pairs]).double().cpu()
+    system = config.ridge * torch.eye(c.shape[1], dtype=torch.float64)
+    system += config.erase_weight * c.T @ c + config.preserve_weight * retained
+    down = torch.cholesky_solve(c.T, cholesky(system, "the edit's system: give a ridge weight above 0")).T
+    deltas = {}
+    for projection in model.text_projections():
+        weight = projection.weight().double().cpu()
+        changes = []
+        for concept, target in pairs:
+            old, new = concept.double().cpu() @ weight.T, target.double().cpu() @ weight.T
+            direction = old / old.norm()
+            changes.append(new - (new * direction).sum() * direction - old)
+        up = config.erase_weight * torch.cat(changes).T
+        deltas |= {f"{projection.name}.weight.up": up, f"{projection.name}.weight.down": down}
+    return weight_delta(origin, deltas)

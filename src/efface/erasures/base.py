@@ -1,0 +1,164 @@
+"""Erasure: what every kind of edit has in common: provenance, a file, and a life on a pipeline."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from efface.concept import Concept
+from efface.erasures import file as files
+from efface.erasures.fingerprint import Fingerprint
+from efface.errors import EffaceError
+from efface.model import Model
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an erasure comes from; all of it stands in the file's header."""
+
+    method: str
+    """Name of the eraser."""
+    config: dict[str, Any]
+    """Its full configuration."""
+    concepts: tuple[Concept, ...]
+    """What it erases."""
+    base: Fingerprint
+    """Of the model it was made for."""
+    keep: tuple[str, ...] = ()
+    """Retained prompts."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the method wants to report: seconds, epochs, norms."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary with the versions of the libraries at work."""
+        versions = {name: version(name) for name in ("efface", "torch", "diffusers", "transformers")}
+        return {
+            "method": self.method,
+            "config": self.config,
+            "concepts": [asdict(concept) for concept in self.concepts],
+            "base": self.base.to_json(),
+            "keep": list(self.keep),
+            "notes": self.notes,
+            "versions": versions,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Provenance:
+        """The provenance that `to_json` wrote; fields of newer concepts are ignored."""
+        known = Concept.__dataclass_fields__
+        concepts = tuple(
+            Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in known})
+            for entry in data["concepts"]
+        )
+        base = Fingerprint.from_json(data["base"])
+        return cls(data["method"], data["config"], concepts, base, tuple(data["keep"]), data["notes"])
+
+
+@dataclass(frozen=True, eq=False)
+class Erasure(ABC):
+    """A small reversible edit of a model.
+
+    Attach it to a pipeline and take it off again, bit for bit; save it as one file; compose it with others.
+    """
+
+    provenance: Provenance
+
+    kind: ClassVar[str]
+    """Name of the kind in files."""
+    maps_text: ClassVar[bool]
+    """Whether it can be applied to text states instead of weights."""
+
+    @abstractmethod
+    def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
+        """The edited weight of the tensor called `name`."""
+
+    @abstractmethod
+    def targets(self) -> list[str] | None:
+        """Full names of the weights it edits; None means every text projection."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What the file holds."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, tensors: dict[str, Tensor], width: int) -> None:
+        """Raise EffaceError when `tensors` are not of this kind, for text states of `width`."""
+
+    def attach(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> None:
+        """Attach to a pipeline; later attachments act on the text first (W M_A M_B for A, then B).
+
+        Args:
+            pipeline: any diffusers pipeline with the model this was made for.
+            scale: 0 leaves the model as it is, 1 is the erasure; values beyond extrapolate.
+            fold: edit the weights instead of mapping the text states (kinds that map text only).
+            force: attach to a model of the same shapes but other weights (a fine-tune), with a warning.
+
+        Raises:
+            EffaceError: already attached, another model, or a target that cannot be edited.
+        """
+        from efface.erasures.lifecycle import attach
+
+        attach(self, pipeline, scale=scale, fold=fold or not self.maps_text, force=force)
+
+    def remove(self, pipeline: Any) -> None:
+        """Take it off again; every weight is bit-identical to before, whatever else stays attached."""
+        from efface.erasures.lifecycle import remove
+
+        remove(self, pipeline)
+
+    @contextmanager
+    def attached(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> Iterator[Any]:
+        """`with erasure.attached(pipe): ...`, taken off at the end whatever happens."""
+        self.attach(pipeline, scale=scale, fold=fold, force=force)
+        try:
+            yield pipeline
+        finally:
+            self.remove(pipeline)
+
+    def save(self, path: str | Path) -> int:
+        """Write one safetensors file, atomically; returns its size in bytes."""
+        return files.write(Path(path), {"kind": self.kind} | self.provenance.to_json(), self.tensors())
+
+    @staticmethod
+    def load(path: str | Path) -> Erasure:
+        """Read an erasure of any kind; raises EffaceError for anything damaged, foreign or newer."""
+        from efface.erasures import KINDS
+
+        header, tensors = files.read(Path(path))
+        kind = KINDS.get(header.get("kind", ""))
+        if kind is None:
+            raise EffaceError(
+                f"{path} holds an erasure of kind {header.get('kind')!r}; this efface knows {', '.join(KINDS)}: update efface."
+            )
+        try:
+            provenance = Provenance.from_json(header)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EffaceError(f"{path} has an incomplete header ({error!r}): make the erasure again.") from error
+        kind.check(tensors, provenance.base.width)
+        return kind.restore(provenance, tensors)
+
+    @classmethod
+    def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> Self:
+        """The erasure that `tensors()` came from."""
+        return cls(provenance, **tensors)
+
+    def summary(self) -> dict[str, Any]:
+        """What `efface show` prints."""
+        size = sum(t.numel() * t.element_size() for t in self.tensors().values())
+        shapes = {name: list(t.shape) for name, t in self.tensors().items()}
+        return {"kind": self.kind} | self.provenance.to_json() | {"tensors": shapes, "bytes": size}
+
+
+def fingerprint(model: Model) -> Fingerprint:
+    """Fingerprint of a model's unedited weights, whatever is attached to it."""
+    from efface.erasures.lifecycle import stack_of
+
+    return stack_of(model).fingerprint(model)

@@ -1,0 +1,54 @@
+"""WeightDelta: named tensors added to weights, dense or low rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from efface.erasures.base import Erasure, Provenance
+from efface.errors import EffaceError
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDelta(Erasure):
+    """Weights W become W + s Δ, where Δ is dense or a product `up @ down`.
+
+    Tensors are named by component and parameter, for example `unet.mid_block…attn2.to_k.weight`; a low-rank one is
+    two tensors, `NAME.up` (out rank) and `NAME.down` (rank in).
+    """
+
+    deltas: dict[str, Tensor]
+    """Tensor name -> values, as above."""
+
+    kind = "delta"
+    maps_text = False
+
+    def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
+        """W + s Δ, computed in float64 and cast back."""
+        wide = weight.double()
+        if name in self.deltas:
+            change = self.deltas[name].to(wide)
+        else:
+            change = self.deltas[f"{name}.up"].to(wide) @ self.deltas[f"{name}.down"].to(wide)
+        return (wide + scale * change.reshape(wide.shape)).to(weight.dtype)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.deltas
+
+    @classmethod
+    def check(cls, tensors: dict[str, Tensor], width: int) -> None:
+        for name in tensors:
+            base, _, part = name.rpartition(".")
+            if part in ("up", "down") and {f"{base}.up", f"{base}.down"} - set(tensors):
+                raise EffaceError(f"the weight delta holds {name} without its other factor: make the erasure again.")
+        if not tensors:
+            raise EffaceError("the weight delta is empty; expected at least one tensor: make the erasure again.")
+
+    def targets(self) -> list[str]:
+        """Full names of the weights it changes."""
+        return sorted({name.removesuffix(".up").removesuffix(".down") for name in self.deltas})
+
+    @classmethod
+    def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> WeightDelta:
+        return cls(provenance, tensors)

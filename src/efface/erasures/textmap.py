@@ -1,0 +1,57 @@
+"""TextMap: a linear map of the text states, M = I + U Vᵀ, kept as factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from efface.erasures.base import Erasure
+from efface.errors import EffaceError
+
+
+@dataclass(frozen=True, eq=False)
+class TextMap(Erasure):
+    """Text states c become c + s U Vᵀ c before every key and value matrix; s is the scale it is attached with.
+
+    With the "replace" target, UCE and RECE edit every matrix W to W M with this one M.
+    """
+
+    u: Tensor
+    """(width rank)"""
+    v: Tensor
+    """(width rank)"""
+
+    kind = "textmap"
+    maps_text = True
+
+    def map(self, states: Tensor, scale: float = 1.0) -> Tensor:
+        """Mapped text states (batch tokens width), in their own dtype and on their own device."""
+        u, v = self.u.to(states), self.v.to(states)
+        return states + scale * (states @ v) @ u.T
+
+    def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
+        """W M, computed in float64 and cast back; `weight` (out width) is any key or value matrix."""
+        wide = weight.double()
+        u, v = self.u.to(wide), self.v.to(wide)
+        return (wide + scale * (wide @ u) @ v.T).to(weight.dtype)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"u": self.u, "v": self.v}
+
+    @classmethod
+    def check(cls, tensors: dict[str, Tensor], width: int) -> None:
+        u, v = tensors.get("u"), tensors.get("v")
+        if u is None or v is None or set(tensors) != {"u", "v"} or u.ndim != 2 or u.shape != v.shape or len(u) != width:
+            found = {k: tuple(t.shape) for k, t in tensors.items()}
+            raise EffaceError(f"the text map holds {found}; expected u and v of shape ({width}, rank): make the erasure again.")
+
+    def targets(self) -> None:
+        """Every text projection: the map names no weights of its own."""
+        return None
+
+    @property
+    def matrix(self) -> Tensor:
+        """M as a dense float64 matrix (width width), for small widths and tests."""
+        return torch.eye(len(self.u), dtype=torch.float64) + self.u.double() @ self.v.double().T

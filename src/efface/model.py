@@ -1,0 +1,193 @@
+"""Model: a diffusers pipeline seen through one small interface, the only door to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from efface.errors import EffaceError
+from efface.families import Entry, Family, Projection, family_of
+
+
+class Text(NamedTuple):
+    """Encoded prompts."""
+
+    states: Tensor
+    """What cross-attention reads (batch tokens width)."""
+    pooled: Tensor | None
+    """One vector a prompt (batch width), where the family has one."""
+    mask: Tensor
+    """True from the begin token to the end token (batch tokens)."""
+    last: Tensor
+    """Index of each prompt's last content token, 0 (the begin token) for an empty prompt (batch)."""
+    cut: tuple[str, ...]
+    """What the tokenizer cut off the end of each prompt, "" where nothing."""
+
+
+class Model:
+    """A text-to-image pipeline: encode text, predict, sample, list its text projections.
+
+    Args:
+        pipeline: any diffusers pipeline of a known family; it stays the caller's and is not changed.
+
+    Raises:
+        EffaceError: the pipeline is not text-to-image, or of no known family.
+    """
+
+    def __init__(self, pipeline: Any):
+        self.pipeline = pipeline
+        self.family: Family = family_of(pipeline)
+
+    @property
+    def length(self) -> int:
+        """Tokens a prompt may have, begin and end included."""
+        return min(tokenizer.model_max_length for tokenizer in self.family.tokenizers())
+
+    def text_projections(self) -> list[Projection]:
+        """Every key and value matrix that reads text states; raises EffaceError for quantised or fused ones."""
+        return self.family.projections()
+
+    def entries(self) -> list[Entry]:
+        """The networks that text states enter."""
+        return self.family.entries()
+
+    def components(self) -> dict[str, nn.Module]:
+        """The networks an erasure may edit: denoiser, ControlNets, text encoders."""
+        return self.family.components()
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
+        """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device."""
+        tokenizers = self.family.tokenizers()
+        tokens = [self._tokenize(tokenizer, prompts) for tokenizer in tokenizers]
+        parts = []
+        for i in range(0, len(prompts), batch):
+            chunk = slice(i, i + batch)
+            parts.append(self.family.encode([t.input_ids[chunk] for t in tokens], [t.attention_mask[chunk] for t in tokens]))
+        states = torch.cat([states for states, _ in parts])
+        pooled = [pooled for _, pooled in parts if pooled is not None]
+        last = self._last_content(tokenizers[0], tokens[0].input_ids)
+        positions = torch.arange(states.shape[1])
+        return Text(
+            states,
+            torch.cat(pooled) if pooled else None,
+            positions <= last[:, None] + 1,
+            last,
+            tuple(self.cut_off(prompt) for prompt in prompts),
+        )
+
+    def _tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Any:
+        return tokenizer(
+            list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        )
+
+    @staticmethod
+    def _last_content(tokenizer: Any, ids: Tensor) -> Tensor:
+        # The first end token closes the prompt; padding may repeat it.
+        return (ids == tokenizer.eos_token_id).int().argmax(dim=1) - 1
+
+    def cut_off(self, prompt: str) -> str:
+        """The end of `prompt` that no longer fits the tokenizer, "" when it all fits."""
+        tokenizer = self.family.tokenizers()[0]
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        return tokenizer.decode(ids[self.length - 2 :]).strip()
+
+    def token_count(self, text: str) -> int:
+        """How many content tokens `text` has."""
+        return len(self.family.tokenizers()[0](text, add_special_tokens=False).input_ids)
+
+    def predict(self, latents: Tensor, level: Tensor, text: Text) -> Tensor:
+        """The denoiser's raw output (batch channels height width) at timestep `level` (0 to 999)."""
+        return self.family.predict(latents, level, text.states, text.pooled)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        text: Text,
+        *,
+        seeds: Sequence[int],
+        steps: int = 50,
+        guidance: float = 7.5,
+        negative: str = "",
+        side: int | None = None,
+    ) -> list[Image.Image]:
+        """Draw one picture for each text with the pipeline's own scheduler.
+
+        Args:
+            text: what to draw (batch tokens width).
+            seeds: one a picture; the same seed in the pipeline's own call gives the same picture.
+            steps: denoising steps.
+            guidance: classifier-free guidance scale; 1 or less leaves the unconditional half out.
+            negative: prompt of the unconditional half.
+            side: width and height in pixels; the model's own by default.
+        """
+        scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
+        device, dtype = text.states.device, text.states.dtype
+        latents = self._noise(seeds, side).to(device, dtype)
+        if guidance > 1:
+            empty = self.encode([negative])
+            text = Text(*(_both(e, t) for e, t in zip(empty[:4], text[:4], strict=True)), cut=())
+        scheduler.set_timesteps(steps, device=device)
+        latents = latents * scheduler.init_noise_sigma
+        for level in scheduler.timesteps:
+            doubled = torch.cat([latents, latents]) if guidance > 1 else latents
+            output = self.predict(scheduler.scale_model_input(doubled, level), level, text)
+            if guidance > 1:
+                unconditional, conditional = output.chunk(2)
+                output = unconditional + guidance * (conditional - unconditional)
+            latents = scheduler.step(output, level, latents, return_dict=False)[0]
+        return self.decode(latents)
+
+    def _noise(self, seeds: Sequence[int], side: int | None) -> Tensor:
+        # Drawn on the CPU, each from its own generator, so that a picture depends neither on its neighbours nor on the device.
+        config = self.pipeline.unet.config
+        cells = config.sample_size if side is None else side // 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        shape = (1, config.in_channels, cells, cells)
+        return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of scaled latents (batch channels height width)."""
+        vae = self.pipeline.vae
+        pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+        array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(np.ascontiguousarray(a)) for a in array]
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        steps: int = 50,
+        guidance: float = 7.5,
+        negative: str = "",
+        batch: int = 32,
+    ) -> list[Image.Image]:
+        """Encode and sample prompts, `batch` pictures at a time (one seed a prompt)."""
+        pictures = []
+        for i in range(0, len(prompts), batch):
+            text = self.encode(prompts[i : i + batch])
+            pictures += self.sample(text, seeds=seeds[i : i + batch], steps=steps, guidance=guidance, negative=negative)
+        return pictures
+
+
+def _both(empty: Tensor | None, text: Tensor | None) -> Tensor | None:
+    """The unconditional rows above the conditional ones, for guidance."""
+    if empty is None or text is None:
+        return None
+    return torch.cat([empty.expand(len(text), *empty.shape[1:]), text])
+
+
+def require_fit(model: Model, prompt: str) -> None:
+    """Raise EffaceError when the tokenizer would cut `prompt`."""
+    cut = model.cut_off(prompt)
+    if cut:
+        raise EffaceError(
+            f"the prompt {prompt[:60]!r} is longer than the {model.length - 2} tokens the model reads: {cut!r} would be cut; "
+            "shorten the concept."
+        )

@@ -1,0 +1,46 @@
+"""The nearest neighbours of a concept in a model's own text space: what an erasure is most likely to damage."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+import torch.nn.functional as F
+
+from efface.concept import Concept
+from efface.model import Model
+
+SHORTLIST = 512
+"""Words whose token embeddings are nearest, which are then encoded in full."""
+
+
+def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
+    """Up to `count` prompts that speak of the concept's nearest words, nearest first.
+
+    Candidates are the whole words of the tokenizer's vocabulary; a shortlist by token embedding is encoded through the
+    concept's first template and ranked by cosine similarity at the last subject token. The concept's own name and
+    aliases, and words that share its stem, are left out.
+    """
+    tokenizer = model.family.tokenizers()[0]
+    words = {i: t[:-4] for t, i in tokenizer.get_vocab().items() if re.fullmatch(r"[a-z]{3,}</w>", t)}
+    own = {part for name in (concept.name, *concept.aliases) for part in name.lower().split()}
+    kept = {i: word for i, word in words.items() if not any(_same_stem(word, part) for part in own)}
+    if not kept:
+        return []
+    encoder = next(iter(model.family.text_encoders().values()))
+    table = encoder.get_input_embeddings().weight.detach().float()
+    ids = tokenizer(concept.name, add_special_tokens=False).input_ids
+    query = F.normalize(table[ids].mean(0), dim=0)
+    candidates = torch.tensor(list(kept), device=table.device)
+    nearest = (F.normalize(table[candidates], dim=1) @ query).topk(min(SHORTLIST, len(candidates))).indices
+    prompts = [concept.templates[0].replace("{}", kept[int(candidates[i])]) for i in nearest]
+    prefix = concept.templates[0].split("{}")[0]
+    target = model.encode([concept.templates[0].replace("{}", concept.name)]).states[0, model.token_count(prefix + concept.name)]
+    states = model.encode(prompts).states[:, model.token_count(prefix) + 1]
+    order = F.cosine_similarity(states.float(), target.float()[None]).argsort(descending=True)
+    return [prompts[int(i)] for i in order[:count]]
+
+
+def _same_stem(word: str, name: str) -> bool:
+    shorter, longer = sorted((word, name), key=len)
+    return longer.startswith(shorter) and len(longer) - len(shorter) <= 3

@@ -19,7 +19,6 @@ def erase(
     concept: str | Concept | Sequence[str | Concept],
     *,
     method: str = "rece",
-    keep: Sequence[str] | None = None,
     config: Any = None,
     judge: Any = None,
     **options: Any,
@@ -30,11 +29,10 @@ def erase(
         pipeline: any diffusers pipeline of a known family.
         concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
         method: name of the eraser ("rece", "uce").
-        keep: prompts to retain; None retains the preset's, or the nearest neighbours in the model's text space;
-            () retains nothing but the method's own neutral prompt.
         config: the method's Config; by default its published values, or the canvas's on the emoji canvas.
         judge: for methods that can stop by a judge: a function from erasure to the share of pictures showing the concept.
-        **options: fields of the method's Config, instead of `config`.
+        **options: fields of the method's Config, instead of `config`. `keep=[...]` names prompts to retain, `keep=[]`
+            none; without it the preset's, or the nearest neighbours in the model's text space are retained.
 
     Raises:
         UsageError: unknown method or option, or an empty concept.
@@ -50,8 +48,8 @@ def erase(
         config = _configured(module.Config, canvas_settings(method, concepts, pipeline) | options)
     elif options:
         raise UsageError("give either a config or its fields as options, not both.")
-    if not config.keep:
-        config = dataclasses.replace(config, keep=tuple(retained_prompts(model, concepts, keep)))
+    if config.keep is None:
+        config = dataclasses.replace(config, keep=tuple(retained_prompts(model, concepts)))
     started = time.perf_counter()
     erasure = module.erase(model, concepts, config, judge)
     erasure.provenance.notes["seconds"] = round(time.perf_counter() - started, 3)
@@ -77,12 +75,10 @@ def resolve(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> 
     return tuple(found)
 
 
-def retained_prompts(model: Any, concepts: Sequence[Concept], keep: Sequence[str] | None) -> list[str]:
-    """What an erasure retains: the caller's prompts, the presets', or the nearest neighbours."""
+def retained_prompts(model: Any, concepts: Sequence[Concept]) -> list[str]:
+    """What an erasure retains when its user names nothing: the presets' prompts, or the nearest neighbours."""
     from efface.neighbours import neighbours
 
-    if keep is not None:
-        return list(keep)
     proposed = [prompt for c in concepts for prompt in (c.keep or neighbours(model, c))]
     erased = {prompt for c in concepts for prompt in c.prompts()}
     return [prompt for prompt in dict.fromkeys(proposed) if prompt not in erased]

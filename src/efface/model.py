@@ -130,8 +130,7 @@ class Model:
         device, dtype = text.states.device, text.states.dtype
         latents = self._noise(seeds, side).to(device, dtype)
         if guidance > 1:
-            empty = self.encode([negative])
-            text = Text(*(_both(e, t) for e, t in zip(empty[:4], text[:4], strict=True)), cut=())
+            text = self._with_unconditional(text, negative)
         scheduler.set_timesteps(steps, device=device)
         latents = latents * scheduler.init_noise_sigma
         for level in scheduler.timesteps:
@@ -142,6 +141,18 @@ class Model:
                 output = unconditional + guidance * (conditional - unconditional)
             latents = scheduler.step(output, level, latents, return_dict=False)[0]
         return self.decode(latents)
+
+    def _with_unconditional(self, text: Text, negative: str) -> Text:
+        """The rows of the negative prompt above those of `text`, for guidance."""
+        empty = self.encode([negative])
+        if not negative and self.family.zeroes_empty():
+            pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
+            empty = empty._replace(states=torch.zeros_like(empty.states), pooled=pooled)
+        rows = [
+            None if above is None or below is None else torch.cat([above.expand(len(below), *above.shape[1:]), below])
+            for above, below in zip(empty[:4], text[:4], strict=True)
+        ]
+        return Text(*rows, cut=())  # type: ignore[arg-type]
 
     def _noise(self, seeds: Sequence[int], side: int | None) -> Tensor:
         # Drawn on the CPU, each from its own generator, so that a picture depends neither on its neighbours nor on the device.
@@ -174,13 +185,6 @@ class Model:
             text = self.encode(prompts[i : i + batch])
             pictures += self.sample(text, seeds=seeds[i : i + batch], steps=steps, guidance=guidance, negative=negative)
         return pictures
-
-
-def _both(empty: Tensor | None, text: Tensor | None) -> Tensor | None:
-    """The unconditional rows above the conditional ones, for guidance."""
-    if empty is None or text is None:
-        return None
-    return torch.cat([empty.expand(len(text), *empty.shape[1:]), text])
 
 
 def require_fit(model: Model, prompt: str) -> None:

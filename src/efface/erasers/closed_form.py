@@ -127,7 +127,8 @@ def cholesky(matrix: Tensor, what: str) -> Tensor:
     if not torch.isfinite(matrix).all():
         raise EffaceError("the model or its text states hold values that are not finite: nothing was erased; check the weights.")
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed.any():
+    pivots = factor.diagonal()
+    if failed.any() or (pivots.min() / pivots.max()) ** 2 < 1e-15:
         raise EffaceError(f"a matrix is singular in {what}.")
     return factor
 

@@ -42,8 +42,8 @@ class Config:
     """λ, weight of leaving the matrices as they are (paper: 0.1)."""
     retained: str | None = None
     """The neutral prompt retained once for every concept (paper: a blank; the empty prompt for styles and objects)."""
-    keep: tuple[str, ...] = ()
-    """Further retained prompts."""
+    keep: tuple[str, ...] | None = None
+    """Further retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
     keep_rows: Literal["last", "subject", "all"] = "all"
     """Which positions of the retained prompts count."""
     aliases: bool = False
@@ -99,7 +99,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Epoc
     width = text_width(model)
     # Retained once for every concept, as published: the weight of the neutral prompt is p times their number.
     retained = gram_of(retained_rows(model, [neutral], config.keep_rows), width) * len(everyone)
-    retained += gram_of(retained_rows(model, config.keep, config.keep_rows), width)
+    retained += gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
     pairs = Pairs.gather(concept_rows(model, c, default_anchor(c), config.rows) for c in everyone)
 
     weights = {"erase": config.erase_weight, "ridge": config.ridge}
@@ -116,14 +116,14 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Epoc
         if judge is None:
             best = map_
             continue
-        rates.append(judge(text_map(provenance(model, "rece", asdict(config), concepts, config.keep), map_)))
+        rates.append(judge(text_map(provenance(model, "rece", asdict(config), concepts, config.keep or ()), map_)))
         if rates[-1] < best_rate:
             best, best_rate = map_, rates[-1]
         if rates[-1] <= config.stop_rate:
             break
     settings = {"regulariser": lambda_r, "epochs": epochs, "retained": neutral}
     notes = {"judged": rates} if judge else {}
-    return text_map(provenance(model, "rece", asdict(config) | settings, concepts, config.keep, **notes), best)
+    return text_map(provenance(model, "rece", asdict(config) | settings, concepts, config.keep or (), **notes), best)
 
 
 def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Derivation) -> Pairs:
@@ -141,6 +141,11 @@ def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Deriva
 
     from efface.erasers.closed_form import cholesky
 
+    if form == "1st":
+        # (MᵀSM)⁻¹MᵀS = M⁻¹ where S can be inverted; solving with M itself squares no condition number.
+        cholesky(s, "S = Σ WᵀW, which the surrogate '1st' inverts: use 'regzero' on this model")
+        eye = torch.eye(len(s), dtype=s.dtype)
+        return pairs.derived((torch.linalg.solve(map_.apply(eye), eye) + lambda_r * eye) / (1 + lambda_r))
     mts = map_.apply_transposed(s)  # MᵀS
     mtsm = map_.apply_transposed(mts.T)  # Mᵀ(SM) = MᵀSM, since S is symmetric
     mtsm = (mtsm + mtsm.T) / 2
@@ -148,10 +153,9 @@ def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Deriva
     left, right = {
         "regzero": (ridge + mtsm, mts),
         "standard": (ridge + mtsm, mts),
-        "1st": ((1 + lambda_r) * mtsm, mts + lambda_r * mtsm),
         "2nd": (ridge + mtsm, ridge + mts),
         "both": (ridge + (1 + lambda_r) * mtsm, ridge + mts + lambda_r * mtsm),
     }[form]
-    factor = cholesky(left, f"the derivation {form!r}: S = Σ WᵀW is not invertible here, use 'regzero' with λ_r above 0")
+    factor = cholesky(left, f"the derivation {form!r}: give a regulariser above 0")
     add = lambda_r * torch.cholesky_inverse(factor) if form == "standard" else None
     return pairs.derived(torch.cholesky_solve(right, factor), add)

@@ -31,8 +31,8 @@ class Config:
     """p, weight of the retained rows (paper: 1)."""
     ridge: float = 0.5
     """λ, weight of leaving the matrices as they are (authors' code: 0.5)."""
-    keep: tuple[str, ...] = ()
-    """Retained prompts."""
+    keep: tuple[str, ...] | None = None
+    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
     keep_rows: Literal["last", "subject", "all"] = "all"
     """Which positions of the retained prompts count."""
     aliases: bool = False
@@ -60,9 +60,9 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     from efface.erasers.rows import concept_rows, retained_rows
 
     width = text_width(model)
-    retained = gram_of(retained_rows(model, config.keep, config.keep_rows), width)
+    retained = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
     pairs = [concept_rows(model, c, default_anchor(c), config.rows) for c in spoken(concepts, config.aliases)]
-    origin = provenance(model, "uce", asdict(config), concepts, config.keep)
+    origin = provenance(model, "uce", asdict(config), concepts, config.keep or ())
     if config.target == "replace":
         edit = Pairs.gather(pairs).edit(
             retained, erase=config.erase_weight, preserve=config.preserve_weight, ridge=config.ridge

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from efface.families.base import stored
+
 BUCKETS = 64
 """Numbers of a sketch; every tensor falls into one bucket by its name."""
 SAMPLE = 4096
@@ -81,13 +83,14 @@ def fingerprint_of(family: str, width: int, components: Mapping[str, nn.Module],
 def _weights(components: Mapping[str, nn.Module]) -> Iterable[tuple[str, Tensor]]:
     """Full name and tensor of every parameter, adapters left out."""
     for component, module in components.items():
-        for name, tensor in module.named_parameters():
-            if "lora_" not in name:
-                yield f"{component}.{name.replace('.base_layer', '')}", tensor.detach()
+        for path, part in module.named_modules():
+            if "lora_" not in path:
+                prefix = f"{component}.{path.replace('.base_layer', '')}".rstrip(".")
+                yield from ((f"{prefix}.{name}", stored(part, name)) for name in part._parameters if part._parameters[name] is not None)
 
 
 def _signed_sum(weight: Tensor) -> float:
-    if weight.is_meta or not weight.is_floating_point():
+    if not weight.is_floating_point():
         return 0.0
     flat = weight.flatten()
     sample = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].double().cpu()

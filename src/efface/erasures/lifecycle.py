@@ -163,7 +163,7 @@ def _target_names(model: Model, erasure: Erasure) -> list[str]:
 
 
 def _require_base(erasure: Erasure, found: Fingerprint, force: bool) -> None:
-    difference = found.difference(erasure.provenance.base)
+    difference = erasure.provenance.base.difference(found)
     if not difference:
         return
     same_shape = found.structure == erasure.provenance.base.structure

@@ -77,6 +77,10 @@ class Family(ABC):
     def uncovered(self) -> list[str]:
         """Other ways by which text enters, which a text map does not reach, in words."""
 
+    def zeroes_empty(self) -> bool:
+        """Whether the unconditional half of an empty negative prompt is all zeros instead of its encoding."""
+        return False
+
     def components(self) -> dict[str, nn.Module]:
         """The networks an erasure may edit and a fingerprint covers: denoiser and text encoders."""
         return {entry.name: entry.module for entry in self.entries()} | self.text_encoders()
@@ -100,11 +104,18 @@ def inner_linear(name: str, module: nn.Module) -> tuple[nn.Linear, bool]:
     return layer, adapted
 
 
+def stored(module: Any, name: str) -> Tensor:
+    """A module's own parameter, read from accelerate's store while it is offloaded (sequential offload)."""
+    parameter = getattr(module, name).detach()
+    store = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    return store[name] if parameter.is_meta and store is not None else parameter
+
+
 def effective_weight(module: Any) -> Tensor:
     """Weight (out width) of a linear layer, with the contribution of active LoRA adapters added."""
     if not hasattr(module, "base_layer"):
-        return module.weight.detach()
-    weight = module.base_layer.weight.detach()
+        return stored(module, "weight")
+    weight = stored(module.base_layer, "weight")
     if not getattr(module, "disable_adapters", False) and not getattr(module, "merged", False):
         for adapter in module.active_adapters:
             if adapter in module.lora_A:

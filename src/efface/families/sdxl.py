@@ -42,5 +42,8 @@ class StableDiffusionXL(StableDiffusion):
         unet = self.pipeline.unet
         return unet(latents, level, encoder_hidden_states=states, added_cond_kwargs=conditions, return_dict=False)[0]
 
+    def zeroes_empty(self) -> bool:
+        return bool(getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False))
+
     def uncovered(self) -> list[str]:
         return ["the pooled text beside the timestep", *super().uncovered()]

@@ -1,0 +1,39 @@
+"""Versions and hardware, for a bug report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import tyro
+
+from efface.cli.output import result
+
+PACKAGES = ("efface", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Print versions and hardware."""
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    request = tyro.cli(Request, args=args, prog="efface env", description=__doc__)
+    import torch
+
+    data = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            data[package] = version(package)
+        except PackageNotFoundError:
+            data[package] = "not installed"
+    data["cores"] = str(os.cpu_count())
+    data["threads"] = str(torch.get_num_threads())
+    data["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    result(data, as_json=request.json, rows=list(data.items()))

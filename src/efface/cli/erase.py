@@ -1,0 +1,116 @@
+"""Make an erasure; the method is a subcommand with its own options."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from efface.cli.output import result, say
+from efface.erasers import METHODS, method_module, method_summaries
+from efface.errors import EffaceError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What every method is asked; its own options follow."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    concepts: tyro.conf.Positional[tuple[str, ...]]
+    """Names or presets (nudity, unsafe, imagenette, artists) of what is to be erased."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The erasure's file; CONCEPT.safetensors by default."""
+    kind: Literal["object", "style", "person", "explicit", "abstract"] | None = None
+    """Kind of the concepts, where the name alone does not say."""
+    anchor: str | None = None
+    """What takes the concept's place; the method's default otherwise."""
+    preview: Path | None = None
+    """Also write a sheet of pictures before and after."""
+    steps: int | None = None
+    """Denoising steps of the preview."""
+    as_published: bool = False
+    """The paper's own settings: nothing retained but its neutral prompt, no settings of the canvas."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    if not args or args[0] in ("-h", "--help"):
+        lines = [f"  {name:6} {summary}" for name, summary in method_summaries().items()]
+        print("\n".join([__doc__ or "", "usage: efface erase METHOD MODEL CONCEPT... [options]", "", *lines]))
+        raise SystemExit(0 if args else 2)
+    if args[0].startswith("-"):
+        raise UsageError(f"the method comes first; expected one of {', '.join(METHODS)}, found {args[0]!r}.")
+    module = method_module(args[0])
+    request, options = _parse(module, args[0], args[1:])
+    _erase(args[0], request, options)
+
+
+def _parse(module: Any, method: str, args: list[str]) -> tuple[Request, dict[str, Any]]:
+    """The request, and those options of the method that the user named."""
+    combined = tyro.conf.OmitArgPrefixes[tuple[Request, module.Config]]
+    request, config = tyro.cli(combined, args=args, prog=f"efface erase {method}", description=module.__doc__)
+    # An option that was not named must not override the preset of the model, even where the defaults agree.
+    named = {arg.split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_") for arg in args if arg.startswith("--")}
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in named}
+    if "keep" in options:
+        options["keep"] = _keep(options["keep"])
+    elif request.as_published:
+        options["keep"] = ()
+    return request, options
+
+
+def _keep(given: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Prompts as given; `none` for none; the lines of a file."""
+    if not given or given == ("none",):
+        return ()
+    kept: list[str] = []
+    for item in given:
+        path = Path(item)
+        if path.suffix in (".txt", ".csv") and not path.is_file():
+            raise UsageError(f"{item} is not a file; give --keep prompts, a .txt file with one prompt a line, or none.")
+        kept += [line.strip() for line in path.read_text().splitlines() if line.strip()] if path.suffix == ".txt" else [item]
+    return tuple(kept)
+
+
+def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
+    from efface.api import erase, resolve
+    from efface.loading import load
+
+    if not request.concepts:
+        raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
+    output = request.output or Path(f"{request.concepts[0].replace(' ', '-')}.safetensors")
+    for path in filter(None, (output, request.preview)):
+        if not path.absolute().parent.is_dir():
+            raise EffaceError(f"the folder of {path} does not exist: nothing was computed; make it or choose another place.")
+    pipeline = load(request.model)
+    concepts = resolve(request.concepts, pipeline)
+    changes = {k: v for k, v in {"kind": request.kind, "anchor": request.anchor}.items() if v is not None}
+    if request.anchor is not None:
+        changes["neutral"] = ()
+    concepts = tuple(dataclasses.replace(concept, **changes) for concept in concepts)
+    config = None
+    if request.as_published:
+        config = method_module(method).Config(**options)
+    erasure = erase(pipeline, concepts, method=method, config=config, **({} if config else options))
+    size = erasure.save(output)
+    keep, notes = erasure.provenance.keep, erasure.provenance.notes
+    if "keep" not in options and keep:
+        say(f"retained {len(keep)} prompts: {', '.join(keep[:6])}{'…' if len(keep) > 6 else ''}")
+    data = {
+        "output": str(output),
+        "method": method,
+        "concepts": [concept.name for concept in concepts],
+        "seconds": notes["seconds"],
+        "bytes": size,
+    }
+    if request.preview:
+        from efface.report.preview import preview
+
+        preview(pipeline, erasure, request.preview, steps=request.steps)
+        data["preview"] = str(request.preview)
+    result(data, as_json=request.json, rows=[(k, ", ".join(v) if isinstance(v, list) else str(v)) for k, v in data.items()])

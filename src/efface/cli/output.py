@@ -1,0 +1,41 @@
+"""What commands print: tables and lines for people, one JSON object for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+T = TypeVar("T")
+
+console = Console(highlight=False)
+notices = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line about the work, on standard error."""
+    notices.print(text, style="dim", markup=False)
+
+
+def progress(items: Sequence[T], what: str) -> Iterable[T]:
+    """A progress bar on a terminal, one plain line elsewhere."""
+    if sys.stderr.isatty():
+        return track(items, description=what, console=notices)
+    say(f"{what} ({len(items)})")
+    return items
+
+
+def result(data: dict[str, Any], *, as_json: bool, rows: Sequence[tuple[str, str]]) -> None:
+    """The result: `data` as JSON, or `rows` of name and value."""
+    if as_json:
+        print(json.dumps(data))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)

@@ -1,0 +1,42 @@
+"""What an erasure file is: concepts, method, base model, size, provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from efface.cli.output import result
+
+
+@dataclass(frozen=True)
+class Request:
+    """Read an erasure file, check it, and say what it is."""
+
+    file: tyro.conf.Positional[Path]
+    """The erasure."""
+    json: bool = False
+    """Print everything as one JSON object."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    request = tyro.cli(Request, args=args, prog="efface show", description=__doc__)
+    from efface.erasures import Erasure
+
+    data = Erasure.load(request.file).summary() | {"file_bytes": request.file.stat().st_size}
+    keep = data["keep"]
+    rows = [
+        ("concepts", ", ".join(f"{c['name']} ({c['kind']})" for c in data["concepts"])),
+        ("method", data["method"]),
+        ("kind", data["kind"]),
+        ("config", ", ".join(f"{k} {v}" for k, v in data["config"].items() if k != "keep")),
+        ("retained", f"{len(keep)} prompts" + (f": {', '.join(keep[:4])}…" if keep else "")),
+        ("base model", f"{data['base']['family']}, text width {data['base']['width']}, structure {data['base']['structure'][:12]}"),
+        ("tensors", ", ".join(f"{k} {v}" for k, v in list(data["tensors"].items())[:4])),
+        ("made in", f"{data['notes'].get('seconds', '?')} s"),
+        ("size", f"{data['file_bytes']:,} bytes"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in data["versions"].items())),
+    ]
+    result(data, as_json=request.json, rows=rows)

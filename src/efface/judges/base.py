@@ -1,0 +1,33 @@
+"""The interface of a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from PIL import Image
+from torch import Tensor
+
+
+class Verdicts(NamedTuple):
+    """What a judge says of a batch of pictures."""
+
+    labels: tuple[str, ...]
+    """The most likely class of each picture."""
+    scores: Tensor
+    """Probability of every class (batch classes)."""
+    intact: Tensor
+    """Whether each picture is like a real one at all, rather than debris (batch)."""
+
+
+class Judge(Protocol):
+    """Images in, verdicts out."""
+
+    name: str
+    """Name and version, stored with every score."""
+    classes: tuple[str, ...]
+    """In the order of `scores`."""
+
+    def __call__(self, images: Sequence[Image.Image]) -> Verdicts:
+        """Judge pictures of any size; the resize is part of the judge."""
+        ...

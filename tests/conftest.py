@@ -1,0 +1,51 @@
+"""Shared fixtures; shapes are checked at run time here and only here."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import tiny
+import torch
+
+import efface
+
+torch.set_num_threads(1)  # tiny models gain nothing from more
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Keep the cache of S out of the user's home."""
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    assert os.environ["EFFACE_CACHE"]
+
+
+@pytest.fixture(scope="module", params=list(tiny.PIPELINES))
+def pipe(request):
+    """A tiny pipeline of every family; tests leave it as they found it."""
+    return tiny.PIPELINES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def sd():
+    """A tiny Stable Diffusion 1.x."""
+    return tiny.stable_diffusion()
+
+
+@pytest.fixture
+def draw():
+    """Draws two small pictures as float arrays: (pipe, prompts) -> (batch height width 3)."""
+
+    def run(pipe, prompts=("a church in noto style", "a cat"), guidance=5.0):
+        generators = [torch.Generator().manual_seed(k) for k in range(len(prompts))]
+        return pipe(
+            list(prompts), generator=generators, num_inference_steps=3, guidance_scale=guidance, output_type="np"
+        ).images
+
+    return run
+
+
+@pytest.fixture
+def church():
+    """A concept with two templates."""
+    return efface.Concept("church", anchor="cat", templates=("a {}", "a {} in noto style"))

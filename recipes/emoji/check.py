@@ -1,0 +1,152 @@
+"""Check the published canvas: figures and sample sheets of docs/canvas.md.
+
+    python -m recipes.emoji.check                # everything, about ten minutes on two cores
+    python -m recipes.emoji.check --seeds 1      # a look
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import tyro
+from diffusers import DDIMScheduler
+from PIL import Image, ImageDraw
+
+from efface.canvas import FOLDER, GUIDANCE, STEPS
+from efface.canvas.score import Drawn, drawn, share
+from efface.canvas.words import BENCHMARK, OBJECTS, STYLES, caption, held_out
+from efface.judges import canvas_judge
+from efface.loading import load
+from efface.model import Model
+from efface.report.sheet import save_picture, sheet
+
+BEGIN, END = "<!-- figures: python -m recipes.emoji.check -->", "<!-- end of figures -->"
+
+
+def accuracy(found: Drawn) -> dict[str, float]:
+    """Shares of pictures whose object and style are right, and that are intact."""
+    return {
+        "object": share(o == pair[0] for o, pair in zip(found.objects, found.pairs, strict=True)),
+        "style": share(s == pair[1] for s, pair in zip(found.styles, found.pairs, strict=True)),
+        "intact": share(found.intact),
+    }
+
+
+def solver_agreement(pipeline: Any, prompts: list[str]) -> dict[str, float]:
+    """How often the judges name the same object and style with few steps as with 100 DDIM steps, same seeds."""
+    judges = (canvas_judge("object"), canvas_judge("style"))
+    seeds = list(range(len(prompts)))
+
+    def labels(steps: int) -> list[tuple[str, ...]]:
+        pictures = Model(pipeline).draw(prompts, seeds=seeds, steps=steps, guidance=GUIDANCE)
+        return [judge(pictures).labels for judge in judges]
+
+    own = pipeline.scheduler
+    pipeline.scheduler = DDIMScheduler.from_config(own.config, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=False)
+    reference = labels(100)
+    pipeline.scheduler = own
+    agreement = {}
+    for steps in (6, 8, 12, 20):
+        found = labels(steps)
+        same = [a == b for f, r in zip(found, reference, strict=True) for a, b in zip(f, r, strict=True)]
+        agreement[str(steps)] = share(same)
+    return agreement
+
+
+def loss_curve(log: Path, path: Path) -> None:
+    """The denoiser's training loss over steps, on logarithmic scales, as a small picture."""
+    import math
+
+    points = [(d["step"], d["loss"]) for d in map(json.loads, log.read_text().splitlines()) if d["step"] > 0]
+    width, height, margin = 640, 240, 40
+    xs, ys = [math.log(s) for s, _ in points], [math.log(v) for _, v in points]
+    page = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(page)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - min(xs)) / (max(xs) - min(xs) + 1e-9)
+        up = (y - min(ys)) / (max(ys) - min(ys) + 1e-9)
+        return margin + across * (width - 2 * margin), height - margin - up * (height - 2 * margin)
+
+    pen.line([at(x, y) for x, y in zip(xs, ys, strict=True)], fill=(30, 90, 200), width=2)
+    pen.text((margin, 8), "weighted denoising loss (log) over training steps (log)", fill="black")
+    for value in (min(points, key=lambda p: p[1])[1], max(points, key=lambda p: p[1])[1]):
+        pen.text((2, at(xs[0], math.log(value))[1] - 6), f"{value:.3f}", fill="black")
+    for step in (points[0][0], points[-1][0]):
+        pen.text((at(math.log(step), ys[0])[0] - 10, height - margin + 6), str(step), fill="black")
+    save_picture(page, path)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    judges = figures["judges"]
+    rows = [
+        ("object judge right, benchmark pairs", f"{figures['trained']['object']:.1%}", "≥ 95%"),
+        ("style judge right, benchmark pairs", f"{figures['trained']['style']:.1%}", "≥ 95%"),
+        ("intact, benchmark pairs", f"{figures['trained']['intact']:.1%}", "≥ 98%"),
+        ("object / style right, held-out pairs", f"{figures['held_out']['object']:.1%} / {figures['held_out']['style']:.1%}", "reported"),
+        ("intact, held-out pairs", f"{figures['held_out']['intact']:.1%}", "reported"),
+        ("object judge, unseen augmentations / reconstructions", _two(judges["object"]), "≥ 99%"),
+        ("style judge, unseen augmentations / reconstructions", _two(judges["style"]), "≥ 99%"),
+        ("debris refused by `intact` (object judge)", f"{judges['object']['debris_refused']:.1%}", "reported"),
+        ("same verdicts as 100 DDIM steps", ", ".join(f"{k} steps {v:.1%}" for k, v in figures["agreement"].items()), f"{STEPS} steps chosen"),
+        ("16 pictures, standard solver, two cores", f"{figures['seconds_16']:.1f} s", "< 10 s"),
+        ("size of the package's weights", f"{figures['megabytes']:.1f} MB", "< 40 MB"),
+    ]
+    lines = [f"| {name} | {value} | {target} |" for name, value, target in rows]
+    return "\n".join(["| what | measured | target |", "|---|---|---|", *lines])
+
+
+def _two(judge: dict[str, Any]) -> str:
+    return f"{judge['accuracy_augmented']:.1%} / {judge['accuracy_reconstructed']:.1%}"
+
+
+def main(work: Path = Path("build/emoji"), seeds: int = 5, docs: Path = Path("docs")) -> None:
+    """Measure the canvas against its targets and write `docs/canvas.md`'s table, sheet and loss curve.
+
+    Args:
+        work: folder of the recipe's products, for the loss curve.
+        seeds: pictures of every benchmark prompt.
+        docs: where the documentation lies.
+    """
+    pipeline = load("emoji")
+    model = Model(pipeline)
+    index = {t.name: i for i, t in enumerate(OBJECTS)}
+    pairs = [(o, s) for o in BENCHMARK for s in STYLES]
+    hidden = [(o, s) for o, s in pairs if held_out(index[o], STYLES.index(s))]
+    shown = [pair for pair in pairs if pair not in hidden]
+    started = time.perf_counter()
+    model.draw([caption(*pair) for pair in shown[:16]], seeds=range(16), steps=STEPS, guidance=GUIDANCE)
+    seconds_16 = time.perf_counter() - started
+    trained, unseen = drawn(model, shown, seeds=range(seeds)), drawn(model, hidden, seeds=range(seeds))
+    figures = {
+        "trained": accuracy(trained),
+        "held_out": accuracy(unseen),
+        "judges": json.loads((FOLDER / "judges" / "judges.json").read_text()),
+        "agreement": solver_agreement(pipeline, [caption(*pair) for pair in shown[::2]]),
+        "seconds_16": seconds_16,
+        "megabytes": sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) / 1e6,
+    }
+    rows = [[(trained if (o, s) in shown else unseen).picture((o, s), 0) for s in STYLES] for o in BENCHMARK]
+    save_picture(sheet(rows, columns=STYLES, labels=BENCHMARK, cell=64), docs / "canvas.png")
+    if (work / "denoiser-run" / "log.jsonl").exists():
+        loss_curve(work / "denoiser-run" / "log.jsonl", docs / "canvas-loss.png")
+    page = docs / "canvas.md"
+    text = page.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{table(figures)}\n{END}{after}")
+    misses = {o: accuracy_of(trained, o) for o in BENCHMARK}
+    print("weakest objects:", sorted(misses.items(), key=lambda item: item[1])[:5])
+    print(json.dumps(figures))
+
+
+def accuracy_of(found: Drawn, name: str) -> float:
+    """Share of one object's pictures that the object judge names right."""
+    return share(o == name for o, pair in zip(found.objects, found.pairs, strict=True) if pair[0] == name)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

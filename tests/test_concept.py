@@ -1,0 +1,143 @@
+"""Concepts, presets, and which rows of the text states an edit speaks of."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+import efface
+from efface.canvas.concepts import canvas_concepts
+from efface.canvas.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, caption, held_out
+from efface.concept import PRESETS, UNSAFE_WORDS, concepts_named
+from efface.erasers.rece import Config, published
+from efface.erasers.rows import concept_rows, retained_rows
+
+
+@pytest.mark.parametrize(
+    ("concepts", "expected"),
+    [
+        (PRESETS["nudity"], (1e-1, 3, " ")),
+        (PRESETS["unsafe"], (1e-1, 2, " ")),
+        (PRESETS["artists"][:1], (1e-3, 1, "")),
+        (concepts_named("church"), (1e-3, 1, "")),
+        (concepts_named("garbage truck"), (1e-3, 1, "")),
+        (concepts_named("golf ball"), (1e-1, 1, "")),
+    ],
+)
+def test_published_hyper_parameters(concepts, expected):
+    assert published(concepts) == expected
+
+
+def test_presets():
+    assert [c.name for c in concepts_named("unsafe")] == list(UNSAFE_WORDS)
+    assert len(PRESETS["imagenette"]) == 10
+    assert concepts_named("Vincent van Gogh")[0].kind == "style"
+    assert concepts_named("a thing of my own") == (efface.Concept("a thing of my own"),)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "\t"])
+def test_an_empty_concept_is_refused(name, sd):
+    with pytest.raises(efface.UsageError, match="empty"):
+        efface.Concept(name)
+    with pytest.raises(efface.UsageError, match="empty"):
+        efface.erase(sd, name)
+
+
+@pytest.mark.parametrize("templates", [("no place",), ("{} and {}",)])
+def test_a_template_needs_one_place(templates):
+    with pytest.raises(efface.UsageError, match="once"):
+        efface.Concept("church", templates=templates)
+
+
+def test_anchors():
+    concept = efface.Concept("church", templates=("a {}", "the {}"))
+    assert concept.anchors("cat") == ["a cat", "the cat"]
+    assert concept.anchors(" ") == [" ", " "]
+    assert efface.Concept("church", anchor="").anchors("art") == [""]
+    assert efface.Concept("church", neutral=("x",)).anchors("art") == ["x"]
+
+
+@pytest.mark.parametrize("options", [{"ridge": -1}, {"epochs": -1}, {"regulariser": float("nan")}, {"preserve_weight": float("inf")}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(efface.UsageError, match="expected"):
+        Config(**options)
+
+
+def test_unknown_method_and_option(sd):
+    with pytest.raises(efface.UsageError, match="rece, uce"):
+        efface.erase(sd, "church", method="ecer")
+    with pytest.raises(efface.UsageError, match="strength"):
+        efface.erase(sd, "church", strength=2)
+
+
+def test_rows_by_rule(pipe):
+    model = efface.Model(pipe)
+    concept = efface.Concept("garbage truck", anchor="cat", templates=("a {} in noto style",))
+    states = model.encode(["a garbage truck in noto style", "a cat in noto style"]).states
+    # Begin token, "a", "garbage", "truck": the last subject token is at 3; in the anchor "cat" is at 2.
+    expected = {"last": (states[0, 3:4], states[1, 2:3]), "subject": (states[0, 3:], states[1, 2:-1]), "all": tuple(states)}
+    for rule, (c, t) in expected.items():
+        found = concept_rows(model, concept, " ", rule)
+        assert torch.equal(found[0], c)
+        assert torch.equal(found[1], t)
+
+
+def test_rows_of_an_empty_anchor(sd):
+    model = efface.Model(sd)
+    c, t = concept_rows(model, efface.Concept("church"), "", "last")
+    states = model.encode(["church", ""]).states
+    assert torch.equal(c, states[0, 1:2])
+    assert torch.equal(t, states[1, :1])  # the begin token
+
+
+def test_retained_rows(sd):
+    model = efface.Model(sd)
+    prompts = ["a cat", "a dog in noto style", ""]
+    text = model.encode(prompts)
+    assert text.last.tolist() == [2, 5, 0]
+    assert text.mask.sum(1).tolist() == [4, 7, 2]
+    assert torch.equal(torch.cat(list(retained_rows(model, prompts, "all", batch=2))), text.states.flatten(0, 1))
+    assert torch.equal(torch.cat(list(retained_rows(model, prompts, "last", batch=2))), text.states[[0, 1, 2], [2, 5, 0]])
+    rows = torch.cat(list(retained_rows(model, prompts, "subject", batch=2)))
+    assert len(rows) == sum(tiny.LENGTH - last for last in (2, 5, 0))
+
+
+def test_a_concept_longer_than_the_tokenizer_takes(sd):
+    with pytest.raises(efface.EffaceError, match="'style cat' would be cut"):
+        efface.erase(sd, "church " * 8 + "in noto style cat", method="uce", keep=[])
+
+
+def test_neighbours_leave_out_the_concept_itself(sd):
+    from efface.neighbours import neighbours
+
+    found = neighbours(efface.Model(sd), efface.Concept("church", aliases=("dog",), templates=("a {}",)), count=3)
+    assert len(found) == 3
+    assert not {"a church", "a dog"} & set(found)
+    assert all(prompt.startswith("a ") for prompt in found)
+
+
+def test_the_canvas_speaks_in_captions():
+    (church,) = canvas_concepts("church")
+    assert "a church in noto style" in church.prompts()
+    assert "a building in noto style" in church.anchors(" ")
+    assert "a cat in flat style" in church.keep
+    (apple,) = canvas_concepts("apple")
+    assert apple.prompts()[0] == "an apple"
+    (noto,) = canvas_concepts("noto")
+    assert noto.kind == "style"
+    assert "a church in noto style" in noto.prompts()
+    assert {c.name for c in canvas_concepts("alcohol")} == {"alcohol", *ALCOHOL}
+    assert canvas_concepts("puppy")[0].name == "dog"
+    with pytest.raises(efface.UsageError, match="does not draw"):
+        canvas_concepts("unicorn")
+
+
+def test_the_benchmark_is_fixed():
+    assert len(OBJECTS) == 64
+    assert len(BENCHMARK) == 20
+    assert len(STYLES) == 9
+    hidden = sum(held_out(o, s) for o in range(64) for s in range(9))
+    assert 50 <= hidden <= 65
+    assert all(sum(held_out(o, s) for o in range(64)) <= 7 for s in range(9))
+    assert caption("apple", "noto", "red") == "an apple in noto style on a red background"

@@ -1,0 +1,159 @@
+"""The file of an erasure: everything that is not exactly what was saved is refused in one sentence."""
+
+from __future__ import annotations
+
+import pickle
+import resource
+import signal
+import zipfile
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import efface
+from efface.erasures import Fingerprint, Provenance, TextMap, WeightDelta
+from efface.erasures import file as files
+
+WIDTH = 6
+ORIGIN = Provenance("rece", {"epochs": 3, "keep": ("a dog",)}, (efface.Concept("church"),), Fingerprint("f", WIDTH, "s", (0.5,)))
+
+
+def text_map(seed: int = 0, rank: int = 3) -> TextMap:
+    g = torch.Generator().manual_seed(seed)
+    return TextMap(ORIGIN, torch.randn(WIDTH, rank, generator=g), torch.randn(WIDTH, rank, generator=g))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A small erasure file and its bytes."""
+    path = tmp_path_factory.mktemp("erasure") / "e.safetensors"
+    text_map().save(path)
+    return path, path.read_bytes()
+
+
+def refusal(path, data: bytes) -> str:
+    """The one sentence with which `data` is refused."""
+    path = path.with_name("changed.safetensors")
+    path.write_bytes(data)
+    with pytest.raises(efface.EffaceError) as error:
+        efface.Erasure.load(path)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_bit_is_refused(saved, data):
+    path, content = saved
+    at = data.draw(st.integers(0, len(content) * 8 - 1))
+    flipped = bytearray(content)
+    flipped[at // 8] ^= 1 << at % 8
+    assert refusal(path, bytes(flipped))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_truncation_is_refused(saved, data):
+    path, content = saved
+    assert refusal(path, content[: data.draw(st.integers(0, len(content) - 1))])
+
+
+def test_what_else_is_refused(saved, tmp_path):
+    path, content = saved
+    assert "pickle" in refusal(path, pickle.dumps({"u": [1.0]}, protocol=2))
+    assert "pickle" in refusal(path, pickle.dumps({"u": [1.0]}, protocol=5))
+    torch.save({"u": torch.zeros(2)}, tmp_path / "p.pt")
+    assert zipfile.is_zipfile(tmp_path / "p.pt")
+    assert "pickle" in refusal(path, (tmp_path / "p.pt").read_bytes())
+    save_file({"u": torch.zeros(2)}, tmp_path / "other.safetensors")
+    assert "no erasure" in refusal(path, (tmp_path / "other.safetensors").read_bytes())
+    assert "altered" in refusal(path, content + b"more")
+    with pytest.raises(efface.EffaceError, match="could not be read"):
+        efface.Erasure.load(tmp_path / "missing.safetensors")
+    with pytest.raises(efface.EffaceError, match="could not be read"):
+        efface.Erasure.load(tmp_path)
+
+
+def test_a_newer_format_and_kind_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "e.safetensors"
+    monkeypatch.setattr(files, "FORMAT", 2)
+    text_map().save(path)
+    monkeypatch.setattr(files, "FORMAT", 1)
+    with pytest.raises(efface.EffaceError, match="format 2, this efface reads up to 1"):
+        efface.Erasure.load(path)
+    files.write(path, {"kind": "hologram"} | ORIGIN.to_json(), text_map().tensors())
+    with pytest.raises(efface.EffaceError, match="hologram"):
+        efface.Erasure.load(path)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"u": torch.zeros(WIDTH, 2)},
+        {"u": torch.zeros(WIDTH, 2), "v": torch.zeros(WIDTH, 3)},
+        {"u": torch.zeros(4, 2), "v": torch.zeros(4, 2)},
+        {"u": torch.zeros(WIDTH), "v": torch.zeros(WIDTH)},
+    ],
+)
+def test_wrong_shapes_are_refused(tmp_path, tensors):
+    files.write(tmp_path / "e.safetensors", {"kind": "textmap"} | ORIGIN.to_json(), tensors)
+    with pytest.raises(efface.EffaceError, match="expected u and v"):
+        efface.Erasure.load(tmp_path / "e.safetensors")
+
+
+@settings(max_examples=30, deadline=None)
+@given(rank=st.integers(0, 8), seed=st.integers(0, 999), name=st.text(min_size=1, max_size=20).filter(str.strip))
+def test_round_trip(tmp_path_factory, rank, seed, name):
+    path = tmp_path_factory.mktemp("trip") / "e.safetensors"
+    origin = Provenance("uce", {"ridge": 0.1}, (efface.Concept(name, "style", ("α",), "art"),), ORIGIN.base, ("a", "b"), {"x": 1})
+    before = TextMap(origin, *(t for t in (text_map(seed, rank).u, text_map(seed, rank).v)))
+    before.save(path)
+    after = efface.Erasure.load(path)
+    assert isinstance(after, TextMap)
+    assert after.provenance == origin
+    assert torch.equal(after.u, before.u)
+    assert torch.equal(after.v, before.v)
+
+
+def test_weight_delta_round_trip(tmp_path):
+    deltas = {"unet.a.weight.up": torch.randn(4, 1), "unet.a.weight.down": torch.randn(1, 3), "unet.b.weight": torch.randn(2, 2)}
+    WeightDelta(ORIGIN, deltas).save(tmp_path / "e.safetensors")
+    after = efface.Erasure.load(tmp_path / "e.safetensors")
+    assert after.targets() == ["unet.a.weight", "unet.b.weight"]
+    assert {k: v.tolist() for k, v in after.tensors().items()} == {k: v.tolist() for k, v in deltas.items()}
+
+
+def test_values_that_are_not_finite_are_never_saved(tmp_path):
+    broken = TextMap(ORIGIN, torch.full((WIDTH, 1), float("nan")), torch.zeros(WIDTH, 1))
+    with pytest.raises(efface.EffaceError, match="not finite"):
+        broken.save(tmp_path / "e.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "missing" / "e.safetensors", tmp_path / "file" / "e.safetensors"):
+        with pytest.raises(efface.EffaceError, match="could not be written"):
+            text_map().save(place)
+
+
+def test_a_disk_that_fills_up_half_way_leaves_the_old_file(tmp_path):
+    path = tmp_path / "e.safetensors"
+    text_map(0).save(path)
+    old = path.read_bytes()
+    # The kernel refuses to write beyond the limit, as a full disk does.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(efface.EffaceError, match="could not be written"):
+            text_map(1, rank=200).save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["e.safetensors"]

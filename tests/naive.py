@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def uce(w: Tensor, c: Tensor, t: Tensor, r: Tensor, e: float, p: float, lam: float, current: Tensor | None = None) -> Tensor:
+def uce(
+    w: Tensor, c: Tensor, t: Tensor, r: Tensor, e: float, p: float, lam: float, current: Tensor | None = None
+) -> Tensor:
     """W_new = [e Σ (W t) cᵀ + p Σ (W r) rᵀ + λ W] [e Σ c cᵀ + p Σ r rᵀ + λ I]⁻¹."""
     w = w if current is None else current
     left, right = lam * w, lam * torch.eye(w.shape[1], dtype=w.dtype)

@@ -1,6 +1,6 @@
 """Run the Python block and the command-line block of a README as they stand, in an empty folder.
 
-    python tests/readme.py README.md FOLDER
+python tests/readme.py README.md FOLDER
 """
 
 from __future__ import annotations

@@ -97,9 +97,7 @@ def test_surrogate_1st_needs_an_invertible_s():
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    ranks=st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 20)), seed=st.integers(0, 2**16)
-)
+@given(ranks=st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 20)), seed=st.integers(0, 2**16))
 def test_composition_is_the_product_in_order(ranks, seed):
     g = torch.Generator().manual_seed(seed)
     maps = [Factors(*(torch.randn(D, k, generator=g, dtype=torch.float64) for _ in "uv")) for k in ranks]

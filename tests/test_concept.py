@@ -58,7 +58,9 @@ def test_anchors():
     assert efface.Concept("church", neutral=("x",)).anchors("art") == ["x"]
 
 
-@pytest.mark.parametrize("options", [{"ridge": -1}, {"epochs": -1}, {"regulariser": float("nan")}, {"preserve_weight": float("inf")}])
+@pytest.mark.parametrize(
+    "options", [{"ridge": -1}, {"epochs": -1}, {"regulariser": float("nan")}, {"preserve_weight": float("inf")}]
+)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(efface.UsageError, match="expected"):
         Config(**options)
@@ -76,7 +78,11 @@ def test_rows_by_rule(pipe):
     concept = efface.Concept("garbage truck", anchor="cat", templates=("a {} in noto style",))
     states = model.encode(["a garbage truck in noto style", "a cat in noto style"]).states
     # Begin token, "a", "garbage", "truck": the last subject token is at 3; in the anchor "cat" is at 2.
-    expected = {"last": (states[0, 3:4], states[1, 2:3]), "subject": (states[0, 3:], states[1, 2:-1]), "all": tuple(states)}
+    expected = {
+        "last": (states[0, 3:4], states[1, 2:3]),
+        "subject": (states[0, 3:], states[1, 2:-1]),
+        "all": tuple(states),
+    }
     for rule, (c, t) in expected.items():
         found = concept_rows(model, concept, " ", rule)
         assert torch.equal(found[0], c)
@@ -98,7 +104,9 @@ def test_retained_rows(sd):
     assert text.last.tolist() == [2, 5, 0]
     assert text.mask.sum(1).tolist() == [4, 7, 2]
     assert torch.equal(torch.cat(list(retained_rows(model, prompts, "all", batch=2))), text.states.flatten(0, 1))
-    assert torch.equal(torch.cat(list(retained_rows(model, prompts, "last", batch=2))), text.states[[0, 1, 2], [2, 5, 0]])
+    assert torch.equal(
+        torch.cat(list(retained_rows(model, prompts, "last", batch=2))), text.states[[0, 1, 2], [2, 5, 0]]
+    )
     rows = torch.cat(list(retained_rows(model, prompts, "subject", batch=2)))
     assert len(rows) == sum(tiny.LENGTH - last for last in (2, 5, 0))
 
@@ -120,7 +128,7 @@ def test_neighbours_leave_out_the_concept_itself(sd):
 def test_the_canvas_speaks_in_captions():
     (church,) = canvas_concepts("church")
     assert "a church in noto style" in church.prompts()
-    assert "a building in noto style" in church.anchors(" ")
+    assert "a house in noto style" in church.anchors(" ")
     assert "a cat in flat style" in church.keep
     (apple,) = canvas_concepts("apple")
     assert apple.prompts()[0] == "an apple"
@@ -137,7 +145,8 @@ def test_the_benchmark_is_fixed():
     assert len(OBJECTS) == 64
     assert len(BENCHMARK) == 20
     assert len(STYLES) == 9
-    hidden = sum(held_out(o, s) for o in range(64) for s in range(9))
-    assert 50 <= hidden <= 65
-    assert all(sum(held_out(o, s) for o in range(64)) <= 7 for s in range(9))
+    hidden = [(o, s) for o in range(64) for s in range(9) if held_out(o, s)]
+    assert len(hidden) == 51
+    assert {STYLES[s] for _, s in hidden} == {"blob", "twemoji", "stencil", "flat"}
+    assert max(sum(o == thing for thing, _ in hidden) for o in range(64)) == 1
     assert caption("apple", "noto", "red") == "an apple in noto style on a red background"

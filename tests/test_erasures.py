@@ -35,7 +35,9 @@ def make():
         key = (id(pipe), name, noun)
         if key not in made:
             method, options = METHODS[name]
-            concept = efface.Concept(noun, anchor="cat" if noun != "cat" else "dog", templates=("a {}", "a {} in noto style"))
+            concept = efface.Concept(
+                noun, anchor="cat" if noun != "cat" else "dog", templates=("a {}", "a {} in noto style")
+            )
             made[key] = (pipe, efface.erase(pipe, concept, method=method, keep=["a dog"], **options))
         return made[key][1]
 
@@ -302,7 +304,9 @@ def test_controlnet_is_covered(make):
 
     def draw():
         g = torch.Generator().manual_seed(0)
-        return both("a church", image=torch.ones(1, 3, 16, 16), generator=g, num_inference_steps=2, output_type="np").images
+        return both(
+            "a church", image=torch.ones(1, 3, 16, 16), generator=g, num_inference_steps=2, output_type="np"
+        ).images
 
     plain = draw()
     with erasure.attached(both):

@@ -18,7 +18,9 @@ from efface.erasures import Fingerprint, Provenance, TextMap, WeightDelta
 from efface.erasures import file as files
 
 WIDTH = 6
-ORIGIN = Provenance("rece", {"epochs": 3, "keep": ("a dog",)}, (efface.Concept("church"),), Fingerprint("f", WIDTH, "s", (0.5,)))
+ORIGIN = Provenance(
+    "rece", {"epochs": 3, "keep": ("a dog",)}, (efface.Concept("church"),), Fingerprint("f", WIDTH, "s", (0.5,))
+)
 
 
 def text_map(seed: int = 0, rank: int = 3) -> TextMap:
@@ -109,7 +111,9 @@ def test_wrong_shapes_are_refused(tmp_path, tensors):
 @given(rank=st.integers(0, 8), seed=st.integers(0, 999), name=st.text(min_size=1, max_size=20).filter(str.strip))
 def test_round_trip(tmp_path_factory, rank, seed, name):
     path = tmp_path_factory.mktemp("trip") / "e.safetensors"
-    origin = Provenance("uce", {"ridge": 0.1}, (efface.Concept(name, "style", ("α",), "art"),), ORIGIN.base, ("a", "b"), {"x": 1})
+    origin = Provenance(
+        "uce", {"ridge": 0.1}, (efface.Concept(name, "style", ("α",), "art"),), ORIGIN.base, ("a", "b"), {"x": 1}
+    )
     before = TextMap(origin, *(t for t in (text_map(seed, rank).u, text_map(seed, rank).v)))
     before.save(path)
     after = efface.Erasure.load(path)
@@ -120,7 +124,11 @@ def test_round_trip(tmp_path_factory, rank, seed, name):
 
 
 def test_weight_delta_round_trip(tmp_path):
-    deltas = {"unet.a.weight.up": torch.randn(4, 1), "unet.a.weight.down": torch.randn(1, 3), "unet.b.weight": torch.randn(2, 2)}
+    deltas = {
+        "unet.a.weight.up": torch.randn(4, 1),
+        "unet.a.weight.down": torch.randn(1, 3),
+        "unet.b.weight": torch.randn(2, 2),
+    }
     WeightDelta(ORIGIN, deltas).save(tmp_path / "e.safetensors")
     after = efface.Erasure.load(tmp_path / "e.safetensors")
     assert after.targets() == ["unet.a.weight", "unet.b.weight"]

@@ -17,7 +17,7 @@ PROMPTS = ["a church in noto style", "a cat", ""]
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-@pytest.mark.parametrize("negative", ["", "a dog"])
+@pytest.mark.parametrize("negative", [None, "", "a dog"])
 def test_samples_are_the_pipelines_own(pipe, guidance, negative):
     pictures = efface.Model(pipe).draw(PROMPTS, seeds=[5, 6, 7], steps=3, guidance=guidance, negative=negative, batch=2)
     for prompt, seed, picture in zip(PROMPTS, (5, 6, 7), pictures, strict=True):
@@ -53,7 +53,7 @@ def test_fingerprint_survives_rounding_and_nothing_else(pipe, dtype):
     own = fingerprint(efface.Model(pipe))
     rounded = fingerprint(efface.Model(copy.deepcopy(pipe).to(dtype)))
     assert own.difference(rounded) == ""
-    assert own.distance(rounded) < ROUNDING / 2
+    assert own.distance(rounded) < ROUNDING
     tuned = copy.deepcopy(pipe)
     with torch.no_grad():
         for projection in efface.Model(tuned).text_projections():

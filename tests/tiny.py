@@ -15,14 +15,20 @@ from diffusers import (
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-WORDS = ("a", "church", "cat", "dog", "in", "noto", "style", "art", "garbage", "truck")
+WORDS = ("garbage", "truck", "a", "church", "cat", "dog", "in", "noto", "style", "art")
 LENGTH = 12
 
 
 def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """A byte-level CLIP tokenizer that knows a few words as one token and spells out all others."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = ["<|startoftext|>", "<|endoftext|>", "!", *(a for a in alphabet if a != "!"), *(a + "</w>" for a in alphabet)]
+    tokens = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        "!",
+        *(a for a in alphabet if a != "!"),
+        *(a + "</w>" for a in alphabet),
+    ]
     merges = []
     for word in WORDS:
         pieces = [*word[:-1], word[-1] + "</w>"]

@@ -1,7 +1,7 @@
 """Train the autoencoder: 64 px pictures to 16 x 16 x 4 latents and back.
 
-    python -m recipes.emoji.autoencoder --work build/emoji
-    python -m recipes.emoji.autoencoder --steps 20          # a look, in seconds
+python -m recipes.emoji.autoencoder --work build/emoji
+python -m recipes.emoji.autoencoder --steps 20          # a look, in seconds
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check the published canvas: figures and sample sheets of docs/canvas.md.
 
-    python -m recipes.emoji.check                # everything, about ten minutes on two cores
-    python -m recipes.emoji.check --seeds 1      # a look
+python -m recipes.emoji.check                # everything, about ten minutes on two cores
+python -m recipes.emoji.check --seeds 1      # a look
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def solver_agreement(pipeline: Any, prompts: list[str]) -> dict[str, float]:
         return [judge(pictures).labels for judge in judges]
 
     own = pipeline.scheduler
-    pipeline.scheduler = DDIMScheduler.from_config(own.config, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=False)
+    pipeline.scheduler = DDIMScheduler.from_config(
+        own.config, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=False
+    )
     reference = labels(100)
     pipeline.scheduler = own
     agreement = {}
@@ -87,12 +89,20 @@ def table(figures: dict[str, Any]) -> str:
         ("object judge right, benchmark pairs", f"{figures['trained']['object']:.1%}", "≥ 95%"),
         ("style judge right, benchmark pairs", f"{figures['trained']['style']:.1%}", "≥ 95%"),
         ("intact, benchmark pairs", f"{figures['trained']['intact']:.1%}", "≥ 98%"),
-        ("object / style right, held-out pairs", f"{figures['held_out']['object']:.1%} / {figures['held_out']['style']:.1%}", "reported"),
+        (
+            "object / style right, held-out pairs",
+            f"{figures['held_out']['object']:.1%} / {figures['held_out']['style']:.1%}",
+            "reported",
+        ),
         ("intact, held-out pairs", f"{figures['held_out']['intact']:.1%}", "reported"),
         ("object judge, unseen augmentations / reconstructions", _two(judges["object"]), "≥ 99%"),
         ("style judge, unseen augmentations / reconstructions", _two(judges["style"]), "≥ 99%"),
         ("debris refused by `intact` (object judge)", f"{judges['object']['debris_refused']:.1%}", "reported"),
-        ("same verdicts as 100 DDIM steps", ", ".join(f"{k} steps {v:.1%}" for k, v in figures["agreement"].items()), f"{STEPS} steps chosen"),
+        (
+            "same verdicts as 100 DDIM steps",
+            ", ".join(f"{k} steps {v:.1%}" for k, v in figures["agreement"].items()),
+            f"{STEPS} steps chosen",
+        ),
         ("16 pictures, standard solver, two cores", f"{figures['seconds_16']:.1f} s", "< 10 s"),
         ("size of the package's weights", f"{figures['megabytes']:.1f} MB", "< 40 MB"),
     ]

@@ -116,11 +116,16 @@ def teach_words(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, steps: in
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * cosine_tail(step, steps, warm=20)
-        truth = [(rng.randrange(len(OBJECTS)), rng.randrange(len(STYLES)), rng.randrange(len(COLOURS))) for _ in range(128)]
+        truth = [
+            (rng.randrange(len(OBJECTS)), rng.randrange(len(STYLES)), rng.randrange(len(COLOURS))) for _ in range(128)
+        ]
         ids = tokenise(tokenizer, [sample_caption(*t, rng, empty=0) for t in truth]).to(DEVICE)
         pooled = text_encoder(ids).pooler_output
         loss = sum(
-            (F.cross_entropy(head(pooled), target) for head, target in zip(heads, torch.tensor(truth).to(DEVICE).T)),
+            (
+                F.cross_entropy(head(pooled), target)
+                for head, target in zip(heads, torch.tensor(truth).to(DEVICE).T, strict=True)
+            ),
             torch.zeros((), device=DEVICE),
         )
         optimiser.zero_grad()
@@ -178,7 +183,10 @@ def main(
     torch.manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(work / "autoencoder").to(DEVICE)
     tokenizer = train_tokenizer(seed)
-    text_encoder, unet = new_text_encoder(tokenizer).to(DEVICE), new_unet().to(DEVICE, memory_format=torch.channels_last)
+    text_encoder, unet = (
+        new_text_encoder(tokenizer).to(DEVICE),
+        new_unet().to(DEVICE, memory_format=torch.channels_last),
+    )
     optimiser = torch.optim.AdamW(
         [{"params": unet.parameters()}, {"params": text_encoder.parameters()}],
         lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True,
@@ -201,7 +209,9 @@ def main(
         noise = torch.randn(batch, 4, 16, 16, generator=generator).to(DEVICE)
         text = text_encoder(tokenise(tokenizer, views.captions(chosen.tolist(), step)).to(DEVICE)).last_hidden_state
         alpha = alphas[level]
-        noisy = alpha.sqrt()[:, None, None, None] * views.latents[chosen] + (1 - alpha).sqrt()[:, None, None, None] * noise
+        noisy = (
+            alpha.sqrt()[:, None, None, None] * views.latents[chosen] + (1 - alpha).sqrt()[:, None, None, None] * noise
+        )
         predicted = predict(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
         loss = denoising_loss(noise, predicted, alpha)
         optimiser.zero_grad()

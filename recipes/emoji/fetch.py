@@ -1,6 +1,6 @@
 """Fetch the drawings: nine npm packages of openly licensed emoji, and the Unicode names that join them.
 
-    python -m recipes.emoji.fetch --work build/emoji
+python -m recipes.emoji.fetch --work build/emoji
 """
 
 from __future__ import annotations

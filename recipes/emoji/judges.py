@@ -1,7 +1,7 @@
 """Train the two judges on the real drawings only: which object, which style, and what is no drawing at all.
 
-    python -m recipes.emoji.judges --work build/emoji --publish src/efface/canvas/emoji/judges
-    python -m recipes.emoji.judges --steps 20               # a look, in a minute
+python -m recipes.emoji.judges --work build/emoji --publish src/efface/canvas/emoji/judges
+python -m recipes.emoji.judges --steps 20               # a look, in a minute
 """
 
 from __future__ import annotations
@@ -96,7 +96,10 @@ def batch_of(
     pictures = torch.where((torch.rand(count, generator=generator) < 0.5)[:, None, None, None], real, blurred)
     wrecked = torch.arange(count) < count // 8
     pictures = torch.where(wrecked[:, None, None, None], debris(pictures, generator), pictures)
-    labels = {"object": torch.where(wrecked, COUNTS["object"], things), "style": torch.where(wrecked, COUNTS["style"], styles)}
+    labels = {
+        "object": torch.where(wrecked, COUNTS["object"], things),
+        "style": torch.where(wrecked, COUNTS["style"], styles),
+    }
     return disturb(pictures, generator), labels
 
 

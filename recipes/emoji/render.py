@@ -1,6 +1,6 @@
 """Render every object in every style: 56 px RGBA drawings, which training places on 64 px backgrounds.
 
-    python -m recipes.emoji.render --work build/emoji
+python -m recipes.emoji.render --work build/emoji
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def erase(
         concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
         method: name of the eraser ("rece", "uce").
         config: the method's Config; by default its published values, or the canvas's on the emoji canvas.
-        judge: for methods that can stop by a judge: a function from erasure to the share of pictures showing the concept.
+        judge: for methods that can stop by one (RECE): a Judge whose classes name the concepts, or a function from an
+            erasure to the share of pictures that still show them; the best epoch is kept.
         **options: fields of the method's Config, instead of `config`. `keep=[...]` names prompts to retain, `keep=[]`
             none; without it the preset's, or the nearest neighbours in the model's text space are retained.
 
@@ -50,6 +51,11 @@ def erase(
         raise UsageError("give either a config or its fields as options, not both.")
     if config.keep is None:
         config = dataclasses.replace(config, keep=tuple(retained_prompts(model, concepts)))
+    if hasattr(judge, "classes"):
+        from efface.erasers.stopping import epoch_judge
+        from efface.sampling import sampling
+
+        judge = epoch_judge(model, concepts, judge, **sampling(pipeline, None, None))
     started = time.perf_counter()
     erasure = module.erase(model, concepts, config, judge)
     erasure.provenance.notes["seconds"] = round(time.perf_counter() - started, 3)

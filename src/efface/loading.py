@@ -28,7 +28,9 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None) -> A
     dtype = dtype or (torch.float32 if device == "cpu" or name == "emoji" else torch.float16)
     path = canvas.FOLDER if name == "emoji" else Path(name)
     if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
-        raise EffaceError(f"{path} is a pickled checkpoint, which can run code when opened: convert it to .safetensors first.")
+        raise EffaceError(
+            f"{path} is a pickled checkpoint, which can run code when opened: convert it to .safetensors first."
+        )
     if path.is_dir() and not (path / "model_index.json").exists():
         raise EffaceError(f"{path} is a folder without model_index.json: expected a diffusers pipeline's folder.")
     if not str(name).strip():
@@ -40,7 +42,9 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None) -> A
             pipeline = DiffusionPipeline.from_pretrained(str(path), dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise EffaceError(f"no pipeline could be loaded from {str(name)!r} ({reason}): expected 'emoji', a hub id, a folder or a file.") from error
+        raise EffaceError(
+            f"no pipeline could be loaded from {str(name)!r} ({reason}): expected 'emoji', a hub id, a folder or a file."
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

@@ -68,7 +68,9 @@ class Model:
         parts = []
         for i in range(0, len(prompts), batch):
             chunk = slice(i, i + batch)
-            parts.append(self.family.encode([t.input_ids[chunk] for t in tokens], [t.attention_mask[chunk] for t in tokens]))
+            parts.append(
+                self.family.encode([t.input_ids[chunk] for t in tokens], [t.attention_mask[chunk] for t in tokens])
+            )
         states = torch.cat([states for states, _ in parts])
         pooled = [pooled for _, pooled in parts if pooled is not None]
         last = self._last_content(tokenizers[0], tokens[0].input_ids)
@@ -113,7 +115,7 @@ class Model:
         seeds: Sequence[int],
         steps: int = 50,
         guidance: float = 7.5,
-        negative: str = "",
+        negative: str | None = None,
         side: int | None = None,
     ) -> list[Image.Image]:
         """Draw one picture for each text with the pipeline's own scheduler.
@@ -123,7 +125,7 @@ class Model:
             seeds: one a picture; the same seed in the pipeline's own call gives the same picture.
             steps: denoising steps.
             guidance: classifier-free guidance scale; 1 or less leaves the unconditional half out.
-            negative: prompt of the unconditional half.
+            negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
             side: width and height in pixels; the model's own by default.
         """
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
@@ -142,10 +144,10 @@ class Model:
             latents = scheduler.step(output, level, latents, return_dict=False)[0]
         return self.decode(latents)
 
-    def _with_unconditional(self, text: Text, negative: str) -> Text:
+    def _with_unconditional(self, text: Text, negative: str | None) -> Text:
         """The rows of the negative prompt above those of `text`, for guidance."""
-        empty = self.encode([negative])
-        if not negative and self.family.zeroes_empty():
+        empty = self.encode([negative or ""])
+        if negative is None and self.family.zeroes_empty():
             pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
             empty = empty._replace(states=torch.zeros_like(empty.states), pooled=pooled)
         rows = [
@@ -157,7 +159,9 @@ class Model:
     def _noise(self, seeds: Sequence[int], side: int | None) -> Tensor:
         # Drawn on the CPU, each from its own generator, so that a picture depends neither on its neighbours nor on the device.
         config = self.pipeline.unet.config
-        cells = config.sample_size if side is None else side // 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        cells = (
+            config.sample_size if side is None else side // 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        )
         shape = (1, config.in_channels, cells, cells)
         return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
@@ -176,7 +180,7 @@ class Model:
         seeds: Sequence[int],
         steps: int = 50,
         guidance: float = 7.5,
-        negative: str = "",
+        negative: str | None = None,
         batch: int = 32,
     ) -> list[Image.Image]:
         """Encode and sample prompts, `batch` pictures at a time (one seed a prompt)."""

@@ -35,7 +35,9 @@ def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
     nearest = (F.normalize(table[candidates], dim=1) @ query).topk(min(SHORTLIST, len(candidates))).indices
     prompts = [concept.templates[0].replace("{}", kept[int(candidates[i])]) for i in nearest]
     prefix = concept.templates[0].split("{}")[0]
-    target = model.encode([concept.templates[0].replace("{}", concept.name)]).states[0, model.token_count(prefix + concept.name)]
+    target = model.encode([concept.templates[0].replace("{}", concept.name)]).states[
+        0, model.token_count(prefix + concept.name)
+    ]
     states = model.encode(prompts).states[:, model.token_count(prefix) + 1]
     order = F.cosine_similarity(states.float(), target.float()[None]).argsort(descending=True)
     return [prompts[int(i)] for i in order[:count]]

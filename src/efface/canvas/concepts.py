@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from efface.canvas.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, Thing, caption, thing
-from efface.concept import Concept
+from efface.canvas.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, anchor_of, caption, thing
+from efface.concept import Concept, Kind
 from efface.errors import UsageError
 
 
 def object_concept(name: str) -> Concept:
-    """An object in every style, its superclass in its place; everything else is kept."""
-    entry = thing(name)
-    captions = [caption(name), *(caption(name, style) for style in STYLES)]
-    anchors = [caption(entry.kind), *(caption(entry.kind, style) for style in STYLES)]
-    templates = tuple(text.replace(name, "{}", 1) for text in captions)
-    keep = [caption(t.name) for t in OBJECTS if t.name != name]
-    keep += [caption(t.name, style) for t in OBJECTS if t.name != name for style in STYLES]
-    return Concept(name, "object", tuple(a for a in entry.aliases if a != "alcohol"), None, templates, tuple(anchors), tuple(keep))
+    """An object in every style, a relative in its place; every other object is kept."""
+    keep = [text for t in OBJECTS if t.name != name for text in _captions(t.name)]
+    aliases = tuple(a for a in thing(name).aliases if a != "alcohol")
+    return _concept(name, "object", anchor_of(name), aliases, keep)
 
 
 def style_concept(name: str) -> Concept:
-    """A style on the benchmark's objects, no style in its place; other styles and unstyled captions are kept."""
+    """A style on the benchmark's objects, a relative in its place; every other style and unstyled captions are kept."""
+    keep = [caption(t.name, style) for t in OBJECTS for style in (None, *STYLES) if style != name]
+    anchors = tuple(caption(o, anchor_of(name)) for o in BENCHMARK)
     templates = tuple(caption(o, "{}") for o in BENCHMARK)
-    anchors = tuple(caption(o) for o in BENCHMARK)
-    keep = [caption(t.name, style) for t in OBJECTS for style in STYLES if style != name]
-    keep += [caption(t.name) for t in OBJECTS]
-    return Concept(name, "style", (), None, templates, anchors, tuple(keep))
+    return Concept(name, "style", templates=templates, neutral=anchors, keep=tuple(keep))
 
 
 def alcohol_concepts() -> tuple[Concept, ...]:
     """The abstract concept: the word itself and the five drinks that it stands for."""
-    word = object_concept_of(Thing("alcohol", "", "drink"))
-    return (word, *(object_concept(name) for name in ALCOHOL))
+    keep = [text for t in OBJECTS if t.name not in ALCOHOL for text in _captions(t.name)]
+    words = [("alcohol", "coffee"), *((name, anchor_of(name)) for name in ALCOHOL)]
+    anchors = {"clinking beer mugs": "coffee", "tropical drink": "coffee"}
+    return tuple(_concept(word, "abstract", anchors.get(word, anchor), (), keep) for word, anchor in words)
 
 
-def object_concept_of(entry: Thing) -> Concept:
-    """A word of the captions that is no object of the canvas, in every style."""
-    templates = tuple(text.replace(entry.name, "{}", 1) for text in (caption(entry.name), *(caption(entry.name, s) for s in STYLES)))
-    anchors = (caption(entry.kind), *(caption(entry.kind, s) for s in STYLES))
-    return Concept(entry.name, "abstract", (), None, templates, anchors)
+def _captions(noun: str) -> list[str]:
+    """A noun alone and in every style."""
+    return [caption(noun, style) for style in (None, *STYLES)]
+
+
+def _concept(name: str, kind: Kind, anchor: str, aliases: tuple[str, ...], keep: list[str]) -> Concept:
+    templates = tuple(text.replace(name, "{}", 1) for text in _captions(name))
+    return Concept(name, kind, aliases, templates=templates, neutral=tuple(_captions(anchor)), keep=tuple(keep))
 
 
 def canvas_concepts(name: str) -> tuple[Concept, ...]:
@@ -52,4 +52,6 @@ def canvas_concepts(name: str) -> tuple[Concept, ...]:
     if name in aliases:
         return (object_concept(aliases[name]),)
     drawn = ", ".join(t.name for t in OBJECTS)
-    raise UsageError(f"the emoji canvas does not draw {name!r}; it knows the styles {', '.join(STYLES)} and the objects {drawn}.")
+    raise UsageError(
+        f"the emoji canvas does not draw {name!r}; it knows the styles {', '.join(STYLES)} and the objects {drawn}."
+    )

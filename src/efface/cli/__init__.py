@@ -37,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
 def _help() -> str:
     """What `efface --help` prints: every command with the first line of its file."""
     folder = Path(__file__).parent
-    lines = [f"  {name:9} {(folder / f'{name}.py').read_text().split(chr(34) * 3)[1].splitlines()[0]}" for name in COMMANDS]
+    lines = [
+        f"  {name:9} {(folder / f'{name}.py').read_text().split(chr(34) * 3)[1].splitlines()[0]}" for name in COMMANDS
+    ]
     return "\n".join(
         ["efface: remove concepts from text-to-image diffusion models, and prove that they are gone.", "",
          "usage: efface COMMAND [options]   (efface COMMAND --help for its options)", "", *lines]

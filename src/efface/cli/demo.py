@@ -40,7 +40,9 @@ def main(args: list[str]) -> None:
     from efface.report.sheet import save_picture, sheet
 
     if request.concept not in BENCHMARK:
-        raise UsageError(f"the demo erases one of the canvas's benchmark objects, not {request.concept!r}: {', '.join(BENCHMARK)}.")
+        raise UsageError(
+            f"the demo erases one of the canvas's benchmark objects, not {request.concept!r}: {', '.join(BENCHMARK)}."
+        )
     request.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     pipeline = load("emoji")
@@ -60,7 +62,10 @@ def main(args: list[str]) -> None:
         pictures[when], scores[when] = found, rates(found, request.concept)
     erasure.remove(pipeline)
 
-    near, far = neighbours_of(request.concept, 3), [n for n in others if thing(n).kind != thing(request.concept).kind][-3:]
+    near, far = (
+        neighbours_of(request.concept, 3),
+        [n for n in others if thing(n).kind != thing(request.concept).kind][-3:],
+    )
     shown = [(request.concept, s) for s in ("noto", "twemoji", "fluent", "outline")]
     shown += [(n, s) for n, s in pairs if n in (*near, *far)]
     rows = [[found.picture(pair, 0) for pair in shown] for found in pictures.values()]

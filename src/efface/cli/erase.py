@@ -31,6 +31,8 @@ class Request:
     """Also write a sheet of pictures before and after."""
     steps: int | None = None
     """Denoising steps of the preview."""
+    judge: Literal["canvas"] | None = None
+    """Let the canvas's judges choose RECE's best epoch on a few validation pictures."""
     as_published: bool = False
     """The paper's own settings: nothing retained but its neutral prompt, no settings of the canvas."""
     json: bool = False
@@ -55,7 +57,9 @@ def _parse(module: Any, method: str, args: list[str]) -> tuple[Request, dict[str
     combined = tyro.conf.OmitArgPrefixes[tuple[Request, module.Config]]
     request, config = tyro.cli(combined, args=args, prog=f"efface erase {method}", description=module.__doc__)
     # An option that was not named must not override the preset of the model, even where the defaults agree.
-    named = {arg.split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_") for arg in args if arg.startswith("--")}
+    named = {
+        arg.split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_") for arg in args if arg.startswith("--")
+    }
     options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in named}
     if "keep" in options:
         options["keep"] = _keep(options["keep"])
@@ -73,7 +77,11 @@ def _keep(given: tuple[str, ...] | None) -> tuple[str, ...]:
         path = Path(item)
         if path.suffix in (".txt", ".csv") and not path.is_file():
             raise UsageError(f"{item} is not a file; give --keep prompts, a .txt file with one prompt a line, or none.")
-        kept += [line.strip() for line in path.read_text().splitlines() if line.strip()] if path.suffix == ".txt" else [item]
+        kept += (
+            [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            if path.suffix == ".txt"
+            else [item]
+        )
     return tuple(kept)
 
 
@@ -86,7 +94,9 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     output = request.output or Path(f"{request.concepts[0].replace(' ', '-')}.safetensors")
     for path in filter(None, (output, request.preview)):
         if not path.absolute().parent.is_dir():
-            raise EffaceError(f"the folder of {path} does not exist: nothing was computed; make it or choose another place.")
+            raise EffaceError(
+                f"the folder of {path} does not exist: nothing was computed; make it or choose another place."
+            )
     pipeline = load(request.model)
     concepts = resolve(request.concepts, pipeline)
     changes = {k: v for k, v in {"kind": request.kind, "anchor": request.anchor}.items() if v is not None}
@@ -96,7 +106,12 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     config = None
     if request.as_published:
         config = method_module(method).Config(**options)
-    erasure = erase(pipeline, concepts, method=method, config=config, **({} if config else options))
+    judge = None
+    if request.judge:
+        from efface.judges import canvas_judge
+
+        judge = canvas_judge("style" if concepts[0].kind == "style" else "object")
+    erasure = erase(pipeline, concepts, method=method, config=config, judge=judge, **({} if config else options))
     size = erasure.save(output)
     keep, notes = erasure.provenance.keep, erasure.provenance.notes
     if "keep" not in options and keep:
@@ -113,4 +128,6 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
 
         preview(pipeline, erasure, request.preview, steps=request.steps)
         data["preview"] = str(request.preview)
-    result(data, as_json=request.json, rows=[(k, ", ".join(v) if isinstance(v, list) else str(v)) for k, v in data.items()])
+    result(
+        data, as_json=request.json, rows=[(k, ", ".join(v) if isinstance(v, list) else str(v)) for k, v in data.items()]
+    )

@@ -38,7 +38,7 @@ class Request:
     """Denoising steps (50; the emoji canvas's standard is 12)."""
     guidance: float | None = None
     """Guidance scale (7.5; the emoji canvas's standard is 5)."""
-    negative: str = ""
+    negative: str | None = None
     """Negative prompt."""
     json: bool = False
     """Print one JSON object instead of a table."""
@@ -49,11 +49,11 @@ def main(args: list[str]) -> None:
     request = tyro.cli(Request, args=args, prog="efface generate", description=__doc__)
     if not request.prompts:
         raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
-    from efface.sampling import sampling
     from efface.erasures import Erasure
     from efface.loading import load
     from efface.model import Model
     from efface.report.sheet import save_picture, sheet
+    from efface.sampling import sampling
 
     erasures = [Erasure.load(path) for path in request.erasure]
     pipeline = load(request.model)

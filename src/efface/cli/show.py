@@ -33,7 +33,10 @@ def main(args: list[str]) -> None:
         ("kind", data["kind"]),
         ("config", ", ".join(f"{k} {v}" for k, v in data["config"].items() if k != "keep")),
         ("retained", f"{len(keep)} prompts" + (f": {', '.join(keep[:4])}…" if keep else "")),
-        ("base model", f"{data['base']['family']}, text width {data['base']['width']}, structure {data['base']['structure'][:12]}"),
+        (
+            "base model",
+            f"{data['base']['family']}, text width {data['base']['width']}, structure {data['base']['structure'][:12]}",
+        ),
         ("tensors", ", ".join(f"{k} {v}" for k, v in list(data["tensors"].items())[:4])),
         ("made in", f"{data['notes'].get('seconds', '?')} s"),
         ("size", f"{data['file_bytes']:,} bytes"),

@@ -125,7 +125,9 @@ def gram_of(rows: Iterable[Tensor], width: int) -> Tensor:
 def cholesky(matrix: Tensor, what: str) -> Tensor:
     """Cholesky factor of a symmetric positive definite matrix; raises EffaceError naming `what` otherwise."""
     if not torch.isfinite(matrix).all():
-        raise EffaceError("the model or its text states hold values that are not finite: nothing was erased; check the weights.")
+        raise EffaceError(
+            "the model or its text states hold values that are not finite: nothing was erased; check the weights."
+        )
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal()
     if failed.any() or (pivots.min() / pivots.max()) ** 2 < 1e-15:

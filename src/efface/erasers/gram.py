@@ -20,7 +20,9 @@ from efface.model import Model
 
 def cache_folder() -> Path:
     """Where S is kept: $EFFACE_CACHE, or `efface` in the user's cache folder."""
-    return Path(os.environ.get("EFFACE_CACHE", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "efface")).expanduser()
+    return Path(
+        os.environ.get("EFFACE_CACHE", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "efface")
+    ).expanduser()
 
 
 def key_value_gram_of(model: Model) -> Tensor:

@@ -75,4 +75,6 @@ def _subject_positions(
 
 def _require_finite(states: Tensor) -> None:
     if not states.isfinite().all():
-        raise EffaceError("the text encoder gives values that are not finite: nothing was erased; check the model's weights.")
+        raise EffaceError(
+            "the text encoder gives values that are not finite: nothing was erased; check the model's weights."
+        )

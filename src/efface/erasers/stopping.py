@@ -7,6 +7,7 @@ from typing import Any
 
 from efface.concept import Concept
 from efface.erasures import Erasure
+from efface.errors import UsageError
 from efface.judges import Judge
 from efface.model import Model
 
@@ -15,7 +16,7 @@ EpochJudge = Callable[[Erasure], float]
 
 
 def epoch_judge(
-    model: Model, concepts: Sequence[Concept], judge: Judge, *, seeds: Sequence[int] = range(4), **sampling: Any
+    model: Model, concepts: Sequence[Concept], judge: Judge, *, seeds: Sequence[int] = range(2), **sampling: Any
 ) -> EpochJudge:
     """A judge of epochs: draws every concept's prompts with the erasure attached, counts the pictures that show it.
 
@@ -25,7 +26,13 @@ def epoch_judge(
         judge: its labels must contain the concepts' names.
         seeds: of the validation pictures, for each prompt.
         sampling: steps and guidance of `Model.draw`.
+
+    Raises:
+        UsageError: the judge does not know one of the concepts.
     """
+    unknown = [concept.name for concept in concepts if concept.name not in judge.classes]
+    if unknown:
+        raise UsageError(f"the judge {judge.name} has no class {unknown[0]!r}: give one whose classes name the concept.")
     work = [(concept.name, prompt, seed) for concept in concepts for prompt in concept.prompts() for seed in seeds]
 
     def rate(erasure: Erasure) -> float:

@@ -9,4 +9,14 @@ from efface.erasures.textmap import TextMap
 KINDS: dict[str, type[Erasure]] = {kind.kind: kind for kind in (TextMap, WeightDelta)}
 """Name of the kind in a file's header -> class."""
 
-__all__ = ["KINDS", "Attachment", "Erasure", "Fingerprint", "Provenance", "TextMap", "WeightDelta", "attached_to", "fingerprint"]
+__all__ = [
+    "KINDS",
+    "Attachment",
+    "Erasure",
+    "Fingerprint",
+    "Provenance",
+    "TextMap",
+    "WeightDelta",
+    "attached_to",
+    "fingerprint",
+]

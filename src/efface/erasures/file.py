@@ -31,7 +31,9 @@ def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> int
     """
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise EffaceError(f"the erasure holds values that are not finite (in {name}): it was not saved; check the model.")
+            raise EffaceError(
+                f"the erasure holds values that are not finite (in {name}): it was not saved; check the model."
+            )
     metadata = {"efface": json.dumps(header | {"format": FORMAT}), "checksum": _BLANK}
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
     at = _checksum_at(data)
@@ -53,7 +55,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         reason = (error.strerror or str(error)).lower()
-        raise EffaceError(f"{path} could not be written ({reason}): nothing was changed; choose another place.") from error
+        raise EffaceError(
+            f"{path} could not be written ({reason}): nothing was changed; choose another place."
+        ) from error
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -68,7 +72,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         reason = (error.strerror or str(error)).lower()
         raise EffaceError(f"{path} could not be read ({reason}); expected an erasure's .safetensors file.") from error
     if data[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-        raise EffaceError(f"{path} is a pickle or zip archive, which can run code when opened: expected an erasure in .safetensors.")
+        raise EffaceError(
+            f"{path} is a pickle or zip archive, which can run code when opened: expected an erasure in .safetensors."
+        )
     header = _raw_header(path, data)
     if "efface" not in header.get("__metadata__", {}):
         raise EffaceError(f"{path} is a safetensors file but no erasure: expected one written by `efface erase`.")
@@ -94,7 +100,9 @@ def _raw_header(path: Path, data: bytes) -> dict[str, Any]:
     if size > 100_000_000:
         raise damaged
     if 8 + size > len(data):
-        raise EffaceError(f"{path} is truncated or damaged: {len(data)} bytes where its header alone needs {8 + size}; fetch another copy.")
+        raise EffaceError(
+            f"{path} is truncated or damaged: {len(data)} bytes where its header alone needs {8 + size}; fetch another copy."
+        )
     try:
         header = json.loads(data[8 : 8 + size])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]

@@ -74,7 +74,9 @@ def attach(erasure: Erasure, pipeline: Any, *, scale: float, fold: bool, force: 
     model = Model(pipeline)
     stack = stack_of(model)
     if any(a.erasure is erasure for a in stack.attachments):
-        raise EffaceError(f"this erasure of {_names(erasure)} is already attached: remove it before attaching it again.")
+        raise EffaceError(
+            f"this erasure of {_names(erasure)} is already attached: remove it before attaching it again."
+        )
     _require_base(erasure, stack.fingerprint(model), force)
     attachment = Attachment(erasure, scale, fold)
     if fold:
@@ -119,7 +121,9 @@ def _rebuild(model: Model, stack: Stack) -> None:
                 stack.originals.setdefault(name, weight.detach().to("cpu", copy=True))
                 edited = attachment.erasure.fold(name, weight, attachment.scale)
                 if not torch.isfinite(edited).all():
-                    raise EffaceError(f"folding into {name} gives values that are not finite: use a smaller scale or mapped attachment.")
+                    raise EffaceError(
+                        f"folding into {name} gives values that are not finite: use a smaller scale or mapped attachment."
+                    )
                 weight.copy_(edited)
     for handle in stack.handles:
         handle.remove()
@@ -133,7 +137,9 @@ def _map_states(stack: Stack) -> Any:
     """A forward pre-hook that maps the text states, the latest attachment first."""
     maps = [(a.erasure, a.scale) for a in reversed(stack.mapped()) if isinstance(a.erasure, TextMap)]
 
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # Every UNet and ControlNet of diffusers takes (sample, timestep, encoder_hidden_states).
         states = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
         extra = states[1:] if isinstance(states, tuple) else ()  # IP-Adapter may pass (text, images)
@@ -179,11 +185,17 @@ def _require_foldable(model: Model, erasure: Erasure) -> None:
     adapted = {f"{p.name}.weight" for p in model.text_projections() if p.adapted}
     for name in _target_names(model, erasure):
         if name not in parameters:
-            raise EffaceError(f"the model has no weight called {name}, which the erasure edits: was it made for another model?")
+            raise EffaceError(
+                f"the model has no weight called {name}, which the erasure edits: was it made for another model?"
+            )
         if name in adapted and erasure.maps_text:
-            raise EffaceError(f"an adapter (LoRA) sits on {name}, whose own path folding would miss: attach mapped instead.")
+            raise EffaceError(
+                f"an adapter (LoRA) sits on {name}, whose own path folding would miss: attach mapped instead."
+            )
         if parameters[name].is_meta:
-            raise EffaceError(f"{name} is offloaded and cannot be edited in place: attach before offloading, or attach mapped.")
+            raise EffaceError(
+                f"{name} is offloaded and cannot be edited in place: attach before offloading, or attach mapped."
+            )
         if not parameters[name].is_floating_point():
             raise EffaceError(f"{name} is quantised ({parameters[name].dtype}): attach before quantising.")
 
@@ -191,7 +203,9 @@ def _require_foldable(model: Model, erasure: Erasure) -> None:
 def _warn_uncovered(model: Model) -> None:
     uncovered = model.family.uncovered()
     if uncovered:
-        warnings.warn(f"the erasure does not reach {' and '.join(uncovered)}: text enters there unmapped.", stacklevel=5)
+        warnings.warn(
+            f"the erasure does not reach {' and '.join(uncovered)}: text enters there unmapped.", stacklevel=5
+        )
 
 
 def _names(erasure: Erasure) -> str:

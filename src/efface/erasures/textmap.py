@@ -45,7 +45,9 @@ class TextMap(Erasure):
         u, v = tensors.get("u"), tensors.get("v")
         if u is None or v is None or set(tensors) != {"u", "v"} or u.ndim != 2 or u.shape != v.shape or len(u) != width:
             found = {k: tuple(t.shape) for k, t in tensors.items()}
-            raise EffaceError(f"the text map holds {found}; expected u and v of shape ({width}, rank): make the erasure again.")
+            raise EffaceError(
+                f"the text map holds {found}; expected u and v of shape ({width}, rank): make the erasure again."
+            )
 
     def targets(self) -> None:
         """Every text projection: the map names no weights of its own."""

@@ -78,7 +78,7 @@ class Family(ABC):
         """Other ways by which text enters, which a text map does not reach, in words."""
 
     def zeroes_empty(self) -> bool:
-        """Whether the unconditional half of an empty negative prompt is all zeros instead of its encoding."""
+        """Whether the unconditional half is all zeros where no negative prompt is given, instead of the empty prompt."""
         return False
 
     def components(self) -> dict[str, nn.Module]:

@@ -20,7 +20,9 @@ class StableDiffusion(Family):
     def serves(cls, pipeline: Any) -> bool:
         unet = unwrap(getattr(pipeline, "unet", None))
         needed = (getattr(pipeline, "tokenizer", None), getattr(pipeline, "text_encoder", None))
-        return isinstance(unet, UNet2DConditionModel) and None not in needed and bool(unet.config["cross_attention_dim"])
+        return (
+            isinstance(unet, UNet2DConditionModel) and None not in needed and bool(unet.config["cross_attention_dim"])
+        )
 
     def tokenizers(self) -> list[Any]:
         return [self.pipeline.tokenizer]
@@ -39,7 +41,9 @@ class StableDiffusion(Family):
         controls = unwrap(getattr(self.pipeline, "controlnet", None))
         if controls is not None:
             nets = list(getattr(controls, "nets", [controls]))
-            entries += [Entry("controlnet" if len(nets) == 1 else f"controlnet.nets.{i}", unwrap(n)) for i, n in enumerate(nets)]
+            entries += [
+                Entry("controlnet" if len(nets) == 1 else f"controlnet.nets.{i}", unwrap(n)) for i, n in enumerate(nets)
+            ]
         return entries
 
     def projections(self) -> list[Projection]:
@@ -53,7 +57,8 @@ class StableDiffusion(Family):
             for name, block in entry.module.named_modules():
                 if not (name.endswith("attn2") and hasattr(block, "to_k")):
                     continue
-                if getattr(block, "fused_projections", False):
+                # Unfusing puts the processors back but leaves the block's own flag set.
+                if type(block.processor).__name__.startswith("Fused"):
                     raise EffaceError(
                         f"the projections of {entry.name}.{name} are fused; expected separate keys and values: "
                         "call unfuse_qkv_projections() on the pipeline first."

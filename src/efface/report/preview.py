@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from efface.sampling import sampling
 from efface.erasures import Erasure
 from efface.model import Model
 from efface.report.sheet import save_picture, sheet
+from efface.sampling import sampling
 
 
 def preview(pipeline: Any, erasure: Erasure, path: Path, *, steps: int | None = None, seed: int = 0) -> None:

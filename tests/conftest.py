@@ -1,4 +1,4 @@
-"""Shared fixtures; shapes are checked at run time here and only here."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 

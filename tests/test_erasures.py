@@ -165,9 +165,10 @@ def test_any_one_may_leave_first(sd, make, draw):
     assert np.array_equal(draw(sd), plain)
 
 
-def test_folding_under_a_mapped_erasure_is_refused(sd, make):
+@pytest.mark.parametrize("name", ["rece", "uce-tensor"])
+def test_editing_weights_under_a_mapped_erasure_is_refused(sd, make, name):
     with make(sd, "uce").attached(sd), pytest.raises(efface.EffaceError, match="order"):
-        make(sd, "rece").attach(sd, fold=True)
+        make(sd, name).attach(sd, fold=True)
     assert attached_to(sd) == []
 
 

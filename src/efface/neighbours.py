@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
     kept = {i: word for i, word in words.items() if not any(_same_stem(word, part) for part in own)}
     if not kept:
         return []
-    encoder = next(iter(model.family.text_encoders().values()))
+    encoder: Any = next(iter(model.family.text_encoders().values()))
     table = encoder.get_input_embeddings().weight.detach().float()
     ids = tokenizer(concept.name, add_special_tokens=False).input_ids
     query = F.normalize(table[ids].mean(0), dim=0)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from efface.cli.output import result, say
+from efface.concept import Concept
 from efface.erasers import METHODS, method_module, method_summaries
 from efface.errors import EffaceError, UsageError
 
@@ -69,65 +70,74 @@ def _parse(module: Any, method: str, args: list[str]) -> tuple[Request, dict[str
 
 
 def _keep(given: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Prompts as given; `none` for none; the lines of a file."""
+    """Prompts as given; `none` for none; the lines of a .txt file."""
     if not given or given == ("none",):
         return ()
     kept: list[str] = []
     for item in given:
         path = Path(item)
-        if path.suffix in (".txt", ".csv") and not path.is_file():
+        if path.suffix != ".txt":
+            kept.append(item)
+        elif path.is_file():
+            kept += [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        else:
             raise UsageError(f"{item} is not a file; give --keep prompts, a .txt file with one prompt a line, or none.")
-        kept += (
-            [line.strip() for line in path.read_text().splitlines() if line.strip()]
-            if path.suffix == ".txt"
-            else [item]
-        )
     return tuple(kept)
 
 
 def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
-    from efface.api import erase, resolve
+    from efface.api import erase
     from efface.loading import load
 
-    if not request.concepts:
-        raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
-    output = request.output or Path(f"{request.concepts[0].replace(' ', '-')}.safetensors")
-    for path in filter(None, (output, request.preview)):
-        if not path.absolute().parent.is_dir():
-            raise EffaceError(
-                f"the folder of {path} does not exist: nothing was computed; make it or choose another place."
-            )
+    output = _destination(request)
     pipeline = load(request.model)
-    concepts = resolve(request.concepts, pipeline)
-    changes = {k: v for k, v in {"kind": request.kind, "anchor": request.anchor}.items() if v is not None}
-    if request.anchor is not None:
-        changes["neutral"] = ()
-    concepts = tuple(dataclasses.replace(concept, **changes) for concept in concepts)
-    config = None
-    if request.as_published:
-        config = method_module(method).Config(**options)
-    judge = None
-    if request.judge:
-        from efface.judges import canvas_judge
-
-        judge = canvas_judge("style" if concepts[0].kind == "style" else "object")
-    erasure = erase(pipeline, concepts, method=method, config=config, judge=judge, **({} if config else options))
-    size = erasure.save(output)
-    keep, notes = erasure.provenance.keep, erasure.provenance.notes
-    if "keep" not in options and keep:
-        say(f"retained {len(keep)} prompts: {', '.join(keep[:6])}{'…' if len(keep) > 6 else ''}")
-    data = {
+    concepts = _concepts(request, pipeline)
+    settings = {"config": method_module(method).Config(**options)} if request.as_published else options
+    erasure = erase(pipeline, concepts, method=method, judge=_judge(request, concepts), **settings)
+    data: dict[str, Any] = {
         "output": str(output),
         "method": method,
         "concepts": [concept.name for concept in concepts],
-        "seconds": notes["seconds"],
-        "bytes": size,
+        "seconds": erasure.provenance.notes["seconds"],
+        "bytes": erasure.save(output),
     }
+    keep = erasure.provenance.keep
+    if "keep" not in options and keep:
+        say(f"retained {len(keep)} prompts: {', '.join(keep[:6])}{'…' if len(keep) > 6 else ''}")
     if request.preview:
         from efface.report.preview import preview
 
         preview(pipeline, erasure, request.preview, steps=request.steps)
         data["preview"] = str(request.preview)
-    result(
-        data, as_json=request.json, rows=[(k, ", ".join(v) if isinstance(v, list) else str(v)) for k, v in data.items()]
-    )
+    rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
+    result(data, as_json=request.json, rows=rows)
+
+
+def _destination(request: Request) -> Path:
+    """Where the erasure goes; refuses missing folders before anything is computed."""
+    if not request.concepts:
+        raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
+    output = request.output or Path(f"{request.concepts[0].replace(' ', '-')}.safetensors")
+    for path in filter(None, (output, request.preview)):
+        if not path.absolute().parent.is_dir():
+            raise EffaceError(f"the folder of {path} does not exist: nothing was computed; make it or choose another.")
+    return output
+
+
+def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
+    """The concepts in the words of the model, with the kind and anchor that the user gave."""
+    from efface.api import resolve
+
+    changes: dict[str, Any] = {} if request.kind is None else {"kind": request.kind}
+    if request.anchor is not None:
+        changes |= {"anchor": request.anchor, "neutral": ()}
+    return tuple(dataclasses.replace(concept, **changes) for concept in resolve(request.concepts, pipeline))
+
+
+def _judge(request: Request, concepts: tuple[Concept, ...]) -> Any:
+    """The judge that chooses the epoch, if one was asked for."""
+    if request.judge is None:
+        return None
+    from efface.judges import canvas_judge
+
+    return canvas_judge("style" if concepts[0].kind == "style" else "object")

@@ -10,8 +10,11 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.output import result, say
+from efface.cli.output import batched, progress, result
 from efface.errors import UsageError
+
+BATCH = 16
+"""Pictures drawn between two steps of the progress bar."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,14 @@ def main(args: list[str]) -> None:
     pipeline = load(request.model)
     model, settings = Model(pipeline), sampling(pipeline, request.steps, request.guidance)
     work = [(prompt, seed) for prompt in request.prompts for seed in request.seeds]
-    say(f"drawing {len(work)} pictures in {settings['steps']} steps")
     started = time.perf_counter()
     with ExitStack() as stack:
         for erasure in erasures:
             stack.enter_context(erasure.attached(pipeline, scale=request.scale, fold=request.fold, force=request.force))
-        pictures = model.draw([p for p, _ in work], seeds=[s for _, s in work], negative=request.negative, **settings)
+        pictures = []
+        for chunk in progress(batched(work, BATCH), f"drawing {len(work)} pictures in {settings['steps']} steps"):
+            prompts, seeds = zip(*chunk, strict=True)
+            pictures += model.draw(prompts, seeds=seeds, negative=request.negative, **settings)
     seconds = time.perf_counter() - started
     count = len(request.seeds)
     if len(work) == 1:

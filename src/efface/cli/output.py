@@ -30,6 +30,11 @@ def progress(items: Sequence[T], what: str) -> Iterable[T]:
     return items
 
 
+def batched(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Consecutive pieces of at most `size` items."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
 def result(data: dict[str, Any], *, as_json: bool, rows: Sequence[tuple[str, str]]) -> None:
     """The result: `data` as JSON, or `rows` of name and value."""
     if as_json:

@@ -25,7 +25,8 @@ def main(args: list[str]) -> None:
     request = tyro.cli(Request, args=args, prog="efface show", description=__doc__)
     from efface.erasures import Erasure
 
-    data = Erasure.load(request.file).summary() | {"file_bytes": request.file.stat().st_size}
+    data = Erasure.load(request.file).summary()
+    data["file_bytes"] = request.file.stat().st_size
     keep = data["keep"]
     rows = [
         ("concepts", ", ".join(f"{c['name']} ({c['kind']})" for c in data["concepts"])),

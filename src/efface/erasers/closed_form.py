@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from efface.errors import EffaceError
+from efface.numerics import on_cpu
 
 
 class Factors(NamedTuple):
@@ -68,7 +69,7 @@ class Pairs:
         cc = tc = tt = torch.zeros(())
         kept: list[tuple[Tensor, Tensor]] | None = []
         for concept, target in pairs:
-            c, t = concept.double().cpu(), target.double().cpu()
+            c, t = on_cpu(concept), on_cpu(target)
             cc, tc, tt = cc + c.T @ c, tc + t.T @ c, tt + t.T @ t
             if kept is not None:
                 kept.append((c, t))
@@ -117,7 +118,7 @@ def gram_of(rows: Iterable[Tensor], width: int) -> Tensor:
     """RᵀR (width width) over batches of retained rows (rows width)."""
     total = torch.zeros(width, width, dtype=torch.float64)
     for batch in rows:
-        wide = batch.double().cpu()
+        wide = on_cpu(batch)
         total += wide.T @ wide
     return total
 
@@ -154,7 +155,7 @@ def _stacks(weights: Sequence[Tensor], rows: int = 8192) -> Iterable[Tensor]:
     """Matrices stacked to about `rows` rows: few large products instead of many small ones."""
     pending: list[Tensor] = []
     for weight in weights:
-        pending.append(weight.double().cpu())
+        pending.append(on_cpu(weight))
         if sum(len(w) for w in pending) >= rows:
             yield torch.cat(pending)
             pending = []

@@ -29,13 +29,10 @@ def concept_rows(model: Model, concept: Concept, default_anchor: str, rule: RowR
         require_fit(model, prompt)
     sources, targets = model.encode(prompts).states, model.encode(anchors).states
     _require_finite(sources)
-    starts = _subject_positions(model, concept.templates, [concept.name] * len(prompts))
-    fillers = [_filler(template, anchor) for template, anchor in zip(concept.templates, anchors, strict=True)]
-    anchor_starts = _subject_positions(model, concept.templates, fillers, anchors)
     c_rows, t_rows = [], []
-    for c, t, i, j in zip(sources, targets, starts, anchor_starts, strict=True):
-        if rule == "all":
-            i = j = 0
+    for k, (c, t) in enumerate(zip(sources, targets, strict=True)):
+        ends = concept.templates[k].split("{}")[1]
+        i, j = (0, 0) if rule == "all" else (subject(model, prompts[k], ends), subject(model, anchors[k], ends))
         count = 1 if rule == "last" else len(c) - max(i, j)
         c_rows.append(c[i : i + count])
         t_rows.append(t[j : j + count])
@@ -54,23 +51,11 @@ def retained_rows(model: Model, prompts: Sequence[str], rule: RowRule, batch: in
             yield torch.cat([states[last:] for states, last in zip(text.states, text.last.tolist(), strict=True)])
 
 
-def _filler(template: str, anchor: str) -> str | None:
-    """What an anchor prompt has where its template has the name; None when it is not of the template."""
-    before, after = template.split("{}")
-    if anchor.startswith(before) and anchor.endswith(after) and len(anchor) > len(before) + len(after):
-        return anchor[len(before) : len(anchor) - len(after)]
-    return None
-
-
-def _subject_positions(
-    model: Model, templates: Sequence[str], names: Sequence[str | None], prompts: Sequence[str] = ()
-) -> list[int]:
-    """Position of the last token of each name within its template; of the prompt's last content token without a name."""
-    positions = []
-    for k, (template, name) in enumerate(zip(templates, names, strict=True)):
-        text = prompts[k] if name is None else template.split("{}")[0] + name
-        positions.append(model.token_count(text))  # the begin token shifts counts to indices
-    return positions
+def subject(model: Model, prompt: str, ending: str) -> int:
+    """Position of the last subject token: the one before the template's ending, or the last content token of a prompt
+    that does not end so (the begin token of an empty one)."""
+    head = prompt[: len(prompt) - len(ending)] if prompt.endswith(ending) else prompt
+    return model.token_count(head)  # the begin token shifts counts to indices
 
 
 def _require_finite(states: Tensor) -> None:

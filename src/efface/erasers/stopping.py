@@ -32,7 +32,9 @@ def epoch_judge(
     """
     unknown = [concept.name for concept in concepts if concept.name not in judge.classes]
     if unknown:
-        raise UsageError(f"the judge {judge.name} has no class {unknown[0]!r}: give one whose classes name the concept.")
+        raise UsageError(
+            f"the judge {judge.name} has no class {unknown[0]!r}: give one whose classes name the concept."
+        )
     work = [(concept.name, prompt, seed) for concept in concepts for prompt in concept.prompts() for seed in seeds]
 
     def rate(erasure: Erasure) -> float:

@@ -61,14 +61,14 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
     width = text_width(model)
     retained = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
-    pairs = [concept_rows(model, c, default_anchor(c), config.rows) for c in spoken(concepts, config.aliases)]
+    pairs = (concept_rows(model, c, default_anchor(c), config.rows) for c in spoken(concepts, config.aliases))
     origin = provenance(model, "uce", asdict(config), concepts, config.keep or ())
     if config.target == "replace":
         edit = Pairs.gather(pairs).edit(
             retained, erase=config.erase_weight, preserve=config.preserve_weight, ridge=config.ridge
         )
         return text_map(origin, edit)
-    return _tensor_delta(model, origin, pairs, retained, config)
+    return _tensor_delta(model, origin, list(pairs), retained, config)
 
 
 def _tensor_delta(
@@ -80,17 +80,19 @@ def _tensor_delta(
 
     from efface.erasers.closed_form import cholesky
     from efface.erasers.common import weight_delta
+    from efface.numerics import on_cpu
 
-    c = torch.cat([concept for concept, _ in pairs]).double().cpu()
+    pairs = [(on_cpu(concept), on_cpu(target)) for concept, target in pairs]
+    c = torch.cat([concept for concept, _ in pairs])
     system = config.ridge * torch.eye(c.shape[1], dtype=torch.float64)
     system += config.erase_weight * c.T @ c + config.preserve_weight * retained
     down = torch.cholesky_solve(c.T, cholesky(system, "the edit's system: give a ridge weight above 0")).T
     deltas = {}
     for projection in model.text_projections():
-        weight = projection.weight().double().cpu()
+        weight = on_cpu(projection.weight())
         changes = []
         for concept, target in pairs:
-            old, new = concept.double().cpu() @ weight.T, target.double().cpu() @ weight.T
+            old, new = concept @ weight.T, target @ weight.T
             direction = old / old.norm()
             changes.append(new - (new * direction).sum() * direction - old)
         up = config.erase_weight * torch.cat(changes).T

@@ -52,13 +52,15 @@ class Provenance:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Provenance:
         """The provenance that `to_json` wrote; fields of newer concepts are ignored."""
-        known = Concept.__dataclass_fields__
-        concepts = tuple(
-            Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in known})
-            for entry in data["concepts"]
-        )
+        concepts = tuple(_concept(entry) for entry in data["concepts"])
         base = Fingerprint.from_json(data["base"])
         return cls(data["method"], data["config"], concepts, base, tuple(data["keep"]), data["notes"])
+
+
+def _concept(entry: dict[str, Any]) -> Concept:
+    """A concept from JSON, which knows lists where Concept has tuples."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in Concept.__dataclass_fields__}
+    return Concept(**fields)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from efface.erasures.base import Erasure, Provenance
 from efface.errors import EffaceError
+from efface.numerics import widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class WeightDelta(Erasure):
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W + s Δ, computed in float64 and cast back."""
-        wide = weight.double()
+        wide = widen(weight)
         if name in self.deltas:
             change = self.deltas[name].to(wide)
         else:

@@ -80,12 +80,12 @@ def attach(erasure: Erasure, pipeline: Any, *, scale: float, fold: bool, force: 
     _require_base(erasure, stack.fingerprint(model), force)
     attachment = Attachment(erasure, scale, fold)
     if fold:
-        if stack.mapped() and erasure.maps_text:
-            raise EffaceError(
-                "a mapped erasure is attached, and folding under it would change the order in which they compose: "
-                "remove it, fold this one first, then attach the other."
-            )
         _require_foldable(model, erasure)
+        if stack.mapped() and _edits_projections(model, erasure):
+            raise EffaceError(
+                "a mapped erasure is attached, and editing the projections under it would change the order in which they "
+                "compose: remove it, attach this one first, then the other (or fold both)."
+            )
     else:
         _warn_uncovered(model)
     stack.attachments.append(attachment)
@@ -166,6 +166,11 @@ def _parameters(model: Model) -> dict[str, Tensor]:
 def _target_names(model: Model, erasure: Erasure) -> list[str]:
     targets = erasure.targets()
     return [f"{p.name}.weight" for p in model.text_projections()] if targets is None else targets
+
+
+def _edits_projections(model: Model, erasure: Erasure) -> bool:
+    """Whether an erasure in weights touches the matrices that mapped text states enter."""
+    return bool({f"{p.name}.weight" for p in model.text_projections()} & set(_target_names(model, erasure)))
 
 
 def _require_base(erasure: Erasure, found: Fingerprint, force: bool) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from efface.erasures.base import Erasure
 from efface.errors import EffaceError
+from efface.numerics import widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +29,14 @@ class TextMap(Erasure):
 
     def map(self, states: Tensor, scale: float = 1.0) -> Tensor:
         """Mapped text states (batch tokens width), in their own dtype and on their own device."""
-        u, v = self.u.to(states), self.v.to(states)
-        return states + scale * (states @ v) @ u.T
+        # float32 also for half-precision models: the two factors may be large where their product is not.
+        wide = states.float()
+        u, v = self.u.to(wide), self.v.to(wide)
+        return (wide + scale * (wide @ v) @ u.T).to(states.dtype)
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W M, computed in float64 and cast back; `weight` (out width) is any key or value matrix."""
-        wide = weight.double()
+        wide = widen(weight)
         u, v = self.u.to(wide), self.v.to(wide)
         return (wide + scale * (wide @ u) @ v.T).to(weight.dtype)
 

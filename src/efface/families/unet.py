@@ -49,9 +49,10 @@ class StableDiffusion(Family):
     def projections(self) -> list[Projection]:
         found = []
         for entry in self.entries():
-            if getattr(entry.module.config, "encoder_hid_dim_type", None) not in (None, "ip_image_proj"):
+            reprojection = getattr(entry.module.config, "encoder_hid_dim_type", None)
+            if reprojection not in (None, "ip_image_proj"):
                 raise EffaceError(
-                    f"{entry.name} reprojects its text states ({entry.module.config.encoder_hid_dim_type}): "
+                    f"{entry.name} reprojects its text states ({reprojection}): "
                     "text maps need states that reach the key and value matrices unchanged; use a weight-level method."
                 )
             for name, block in entry.module.named_modules():

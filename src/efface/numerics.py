@@ -1,0 +1,16 @@
+"""Precision: edits are computed in float64, text states are mapped in float32."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on its own device where that knows float64 (MPS does not), else on the CPU."""
+    tensor = tensor.detach()
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """The tensor in float64 on the CPU, where every system is solved."""
+    return tensor.detach().cpu().double()

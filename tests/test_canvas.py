@@ -1,0 +1,88 @@
+"""The embedded model, its judges, and the main job on them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import efface
+from efface.canvas import FOLDER, is_canvas
+from efface.canvas.score import drawn, rates
+from efface.canvas.words import BENCHMARK, OBJECTS, STYLES
+from efface.cli import main
+from efface.judges import canvas_judge
+
+pytestmark = pytest.mark.skipif(not (FOLDER / "judges" / "judges.json").exists(), reason="the canvas is being trained")
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    """The embedded pipeline."""
+    return efface.load("emoji")
+
+
+def test_it_is_a_diffusers_pipeline_under_40_mb(emoji):
+    assert type(emoji).__name__ == "StableDiffusionPipeline"
+    assert is_canvas(emoji)
+    assert sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) < 40e6
+    assert not [p for p in FOLDER.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+
+
+def test_every_word_of_the_canvas_fits_its_tokenizer(emoji):
+    model = efface.Model(emoji)
+    for thing in OBJECTS:
+        assert model.cut_off(f"a {thing.name} in emojione style on a purple background") == ""
+
+
+def test_judges_refuse_debris():
+    noise = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
+    images = [
+        *(Image.fromarray(n) for n in noise),
+        Image.new("RGB", (64, 64), "white"),
+        Image.new("RGB", (90, 70), "red"),
+    ]
+    for what, classes in (("object", 64), ("style", 9)):
+        verdicts = canvas_judge(what)(images)
+        assert not verdicts.intact.any()
+        assert verdicts.scores.shape == (6, classes)
+        np.testing.assert_allclose(verdicts.scores.sum(1), 1, atol=1e-5)
+
+
+def test_the_main_job(emoji):
+    model = efface.Model(emoji)
+    pairs = [("church", s) for s in STYLES] + [(n, STYLES[i % 9]) for i, n in enumerate(BENCHMARK) if n != "church"]
+    before = rates(drawn(model, pairs, seeds=[0]), "church")
+    erasure = efface.erase(emoji, "church", method="rece")
+    with erasure.attached(emoji):
+        after = rates(drawn(model, pairs, seeds=[0]), "church")
+    assert before.erased >= 0.6
+    assert after.erased <= 0.25
+    assert after.others >= before.others - 0.25
+    assert after.styles >= before.styles - 0.25
+
+
+def test_pictures_are_the_same_from_run_to_run(emoji):
+    first, second = (drawn(efface.Model(emoji), [("cat", "noto")], seeds=[1]).pictures[0] for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.slow
+def test_demo(capsys, tmp_path):
+    assert main(["demo", "-o", str(tmp_path / "demo"), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["seconds"] < 60
+    assert data["erased_after"] < data["erased_before"] / 2
+    assert data["bytes"] == (tmp_path / "demo" / "church.safetensors").stat().st_size
+    with Image.open(tmp_path / "demo" / "demo.png") as picture:
+        assert picture.size[0] > 600
+
+
+@pytest.mark.slow
+def test_a_judge_chooses_the_epoch(emoji):
+    erasure = efface.erase(emoji, "church", method="rece", judge=canvas_judge("object"), epochs=2)
+    judged = erasure.provenance.notes["judged"]
+    assert 1 <= len(judged) <= 3
+    assert min(judged) <= judged[0]

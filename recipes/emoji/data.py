@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
+from efface.canvas import FOLDER
 from efface.canvas.words import BACKGROUNDS, OBJECTS, STYLES, held_out
 
 SIDE = 64
@@ -19,6 +21,12 @@ def load_drawings(work: Path) -> Tensor:
     """Drawings as float RGBA in 0..1 (objects styles 4 height width)."""
     drawings = load_file(work / "drawings.safetensors")["drawings"]
     return rearrange(drawings.float() / 255, "objects styles height width rgba -> objects styles rgba height width")
+
+
+def load_autoencoder(work: Path) -> AutoencoderKL:
+    """The autoencoder trained here, or else the published one."""
+    own = work / "autoencoder"
+    return AutoencoderKL.from_pretrained(own if own.exists() else FOLDER / "vae").to(torch.float32)
 
 
 def trained_pairs() -> Tensor:

@@ -24,16 +24,15 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from efface.canvas.words import BENCHMARK, OBJECTS, STYLES
 from recipes.emoji.captions import COLOURS, LENGTH, sample_caption, train_tokenizer
-from recipes.emoji.data import background_colours, load_drawings, place, trained_pairs
+from recipes.emoji.data import background_colours, load_autoencoder, load_drawings, place, trained_pairs
 from recipes.emoji.training import DEVICE, Run, cosine_tail, step_generator
 
-VIEWS = 32
-"""Pictures encoded of every trained pair: shifts by whole latent cells, mirrors, backgrounds."""
 WIDTH = 192
 """Width of the text states."""
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -41,33 +40,44 @@ SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 
 
 class Views:
-    """Latents of all trained pairs with what they show: object, style, background (views of each)."""
+    """Latents of all trained pairs with what they show: object, style, background (views of each).
 
-    def __init__(self, work: Path, vae: AutoencoderKL, seed: int):
+    Every drawing appears mirrored or not, on every background. `shift` adds places: with a small budget the denoiser
+    spends most of its steps on where a drawing is instead of what it is, so it is 0 by default.
+
+    Args:
+        work: folder with the drawings.
+        vae: the autoencoder.
+        shift: latent cells (4 px each) by which a drawing may move off the centre either way: 0 or 1.
+    """
+
+    def __init__(self, work: Path, vae: AutoencoderKL, shift: int):
         drawings, colours = load_drawings(work), background_colours()
-        generator = torch.Generator().manual_seed(seed)
-        pairs = trained_pairs().repeat_interleave(VIEWS, 0)
-        count = len(pairs)
-        self.object, self.style = pairs.unbind(1)
-        coloured = torch.rand(count, generator=generator) < 0.25
-        self.colour = torch.randint(1, len(colours), (count,), generator=generator) * coloured
-        # Shifts by 4 px move the latents by exactly one cell, which a convolution learns for free.
-        row, column = torch.randint(3, (2, count), generator=generator) * 4
-        mirror = torch.rand(count, generator=generator) < 0.5
+        pairs, places = trained_pairs(), range(-shift, shift + 1)
+        index = torch.cartesian_prod(
+            torch.arange(len(pairs)), torch.arange(len(colours)), torch.tensor([0, 1]),
+            torch.tensor([4 + 4 * p for p in places]), torch.tensor([4 + 4 * p for p in places]),
+        )  # fmt: skip
+        pair, self.colour, mirror, row, column = index.unbind(1)
+        self.object, self.style = pairs[pair].unbind(1)
         latents = []
         with torch.no_grad():
-            for i in torch.arange(count).split(64):
+            for i in torch.arange(len(index)).split(64):
                 rgba = drawings[self.object[i], self.style[i]]
-                pictures = place(rgba, colours[self.colour[i]], row[i], column[i], mirror[i]).to(DEVICE)
+                pictures = place(rgba, colours[self.colour[i]], row[i], column[i], mirror[i].bool()).to(DEVICE)
                 latents.append(vae.encode(pictures).latent_dist.mode() * vae.config["scaling_factor"])
         self.latents = torch.cat(latents)
-        # The benchmark's objects are shown twice as often: every figure of the project is measured on them.
-        self.weights = 1.0 + (self.object < len(BENCHMARK))
+        # Four pictures in five are white, as the prompts of every benchmark are. The benchmark's objects are shown
+        # twice as often as the others: every figure of the project is measured on them.
+        white = torch.where(self.colour == 0, 0.8 * (len(colours) - 1), 0.2)
+        self.weights = white * (1.0 + (self.object < len(BENCHMARK)))
 
-    def captions(self, chosen: list[int], seed: int) -> list[str]:
-        """A fresh caption for each of the chosen views."""
-        rng = random.Random(seed)
-        return [sample_caption(int(self.object[i]), int(self.style[i]), int(self.colour[i]), rng) for i in chosen]
+    def batch(self, count: int, seed: int, step: int) -> tuple[Tensor, list[str], torch.Generator]:
+        """Latents (count 4 16 16) and fresh captions of one training step, and its generator for what else it draws."""
+        generator, rng = step_generator(seed, step), random.Random(step)
+        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
+        captions = [sample_caption(int(self.object[i]), int(self.style[i]), int(self.colour[i]), rng) for i in chosen]
+        return self.latents[chosen], captions, generator
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -145,7 +155,7 @@ def assemble(work: Path, run: Run, tokenizer: CLIPTokenizer, destination: Path) 
     own = {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in run.modules.items()}
     run.load_averaged()
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "autoencoder"),
+        vae=load_autoencoder(work),
         text_encoder=run.modules["text_encoder"],
         tokenizer=tokenizer,
         unet=run.modules["unet"],
@@ -166,7 +176,9 @@ def main(
     batch: int = 32,
     lr: float = 1e-3,
     word_steps: int = 300,
+    shift: int = 0,
     seed: int = 0,
+    start: Path | None = None,
     publish: Path | None = None,
 ) -> None:
     """Train, or go on training, and write `pipeline/` at every checkpoint.
@@ -177,25 +189,27 @@ def main(
         batch: pictures a step.
         lr: learning rate of the denoiser before its cosine tail; the text encoder takes a third.
         word_steps: steps of the text encoder alone, on captions, before the denoiser starts.
+        shift: latent cells by which pictures are moved off the centre, either way.
         seed: of the initial weights and of every batch.
+        start: pipeline folder whose text encoder and denoiser to begin with (its autoencoder must be the one used).
         publish: also write the finished pipeline here.
     """
     torch.manual_seed(seed)
-    vae = AutoencoderKL.from_pretrained(work / "autoencoder").to(DEVICE)
-    tokenizer = train_tokenizer(seed)
-    text_encoder, unet = (
-        new_text_encoder(tokenizer).to(DEVICE),
-        new_unet().to(DEVICE, memory_format=torch.channels_last),
-    )
+    vae, tokenizer = load_autoencoder(work).to(DEVICE), train_tokenizer(seed)
+    text_encoder, unet = new_text_encoder(tokenizer), new_unet()
+    if start:
+        text_encoder.load_state_dict(load_file(start / "text_encoder" / "model.safetensors"))
+        unet.load_state_dict(load_file(start / "unet" / "diffusion_pytorch_model.safetensors"))
+    text_encoder, unet = text_encoder.to(DEVICE), unet.to(DEVICE, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(
         [{"params": unet.parameters()}, {"params": text_encoder.parameters()}],
         lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True,
     )  # fmt: skip
     run = Run(work / "denoiser-run", {"unet": unet, "text_encoder": text_encoder}, optimiser, decay=0.999)
-    if run.step == 0:
+    if run.step == 0 and not start:
         text_encoder.train()
         print(f"words: loss {teach_words(text_encoder, tokenizer, word_steps, seed):.3f} nats", flush=True)
-    views = Views(work, vae, seed)
+    views = Views(work, vae, shift)
     print(f"{len(views.latents)} latents, std {views.latents.std():.3f}", flush=True)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
     predict = torch.compile(unet)
@@ -203,15 +217,12 @@ def main(
     for step in run.steps(steps):
         factor = cosine_tail(step, steps)
         optimiser.param_groups[0]["lr"], optimiser.param_groups[1]["lr"] = lr * factor, lr / 3 * factor
-        generator = step_generator(seed, step)
-        chosen = torch.multinomial(views.weights, batch, replacement=True, generator=generator)
+        clean, captions, generator = views.batch(batch, seed, step)
         level = torch.randint(1000, (batch,), generator=generator).to(DEVICE)
-        noise = torch.randn(batch, 4, 16, 16, generator=generator).to(DEVICE)
-        text = text_encoder(tokenise(tokenizer, views.captions(chosen.tolist(), step)).to(DEVICE)).last_hidden_state
+        noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
         alpha = alphas[level]
-        noisy = (
-            alpha.sqrt()[:, None, None, None] * views.latents[chosen] + (1 - alpha).sqrt()[:, None, None, None] * noise
-        )
+        noisy = alpha.sqrt()[:, None, None, None] * clean + (1 - alpha).sqrt()[:, None, None, None] * noise
+        text = text_encoder(tokenise(tokenizer, captions).to(DEVICE)).last_hidden_state
         predicted = predict(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
         loss = denoising_loss(noise, predicted, alpha)
         optimiser.zero_grad()

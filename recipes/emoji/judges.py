@@ -19,7 +19,7 @@ from torch import Tensor
 
 from efface.canvas.words import BACKGROUNDS, OBJECTS, STYLES
 from efface.judges.canvas import JudgeNet, nearest
-from recipes.emoji.data import background_colours, load_drawings, place
+from recipes.emoji.data import background_colours, load_autoencoder, load_drawings, place
 from recipes.emoji.training import DEVICE, Run, cosine_tail, step_generator
 
 COUNTS = {"object": len(OBJECTS), "style": len(STYLES)}
@@ -132,7 +132,7 @@ def main(
     """
     torch.manual_seed(seed)
     drawings = load_drawings(work)
-    vae = AutoencoderKL.from_pretrained(work / "autoencoder").to(DEVICE)
+    vae = load_autoencoder(work).to(DEVICE)
     generator = step_generator(seed, -1)
     pool = reconstructions(vae, drawings, POOL, generator).unflatten(0, (POOL, COUNTS["object"], COUNTS["style"]))
     shown = [s for s in range(len(STYLES)) if STYLES[s] != leave_out]

@@ -95,7 +95,10 @@ def canvas_settings(method: str, concepts: Sequence[Concept], pipeline: Any) -> 
     from efface.canvas import is_canvas
     from efface.canvas.settings import SETTINGS
 
-    return dict(SETTINGS[method][concepts[0].kind]) if is_canvas(pipeline) else {}
+    if not is_canvas(pipeline):
+        return {}
+    settings = SETTINGS[method]
+    return dict(settings.get(concepts[0].kind, settings["object"]))
 
 
 def _configured(config: Any, options: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ solved by Cholesky factorisation, never by an explicit inverse.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,29 +66,30 @@ class Pairs:
     @classmethod
     def gather(cls, pairs: Iterable[tuple[Tensor, Tensor]]) -> Pairs:
         """Sum over concepts of (C, T), each (rows width); the pairs are read one by one."""
-        cc = tc = tt = torch.zeros(())
+        sums: list[Tensor] = []
         kept: list[tuple[Tensor, Tensor]] | None = []
         for concept, target in pairs:
             c, t = on_cpu(concept), on_cpu(target)
-            cc, tc, tt = cc + c.T @ c, tc + t.T @ c, tt + t.T @ t
+            width = c.shape[1]
+            sums = sums or [torch.zeros(width, width, dtype=c.dtype) for _ in range(3)]
+            for total, left, right in zip(sums, (c, t, t), (c, c, t), strict=True):
+                total.addmm_(left.T, right)
             if kept is not None:
                 kept.append((c, t))
-                if sum(len(rows) for rows, _ in kept) >= c.shape[1]:
-                    kept = None
+                kept = kept if sum(len(rows) for rows, _ in kept) < width else None
         rows = (torch.cat([c for c, _ in kept]), torch.cat([t for _, t in kept])) if kept else None
-        return cls(cc, tc, tt, rows)
+        return cls(*sums, rows=rows)
 
-    def derived(self, derive: Tensor, add: Tensor | None = None) -> Pairs:
-        """The pairs (c', t) with c' = A c + B t for A = `derive` and B = `add` (width width)."""
-        cc, tc = derive @ self.cc @ derive.T, self.tc @ derive.T
-        if add is not None:
-            mixed = derive @ self.tc.T @ add.T
-            cc, tc = cc + mixed + mixed.T + add @ self.tt @ add.T, tc + self.tt @ add.T
-        rows = None
+    def derived(self, derive: Callable[[Tensor, Tensor], Tensor]) -> Pairs:
+        """The pairs (c', t) with c' = `derive`(c, t), a linear function of columns c and t (width n)."""
         if self.rows is not None:
             c, t = self.rows
-            rows = (c @ derive.T if add is None else c @ derive.T + t @ add.T, t)
-        return Pairs(cc, tc, self.tt, rows)
+            return Pairs.gather([(derive(c.T, t.T).T, t)])
+        eye, zero = torch.eye(len(self.cc), dtype=self.cc.dtype), torch.zeros_like(self.cc)
+        a, b = derive(eye, zero), derive(zero, eye)
+        mixed = a @ self.tc.T @ b.T
+        cc = a @ self.cc @ a.T + mixed + mixed.T + b @ self.tt @ b.T
+        return Pairs(cc, self.tc @ a.T + self.tt @ b.T, self.tt, None)
 
     def edit(self, retained: Tensor, *, erase: float, preserve: float, ridge: float) -> Factors:
         """The ridge edit C → T (UCE, arXiv 2308.14761, eq. 7):

@@ -144,18 +144,17 @@ def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Deriva
     if form == "1st":
         # (MᵀSM)⁻¹MᵀS = M⁻¹ where S can be inverted; solving with M itself squares no condition number.
         cholesky(s, "S = Σ WᵀW, which the surrogate '1st' inverts: use 'regzero' on this model")
-        eye = torch.eye(len(s), dtype=s.dtype)
-        return pairs.derived((torch.linalg.solve(map_.apply(eye), eye) + lambda_r * eye) / (1 + lambda_r))
+        m = torch.linalg.lu_factor(map_.apply(torch.eye(len(s), dtype=s.dtype)))
+        return pairs.derived(lambda c, t: (torch.linalg.lu_solve(*m, c.contiguous()) + lambda_r * c) / (1 + lambda_r))
     mts = map_.apply_transposed(s)  # MᵀS
     mtsm = map_.apply_transposed(mts.T)  # Mᵀ(SM) = MᵀSM, since S is symmetric
     mtsm = (mtsm + mtsm.T) / 2
     ridge = lambda_r * torch.eye(len(s), dtype=s.dtype)
-    left, right = {
-        "regzero": (ridge + mtsm, mts),
-        "standard": (ridge + mtsm, mts),
-        "2nd": (ridge + mtsm, ridge + mts),
-        "both": (ridge + (1 + lambda_r) * mtsm, ridge + mts + lambda_r * mtsm),
+    left, right, target_weight = {
+        "regzero": (ridge + mtsm, mts, 0.0),
+        "standard": (ridge + mtsm, mts, lambda_r),
+        "2nd": (ridge + mtsm, ridge + mts, 0.0),
+        "both": (ridge + (1 + lambda_r) * mtsm, ridge + mts + lambda_r * mtsm, 0.0),
     }[form]
     factor = cholesky(left, f"the derivation {form!r}: give a regulariser above 0")
-    add = lambda_r * torch.cholesky_inverse(factor) if form == "standard" else None
-    return pairs.derived(torch.cholesky_solve(right, factor), add)
+    return pairs.derived(lambda c, t: torch.cholesky_solve(right @ c + target_weight * t, factor))

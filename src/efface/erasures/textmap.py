@@ -9,7 +9,6 @@ from torch import Tensor
 
 from efface.erasures.base import Erasure
 from efface.errors import EffaceError
-from efface.numerics import widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +34,10 @@ class TextMap(Erasure):
         return (wide + scale * (wide @ v) @ u.T).to(states.dtype)
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
-        """W M, computed in float64 and cast back; `weight` (out width) is any key or value matrix."""
-        wide = widen(weight)
+        """W M in float32 or better, cast back; `weight` (out width) is any key or value matrix."""
+        wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
         u, v = self.u.to(wide), self.v.to(wide)
-        return (wide + scale * (wide @ u) @ v.T).to(weight.dtype)
+        return torch.addmm(wide, wide @ u, v.T, alpha=scale).to(weight.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"u": self.u, "v": self.v}

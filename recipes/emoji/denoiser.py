@@ -42,29 +42,30 @@ SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 class Views:
     """Latents of all trained pairs with what they show: object, style, background (views of each).
 
-    Every drawing appears mirrored or not, on every background. `shift` adds places: with a small budget the denoiser
-    spends most of its steps on where a drawing is instead of what it is, so it is 0 by default.
+    Every drawing appears on every background. `mirror` and `shift` add variety that no caption speaks of: with a small
+    budget the denoiser spends most of its steps on how a drawing lies instead of what it is, so both are off by default.
 
     Args:
         work: folder with the drawings.
         vae: the autoencoder.
+        mirror: whether drawings are also shown mirrored.
         shift: latent cells (4 px each) by which a drawing may move off the centre either way: 0 or 1.
     """
 
-    def __init__(self, work: Path, vae: AutoencoderKL, shift: int):
+    def __init__(self, work: Path, vae: AutoencoderKL, mirror: bool, shift: int):
         drawings, colours = load_drawings(work), background_colours()
         pairs, places = trained_pairs(), range(-shift, shift + 1)
         index = torch.cartesian_prod(
-            torch.arange(len(pairs)), torch.arange(len(colours)), torch.tensor([0, 1]),
+            torch.arange(len(pairs)), torch.arange(len(colours)), torch.arange(1 + mirror),
             torch.tensor([4 + 4 * p for p in places]), torch.tensor([4 + 4 * p for p in places]),
         )  # fmt: skip
-        pair, self.colour, mirror, row, column = index.unbind(1)
+        pair, self.colour, flipped, row, column = index.unbind(1)
         self.object, self.style = pairs[pair].unbind(1)
         latents = []
         with torch.no_grad():
             for i in torch.arange(len(index)).split(64):
                 rgba = drawings[self.object[i], self.style[i]]
-                pictures = place(rgba, colours[self.colour[i]], row[i], column[i], mirror[i].bool()).to(DEVICE)
+                pictures = place(rgba, colours[self.colour[i]], row[i], column[i], flipped[i].bool()).to(DEVICE)
                 latents.append(vae.encode(pictures).latent_dist.mode() * vae.config["scaling_factor"])
         self.latents = torch.cat(latents)
         # Four pictures in five are white, as the prompts of every benchmark are. The benchmark's objects are shown
@@ -176,6 +177,7 @@ def main(
     batch: int = 32,
     lr: float = 1e-3,
     word_steps: int = 300,
+    mirror: bool = False,
     shift: int = 0,
     seed: int = 0,
     start: Path | None = None,
@@ -189,6 +191,7 @@ def main(
         batch: pictures a step.
         lr: learning rate of the denoiser before its cosine tail; the text encoder takes a third.
         word_steps: steps of the text encoder alone, on captions, before the denoiser starts.
+        mirror: show every drawing mirrored as well.
         shift: latent cells by which pictures are moved off the centre, either way.
         seed: of the initial weights and of every batch.
         start: pipeline folder whose text encoder and denoiser to begin with (its autoencoder must be the one used).
@@ -209,7 +212,7 @@ def main(
     if run.step == 0 and not start:
         text_encoder.train()
         print(f"words: loss {teach_words(text_encoder, tokenizer, word_steps, seed):.3f} nats", flush=True)
-    views = Views(work, vae, shift)
+    views = Views(work, vae, mirror, shift)
     print(f"{len(views.latents)} latents, std {views.latents.std():.3f}", flush=True)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
     predict = torch.compile(unet)

@@ -1,4 +1,7 @@
-"""Hyper-parameters of the closed-form erasers on the emoji canvas: one setting for all objects, one for all styles."""
+"""Hyper-parameters of the closed-form erasers on the emoji canvas: one setting for all objects, one for all styles.
+
+Other kinds take the setting of objects.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "uce": {
         "object": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.1},
         "style": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.1},
-        "abstract": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.1},
     },
     "rece": {
         "object": {"rows": "subject", "epochs": 1, "regulariser": 0.1},
         "style": {"rows": "subject", "epochs": 1, "regulariser": 0.1},
-        "abstract": {"rows": "subject", "epochs": 1, "regulariser": 0.1},
     },
 }

@@ -38,6 +38,20 @@ def test_text_states_are_the_pipelines_own(pipe):
     assert text.cut == ("", "", "")
 
 
+def test_outputs_as_noise_and_as_clean_latents(pipe):
+    model = efface.Model(pipe)
+    g = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 3, 4, 8, 8, generator=g).unbind()
+    level = torch.tensor([10, 400, 980])
+    noisy = pipe.scheduler.add_noise(clean, noise, level)
+    is_v = pipe.scheduler.config.prediction_type == "v_prediction"
+    exact = pipe.scheduler.get_velocity(clean, noise, level) if is_v else noise
+    torch.testing.assert_close(model.to_noise(exact, noisy, level), noise, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.to_clean(exact, noisy, level), clean, rtol=1e-3, atol=1e-3)
+    text = model.encode(PROMPTS)
+    assert model.predict(noisy, level, text).shape == clean.shape
+
+
 def test_projections(pipe):
     projections = efface.Model(pipe).text_projections()
     width = efface.Model(pipe).encode(["a"]).states.shape[-1]

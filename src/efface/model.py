@@ -107,6 +107,29 @@ class Model:
         """The denoiser's raw output (batch channels height width) at timestep `level` (0 to 999)."""
         return self.family.predict(latents, level, text.states, text.pooled)
 
+    def to_noise(self, output: Tensor, latents: Tensor, level: Tensor) -> Tensor:
+        """The noise ε in `latents` that a raw output says (batch channels height width), for epsilon and v-prediction."""
+        signal, spread = self._mixture(level, latents)
+        return output if self._prediction() == "epsilon" else spread * latents + signal * output
+
+    def to_clean(self, output: Tensor, latents: Tensor, level: Tensor) -> Tensor:
+        """The clean latents x₀ that a raw output says (batch channels height width)."""
+        signal, spread = self._mixture(level, latents)
+        if self._prediction() == "epsilon":
+            return (latents - spread * output) / signal
+        return signal * latents - spread * output
+
+    def _prediction(self) -> str:
+        kind = self.pipeline.scheduler.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise EffaceError(f"the scheduler predicts {kind!r}; expected epsilon or v_prediction.")
+        return kind
+
+    def _mixture(self, level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ and √(1 − ᾱ) at timesteps `level` (batch, or one for all), shaped to multiply latents."""
+        alpha = self.pipeline.scheduler.alphas_cumprod.to(like.device, torch.float32)[level.long()].reshape(-1, 1, 1, 1)
+        return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
+
     @torch.no_grad()
     def sample(
         self,

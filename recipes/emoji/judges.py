@@ -23,7 +23,7 @@ from recipes.emoji.data import background_colours, load_autoencoder, load_drawin
 from recipes.emoji.training import DEVICE, Run, cosine_tail, step_generator
 
 COUNTS = {"object": len(OBJECTS), "style": len(STYLES)}
-POOL = 12
+POOL = 6
 """Reconstructions of every drawing that training draws from."""
 
 

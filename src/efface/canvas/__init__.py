@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent / "emoji"
 """The pipeline's diffusers folder."""
 STEPS = 12
 """Steps of the standard solver (DPM-Solver++); chosen by agreement with 100 DDIM steps, see docs/canvas.md."""
-GUIDANCE = 5.0
+GUIDANCE = 3.0
 """Guidance of the standard solver."""
 
 

@@ -40,7 +40,7 @@ class Request:
     steps: int | None = None
     """Denoising steps (50; the emoji canvas's standard is 12)."""
     guidance: float | None = None
-    """Guidance scale (7.5; the emoji canvas's standard is 5)."""
+    """Guidance scale (7.5; the emoji canvas's standard is 3)."""
     negative: str | None = None
     """Negative prompt."""
     json: bool = False

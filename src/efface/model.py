@@ -192,11 +192,12 @@ class Model:
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of scaled latents (batch channels height width)."""
         vae = self.pipeline.vae
-        own = vae.dtype
-        if own == torch.float16 and vae.config.force_upcast:  # SDXL's autoencoder overflows in half precision
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # SDXL's autoencoder overflows in half precision
+        if upcast:
             vae.to(torch.float32)
         pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-        vae.to(own)
+        if upcast:
+            vae.to(torch.float16)
         array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(np.ascontiguousarray(a)) for a in array]
 

@@ -192,7 +192,9 @@ class Model:
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of scaled latents (batch channels height width)."""
         vae = self.pipeline.vae
-        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # SDXL's autoencoder overflows in half precision
+        upcast = (
+            vae.dtype == torch.float16 and vae.config.force_upcast
+        )  # SDXL's autoencoder overflows in half precision
         if upcast:
             vae.to(torch.float32)
         pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]

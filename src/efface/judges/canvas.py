@@ -73,7 +73,8 @@ class CanvasJudge:
     """Names the object or the style of a picture of the canvas.
 
     `intact` compares the features with those of the real drawings: a picture is intact when its nearest real drawing
-    is nearer than the threshold, which leaves in 99.5% of held-out reconstructions (recipe: `recipes.emoji.judges`).
+    is nearer than the threshold, which leaves in 99.5% of held-out reconstructions (recipe: `recipes.emoji.judges`),
+    and when debris is not its most likely class.
 
     Args:
         what: "object" or "style".
@@ -101,7 +102,8 @@ class CanvasJudge:
         scores = torch.cat([s.logits[:, :-1].softmax(1) for s in seen])
         distance = torch.cat([nearest(s.features, self.prototypes) for s in seen])
         labels = tuple(self.classes[i] for i in scores.argmax(1).tolist())
-        return Verdicts(labels, scores, distance <= self.threshold)
+        debris = torch.cat([s.logits.argmax(1) for s in seen]) == len(self.classes)
+        return Verdicts(labels, scores, (distance <= self.threshold) & ~debris)
 
 
 def nearest(features: Tensor, prototypes: Tensor) -> Tensor:

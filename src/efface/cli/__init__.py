@@ -1,4 +1,4 @@
-"""The command line: one small file a command, discovered by file name; nothing heavy is imported before it is needed."""
+"""The command line: one small file a command, named in COMMANDS; nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 

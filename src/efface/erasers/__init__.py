@@ -1,4 +1,4 @@
-"""Erasers: one file a published method, found by its file name.
+"""Erasers: one file a published method, and its name in METHODS.
 
 A method's file holds a frozen dataclass `Config` and `erase(model, concepts, config, judge) -> Erasure`, and imports
 nothing heavy at its top, so that its options can be listed without loading torch.

@@ -6,7 +6,7 @@ python -m recipes.emoji.autoencoder --steps 20          # a look, in seconds
 
 from __future__ import annotations
 
-import time
+import math
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from recipes.emoji.data import background_colours, load_drawings, place
-from recipes.emoji.training import DEVICE, Run, cosine_tail, step_generator
+from recipes.emoji.training import DEVICE, Run, step_generator
 
 KL_WEIGHT = 3e-4
 """Weight of the mean KL divergence per latent number: keeps latents near unit scale and smooth to decode."""
@@ -97,20 +97,13 @@ def main(
     vae = new_autoencoder().to(DEVICE).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     run = Run(work / "autoencoder-run", {"vae": vae}, optimiser, decay=0.995)
-    started = time.monotonic()
-    for step in run.steps(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = lr * cosine_tail(step, steps, hold=0.3)
+    for step in run.steps(steps, lr, hold=0.3):
         generator = step_generator(seed, step)
         pictures = draw(drawings, batch, generator).to(DEVICE, memory_format=torch.channels_last)
         # Not compiled: torch 2.13's inductor returns wrong gradients for this model on the CPU (right ones for the UNet).
         loss, mse = loss_of(vae, pictures, torch.randn(batch, 4, 16, 16, generator=generator).to(DEVICE))
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        if step % 50 == 0:
-            run.log(loss=loss.detach(), psnr=-10 * torch.log10(mse.detach() / 4), seconds=time.monotonic() - started)
+        run.descend(loss)
+        run.log(50, loss=loss.item(), psnr=-10 * math.log10(mse.item() / 4))
     run.load_averaged()
     pictures = draw(drawings, 64, step_generator(seed, -1)).to(DEVICE)
     with torch.no_grad():

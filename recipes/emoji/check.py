@@ -13,7 +13,6 @@ from typing import Any
 
 import tyro
 from diffusers import DDIMScheduler
-from PIL import Image, ImageDraw
 
 from efface.canvas import FOLDER, GUIDANCE, STEPS
 from efface.canvas.score import Drawn, drawn, share
@@ -21,6 +20,7 @@ from efface.canvas.words import BENCHMARK, OBJECTS, STYLES, caption, held_out
 from efface.judges import canvas_judge
 from efface.loading import load
 from efface.model import Model
+from efface.report.plot import line_plot
 from efface.report.sheet import save_picture, sheet
 
 BEGIN, END = "<!-- figures: python -m recipes.emoji.check -->", "<!-- end of figures -->"
@@ -56,30 +56,6 @@ def solver_agreement(pipeline: Any, prompts: list[str]) -> dict[str, float]:
         same = [a == b for f, r in zip(found, reference, strict=True) for a, b in zip(f, r, strict=True)]
         agreement[str(steps)] = share(same)
     return agreement
-
-
-def loss_curve(log: Path, path: Path) -> None:
-    """The denoiser's training loss over steps, on logarithmic scales, as a small picture."""
-    import math
-
-    points = [(d["step"], d["loss"]) for d in map(json.loads, log.read_text().splitlines()) if d["step"] > 0]
-    width, height, margin = 640, 240, 40
-    xs, ys = [math.log(s) for s, _ in points], [math.log(v) for _, v in points]
-    page = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(page)
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = (x - min(xs)) / (max(xs) - min(xs) + 1e-9)
-        up = (y - min(ys)) / (max(ys) - min(ys) + 1e-9)
-        return margin + across * (width - 2 * margin), height - margin - up * (height - 2 * margin)
-
-    pen.line([at(x, y) for x, y in zip(xs, ys, strict=True)], fill=(30, 90, 200), width=2)
-    pen.text((margin, 8), "weighted denoising loss (log) over training steps (log)", fill="black")
-    for value in (min(points, key=lambda p: p[1])[1], max(points, key=lambda p: p[1])[1]):
-        pen.text((2, at(xs[0], math.log(value))[1] - 6), f"{value:.3f}", fill="black")
-    for step in (points[0][0], points[-1][0]):
-        pen.text((at(math.log(step), ys[0])[0] - 10, height - margin + 6), str(step), fill="black")
-    save_picture(page, path)
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -145,7 +121,9 @@ def main(work: Path = Path("build/emoji"), seeds: int = 5, docs: Path = Path("do
     rows = [[(trained if (o, s) in shown else unseen).picture((o, s), 0) for s in STYLES] for o in BENCHMARK]
     save_picture(sheet(rows, columns=STYLES, labels=BENCHMARK, cell=64), docs / "canvas.png")
     if (work / "denoiser-run" / "log.jsonl").exists():
-        loss_curve(work / "denoiser-run" / "log.jsonl", docs / "canvas-loss.png")
+        lines = map(json.loads, (work / "denoiser-run" / "log.jsonl").read_text().splitlines())
+        curve = [(line["step"], line["loss"]) for line in lines]
+        line_plot({"loss": curve}, docs / "canvas-loss.png", title="weighted denoising loss over training steps")
     page = docs / "canvas.md"
     text = page.read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]

@@ -34,7 +34,7 @@ class Run:
         self.folder, self.modules, self.optimiser, self.decay = folder, modules, optimiser, decay
         self.averaged = {k: v.detach().clone() for k, v in self._weights().items()}
         self.step = 0
-        self.saved_at = time.monotonic()
+        self.started = self.saved_at = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "state.safetensors").exists():
             self._load()
@@ -68,15 +68,32 @@ class Run:
         os.replace(partial, self.folder / "state.safetensors")
         self.saved_at = time.monotonic()
 
-    def steps(self, total: int, save_every: float = 180) -> Iterator[int]:
-        """Count from where the run stands to `total`, saving every `save_every` seconds and at the end."""
+    def steps(self, total: int, lr: float, hold: float = 0.5, save_every: float = 180) -> Iterator[int]:
+        """Count from where the run stands to `total`, with the learning rate of each step set.
+
+        Args:
+            total: steps of the whole run.
+            lr: learning rate before the cosine tail.
+            hold: part of the run after which the tail begins.
+            save_every: seconds between checkpoints; one more is written at the end.
+        """
         while self.step < total:
+            for group in self.optimiser.param_groups:
+                group["lr"] = lr * cosine_tail(self.step, total, hold=hold)
             yield self.step
             self.step += 1
             self._average()
             if time.monotonic() - self.saved_at > save_every:
                 self.save()
         self.save()
+
+    def descend(self, loss: Tensor) -> None:
+        """One optimiser step, with gradients clipped to norm 1."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        for module in self.modules.values():
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        self.optimiser.step()
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -90,8 +107,11 @@ class Run:
         for key, value in self._weights().items():
             value.copy_(self.averaged[key])
 
-    def log(self, **figures: float) -> None:
-        """Append one line to `log.jsonl` and print it."""
+    def log(self, every: int, **figures: float) -> None:
+        """Every so many steps, append one line to `log.jsonl` and print it."""
+        if self.step % every:
+            return
+        figures |= {"seconds": time.monotonic() - self.started}
         line = {"step": self.step} | {k: round(float(v), 5) for k, v in figures.items()}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -25,9 +25,10 @@ def style_concept(name: str) -> Concept:
 def alcohol_concepts() -> tuple[Concept, ...]:
     """The abstract concept: the word itself and the five drinks that it stands for."""
     keep = [text for t in OBJECTS if t.name not in ALCOHOL for text in _captions(t.name)]
-    words = [("alcohol", "coffee"), *((name, anchor_of(name)) for name in ALCOHOL)]
-    anchors = {"clinking beer mugs": "coffee", "tropical drink": "coffee"}
-    return tuple(_concept(word, "abstract", anchors.get(word, anchor), (), keep) for word, anchor in words)
+    return (
+        _concept("alcohol", "abstract", "coffee", (), keep),
+        *(_concept(name, "abstract", "ice cream", (), keep) for name in ALCOHOL),
+    )
 
 
 def _captions(noun: str) -> list[str]:

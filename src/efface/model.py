@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families import Entry, Family, Projection, family_of
+from efface.families.sites import Site, sites_matching
 
 
 class Text(NamedTuple):
@@ -55,6 +56,11 @@ class Model:
     def entries(self) -> list[Entry]:
         """The networks that text states enter."""
         return self.family.entries()
+
+    def sites(self, pattern: str) -> list[Site]:
+        """Modules of the denoiser whose path matches an fnmatch pattern; raises UsageError where none does."""
+        entry = self.entries()[0]
+        return sites_matching(entry.name, entry.module, pattern)
 
     def components(self) -> dict[str, nn.Module]:
         """The networks an erasure may edit: denoiser, ControlNets, text encoders."""
@@ -119,6 +125,11 @@ class Model:
             return (latents - spread * output) / signal
         return signal * latents - spread * output
 
+    def to_noisy(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """Clean latents with noise added up to timesteps `level` (batch channels height width)."""
+        signal, spread = self._mixture(level, clean)
+        return signal * clean + spread * noise
+
     def _prediction(self) -> str:
         kind = self.pipeline.scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
@@ -151,6 +162,24 @@ class Model:
             negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
             side: width and height in pixels; the model's own by default.
         """
+        latents = torch.empty(0)
+        options = {"seeds": seeds, "steps": steps, "guidance": guidance, "negative": negative, "side": side}
+        for _, latents in self.denoised(text, **options):  # noqa: B007 - the last ones are the picture
+            pass
+        return self.decode(latents)
+
+    @torch.no_grad()
+    def denoised(
+        self,
+        text: Text,
+        *,
+        seeds: Sequence[int],
+        steps: int = 50,
+        guidance: float = 7.5,
+        negative: str | None = None,
+        side: int | None = None,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """The steps of `sample`: the timestep that the denoiser saw, and the latents (batch channels h w) after it."""
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
         device, dtype = text.states.device, text.states.dtype
         latents = self._noise(seeds, side).to(device, dtype)
@@ -165,7 +194,7 @@ class Model:
                 unconditional, conditional = output.chunk(2)
                 output = unconditional + guidance * (conditional - unconditional)
             latents = scheduler.step(output, level, latents, return_dict=False)[0]
-        return self.decode(latents)
+            yield float(level), latents
 
     def _with_unconditional(self, text: Text, negative: str | None) -> Text:
         """The rows of the negative prompt above those of `text`, for guidance."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from efface.canvas.harvest import SITE_OF
+
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "uce": {
         "object": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.005},
@@ -17,4 +19,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "object": {"rows": "subject", "epochs": 1, "regulariser": 0.1, "preserve_weight": 0.01},
         "style": {"rows": "subject", "epochs": 1, "regulariser": 0.1, "preserve_weight": 0.01},
     },
+    "saeuron": {
+        "object": {"site": SITE_OF["object"], "gamma": -5.0},
+        "style": {"site": SITE_OF["style"], "gamma": -5.0},
+    },
 }
+
+CODERS: dict[str, Any] = {"latents": 2048, "k": 16, "steps": 2000, "passes": 2.0, "lr": 1e-3}
+"""How the canvas's own autoencoders were trained (recipe: `efface sae train emoji`)."""

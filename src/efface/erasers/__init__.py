@@ -12,7 +12,7 @@ from types import ModuleType
 
 from efface.errors import UsageError
 
-METHODS = ("rece", "uce")
+METHODS = ("rece", "preserve", "project", "saeuron", "uce")
 """One registration a method."""
 
 

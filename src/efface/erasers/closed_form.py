@@ -39,6 +39,12 @@ class Factors(NamedTuple):
         """Mᵀ X for X (width n)."""
         return columns + self.v @ (self.u.T @ columns)
 
+    def congruent(self, s: Tensor) -> Tensor:
+        """MᵀSM of a symmetric S (width width), as S + P + Pᵀ with P = V (SU + ½ V UᵀSU)ᵀ: half the products."""
+        su = s @ self.u
+        p = self.v @ (su + self.v @ (self.u.T @ su) / 2).T
+        return s + p + p.T
+
     def then(self, later: Factors) -> Factors:
         """M_self M_later, the map after folding `self` first and `later` second; at most `width` columns."""
         u = torch.cat([self.u, self.apply(later.u)], dim=1)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from efface.erasers.closed_form import Factors, Pairs
     from efface.erasers.stopping import EpochJudge
     from efface.erasures import Erasure
+    from efface.judges import Judge
     from efface.model import Model
 
 Derivation = Literal["regzero", "standard", "1st", "2nd", "both"]
@@ -76,21 +77,28 @@ def default_anchor(concept: Concept) -> str:
     return "art" if concept.kind == "style" else " "
 
 
-def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: EpochJudge | None = None) -> Erasure:
+def erase(
+    model: Model, concepts: Sequence[Concept], config: Config, judge: Judge | EpochJudge | None = None
+) -> Erasure:
     """UCE first; then in every epoch derive the embeddings c' that still give the old keys and values, and edit c' → t.
 
     All concepts are edited jointly. With W the original matrices, S = Σ WᵀW and W' = W M the current ones, the whole
     method happens on width x width matrices: M ← M · M_edit(c').
 
     Args:
-        judge: called with the erasure after each epoch, returns the share of validation pictures that show the
-            concept; the epoch with the smallest share is kept. Without one all epochs are run.
+        judge: says after each epoch what validation pictures show; the epoch with the smallest share of the concept is
+            kept. Without one all epochs are run.
     """
     from efface.erasers.closed_form import Pairs, gram_of
     from efface.erasers.common import provenance, spoken, text_map, text_width
     from efface.erasers.gram import key_value_gram_of
     from efface.erasers.rows import concept_rows, retained_rows
+    from efface.erasers.stopping import epoch_judge
+    from efface.sampling import sampling
 
+    shows: EpochJudge | None = judge  # type: ignore[assignment]
+    if hasattr(judge, "classes"):
+        shows = epoch_judge(model, concepts, judge, **sampling(model.pipeline, None, None))  # type: ignore[arg-type]
     lambda_r, epochs, neutral = published(concepts)
     lambda_r = lambda_r if config.regulariser is None else config.regulariser
     epochs = epochs if config.epochs is None else config.epochs
@@ -113,10 +121,10 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Epoc
                     retained, preserve=config.preserve_weight, **weights
                 )
             )
-        if judge is None:
+        if shows is None:
             best = map_
             continue
-        rates.append(judge(text_map(provenance(model, "rece", asdict(config), concepts, config.keep or ()), map_)))
+        rates.append(shows(text_map(provenance(model, "rece", asdict(config), concepts, config.keep or ()), map_)))
         if rates[-1] < best_rate:
             best, best_rate = map_, rates[-1]
         if rates[-1] <= config.stop_rate:
@@ -146,15 +154,14 @@ def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Deriva
         cholesky(s, "S = Σ WᵀW, which the surrogate '1st' inverts: use 'regzero' on this model")
         m = torch.linalg.lu_factor(map_.apply(torch.eye(len(s), dtype=s.dtype)))
         return pairs.derived(lambda c, t: (torch.linalg.lu_solve(*m, c.contiguous()) + lambda_r * c) / (1 + lambda_r))
-    mts = map_.apply_transposed(s)  # MᵀS
-    mtsm = map_.apply_transposed(mts.T)  # Mᵀ(SM) = MᵀSM, since S is symmetric
-    mtsm = (mtsm + mtsm.T) / 2
-    ridge = lambda_r * torch.eye(len(s), dtype=s.dtype)
-    left, right, target_weight = {
-        "regzero": (ridge + mtsm, mts, 0.0),
-        "standard": (ridge + mtsm, mts, lambda_r),
-        "2nd": (ridge + mtsm, ridge + mts, 0.0),
-        "both": (ridge + (1 + lambda_r) * mtsm, ridge + mts + lambda_r * mtsm, 0.0),
-    }[form]
+    mtsm = map_.congruent(s)
+    left = (1 + lambda_r) * mtsm if form == "both" else mtsm.clone()
+    left.diagonal().add_(lambda_r)
     factor = cholesky(left, f"the derivation {form!r}: give a regulariser above 0")
-    return pairs.derived(lambda c, t: torch.cholesky_solve(right @ c + target_weight * t, factor))
+    beside = {  # the right-hand side without MᵀS c
+        "regzero": lambda c, t: 0.0,
+        "standard": lambda c, t: lambda_r * t,
+        "2nd": lambda c, t: lambda_r * c,
+        "both": lambda c, t: lambda_r * (c + mtsm @ c),
+    }[form]
+    return pairs.derived(lambda c, t: torch.cholesky_solve(map_.apply_transposed(s @ c) + beside(c, t), factor))

@@ -76,6 +76,8 @@ class Erasure(ABC):
     """Name of the kind in files."""
     maps_text: ClassVar[bool]
     """Whether it can be applied to text states instead of weights."""
+    edits_activations: ClassVar[bool] = False
+    """Whether it edits the outputs of modules, by hooks, instead of text states or weights."""
 
     @abstractmethod
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
@@ -108,7 +110,8 @@ class Erasure(ABC):
         """
         from efface.erasures.lifecycle import attach
 
-        attach(self, pipeline, scale=scale, fold=fold or not self.maps_text, force=force)
+        in_weights = fold or not (self.maps_text or self.edits_activations)
+        attach(self, pipeline, scale=scale, fold=in_weights, force=force)
 
     def remove(self, pipeline: Any) -> None:
         """Take it off again; every weight is bit-identical to before, whatever else stays attached."""

@@ -2,7 +2,8 @@
 
 Every denoiser has one stack of attachments. Erasures in weights are rebuilt from the original weights, in order,
 whenever the stack changes, so that removal is exact and any one may leave before the others. Erasures of text states
-run in one hook before the denoiser, the latest first: attaching A and then B means W M_A M_B.
+run in one hook before the denoiser, the latest first: attaching A and then B means W M_A M_B. Erasures of activations
+hook the modules that they edit, the earliest first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from efface.erasures.activation import ActivationEdit
 from efface.erasures.base import Erasure
 from efface.erasures.fingerprint import Fingerprint, fingerprint_of
 from efface.erasures.textmap import TextMap
@@ -44,7 +46,11 @@ class Stack:
 
     def mapped(self) -> list[Attachment]:
         """The attachments that act on text states."""
-        return [a for a in self.attachments if not a.folded]
+        return [a for a in self.attachments if not a.folded and not a.erasure.edits_activations]
+
+    def hooked(self) -> list[Attachment]:
+        """The attachments that edit activations."""
+        return [a for a in self.attachments if a.erasure.edits_activations]
 
     def folded(self) -> list[Attachment]:
         """The attachments that live in weights."""
@@ -79,6 +85,8 @@ def attach(erasure: Erasure, pipeline: Any, *, scale: float, fold: bool, force: 
         )
     _require_base(erasure, stack.fingerprint(model), force)
     attachment = Attachment(erasure, scale, fold)
+    if fold and erasure.edits_activations:
+        raise EffaceError("this erasure edits activations, which no weight does: attach it without folding.")
     if fold:
         _require_foldable(model, erasure)
         if stack.mapped() and _edits_projections(model, erasure):
@@ -86,7 +94,7 @@ def attach(erasure: Erasure, pipeline: Any, *, scale: float, fold: bool, force: 
                 "a mapped erasure is attached, and editing the projections under it would change the order in which they "
                 "compose: remove it, attach this one first, then the other (or fold both)."
             )
-    else:
+    elif erasure.maps_text:
         _warn_uncovered(model)
     stack.attachments.append(attachment)
     try:
@@ -131,6 +139,19 @@ def _rebuild(model: Model, stack: Stack) -> None:
     if stack.mapped():
         for entry in model.entries():
             stack.handles.append(entry.module.register_forward_pre_hook(_map_states(stack), with_kwargs=True))
+    for attachment in stack.hooked():
+        if isinstance(attachment.erasure, ActivationEdit):
+            stack.handles += attachment.erasure.hooks(model, attachment.scale)
+    if _compiled(model):
+        torch.compiler.reset()  # a compiled graph would not notice hooks on the modules inside it
+
+
+def _compiled(model: Model) -> bool:
+    """Whether torch.compile has wrapped the denoiser, from outside or in place, or a part of it."""
+    if any(hasattr(part, "_orig_mod") for part in model.pipeline.components.values()):
+        return True
+    parts = (part for entry in model.entries() for part in entry.module.modules())
+    return any(getattr(part, "_compiled_call_impl", None) is not None for part in parts)
 
 
 def _map_states(stack: Stack) -> Any:

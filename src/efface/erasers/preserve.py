@@ -1,0 +1,51 @@
+"""Preserve: the ridge edit worked outside the span of what is retained, which stays exactly (after ACE, arXiv 2503.08116)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from efface.concept import Concept
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.erasures import Erasure
+    from efface.model import Model
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the null-space edit."""
+
+    rows: Literal["last", "subject", "all"] = "subject"
+    """Which token positions are edited."""
+    ridge: float = 0.1
+    """λ, weight of leaving the concept's own states as they are."""
+    share: float = 0.9
+    """Share of the retained rows' energy that is kept exactly; the rest of their span is given up, since many prompts
+    together span everything."""
+    keep: tuple[str, ...] | None = None
+    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
+    keep_rows: Literal["last", "subject", "all"] = "all"
+    """Which positions of the retained prompts count."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UsageError(f"share is {self.share}; expected a number above 0 and at most 1.")
+        if not 0 <= self.ridge < float("inf"):
+            raise UsageError(f"ridge is {self.ridge}; expected a finite number of at least 0.")
+
+
+def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
+    """Erase concepts with M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P; `judge` is not used."""
+    from efface.erasers.common import provenance, text_map
+    from efface.erasers.nullspace import gathered, moved, outside, ridge_outside
+    from efface.erasers.uce import default_anchor
+
+    keep = config.keep or ()
+    pairs, retained = gathered(model, concepts, default_anchor(concepts[0]), config.rows, keep, config.keep_rows)
+    free = outside(retained, config.share)
+    map_ = ridge_outside(pairs, free.projector, config.ridge)
+    notes = {"free_dimensions": free.dimensions, "retained_moved": moved(map_, retained)}
+    return text_map(provenance(model, "preserve", asdict(config), concepts, keep, **notes), map_)

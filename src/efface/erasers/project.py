@@ -1,0 +1,56 @@
+"""Project: a singular map that takes the concept's states to its anchor's exactly and keeps the retained span exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from efface.concept import Concept
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.erasures import Erasure
+    from efface.model import Model
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the exact edit."""
+
+    rows: Literal["last", "subject", "all"] = "subject"
+    """Which token positions are edited."""
+    share: float = 0.9
+    """Share of the retained rows' energy that is kept exactly."""
+    tolerance: float = 0.05
+    """Singular values of the concept's rows outside that span, below this share of the largest, are taken for 0: exactness
+    in directions that are hardly there would need a map of any size."""
+    keep: tuple[str, ...] | None = None
+    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
+    keep_rows: Literal["last", "subject", "all"] = "all"
+    """Which positions of the retained prompts count."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UsageError(f"share is {self.share}; expected a number above 0 and at most 1.")
+        if not 0 < self.tolerance < 1:
+            raise UsageError(f"tolerance is {self.tolerance}; expected a number between 0 and 1.")
+
+
+def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
+    """Erase concepts with M = I + (T − C)ᵀ (P Cᵀ)⁺, the target moved into the span that is kept; `judge` is not used.
+
+    With t in that span M (c − t) = 0: the map is singular, and no state of whatever norm gives the concept's own keys and
+    values back (`efface.certificate`).
+    """
+    from efface.erasers.common import provenance, text_map
+    from efface.erasers.nullspace import exact_outside, gathered, moved, outside, targets_inside
+    from efface.erasers.uce import default_anchor
+
+    keep = config.keep or ()
+    pairs, retained = gathered(model, concepts, default_anchor(concepts[0]), config.rows, keep, config.keep_rows)
+    free = outside(retained, config.share)
+    inside = targets_inside(pairs, free.projector)
+    map_ = exact_outside(inside, free.projector, config.tolerance)
+    notes = {"free_dimensions": free.dimensions, "retained_moved": moved(map_, retained)}
+    return text_map(provenance(model, "project", asdict(config), concepts, keep, **notes), map_)

@@ -1,0 +1,206 @@
+"""SAeUron: find the latents of a sparse autoencoder that speak of the concept, and turn them down (arXiv 2501.18052)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from efface.concept import Concept
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from efface.erasures import Erasure
+    from efface.erasures.activation import Edit
+    from efface.model import Model
+    from efface.sae.coder import Coder
+    from efface.sae.features import Statistics
+
+Gain = Literal["published", "normalised", "clamp"]
+
+AS_PUBLISHED = {"mode": "published"}
+"""What `--as-published` changes."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of SAeUron."""
+
+    coder: str = "emoji"
+    """Folder of the autoencoder, or of a run with one for every site; `emoji` is the canvas's own."""
+    site: str | None = None
+    """The module whose output is edited (paper: unet.up_blocks.1.attentions.1 for objects, .2 for styles)."""
+    statistics: str | None = None
+    """File of the site's statistics (`efface sae features`); without it the autoencoder's folder is looked in, and then
+    pictures of the concept and of what is kept are drawn."""
+    count: int = 1
+    """Latents chosen at each noise level (paper: 1 to 3)."""
+    percentile: float | None = None
+    """Instead of `count`: choose latents whose score is above this percentile (paper: 99.99 to 99.999)."""
+    gamma: float | None = None
+    """γ, the factor of a chosen latent (paper: −1 for styles, −1 to −30 for objects, found by a sweep)."""
+    gain: Gain = "published"
+    """`published`: z becomes γ·μ·z with μ the latent's mean over the concept's pictures; `normalised`: γ·z; `clamp`: γ·μ."""
+    mode: Literal["fast", "exact", "published"] = "fast"
+    """`fast`: active above a calibrated threshold, a file of a few kilobytes; `exact`: among the k largest of its position,
+    with the whole autoencoder; `published`: exact, with the public code's error term D(z) − x."""
+    calibrate: bool = False
+    """Find `count` and `gamma` with a judge on at most 200 pictures of the concepts and of what suffers most."""
+    keep: tuple[str, ...] | None = None
+    """Prompts of what is kept, with which the concept is compared where there are no statistics of others."""
+    images: int = 20
+    """Pictures of the concept, and as many of what is kept, where statistics are taken (paper: 20 a style, 80 an object)."""
+    draw_steps: int = 50
+    """Denoising steps of those pictures."""
+    guidance: float = 9.0
+    """Their guidance scale (paper: 9)."""
+    seed: int = 0
+    """Of those pictures."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "images", "draw_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
+
+
+def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any = None) -> Erasure:
+    """Choose latents for every concept and noise level, and say what becomes of them.
+
+    Where concepts share a latent the stronger suppression wins: the smaller gain.
+    """
+    from efface.erasers.common import provenance
+    from efface.erasures.activation import ActivationEdit
+    from efface.sae.features import choices
+    from efface.sae.find import open_coder
+
+    site = model.sites(config.site or published_site(concepts))[0].name
+    coder, sha256 = open_coder(config.coder, site)
+    known = known_statistics(config, site, concepts)
+    measured = known or taken_statistics(model, coder, site, concepts, config)
+
+    def made(config: Config, **notes: Any) -> ActivationEdit:
+        """The erasure by one choice of options."""
+        gammas = [gamma_of(c, config) for c in concepts]
+        tables = [tables_of(measured, coder, c.name, config, g) for c, g in zip(concepts, gammas, strict=True)]
+        edit = merged(tables, coder, measured)
+        settings = asdict(config) | {"site": site, "gammas": gammas}
+        settings["coders"] = {site: {"sha256": sha256, "source": config.coder}}
+        compared = () if known else config.keep or ()
+        why = {
+            c.name: [choice._asdict() for choice in choices(measured, c.name, count_of(coder, config))]
+            for c in concepts
+        }
+        origin = provenance(model, "saeuron", settings, concepts, compared, chosen=why, **notes)
+        return ActivationEdit(origin, {site: edit}, {site: coder})
+
+    if not config.calibrate:
+        return made(config)
+    from efface.sae.calibrate import calibrated
+
+    best, curve = calibrated(model, concepts, config, measured, made, judge)
+    return made(best, calibration=curve)
+
+
+def published_site(concepts: Sequence[Concept]) -> str:
+    """The paper's block for the kind of concept."""
+    return f"unet.up_blocks.1.attentions.{2 if concepts[0].kind == 'style' else 1}"
+
+
+def gamma_of(concept: Concept, config: Config) -> float:
+    """The factor asked for, or the paper's: −1 for styles; −10, the middle of its sweep, for all else."""
+    return config.gamma if config.gamma is not None else -1.0 if concept.kind == "style" else -10.0
+
+
+def known_statistics(config: Config, site: str, concepts: Sequence[Concept]) -> Statistics | None:
+    """Statistics from a file, where there is one that knows every concept."""
+    from pathlib import Path
+
+    from efface.sae.features import Statistics
+    from efface.sae.find import coder_folder
+
+    path = Path(config.statistics) if config.statistics else coder_folder(config.coder, site) / "statistics.safetensors"
+    if not config.statistics and not path.exists():
+        return None
+    found = Statistics.load(path)
+    known = all(concept.name in found.concepts for concept in concepts)
+    if config.statistics and not known:
+        raise UsageError(f"{path} has no statistics of {concepts[0].name!r}; it has {', '.join(found.concepts[:8])}…")
+    return found if known else None
+
+
+def taken_statistics(model: Model, coder: Coder, site: str, concepts: Sequence[Concept], config: Config) -> Statistics:
+    """Draw pictures of every concept and of what is kept, and take the statistics from them."""
+    from efface.sae.features import Labelled, statistics
+    from efface.sae.harvest import HarvestConfig
+
+    if not config.keep:
+        raise UsageError("there is nothing to compare the concept with: give prompts of what is kept (--keep).")
+    pictures = [
+        Labelled(prompts[i % len(prompts)], (name,), config.seed + i)
+        for name, prompts in (*((c.name, c.prompts()) for c in concepts), ("", list(config.keep)))
+        for i in range(config.images)
+    ]
+    harvest = HarvestConfig((site,), config.draw_steps, config.guidance)
+    kinds = {c.name: "concept" for c in concepts} | {"": "concept"}
+    return statistics(model, {site: coder}, pictures, kinds, harvest)[site]
+
+
+def count_of(coder: Coder, config: Config) -> int:
+    """Latents chosen at each level."""
+    from efface.sae.features import percentile_count
+
+    return config.count if config.percentile is None else percentile_count(coder.config.latents, config.percentile)
+
+
+class Tables(NamedTuple):
+    """What happens to every latent of the autoencoder at every level, for one concept (levels latents)."""
+
+    gate: Tensor
+    """Activation above which it is edited; infinite where it is not chosen."""
+    gain: Tensor
+    shift: Tensor
+
+
+def tables_of(measured: Statistics, coder: Coder, concept: str, config: Config, gamma: float) -> Tables:
+    """The published edit of one concept: gate μ(i,t,D), gain γ μ(i,t,D_c), or what `config.gain` says instead."""
+    import torch
+
+    from efface.sae.features import select
+
+    chosen = select(measured.scores(concept), count_of(coder, config))
+    mean = measured.of(concept)
+    gain = {"published": gamma * mean, "normalised": torch.full_like(mean, gamma), "clamp": torch.zeros_like(mean)}
+    shift = gamma * mean if config.gain == "clamp" else torch.zeros_like(mean)
+    gate = torch.where(chosen, measured.everything(concept), float("inf"))
+    if config.mode == "fast":
+        gate = torch.maximum(gate, measured.cutoff[:, None])
+    return Tables(gate, gain[config.gain], shift)
+
+
+def merged(concepts: Sequence[Tables], coder: Coder, measured: Statistics) -> Edit:
+    """The union of the concepts' latents; where several choose one at a level, the smallest gain wins."""
+    import torch
+
+    from efface.erasures.activation import Edit
+
+    gate, gain, shift = (torch.stack(tables) for tables in zip(*concepts, strict=True))
+    strongest = torch.where(gate.isfinite(), gain, float("inf")).argmin(0, keepdim=True)
+    gate, gain, shift = (table.gather(0, strongest)[0] for table in (gate, gain, shift))
+    latents = gate.isfinite().any(0).nonzero().squeeze(1)
+
+    def copied(part: Tensor) -> Tensor:
+        return part.detach().clone().contiguous()
+
+    return Edit(
+        encoder=copied(coder.encoder.weight[latents]),
+        bias=copied(coder.encoder.bias[latents]),
+        centre=copied(coder.b_dec),
+        decoder=copied(coder.W_dec[latents]),
+        latents=latents,
+        levels=measured.levels,
+        gate=copied(gate[:, latents]),
+        gain=copied(gain[:, latents]),
+        shift=copied(shift[:, latents]),
+    )

@@ -1,0 +1,209 @@
+"""ActivationEdit: chosen latents of a sparse autoencoder are turned down at the outputs of some modules (SAeUron)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from efface.erasures.base import Erasure
+from efface.errors import EffaceError
+from efface.families.sites import Site
+from efface.model import Model
+
+PARTS = ("encoder", "bias", "centre", "decoder", "latents", "levels", "gate", "gain", "shift")
+
+
+class Edit(NamedTuple):
+    """What happens to the chosen latents of one site; at level t an active latent z becomes gain·z + shift."""
+
+    encoder: Tensor
+    """Encoder rows of the chosen latents (chosen width)."""
+    bias: Tensor
+    """Their biases (chosen,)."""
+    centre: Tensor
+    """The autoencoder's b_dec (width,)."""
+    decoder: Tensor
+    """Decoder rows of the chosen latents (chosen width)."""
+    latents: Tensor
+    """Which latents of the autoencoder they are (chosen,)."""
+    levels: Tensor
+    """Timesteps (levels,); a level between them takes the nearest."""
+    gate: Tensor
+    """Activation above which a latent is edited (levels chosen); infinite where it is not chosen at that level."""
+    gain: Tensor
+    """(levels chosen)"""
+    shift: Tensor
+    """(levels chosen)"""
+
+    def to(self, like: Tensor) -> Edit:
+        """The same on another device."""
+        return Edit(*(part.to(like.device) for part in self))
+
+    def at(self, level: Tensor) -> Tensor:
+        """Index of the nearest known level of each timestep (batch,)."""
+        return (self.levels - level.float().reshape(-1, 1)).abs().argmin(1)
+
+    def delta(self, states: Tensor, level: Tensor, scale: float, member: Tensor | None = None) -> Tensor:
+        """What is added to the states: Σ over active chosen latents of (gain·z + shift − z) W_dec (batch tokens width).
+
+        Gradients flow through z; which latents are active is taken as constant.
+
+        Args:
+            states: (batch tokens width) in float32.
+            level: the denoiser's timestep (batch,) or one for all.
+            scale: 0 leaves all as it is, 1 is the edit.
+            member: which chosen latents are in the top k at each position (batch tokens chosen); None in fast mode.
+        """
+        z = torch.relu((states - self.centre) @ self.encoder.T + self.bias)
+        at = self.at(level)
+        active = z.detach() > self.gate[at][:, None]
+        if member is not None:
+            active = active & member
+        change = (self.gain[at][:, None] - 1) * z + self.shift[at][:, None]
+        return torch.where(active, scale * change, 0.0) @ self.decoder
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationEdit(Erasure):
+    """Edits of the latents of sparse autoencoders at some sites.
+
+    In fast mode it is self-contained: a latent counts as active above a threshold. In exact mode, a latent must be among
+    the k largest of its position, for which the whole autoencoder is needed; the header names it by hash.
+    """
+
+    edits: dict[str, Edit]
+    """Site name -> what happens there."""
+    coders: dict[str, Any] = field(default_factory=dict)
+    """Site name -> autoencoder, in exact mode; found by its hash when the erasure comes from a file."""
+
+    kind = "activation"
+    maps_text = False
+    edits_activations = True
+
+    @property
+    def mode(self) -> str:
+        """`fast`, `exact`, or `published` (the public code's error term)."""
+        return str(self.provenance.config.get("mode", "fast"))
+
+    def hooks(self, model: Model, scale: float) -> list[Any]:
+        """Register the edits on a model; returns handles that take them off."""
+        sites = {name: _only(model.sites(name), name) for name in self.edits}
+        coders = self._coders_here(model) if self.mode != "fast" else {}
+        clock = _Clock()
+        entry = model.entries()[0].module
+        handles = [entry.register_forward_pre_hook(clock, with_kwargs=True)]
+        for name, site in sites.items():
+            handles.append(site.module.register_forward_hook(self._edit(site, clock, scale, coders.get(name))))
+        return handles
+
+    def _edit(self, site: Site, clock: _Clock, scale: float, coder: Any) -> Any:
+        kept = {"edit": self.edits[site.name]}
+        published = self.mode == "published"
+
+        def hook(module: Any, args: Any, output: Any) -> Any:
+            edit = kept["edit"]
+            if len(edit.latents) == 0 and not published:
+                return None
+            states = site.read(output)
+            if edit.gate.device != states.device:
+                edit = kept["edit"] = edit.to(states)
+                if coder is not None:
+                    coder.to(states.device)
+            wide = states.float()
+            if wide.shape[-1] != len(edit.centre):
+                raise EffaceError(
+                    f"{site.name} gives {wide.shape[-1]} channels where the erasure's autoencoder reads {len(edit.centre)}."
+                )
+            member = None if coder is None else members(coder, wide, edit.latents)
+            delta = edit.delta(wide, clock.level.to(states.device), scale, member)
+            if published and coder is not None:  # adds D(z) − x where x − D(z) is meant
+                delta = delta + scale * 2 * (coder(wide) - wide)
+            return site.add(output, delta.to(states.dtype))
+
+        return hook
+
+    def _coders_here(self, model: Model) -> dict[str, Any]:
+        from efface.sae.find import find_coder
+
+        for site, named in self.provenance.config["coders"].items():
+            if site not in self.coders:
+                self.coders[site] = find_coder(named["sha256"], named["source"], site)
+        return self.coders
+
+    def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
+        raise EffaceError("this erasure edits activations, which no weight does: attach it without folding.")
+
+    def targets(self) -> list[str]:
+        return []
+
+    def tensors(self) -> dict[str, Tensor]:
+        # An infinite gate stands for "not chosen"; files hold finite values only.
+        return {
+            f"{site}|{part}": torch.nan_to_num(tensor, posinf=HUGE) if part == "gate" else tensor
+            for site, edit in self.edits.items()
+            for part, tensor in zip(PARTS, edit, strict=True)
+        }
+
+    @classmethod
+    def restore(cls, provenance: Any, tensors: dict[str, Tensor]) -> ActivationEdit:
+        return cls(provenance, {site: Edit(**parts) for site, parts in _by_site(tensors).items()})
+
+    @classmethod
+    def check(cls, tensors: dict[str, Tensor], width: int) -> None:
+        for site, parts in _by_site(tensors).items():
+            found = {name: tuple(t.shape) for name, t in parts.items()}
+            if set(found) != set(PARTS) or len(found["encoder"]) != 2 or len(found["levels"]) != 1:
+                raise EffaceError(
+                    f"the edit of {site!r} holds {found}; expected {', '.join(PARTS)}: make the erasure again."
+                )
+            (chosen, channels), levels = found["encoder"], found["levels"][0]
+            expected = {"encoder": (chosen, channels), "bias": (chosen,), "centre": (channels,)}
+            expected |= {"decoder": (chosen, channels), "latents": (chosen,), "levels": (levels,)}
+            expected |= dict.fromkeys(("gate", "gain", "shift"), (levels, chosen))
+            if found != expected or levels == 0:
+                raise EffaceError(f"the edit of {site!r} holds {found}; expected {expected}: make the erasure again.")
+
+
+HUGE = torch.finfo(torch.float32).max
+"""Written for an infinite gate."""
+
+
+def _by_site(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    sites: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        site, _, part = key.rpartition("|")
+        sites.setdefault(site, {})[part] = tensor
+    return sites
+
+
+@torch.no_grad()
+def members(coder: Any, states: Tensor, latents: Tensor) -> Tensor:
+    """Which latents are active at each position by the coder's own rule (batch tokens chosen)."""
+    flat = coder.activations(states.flatten(0, 1))
+    if coder.config.rule == "threshold":
+        least = coder.threshold
+    else:
+        least = flat.topk(coder.config.k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    return (flat[:, latents] >= least).unflatten(0, states.shape[:2])
+
+
+class _Clock:
+    """Remembers the timestep of the denoiser's current call, whatever the sampler's own count."""
+
+    level: Tensor
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        self.level = torch.as_tensor(timestep).detach().reshape(-1)
+
+
+def _only(sites: list[Site], name: str) -> Site:
+    exact = [site for site in sites if site.name == name]
+    if not exact:
+        raise EffaceError(
+            f"the model has no module called {name}, which the erasure edits: was it made for another model?"
+        )
+    return exact[0]

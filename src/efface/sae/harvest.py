@@ -1,0 +1,198 @@
+"""Activations of sites while a model draws: any number of sites in one pass, as they come or in rounds for training."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from efface.errors import EffaceError, UsageError
+from efface.families.sites import Site
+from efface.model import Model
+
+Half = Literal["conditional", "unconditional", "both"]
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """What is drawn and what is read meanwhile."""
+
+    sites: tuple[str, ...]
+    """fnmatch patterns over the denoiser's modules."""
+    steps: int = 50
+    """Denoising steps of each picture (paper: 50)."""
+    guidance: float = 9.0
+    """Classifier-free guidance scale (paper: 9)."""
+    every: int = 1
+    """Read every n-th step (paper: each)."""
+    half: Half = "conditional"
+    """Which half of a guided batch is read (paper: conditional)."""
+    difference: bool = False
+    """Read output − input of the site instead of its output (SDXL-unbox does; SAeUron reads the output)."""
+    batch: int = 32
+    """Pictures drawn at a time."""
+    seed: int = 0
+    """Picture i is drawn from seed + i."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "every", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if self.half != "conditional" and self.guidance <= 1:
+            raise UsageError(
+                f"half is {self.half!r} but guidance is {self.guidance}: without guidance there is one half."
+            )
+
+
+class Captured(NamedTuple):
+    """What sites gave at one denoising step of a batch of pictures."""
+
+    level: float
+    """The denoiser's timestep (0 to 999)."""
+    states: dict[str, Tensor]
+    """Site name -> activations (batch tokens width) of the halves asked for, the unconditional one first."""
+
+
+class Cost(NamedTuple):
+    """What a harvest will take."""
+
+    images: int
+    vectors: int
+    """Of each site."""
+    bytes: int
+    """On disk in half precision, all sites."""
+    seconds: float
+
+
+@contextmanager
+def reading(sites: Sequence[Site], *, difference: bool = False) -> Iterator[dict[str, Tensor]]:
+    """While active, every forward of the denoiser leaves the sites' activations (batch tokens width) in the dictionary."""
+    seen: dict[str, Tensor] = {}
+
+    def reader(site: Site) -> Any:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            states = site.read(output)
+            if difference:
+                states = states - site.read(args[0] if args else kwargs["hidden_states"])
+            seen[site.name] = states.detach()
+
+        return hook
+
+    handles = [site.module.register_forward_hook(reader(site), with_kwargs=True) for site in sites]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sites_of(model: Model, patterns: Sequence[str]) -> list[Site]:
+    """The sites that patterns name, each once; raises UsageError for a pattern without any."""
+    found = {site.name: site for pattern in patterns for site in model.sites(pattern)}
+    return list(found.values())
+
+
+def captured(
+    model: Model,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    config: HarvestConfig,
+    *,
+    pictures: list[Any] | None = None,
+) -> Iterator[Captured]:
+    """Draw one batch of pictures and yield what the sites gave, step by step.
+
+    Args:
+        prompts: one a picture.
+        seeds: one a picture.
+        pictures: the finished pictures are appended here; without it they are never decoded.
+
+    Raises:
+        EffaceError: a site gave values that are not finite.
+    """
+    sites = sites_of(model, config.sites)
+    with reading(sites, difference=config.difference) as seen:
+        steps = model.denoised(model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance)
+        for number, (level, latents) in enumerate(steps):
+            if number % config.every == 0:
+                yield Captured(level, {site.name: _half(seen[site.name], config, site) for site in sites})
+            if number == config.steps - 1 and pictures is not None:
+                pictures += model.decode(latents)
+
+
+def _half(states: Tensor, config: HarvestConfig, site: Site) -> Tensor:
+    if not torch.isfinite(states).all():
+        raise EffaceError(f"{site.name} gave values that are not finite: check the model's weights and dtype.")
+    if config.guidance <= 1 or config.half == "both":
+        return states
+    unconditional, conditional = states.chunk(2)
+    return conditional if config.half == "conditional" else unconditional
+
+
+class Stream:
+    """Activations drawn anew in rounds, for training without a disk: round i always holds the same vectors.
+
+    Args:
+        model: draws the pictures.
+        prompts: taken in a shuffled order, again and again.
+        config: what is read.
+        images: pictures of one round.
+        rank: of this process; others draw other pictures.
+        world: processes that share the work.
+    """
+
+    def __init__(
+        self, model: Model, prompts: Sequence[str], config: HarvestConfig, *, images: int, rank: int = 0, world: int = 1
+    ):
+        if not prompts:
+            raise UsageError("no prompts were given: name a file with one prompt a line, or `canvas`.")
+        self.model, self.prompts, self.config, self.images = model, list(prompts), config, images
+        self.rank, self.world = rank, world
+        self.names = [site.name for site in sites_of(model, config.sites)]
+
+    def round(self, index: int) -> dict[str, Tensor]:
+        """Site name -> vectors (rows width) in float32 on the CPU."""
+        first = (index * self.world + self.rank) * self.images
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        for start in range(first, first + self.images, self.config.batch):
+            numbers = range(start, min(start + self.config.batch, first + self.images))
+            prompts = [self._prompt(number) for number in numbers]
+            for step in captured(self.model, prompts, [self.config.seed + n for n in numbers], self.config):
+                for name, states in step.states.items():
+                    parts[name].append(states.flatten(0, 1).float().cpu())
+        return {name: torch.cat(batches) for name, batches in parts.items()}
+
+    def _prompt(self, number: int) -> str:
+        """The prompt of picture `number`: every pass over the prompts has its own order."""
+        turn, place = divmod(number, len(self.prompts))
+        order = torch.randperm(len(self.prompts), generator=torch.Generator().manual_seed(self.config.seed + turn))
+        return self.prompts[int(order[place])]
+
+
+def cost(model: Model, config: HarvestConfig, images: int) -> Cost:
+    """What a harvest of so many pictures will take, measured on one batch at one step."""
+    started = time.perf_counter()
+    batch = min(config.batch, images)
+    first = next(captured(model, ["a"] * batch, range(batch), config))
+    seconds = (time.perf_counter() - started) * config.steps * images / batch
+    steps = len(range(0, config.steps, config.every))
+    vectors = images * steps * max(s.shape[0] * s.shape[1] for s in first.states.values()) // batch
+    per_image = sum(s.numel() for s in first.states.values()) * steps * 2 // batch
+    return Cost(images, vectors, per_image * images, seconds)
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise EffaceError when a disk is too small for `needed` bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise EffaceError(
+            f"the shards need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free: take fewer pictures, "
+            "a larger --every, or train from the stream, which needs no disk."
+        )

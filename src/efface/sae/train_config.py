@@ -1,0 +1,43 @@
+"""Options of training, without anything heavy, so that the command line can list them before torch is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from efface.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How autoencoders are trained."""
+
+    latents: int | None = None
+    """Size of the dictionary; by default `expansion` times the site's width."""
+    expansion: int = 16
+    """Latents for each channel of the site (paper: 16)."""
+    k: int = 32
+    """Active latents of a vector, on average under batchtopk (paper: 32)."""
+    rule: Literal["topk", "batchtopk"] = "batchtopk"
+    """Selection while training (paper: batchtopk)."""
+    steps: int = 2000
+    """Optimiser steps."""
+    batch: int = 4096
+    """Vectors a step and process (paper: 4096)."""
+    passes: float = 1.0
+    """How often each vector of a round is used before the next round is drawn."""
+    lr: float = 4e-4
+    """Adam's learning rate, falling linearly to 0 (paper: 4e-4)."""
+    clip: float = 1.0
+    """Largest norm of the gradient (paper: 1)."""
+    alpha: float = 1 / 32
+    """Weight of AuxK (paper: 1/32)."""
+    dead_after: float = 0.1
+    """Share of the run that a latent must be silent to count as dead (paper: 10 M vectors)."""
+    seed: int = 0
+    """Of the initial weights and of every batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("expansion", "k", "steps", "batch", "passes", "lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected a number above 0.")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from PIL import Image
 
 from efface.cli import COMMANDS, main
@@ -49,19 +50,37 @@ def test_help_does_not_import_torch():
     assert all(name in help_without_torch("erase", "--help") for name in METHODS)
 
 
+OWN_OPTIONS = {
+    "rece": ("--ridge", "--preserve-weight", "--rows", "--epochs"),
+    "uce": ("--ridge", "--preserve-weight", "--rows", "--target"),
+    "preserve": ("--ridge", "--share", "--rows"),
+    "project": ("--tolerance", "--share", "--rows"),
+    "saeuron": ("--site", "--gamma", "--mode"),
+}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_methods_help_lists_its_options_without_torch(method):
     text = help_without_torch("erase", method, "--help")
-    for option in ("--ridge", "--preserve-weight", "--rows", "--keep", "--output", "--preview"):
+    for option in (*OWN_OPTIONS[method], "--keep", "--output", "--preview"):
         assert option in text
 
 
+@pytest.fixture
+def needed(sd, tmp_path):
+    """Options that a method cannot do without on the tiny model."""
+    options = tiny.coder_options(sd, tmp_path / "coder")
+    named = {"coder", "site", "images", "draw_steps"}
+    flags = [text for k in sorted(named) for text in (f"--{k.replace('_', '-')}", str(options[k]))]
+    return lambda method: flags if method == "saeuron" else []
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_erase_show_generate(folder, capsys, tmp_path, monkeypatch, method):
+def test_erase_show_generate(folder, capsys, tmp_path, monkeypatch, needed, method):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(
         capsys, "erase", method, folder, "church", "garbage truck", "-o", "e.safetensors", "--keep", "a dog", "a cat",
-        "--preview", "p.png", "--steps", "2", "--json",
+        "--preview", "p.png", "--steps", "2", "--json", *needed(method),
     )  # fmt: skip
     assert code == 0
     data = json.loads(out)
@@ -115,7 +134,7 @@ def test_env(capsys):
 BAD = {
     "no command": ([], 2, ""),
     "unknown command": (["explode"], 2, "unknown"),
-    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, uce"),
+    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, preserve, project, saeuron, uce"),
     "unknown option": (["erase", "rece", "MODEL", "church", "--strength", "2"], 2, ""),
     "empty concept": (["erase", "rece", "MODEL", " ", "-o", "OUT"], 2, "empty"),
     "no concept": (["erase", "rece", "MODEL"], 2, "no concept"),

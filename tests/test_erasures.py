@@ -22,12 +22,20 @@ METHODS = {
     "uce-tensor": ("uce", {"rows": "subject", "target": "tensor"}),
     "rece": ("rece", {}),
     "rece-1st": ("rece", {"rows": "subject", "derivation": "standard", "epochs": 2}),
+    "preserve": ("preserve", {}),
+    "project": ("project", {}),
+    "saeuron-fast": ("saeuron", {"mode": "fast"}),
+    "saeuron-exact": ("saeuron", {"mode": "exact"}),
+    "saeuron-published": ("saeuron", {"mode": "published"}),
 }
-MAPPED = [name for name, (_, options) in METHODS.items() if options.get("target") != "tensor"]
+MAPPED = [n for n, (method, options) in METHODS.items() if method != "saeuron" and options.get("target") != "tensor"]
+FOLDABLE = [name for name, (method, _) in METHODS.items() if method != "saeuron"]
+WAYS = [(name, fold) for name in METHODS for fold in (False, True) if not fold or name in FOLDABLE]
+WAYS_IDS = [f"{name}-{'folded' if fold else 'mapped'}" for name, fold in WAYS]
 
 
 @pytest.fixture(scope="module")
-def make():
+def make(tmp_path_factory):
     """Makes an erasure by its name in METHODS, once a pipeline and name."""
     made = {}
 
@@ -38,6 +46,8 @@ def make():
             concept = efface.Concept(
                 noun, anchor="cat" if noun != "cat" else "dog", templates=("a {}", "a {} in noto style")
             )
+            if method == "saeuron":
+                options = options | tiny.coder_options(pipe, tmp_path_factory.mktemp("coder"))
             made[key] = (pipe, efface.erase(pipe, concept, method=method, keep=["a dog"], **options))
         return made[key][1]
 
@@ -53,8 +63,7 @@ def assert_same_weights(pipe, before):
         assert torch.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("fold", [False, True], ids=["mapped", "folded"])
+@pytest.mark.parametrize(("name", "fold"), WAYS, ids=WAYS_IDS)
 def test_attach_changes_and_remove_restores_every_bit(pipe, make, draw, name, fold):
     erasure, before, pictures = make(pipe, name), weights(pipe), draw(pipe)
     with erasure.attached(pipe, fold=fold):
@@ -119,8 +128,7 @@ def test_a_batch_equals_its_pictures_alone(sd, make, draw, name):
         np.testing.assert_allclose(draw(sd, ["a church"]), both[:1], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("fold", [False, True], ids=["mapped", "folded"])
+@pytest.mark.parametrize(("name", "fold"), WAYS, ids=WAYS_IDS)
 def test_half_precision_of_the_same_model(pipe, make, name, fold):
     erasure = make(pipe, name)
     half = copy.deepcopy(pipe).to(torch.bfloat16)

@@ -5,6 +5,7 @@
     with erasure.attached(pipe):
         pipe("a church in noto style").images[0]
     erasure.save("church.safetensors")
+    efface.audit(pipe, erasure).save("card")
 
 Names are imported when first used, so that the command line answers before torch is loaded.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efface.api import erase
+    from efface.auditing import audit
     from efface.concept import Concept
     from efface.erasures import Erasure, TextMap, WeightDelta, attached_to
     from efface.errors import EffaceError, UsageError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "load": "efface.loading",
     "erase": "efface.api",
+    "audit": "efface.auditing",
     "Concept": "efface.concept",
     "Erasure": "efface.erasures",
     "TextMap": "efface.erasures",
@@ -36,7 +39,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Concept", "EffaceError", "Erasure", "Model", "TextMap", "UsageError", "WeightDelta", "attached_to", "erase", "load",
+    "Concept", "EffaceError", "Erasure", "Model", "TextMap", "UsageError", "WeightDelta", "attached_to", "audit", "erase",
+    "load",
 ]  # fmt: skip
 
 

@@ -30,8 +30,8 @@ def erase(
         concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
         method: name of the eraser ("rece", "uce").
         config: the method's Config; by default its published values, or the canvas's on the emoji canvas.
-        judge: for methods that can stop by one (RECE): a Judge whose classes name the concepts, or a function from an
-            erasure to the share of pictures that still show them; the best epoch is kept.
+        judge: for methods that can look at pictures. RECE keeps the best epoch by a Judge whose classes name the concepts,
+            or by a function from an erasure to the share of pictures that still show them; SAeUron calibrates with a Judge.
         **options: fields of the method's Config, instead of `config`. `keep=[...]` names prompts to retain, `keep=[]`
             none; without it the preset's, or the nearest neighbours in the model's text space are retained.
 
@@ -51,11 +51,6 @@ def erase(
         raise UsageError("give either a config or its fields as options, not both.")
     if config.keep is None:
         config = dataclasses.replace(config, keep=tuple(retained_prompts(model, concepts)))
-    if hasattr(judge, "classes"):
-        from efface.erasers.stopping import epoch_judge
-        from efface.sampling import sampling
-
-        judge = epoch_judge(model, concepts, judge, **sampling(pipeline, None, None))
     started = time.perf_counter()
     erasure = module.erase(model, concepts, config, judge)
     erasure.provenance.notes["seconds"] = round(time.perf_counter() - started, 3)
@@ -97,7 +92,7 @@ def canvas_settings(method: str, concepts: Sequence[Concept], pipeline: Any) -> 
 
     if not is_canvas(pipeline):
         return {}
-    settings = SETTINGS[method]
+    settings = SETTINGS.get(method, {"object": {}})
     return dict(settings.get(concepts[0].kind, settings["object"]))
 
 

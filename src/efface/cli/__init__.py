@@ -10,7 +10,7 @@ from pathlib import Path
 
 from efface.errors import EffaceError
 
-COMMANDS = ("demo", "erase", "generate", "show", "env")
+COMMANDS = ("demo", "erase", "generate", "show", "audit", "sae", "bench", "env")
 """In the order in which help lists them."""
 
 
@@ -37,9 +37,10 @@ def main(argv: list[str] | None = None) -> int:
 def _help() -> str:
     """What `efface --help` prints: every command with the first line of its file."""
     folder = Path(__file__).parent
-    lines = [
-        f"  {name:9} {(folder / f'{name}.py').read_text().split(chr(34) * 3)[1].splitlines()[0]}" for name in COMMANDS
-    ]
+    files = {
+        name: folder / name / "__init__.py" if (folder / name).is_dir() else folder / f"{name}.py" for name in COMMANDS
+    }
+    lines = [f"  {name:9} {path.read_text().split(chr(34) * 3)[1].splitlines()[0]}" for name, path in files.items()]
     return "\n".join(
         ["efface: remove concepts from text-to-image diffusion models, and prove that they are gone.", "",
          "usage: efface COMMAND [options]   (efface COMMAND --help for its options)", "", *lines]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from efface.cli.output import progress, result, say
+
+if TYPE_CHECKING:
+    from efface.canvas.score import Rates
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface demo", description=__doc__)
     from efface.api import erase
-    from efface.canvas.score import drawn, neighbours_of, rates
-    from efface.canvas.words import BENCHMARK, STYLES, caption, thing
+    from efface.canvas.score import drawn, rates
+    from efface.canvas.words import BENCHMARK, STYLES, caption
     from efface.errors import UsageError
     from efface.loading import load
     from efface.model import Model
@@ -48,31 +51,45 @@ def main(args: list[str]) -> None:
     pipeline = load("emoji")
     say(f"erasing {request.concept!r} with {request.method}")
     erasure = erase(pipeline, request.concept, method=request.method)
-    path = request.output / f"{request.concept.replace(' ', '-')}.safetensors"
+    path, picture = request.output / f"{request.concept.replace(' ', '-')}.safetensors", request.output / "demo.png"
     size = erasure.save(path)
 
-    others = [name for name in BENCHMARK if name != request.concept]
     pairs = [(request.concept, style) for style in STYLES]
-    pairs += [(name, STYLES[i % len(STYLES)]) for i, name in enumerate(others)]
-    model, scores, pictures = Model(pipeline), {}, {}
+    pairs += [(name, STYLES[i % len(STYLES)]) for i, name in enumerate(n for n in BENCHMARK if n != request.concept)]
+    model, found = Model(pipeline), {}
     for when in progress(("before", "after"), "drawing and judging"):
         if when == "after":
             erasure.attach(pipeline)
-        found = drawn(model, pairs, seeds=range(request.seeds))
-        pictures[when], scores[when] = found, rates(found, request.concept)
+        found[when] = drawn(model, pairs, seeds=range(request.seeds))
     erasure.remove(pipeline)
 
-    near, far = (
-        neighbours_of(request.concept, 3),
-        [n for n in others if thing(n).kind != thing(request.concept).kind][-3:],
+    shown = columns(request.concept, pairs)
+    rows = [[drawings.picture(pair, 0) for pair in shown] for drawings in found.values()]
+    save_picture(sheet(rows, columns=[caption(*pair) for pair in shown], labels=list(found), cell=96), picture)
+    report(
+        request,
+        before=rates(found["before"], request.concept),
+        after=rates(found["after"], request.concept),
+        edit_seconds=erasure.provenance.notes["seconds"],
+        bytes=size,
+        picture=str(picture),
+        erasure=str(path),
+        seconds=round(time.perf_counter() - started, 1),
     )
-    shown = [(request.concept, s) for s in ("noto", "twemoji", "fluent", "outline")]
-    shown += [(n, s) for n, s in pairs if n in (*near, *far)]
-    rows = [[found.picture(pair, 0) for pair in shown] for found in pictures.values()]
-    picture = request.output / "demo.png"
-    save_picture(sheet(rows, columns=[caption(*pair) for pair in shown], labels=["before", "after"], cell=96), picture)
 
-    before, after = scores["before"], scores["after"]
+
+def columns(concept: str, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs on the picture: the erased object in four styles, its neighbours, unrelated objects."""
+    from efface.canvas.score import neighbours_of
+    from efface.canvas.words import BENCHMARK, thing
+
+    unrelated = [name for name in BENCHMARK if thing(name).kind != thing(concept).kind][-3:]
+    others = {*neighbours_of(concept, 3), *unrelated}
+    return [(concept, s) for s in ("noto", "twemoji", "fluent", "outline")] + [p for p in pairs if p[0] in others]
+
+
+def report(request: Request, before: Rates, after: Rates, **facts: Any) -> None:
+    """Print the table, or the JSON object."""
     data = {
         "concept": request.concept,
         "method": request.method,
@@ -83,20 +100,15 @@ def main(args: list[str]) -> None:
         "styles_before": before.styles,
         "styles_after": after.styles,
         "intact_after": after.intact,
-        "edit_seconds": erasure.provenance.notes["seconds"],
-        "bytes": size,
-        "picture": str(picture),
-        "erasure": str(path),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    rows_ = [
+    } | facts
+    rows = [
         (f"{request.concept} detected", f"{before.erased:.0%} before, {after.erased:.0%} after"),
         ("other objects right", f"{before.others:.0%} before, {after.others:.0%} after"),
         ("styles right (others)", f"{before.styles:.0%} before, {after.styles:.0%} after"),
         ("erased pictures intact", f"{after.intact:.0%}"),
-        ("edit", f"{data['edit_seconds']:.2f} s, {size:,} bytes"),
-        ("picture", str(picture)),
-        ("erasure", str(path)),
-        ("everything", f"{data['seconds']} s"),
+        ("edit", f"{facts['edit_seconds']:.2f} s, {facts['bytes']:,} bytes"),
+        ("picture", facts["picture"]),
+        ("erasure", facts["erasure"]),
+        ("everything", f"{facts['seconds']} s"),
     ]
-    result(data, as_json=request.json, rows=rows_)
+    result(data, as_json=request.json, rows=rows)

@@ -33,9 +33,10 @@ class Request:
     steps: int | None = None
     """Denoising steps of the preview."""
     judge: Literal["canvas"] | None = None
-    """Let the canvas's judges choose RECE's best epoch on a few validation pictures."""
+    """Let the canvas's judges look at pictures: RECE keeps its best epoch, SAeUron calibrates (--calibrate)."""
     as_published: bool = False
-    """The paper's own settings: nothing retained but its neutral prompt, no settings of the canvas."""
+    """The paper's own settings and its public code's traps: nothing retained but its neutral prompt (RECE, UCE), the error
+    term with the wrong sign (SAeUron), no settings of the canvas."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -43,7 +44,7 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     if not args or args[0] in ("-h", "--help"):
-        lines = [f"  {name:6} {summary}" for name, summary in method_summaries().items()]
+        lines = [f"  {name:8} {summary}" for name, summary in method_summaries().items()]
         print("\n".join([__doc__ or "", "usage: efface erase METHOD MODEL CONCEPT... [options]", "", *lines]))
         raise SystemExit(0 if args else 2)
     if args[0].startswith("-"):
@@ -92,7 +93,7 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     output = _destination(request)
     pipeline = load(request.model)
     concepts = _concepts(request, pipeline)
-    settings = {"config": method_module(method).Config(**options)} if request.as_published else options
+    settings = {"config": _published(method, concepts, pipeline, options)} if request.as_published else options
     erasure = erase(pipeline, concepts, method=method, judge=_judge(request, concepts), **settings)
     data: dict[str, Any] = {
         "output": str(output),
@@ -111,6 +112,15 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
         data["preview"] = str(request.preview)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)
+
+
+def _published(method: str, concepts: tuple[Concept, ...], pipeline: Any, options: dict[str, Any]) -> Any:
+    """The paper's own options, with the public code's traps; of the model's settings only the place that is edited."""
+    from efface.api import canvas_settings
+
+    module = method_module(method)
+    place = {k: v for k, v in canvas_settings(method, concepts, pipeline).items() if k == "site"}
+    return module.Config(**place | getattr(module, "AS_PUBLISHED", {}) | options)
 
 
 def _destination(request: Request) -> Path:

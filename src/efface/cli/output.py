@@ -22,11 +22,12 @@ def say(text: str) -> None:
     notices.print(text, style="dim", markup=False)
 
 
-def progress(items: Sequence[T], what: str) -> Iterable[T]:
-    """A progress bar on a terminal, one plain line elsewhere."""
+def progress(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
+    """A progress bar on a terminal, one plain line elsewhere; `total` for items that do not know their number."""
+    total = len(items) if total is None and isinstance(items, Sequence) else total
     if sys.stderr.isatty():
-        return track(items, description=what, console=notices)
-    say(f"{what} ({len(items)})")
+        return track(items, description=what, total=total, console=notices)
+    say(f"{what} ({total})")
     return items
 
 

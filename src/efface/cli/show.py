@@ -33,6 +33,10 @@ def main(args: list[str]) -> None:
         ("method", data["method"]),
         ("kind", data["kind"]),
         ("config", ", ".join(f"{k} {v}" for k, v in data["config"].items() if k != "keep")),
+        *(
+            (f"latents for {name}", ", ".join(f"{c['latent']} at {c['levels']} levels" for c in chosen[:6]))
+            for name, chosen in data["notes"].get("chosen", {}).items()
+        ),
         ("retained", f"{len(keep)} prompts" + (f": {', '.join(keep[:4])}…" if keep else "")),
         (
             "base model",

@@ -22,7 +22,8 @@ def preview(pipeline: Any, erasure: Erasure, path: Path, *, steps: int | None = 
         seed: of all pictures.
     """
     model = Model(pipeline)
-    concept, keep = erasure.provenance.concepts[0], erasure.provenance.keep
+    concept = erasure.provenance.concepts[0]
+    keep = erasure.provenance.keep or concept.keep
     prompts = [*_spread(concept.prompts(), 4), *_spread(keep, 4)]
     settings = sampling(pipeline, steps, None)
     before = model.draw(prompts, seeds=[seed] * len(prompts), **settings)

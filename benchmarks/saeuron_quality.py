@@ -1,0 +1,120 @@
+"""What SAeUron removes from the emoji canvas, and what it damages, beside UCE and RECE: 29 erasures x 180 prompts.
+
+    python benchmarks/saeuron_quality.py              # 2 seeds
+    python benchmarks/saeuron_quality.py --seeds 5    # the full row
+    python benchmarks/saeuron_quality.py --quick      # a few minutes: 7 erasures, a third of the prompts, one seed
+
+Styles share one setting; every object is calibrated on at most 200 pictures of other seeds. All pictures are judged.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from quality import Bench, Row, bench_of, mean, rounded
+
+from efface.api import erase
+from efface.canvas.harvest import SITE_OF
+from efface.canvas.score import share
+from efface.canvas.words import BENCHMARK, STYLES
+from efface.erasures.activation import ActivationEdit, members
+from efface.judges import canvas_judge
+from efface.sae.harvest import reading
+
+TARGETS = {"styles": Row(96, 2, 2, 90), "objects": Row(90, 3, 3, 90)}
+"""Least UA, largest drops, least share of intact pictures."""
+SEQUENCE = ("noto", "blob", "firefox", "twemoji", "stencil", "outline")
+"""Six concepts erased one after the other."""
+
+
+def table(bench: Bench, kind: str, names: Sequence[str], **options: Any) -> Row:
+    """Print the rows of one kind, and return their mean."""
+    rows = []
+    for name in names:
+        judged = {"judge": canvas_judge("object"), "calibrate": True} if kind == "objects" and not options else {}
+        row, falls = bench.measure(name, "saeuron", **judged, **options)
+        rows.append(row)
+        print(f"{name:15} {row}  {falls}", flush=True)
+    print(f"{kind:15} {mean(rows)}   {options or ''}", flush=True)
+    print(f"{'target':15} {TARGETS[kind]}", flush=True)
+    return mean(rows)
+
+
+def differing(bench: Bench, concept: str) -> float:
+    """Share of positions at which fast and exact mode disagree about a chosen latent, over one picture of each style."""
+    fast, exact = (erase(bench.model.pipeline, concept, method="saeuron", mode=m) for m in ("fast", "exact"))
+    assert isinstance(fast, ActivationEdit)
+    assert isinstance(exact, ActivationEdit)
+    site = SITE_OF["style" if concept in STYLES else "object"]
+    coder, edits = exact.coders[site], (fast.edits[site], exact.edits[site])
+    differ, count = 0, 0
+    with reading(bench.model.sites(site)) as seen:
+        text = bench.model.encode([f"a {BENCHMARK[0]} in {style} style" for style in STYLES])
+        for level, _ in bench.model.denoised(text, seeds=range(len(STYLES)), steps=12, guidance=3.0):
+            states, at = seen[site], torch.tensor([level])
+            active = []
+            for edit, member in zip(edits, (None, members(coder, states, edits[1].latents)), strict=True):
+                z = torch.relu((states - edit.centre) @ edit.encoder.T + edit.bias)
+                on = z > edit.gate[edit.at(at)][:, None]
+                active.append(on if member is None else on & member)
+            either = active[0] | active[1]
+            differ += int((active[0] != active[1]).any(-1).sum())
+            count += either.shape[0] * either.shape[1]
+    return differ / count
+
+
+def together(bench: Bench) -> None:
+    """Eight of nine styles at once, and six one after the other, with what is retained after each."""
+    kept = STYLES[-1]
+    found = bench.after(erase(bench.model.pipeline, STYLES[:-1], method="saeuron"))
+    gone = share(label != pair[1] for label, pair in zip(found.styles, found.pairs, strict=True) if pair[1] != kept)
+    left = share(label == pair[1] for label, pair in zip(found.styles, found.pairs, strict=True) if pair[1] == kept)
+    objects = share(label == pair[0] for label, pair in zip(found.objects, found.pairs, strict=True))
+    print(
+        f"8 of 9 styles at once: UA {gone:.1%}, {kept} still right {left:.1%}, objects right {objects:.1%}", flush=True
+    )
+    attached = []
+    for number, name in enumerate(SEQUENCE):
+        attached.append(erase(bench.model.pipeline, name, method="saeuron"))
+        found = bench.after(*attached)
+        erased, others = SEQUENCE[: number + 1], [s for s in STYLES if s not in SEQUENCE[: number + 1]]
+        ua = share(a != p[1] for a, p in zip(found.styles, found.pairs, strict=True) if p[1] in erased)
+        retained = share(a == p[1] for a, p in zip(found.styles, found.pairs, strict=True) if p[1] in others)
+        print(f"after {name:9}: UA of all so far {ua:.1%}, retained styles right {retained:.1%}", flush=True)
+
+
+def main(seeds: int = 2, quick: bool = False, output: Path | None = None) -> None:
+    """Measure every benchmark style and object.
+
+    Args:
+        seeds: pictures of every prompt.
+        quick: four objects and three styles, a third of the prompts, one seed.
+        output: JSON Lines file of every erasure's row; what it holds is not measured again.
+    """
+    started = time.monotonic()
+    bench, concepts = bench_of(seeds, quick, output)
+    figures = {"style": rounded(table(bench, "styles", concepts["styles"]))}
+    figures["object"] = rounded(table(bench, "objects", concepts["objects"]))
+    figures["as_published"] = rounded(table(bench, "styles", concepts["styles"], mode="published"))
+    for method in ("uce", "rece"):
+        for kind, names in concepts.items():
+            print(f"{method:5} {kind:9} {mean([bench.measure(name, method)[0] for name in names])}", flush=True)
+    for concept in (STYLES[0], BENCHMARK[0]):
+        print(f"{concept}: fast and exact mode differ at {differing(bench, concept):.2%} of positions", flush=True)
+    print(
+        f"exact mode: {mean([bench.measure(name, 'saeuron', mode='exact')[0] for name in concepts['styles']])}",
+        flush=True,
+    )
+    together(bench)
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes, {bench.seeds} seeds, {len(bench.pairs)} prompts")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

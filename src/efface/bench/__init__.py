@@ -1,0 +1,1 @@
+"""Benchmarks: protocols, units of work in a ledger, metrics, tables."""

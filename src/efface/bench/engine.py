@@ -1,0 +1,134 @@
+"""Run units in this process: the denoiser draws the next one while the last one is judged and recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from efface.bench.ledger import Ledger
+from efface.bench.unit import Setting, Unit
+from efface.erasures import Erasure, fingerprint
+from efface.errors import UsageError
+from efface.judges import Judge
+from efface.model import Model
+
+Progress = Callable[[int, int], None]
+"""Called with the units done and the units to do."""
+
+
+class Worker:
+    """A pipeline that draws units, and the judges that look at them; one process or one actor has one.
+
+    Args:
+        model: unerased; erasures are attached and taken off as units need them.
+        erasures: sha256 of the file -> erasure.
+        judges: by their short names.
+    """
+
+    def __init__(self, model: Model, erasures: Mapping[str, Erasure], judges: Mapping[str, Judge]):
+        self.model, self.erasures, self.judges = model, erasures, judges
+        self.attached: tuple[str, ...] = ()
+        self.stack = ExitStack()
+
+    def draw(self, unit: Unit) -> list[Any]:
+        """The pictures of a unit."""
+        if unit.erasures != self.attached:
+            self.close()
+            for name in unit.erasures:
+                self.stack.enter_context(self._erasure(name).attached(self.model.pipeline))
+            self.attached = unit.erasures
+        setting = unit.setting
+        options = {"steps": setting.steps, "negative": setting.negative, "side": setting.side}
+        if not unit.guidances:
+            text = self.model.encode(unit.prompts)
+            return self.model.sample(text, seeds=unit.seeds, guidance=setting.guidance, **options)
+        pictures = []
+        for prompt, seed, guidance in zip(unit.prompts, unit.seeds, unit.guidances, strict=True):
+            pictures += self.model.sample(self.model.encode([prompt]), seeds=[seed], guidance=guidance, **options)
+        return pictures
+
+    def judged(self, pictures: Sequence[Any]) -> list[dict[str, Any]]:
+        """One entry a picture: for each judge its label, the label's score and whether the picture is intact."""
+        entries: list[dict[str, Any]] = [{} for _ in pictures]
+        for name, judge in self.judges.items():
+            verdicts = judge(pictures)
+            best = verdicts.scores.amax(1).tolist()
+            for entry, label, score, intact in zip(
+                entries, verdicts.labels, best, verdicts.intact.tolist(), strict=True
+            ):
+                entry[name] = {"label": label, "score": round(score, 6), "intact": bool(intact)}
+        return entries
+
+    def close(self) -> None:
+        """Take everything off."""
+        self.stack.close()
+        self.attached = ()
+
+    def _erasure(self, name: str) -> Erasure:
+        if name not in self.erasures:
+            raise UsageError(f"the erasure {name[:12]}… of a unit was not given to this run: name its file.")
+        return self.erasures[name]
+
+
+def run(worker: Worker, units: Sequence[Unit], ledger: Ledger, report: Progress = lambda done, total: None) -> int:
+    """Do every unit that has no result yet, those of the same erasures together; returns how many were done.
+
+    One unit is in flight at most when the process is killed: nothing that was recorded is computed again.
+    """
+    missing = sorted(ledger.missing(units), key=lambda unit: unit.erasures)
+    pending: Future[None] | None = None
+    with ThreadPoolExecutor(1) as judging:
+        try:
+            for number, unit in enumerate(missing):
+                started = time.perf_counter()
+                pictures = worker.draw(unit)
+                seconds = time.perf_counter() - started
+                if pending is not None:
+                    pending.result()
+                pending = judging.submit(_finish, worker, ledger, unit, pictures, seconds)
+                report(number, len(missing))
+            if pending is not None:
+                pending.result()
+        finally:
+            worker.close()
+    report(len(missing), len(missing))
+    return len(missing)
+
+
+def _finish(worker: Worker, ledger: Ledger, unit: Unit, pictures: Sequence[Any], seconds: float) -> None:
+    ledger.record(unit, worker.judged(pictures), seconds)
+
+
+def setting_of(
+    model: Model,
+    judges: Mapping[str, Judge],
+    *,
+    steps: int,
+    guidance: float,
+    side: int | None = None,
+    negative: str | None = None,
+) -> Setting:
+    """The setting of a run on a model as it stands."""
+    base = json.dumps(fingerprint(model).to_json(), sort_keys=True)
+    scheduler = model.pipeline.scheduler
+    # Private entries list which values are defaults, in an order that changes from process to process.
+    config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    described = json.dumps([type(scheduler).__name__, config], sort_keys=True, default=str)
+    return Setting(
+        hashlib.sha256(base.encode()).hexdigest(),
+        str(next(model.entries()[0].module.parameters()).dtype).removeprefix("torch."),
+        hashlib.sha256(described.encode()).hexdigest(),
+        steps,
+        guidance,
+        side,
+        negative,
+        tuple(f"{name}: {judge.name}" for name, judge in judges.items()),
+        torch.get_num_threads(),
+    )

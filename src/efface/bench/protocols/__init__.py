@@ -1,0 +1,1 @@
+"""Protocols: which pictures are drawn, and how their verdicts become a table; one file each."""

@@ -1,0 +1,133 @@
+"""Rates with intervals: UA, IRA and CRA, bootstrap over prompts, and paired tests between two erasures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from efface.errors import UsageError
+
+
+class Rate(NamedTuple):
+    """A share of pictures with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    pictures: int
+    """How many are behind it."""
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+class Paired(NamedTuple):
+    """What changes from a first to a second erasure on the same prompts and seeds."""
+
+    difference: float
+    """Second less first."""
+    low: float
+    high: float
+    p: float
+    """Two-sided exact McNemar test on the pictures that differ."""
+
+
+class Judged(NamedTuple):
+    """One judged picture of a canvas: what it should show, and what the judges see."""
+
+    prompt: int
+    """Number of its prompt; pictures of one prompt are resampled together."""
+    concept: str
+    """What the prompt asks for in the erased domain."""
+    other: str
+    """What it asks for in the other domain."""
+    seen: str
+    """The label in the erased domain."""
+    seen_other: str
+    """The label in the other domain."""
+
+
+class Scores(NamedTuple):
+    """UnlearnCanvas's three rates."""
+
+    ua: Rate
+    """Unlearning accuracy: pictures of the erased concepts that no longer show them."""
+    ira: Rate
+    """In-domain retain accuracy: pictures of the other concepts that show theirs."""
+    cra: Rate
+    """Cross-domain retain accuracy: pictures whose other domain is right."""
+
+
+def rate(
+    hits: Sequence[bool], clusters: Sequence[int] | None = None, *, level: float = 0.95, resamples: int = 2000
+) -> Rate:
+    """A share and its percentile-bootstrap interval; whole clusters (prompts) are resampled where they are given."""
+    values = np.asarray(hits, dtype=float)
+    if not len(values):
+        return Rate(math.nan, math.nan, math.nan, 0)
+    sums, sizes = _by_cluster(values, clusters)
+    drawn = _resampled(sums, sizes, resamples)
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return Rate(float(values.mean()), float(low), float(high), len(values))
+
+
+def paired(
+    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[int] | None = None, *, resamples: int = 2000
+) -> Paired:
+    """Compare two erasures picture by picture; raises UsageError where they were not judged on the same pictures."""
+    if len(first) != len(second):
+        raise UsageError(
+            f"{len(first)} pictures are compared with {len(second)}: run both on the same prompts and seeds."
+        )
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    sums, sizes = _by_cluster(b - a, clusters)
+    low, high = np.percentile(_resampled(sums, sizes, resamples), [2.5, 97.5])
+    only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
+    return Paired(float((b - a).mean()), float(low), float(high), mcnemar(only_a, only_b))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p of as uneven a split of the pictures that differ, were both erasures alike."""
+    total, least = only_first + only_second, min(only_first, only_second)
+    below = sum(math.comb(total, k) for k in range(least + 1)) / 2**total
+    return min(1.0, 2 * below)
+
+
+def scores(pictures: Sequence[Judged], erased: Sequence[str], *, cross: str = "all", resamples: int = 2000) -> Scores:
+    """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846).
+
+    Args:
+        pictures: every judged picture of an erased model.
+        erased: concepts of one domain.
+        cross: pictures that count for CRA: `all` (the protocol), or `retained`, those of the other concepts alone.
+        resamples: of the bootstrap.
+    """
+    gone = [p for p in pictures if p.concept in erased]
+    kept = [p for p in pictures if p.concept not in erased]
+    crossed = pictures if cross == "all" else kept
+
+    def of(chosen: Sequence[Judged], hits: Sequence[bool]) -> Rate:
+        return rate(hits, [p.prompt for p in chosen], resamples=resamples)
+
+    return Scores(
+        of(gone, [p.seen != p.concept for p in gone]),
+        of(kept, [p.seen == p.concept for p in kept]),
+        of(crossed, [p.seen_other == p.other for p in crossed]),
+    )
+
+
+def _by_cluster(values: np.ndarray, clusters: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    if clusters is None:
+        return values, np.ones_like(values)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.bincount(index, weights=values), np.bincount(index).astype(float)
+
+
+def _resampled(sums: np.ndarray, sizes: np.ndarray, resamples: int) -> np.ndarray:
+    """Means of resampled clusters; the generator is fixed, so that a table is the same every time it is printed."""
+    chosen = np.random.default_rng(0).integers(len(sums), size=(resamples, len(sums)))
+    return sums[chosen].sum(1) / sizes[chosen].sum(1)

@@ -1,0 +1,68 @@
+"""Audit erasures: what each removed, what it damaged, as one page with pictures and intervals."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from efface.cli.output import result, say
+from efface.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """Draw before and after on the same seeds; several erasures stand side by side on one page."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """An erasure file, once for each."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("card")
+    """Folder for card.html and card.json."""
+    budget: str = "5min"
+    """Time for each erasure: 90s, 5min, 1h."""
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Guidance scale."""
+    json: bool = False
+    """Print the card's JSON instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    request = tyro.cli(Request, args=args, prog="efface audit", description=__doc__)
+    if not request.erasure:
+        raise UsageError("no erasure was given: name its file with --erasure.")
+    budget = seconds_of(request.budget)
+    from efface.auditing import audit
+    from efface.erasures import Erasure
+    from efface.loading import load
+    from efface.report.card import write_cards
+
+    erasures = [Erasure.load(path) for path in request.erasure]
+    pipeline = load(request.model)
+    cards = []
+    for path, erasure in zip(request.erasure, erasures, strict=True):
+        say(f"auditing {path}")
+        cards.append(audit(pipeline, erasure, budget=budget, steps=request.steps, guidance=request.guidance))
+    page = write_cards(cards, request.output)
+    rows = [("card", str(page))]
+    for card in cards:
+        for group in card.groups:
+            shown = f"{group.shown_before.value:.0%} → {group.shown_after}, " if group.shown_before else ""
+            rows.append((f"{card.erasure['method']} {group.name}", f"{shown}pictures differ by {group.distance:.3f}"))
+    data = {"card": str(page), "cards": [card.to_json() for card in cards]}
+    result(data, as_json=request.json, rows=rows)
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of "90s", "5min" or "1h"; raises UsageError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
+    if not match:
+        raise UsageError(f"the budget {text!r} is not understood; expected a time such as 90s, 5min or 1h.")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]

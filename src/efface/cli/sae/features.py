@@ -1,0 +1,62 @@
+"""Take the statistics of an autoencoder's latents by concept, and say which latents speak of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from efface.cli.output import progress, result, say
+from efface.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """Draw pictures of many concepts and write `statistics.safetensors` into the autoencoders' folders."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    coder: tyro.conf.Positional[str]
+    """Folder of a training run, with a folder for each site."""
+    concepts: Path | None = None
+    """A JSON file {"kind": {"concept": ["prompt", …]}}; the canvas's benchmark by default."""
+    seeds: int = 2
+    """Pictures of every prompt."""
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Guidance scale."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    request = tyro.cli(Request, args=args, prog="efface sae features", description=__doc__)
+    from efface.cli.sae.common import drawing, labelled
+    from efface.loading import load
+    from efface.model import Model
+    from efface.sae.features import statistics
+    from efface.sae.files import load_coder
+    from efface.sae.harvest import HarvestConfig
+
+    pipeline = load(request.model)
+    folders = sorted(p.parent for p in Path(request.coder).glob("*/cfg.json"))
+    coders = {folder.name: load_coder(folder) for folder in folders}
+    if not coders:
+        raise UsageError(f"{request.coder} holds no autoencoders; expected the folder of `efface sae train`.")
+    pictures, kinds = labelled(request.concepts, request.seeds, pipeline)
+    config = HarvestConfig(tuple(coders), **drawing(pipeline, request.steps, request.guidance))
+    say(f"{len(pictures)} pictures of {len(kinds)} concepts")
+    found = statistics(Model(pipeline), coders, pictures, kinds, config, report=lambda n: say(f"{n} pictures"))
+    rows: list[tuple[str, str]] = []
+    data: dict[str, Any] = {"pictures": len(pictures), "sites": {}}
+    for folder in progress(folders, "writing"):
+        measured = found[folder.name]
+        measured.save(folder / "statistics.safetensors")
+        best = {c: measured.scores(c).mean(0).topk(3).indices.tolist() for c in measured.concepts}
+        data["sites"][folder.name] = best
+        rows += [(f"{folder.name} {c}", f"latents {', '.join(map(str, latents))}") for c, latents in best.items()]
+    result(data, as_json=request.json, rows=rows)

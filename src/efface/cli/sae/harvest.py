@@ -1,0 +1,74 @@
+"""Write activations to shards on disk, to train from them later; resumes when run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from efface.cli.output import progress, result, say
+
+
+@dataclass(frozen=True)
+class Request:
+    """Draw pictures and keep what the sites give."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    sites: tuple[str, ...] = ()
+    """fnmatch patterns over modules; the canvas's, or the paper's two blocks."""
+    prompts: str | None = None
+    """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
+    images: int | None = None
+    """Pictures to draw; one for each prompt by default."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("activations")
+    """Where the harvest's folder is made; its name is the hash of everything that determines it."""
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Guidance scale."""
+    every: int = 1
+    """Read every n-th step."""
+    half: Literal["conditional", "unconditional", "both"] = "conditional"
+    """Half of the guided batch that is read."""
+    difference: bool = False
+    """Read output − input of the sites."""
+    batch: int = 32
+    """Pictures drawn at a time; one shard each."""
+    seed: int = 0
+    """Picture i is drawn from seed + i."""
+    estimate: bool = False
+    """Only say what it will cost."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    request = tyro.cli(Request, args=args, prog="efface sae harvest", description=__doc__)
+    from efface.cli.sae.common import drawing, prompts_named, sites_named
+    from efface.loading import load
+    from efface.model import Model
+    from efface.sae import shards
+    from efface.sae.harvest import HarvestConfig
+
+    pipeline = load(request.model)
+    model = Model(pipeline)
+    known = prompts_named(request.prompts, pipeline)
+    prompts = [known[i % len(known)] for i in range(request.images or len(known))]
+    config = HarvestConfig(
+        sites_named(request.sites, pipeline), **drawing(pipeline, request.steps, request.guidance), every=request.every,
+        half=request.half, difference=request.difference, batch=request.batch, seed=request.seed,
+    )  # fmt: skip
+    cost = shards.expected_cost(model, prompts, config)
+    say(
+        f"{cost.images} pictures, {cost.vectors:,} vectors a site, {cost.bytes / 1e6:,.0f} MB, about {cost.seconds:,.0f} s"
+    )
+    folder = shards.folder_of(request.output, shards.plan(model, prompts, config))
+    data = {"folder": str(folder)} | cost._asdict()
+    if not request.estimate:
+        written = shards.harvest(model, prompts, config, request.output)
+        data["written"] = sum(1 for _ in progress(written, "drawing", total=-(-len(prompts) // config.batch)))
+    result(data, as_json=request.json, rows=[(k, str(v)) for k, v in data.items()])

@@ -1,0 +1,80 @@
+"""Write static pages on the latents: top pictures with heat maps, noise levels, density, concepts, regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from efface.cli.output import result, say
+
+
+@dataclass(frozen=True)
+class Request:
+    """Draw labelled pictures and write pages that open without a server."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    coder: tyro.conf.Positional[str] = "emoji"
+    """Folder of a run or of one autoencoder; `emoji` is the canvas's own."""
+    site: str | None = None
+    """The module; the canvas's for objects by default."""
+    latents: tuple[int, ...] = ()
+    """Latents that get a page; by default the best two of every concept."""
+    concepts: Path | None = None
+    """A JSON file {"kind": {"concept": ["prompt", …]}}; the canvas's benchmark by default."""
+    seeds: int = 1
+    """Pictures of every prompt."""
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Guidance scale."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("latents")
+    """Folder for the pages."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    request = tyro.cli(Request, args=args, prog="efface sae inspect", description=__doc__)
+    from efface.cli.sae.common import drawing, labelled, sites_named
+    from efface.loading import load
+    from efface.model import Model
+    from efface.report.latents import write_pages
+    from efface.sae.atlas import atlas
+    from efface.sae.find import open_coder
+    from efface.sae.harvest import HarvestConfig
+
+    pipeline = load(request.model)
+    model = Model(pipeline)
+    site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
+    coder, _ = open_coder(request.coder, site)
+    labels, kinds = labelled(request.concepts, request.seeds, pipeline)
+    config = HarvestConfig((site,), **drawing(pipeline, request.steps, request.guidance))
+    found = atlas(model, site, coder, labels, config, report=lambda n: say(f"{n} of {len(labels)} pictures"))
+    best = best_latents(found, list(kinds))
+    latents = list(request.latents) or sorted(best)
+    index = write_pages(found, latents, request.output, scores=best)
+    rows = [("pages", str(index)), ("latents", str(len(latents))), ("pictures", str(len(labels)))]
+    result({"index": str(index), "latents": latents, "pictures": len(labels)}, as_json=request.json, rows=rows)
+
+
+def best_latents(found: object, concepts: list[str], count: int = 2) -> dict[int, list[tuple[str, float]]]:
+    """Latent -> the concepts that score it highest, for the best latents of every concept (published score, all levels)."""
+    import torch
+
+    from efface.sae.atlas import Atlas
+
+    assert isinstance(found, Atlas)
+    means = found.heat.float().mean(1)
+    scores: dict[int, list[tuple[str, float]]] = {}
+    for concept in concepts:
+        own = torch.tensor([concept in label.concepts for label in found.labels])
+        share = [part.mean(0) / (part.mean(0).sum() + 1e-8) for part in (means[own], means[~own])]
+        best = (share[0] - share[1]).topk(count)
+        for value, latent in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            scores.setdefault(latent, []).append((concept, value))
+    return scores

@@ -1,0 +1,71 @@
+"""Multiply a latent, add to it, or paint it on a region, with pictures before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from efface.cli.output import result
+from efface.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """Steer one latent while prompts are drawn."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    latent: tyro.conf.Positional[int]
+    """Number of the latent."""
+    prompts: tyro.conf.Positional[tuple[str, ...]]
+    """One or more prompts."""
+    coder: str = "emoji"
+    """Folder of a run or of one autoencoder; `emoji` is the canvas's own."""
+    site: str | None = None
+    """The module; the canvas's for objects by default."""
+    multiply: float = 1.0
+    """Factor where the latent is active."""
+    add: float = 0.0
+    """Added everywhere in the region, in units of activations."""
+    region: tuple[float, float, float, float] | None = None
+    """Left, top, right, bottom as shares of the picture; all of it by default."""
+    seed: int = 0
+    """Of all pictures."""
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Guidance scale."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("steered.png")
+    """PNG file to write."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    request = tyro.cli(Request, args=args, prog="efface sae steer", description=__doc__)
+    if not request.prompts:
+        raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
+    from efface.cli.sae.common import sites_named
+    from efface.loading import load
+    from efface.model import Model
+    from efface.report.sheet import save_picture, sheet
+    from efface.sae.find import open_coder
+    from efface.sae.steer import Region, steered
+    from efface.sampling import sampling
+
+    pipeline = load(request.model)
+    model = Model(pipeline)
+    site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
+    coder, _ = open_coder(request.coder, site)
+    seeds, settings = [request.seed] * len(request.prompts), sampling(pipeline, request.steps, request.guidance)
+    region = Region(*request.region) if request.region else None
+    before = model.draw(request.prompts, seeds=seeds, **settings)
+    with steered(model, site, coder, request.latent, multiply=request.multiply, add=request.add, region=region):
+        after = model.draw(request.prompts, seeds=seeds, **settings)
+    save_picture(sheet([before, after], columns=request.prompts, labels=["before", "after"]), request.output)
+    data = {"output": str(request.output), "site": site, "latent": request.latent}
+    result(data, as_json=request.json, rows=[(k, str(v)) for k, v in data.items()])

@@ -1,0 +1,126 @@
+"""Train an autoencoder for every site, from pictures drawn meanwhile or from shards; resumes when run again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from efface.cli.output import result, say
+from efface.sae.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from efface.sae.coder import Coder
+    from efface.sae.harvest import Stream
+
+
+@dataclass(frozen=True)
+class Request:
+    """Train autoencoders; the training's own options follow."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("sae")
+    """Folder of the run, with a folder for each site at the end."""
+    sites: tuple[str, ...] = ()
+    """fnmatch patterns over modules; the canvas's, or the paper's two blocks."""
+    prompts: str | None = None
+    """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
+    shards: Path | None = None
+    """A harvest's folder to train from, instead of drawing."""
+    images: int = 128
+    """Pictures drawn for each round of training."""
+    draw_steps: int | None = None
+    """Denoising steps of the pictures."""
+    guidance: float | None = None
+    """Their guidance scale."""
+    quality: bool = True
+    """At the end, draw one more round and measure the autoencoders on it."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    combined = tyro.conf.OmitArgPrefixes[tuple[Request, TrainConfig]]
+    request, config = tyro.cli(combined, args=args, prog="efface sae train", description=__doc__)
+    named = {a.split("=")[0].lstrip("-").replace("-", "_") for a in args if a.startswith("--")}
+    from efface.canvas import is_canvas
+    from efface.canvas.settings import CODERS
+    from efface.cli.sae.common import drawing, prompts_named, sites_named
+    from efface.loading import load
+    from efface.model import Model
+    from efface.sae.harvest import HarvestConfig, Stream
+    from efface.sae.shards import Shards
+    from efface.sae.train import train
+
+    pipeline = load(request.model)
+    if is_canvas(pipeline):
+        config = replace(config, **{k: v for k, v in CODERS.items() if k not in named})
+    harvest = HarvestConfig(
+        sites_named(request.sites, pipeline),
+        **drawing(pipeline, request.draw_steps, request.guidance),
+        seed=config.seed,
+    )
+    prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
+    stream = Stream(Model(pipeline), prompts, harvest, images=request.images)
+    source: Any = Shards(request.shards) if request.shards else stream
+    say(f"{config.steps} steps of {config.batch} vectors for {', '.join(source.names)}")
+    if not request.shards:
+        _say_cost(stream, config)
+    notes = {"model": request.model, "harvest": asdict(harvest)}
+    coders = train(source, config, request.output, report=_say, notes=notes)
+    _plot(request.output)
+    data: dict[str, Any] = {"folder": str(request.output), "sites": {}}
+    if request.quality and not request.shards:
+        data["sites"] = _quality(stream, coders, prompts)
+    rows = [("folder", data["folder"])]
+    for name, q in data["sites"].items():
+        rows += [(f"{name} at k = {k}", f"FVU {v:.3f}, PCA {q['pca'][k]:.3f}") for k, v in q["fvu"].items()]
+        rows.append((f"{name} own rule", f"FVU {q['fvu_own']:.3f}, {q['l0']:.1f} active, {q['silent']:.1%} silent"))
+        rows.append((f"{name} in its place", f"the denoising loss rises by {q['rise']:.2%}"))
+    result(data, as_json=request.json, rows=rows)
+
+
+def _say_cost(stream: Stream, config: TrainConfig) -> None:
+    """How many pictures the run draws, and how long that takes, measured on one step of one batch."""
+    from efface.sae.harvest import cost
+
+    one = cost(stream.model, stream.config, stream.images)
+    rounds = -(-config.steps // max(1, int(one.vectors * config.passes / config.batch)))
+    say(
+        f"about {rounds * one.images:,} pictures, {rounds * one.seconds:,.0f} s of drawing; nothing on disk but the run"
+    )
+
+
+def _quality(stream: Stream, coders: dict[str, Coder], prompts: list[str]) -> dict[str, Any]:
+    """Figures on pictures that training never drew."""
+    from efface.sae.metrics import denoising_losses, finished_latents, quality
+
+    held_out = stream.round(10**6)
+    some = prompts[:: max(1, len(prompts) // 32)][:32]
+    clean = finished_latents(stream.model, some, range(10**6, 10**6 + len(some)), stream.config)
+    losses = denoising_losses(stream.model, clean.repeat(4, 1, 1, 1), some * 4, coders)
+    return {
+        name: quality(coder, held_out[name])._asdict() | {"rise": losses[name] / losses["plain"] - 1}
+        for name, coder in coders.items()
+    }
+
+
+def _say(line: dict[str, Any]) -> None:
+    figures = "; ".join(
+        f"{name.removeprefix('unet.')} FVU {f['fvu']:.3f}, dead {f['dead']:.1%}" for name, f in line["sites"].items()
+    )
+    say(f"step {line['step']}, {line['seconds']:.0f} s: {figures}")
+
+
+def _plot(run: Path) -> None:
+    """`curve.png`: the share of variance left, over steps, for every site."""
+    from efface.report.plot import line_plot
+
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    series = {name: [(line["step"], line["sites"][name]["fvu"]) for line in lines] for name in lines[-1]["sites"]}
+    line_plot(series, run / "curve.png", title="share of variance left over training steps")

@@ -1,0 +1,61 @@
+"""Small line plots as PNG, for training curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from efface.report.sheet import INK, PAPER, save_picture
+
+COLOURS = ((30, 90, 200), (200, 60, 40), (40, 140, 70), (150, 90, 170))
+"""Of the first series, the second, …"""
+
+
+def line_plot(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    path: Path,
+    *,
+    title: str,
+    logarithmic: bool = True,
+    size: tuple[int, int] = (640, 260),
+) -> None:
+    """Draw series of (x, y) with their names; the least and largest values stand at the axes.
+
+    Args:
+        series: name -> points; with logarithmic axes, points with x or y of 0 or less are left out.
+        path: PNG file to write.
+        title: above the plot.
+        logarithmic: both axes.
+        size: width and height in pixels.
+    """
+    scale = math.log if logarithmic else float
+    kept = {
+        name: [(scale(x), scale(y), x, y) for x, y in points if not logarithmic or (x > 0 and y > 0)]
+        for name, points in series.items()
+    }
+    every = [point for points in kept.values() for point in points]
+    if not every:
+        return
+    (left, right), (low, high) = ((min(p[i] for p in every), max(p[i] for p in every)) for i in (0, 1))
+    width, height = size
+    margin = 44
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across, up = (x - left) / (right - left + 1e-9), (y - low) / (high - low + 1e-9)
+        return margin + across * (width - 2 * margin), height - margin - up * (height - 2 * margin)
+
+    page = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(page)
+    pen.text((margin, 6), title, fill=INK)
+    for number, (name, points) in enumerate(kept.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        pen.line([at(x, y) for x, y, *_ in points], fill=colour, width=2)
+        pen.text((width - margin - 6 * len(name), 20 + 12 * number), name, fill=colour)
+    for chosen in (min(every, key=lambda p: p[1]), max(every, key=lambda p: p[1])):
+        pen.text((2, at(left, chosen[1])[1] - 6), f"{chosen[3]:.3f}", fill=INK)
+    for chosen in (min(every), max(every)):
+        pen.text((at(chosen[0], low)[0] - 10, height - margin + 8), f"{chosen[2]:g}", fill=INK)
+    save_picture(page, path)

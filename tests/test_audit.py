@@ -1,0 +1,94 @@
+"""The audit and its card, on the real embedded model with few steps."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+import efface
+from efface.auditing import Group, Prompt, audit, found_groups
+from efface.cli import main
+from efface.cli.audit import seconds_of
+from efface.errors import UsageError
+from efface.judges import canvas_judge
+from efface.model import Model
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return efface.load("emoji")
+
+
+@pytest.fixture(scope="module")
+def church(pipe):
+    return efface.erase(pipe, "church", method="uce")
+
+
+def test_groups_are_found_in_the_models_own_text_space(pipe, church):
+    groups = {g.name: g for g in found_groups(Model(pipe), church.provenance.concepts, canvas_judge("object"))}
+    assert {p.expected for p in groups["concept"].prompts} == {"church"}
+    assert any("chapel" in p.text or "cathedral" in p.text for p in groups["aliases"].prompts)
+    assert len(groups["neighbours"].prompts) == 8
+    assert not any("church" in p.text for g in ("neighbours", "unrelated") for p in groups[g].prompts)
+    assert all(p.expected for p in groups["unrelated"].prompts)
+
+
+def test_every_number_of_the_page_is_in_the_json(pipe, church, tmp_path):
+    groups = [
+        Group("concept", (Prompt("a church in noto style", "church"), Prompt("a church", "church"))),
+        Group("unrelated", (Prompt("a sunflower in noto style", "sunflower"), Prompt("a cat on the moon", None))),
+    ]
+    card = audit(pipe, church, groups=groups, seeds=2, steps=4)
+    page = card.save(tmp_path).read_text()
+    data = json.loads((tmp_path / "card.json").read_text())
+    assert data == json.loads(json.dumps(card.to_json()))
+    assert "http" not in page
+    assert "<script" not in page
+    assert page.count("data:image/png") == 2 * 8
+    for name, group in data["groups"].items():
+        assert f"{group['distance']:.3f}" in page, name
+        assert f"{group['shown_after']['value']:.1%}" in page
+    for share in data["certificate"]["recoverable"]:
+        assert f"{share:.1%}" in page
+    assert data["groups"]["unrelated"]["shown_before"]["pictures"] == 2
+    assert data["groups"]["concept"]["pictures"] == 4
+
+
+def test_nothing_stays_attached(pipe, church):
+    from efface.erasures import attached_to
+
+    audit(pipe, church, groups=[Group("concept", (Prompt("a church", "church"),))], seeds=1, steps=1)
+    assert attached_to(pipe) == []
+
+
+def test_two_erasures_stand_side_by_side(church, tmp_path, capsys):
+    church.save(tmp_path / "a.safetensors")
+    args = [
+        "audit",
+        "emoji",
+        "--erasure",
+        str(tmp_path / "a.safetensors"),
+        "--erasure",
+        str(tmp_path / "a.safetensors"),
+    ]
+    assert main([*args, "-o", str(tmp_path / "card"), "--budget", "1s", "--steps", "2", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["cards"]) == 2
+    page = (tmp_path / "card" / "card.html").read_text()
+    assert "Side by side" in page
+    assert len(page) < 5_000_000
+    assert re.search(r'name="viewport"', page)
+
+
+def test_budgets():
+    assert [seconds_of(t) for t in ("90s", "5min", "1.5h")] == [90, 300, 5400]
+    with pytest.raises(UsageError, match="not understood"):
+        seconds_of("soon")
+
+
+def test_bad_input(pipe, church, capsys):
+    assert main(["audit", "emoji"]) == 2
+    assert "no erasure was given" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="no prompts"):
+        audit(pipe, church, groups=[])

@@ -1,0 +1,121 @@
+"""Metrics against independent references."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from efface.bench.distances import Moments, coverage, fid, frechet, kid
+from efface.bench.rates import Judged, mcnemar, paired, rate, scores
+from efface.errors import EffaceError, UsageError
+
+
+def cloud(count, width=6, seed=0, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    return torch.randn(count, width, generator=generator, dtype=torch.float64) @ mix + shift
+
+
+def test_fid_equals_the_textbook_formula():
+    x, y = cloud(300), cloud(200, seed=1, shift=0.5)
+    a, b = np.cov(x.numpy(), rowvar=False), np.cov(y.numpy(), rowvar=False)
+    cross = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).real.sum()
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum().item() + np.trace(a) + np.trace(b) - 2 * cross
+    assert fid(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_fid_of_a_set_with_itself_is_zero_also_when_there_are_fewer_pictures_than_features():
+    x = cloud(4, width=20)
+    assert abs(fid(x, x)) < 1e-6
+
+
+def test_moments_do_not_depend_on_the_batches():
+    x, whole = cloud(50), Moments(6)
+    for part in x.split(7):
+        whole.add(part)
+    assert frechet(whole.mean, whole.covariance, x.mean(0), torch.cov(x.T)) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(EffaceError, match="at least 2"):
+        _ = Moments(3).covariance
+
+
+def test_kid_equals_a_double_loop():
+    x, y = cloud(12), cloud(9, seed=1)
+
+    def k(a, b):
+        return float((a @ b / 6 + 1) ** 3)
+
+    n = 9
+    value, _ = kid(x[:n], y, subsets=1)
+    xs, ys = x[:n], y
+    within = sum(k(xs[i], xs[j]) + k(ys[i], ys[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    between = sum(k(a, b) for a in xs for b in ys) / (n * n)
+    assert value == pytest.approx(within - 2 * between, rel=1e-9)
+
+
+def test_coverage_equals_a_double_loop():
+    x, y, k = cloud(20), cloud(15, seed=2), 3
+
+    def radius(points, i):
+        return sorted(float((points[i] - p).norm()) for p in points)[k]
+
+    inside = [[float((a - b).norm()) < radius(x, i) for b in y] for i, a in enumerate(x)]
+    found = coverage(x, y, k=k)
+    assert found.precision == pytest.approx(np.any(inside, axis=0).mean())
+    assert found.density == pytest.approx(np.sum(inside) / (k * len(y)))
+    assert found.coverage == pytest.approx(np.any(inside, axis=1).mean())
+    back = [any(float((a - b).norm()) < radius(y, j) for j, b in enumerate(y)) for a in x]
+    assert found.recall == pytest.approx(np.mean(back))
+    assert coverage(x, x + 1000, k=k) == (0, 0, 0, 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=60))
+def test_a_rate_lies_in_its_interval(hits):
+    found = rate(hits, resamples=200)
+    assert found.low - 1e-9 <= found.value <= found.high + 1e-9
+    assert 0 <= found.low <= found.high <= 1
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        # Ten prompts of ten pictures that agree within a prompt: only resampling whole prompts is honest.
+        truth = random.random(10) < 0.5
+        found = rate(list(np.repeat(truth, 10)), list(np.repeat(np.arange(10), 10)), resamples=300)
+        covered += found.low <= 0.5 <= found.high
+    assert covered > 170
+
+
+def test_mcnemar_is_the_binomial_sum():
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(1, 8) == pytest.approx(2 * (1 + 9) / 2**9)
+    assert mcnemar(8, 1) == mcnemar(1, 8)
+
+
+def test_paired_differences():
+    a, b = [True] * 30 + [False] * 10, [True] * 10 + [False] * 30
+    found = paired(a, b)
+    assert found.difference == pytest.approx(-0.5)
+    assert found.low < -0.3 > found.high - 0.2 or found.high < 0
+    assert found.p == pytest.approx(2 / 2**20)
+    with pytest.raises(UsageError, match="same prompts"):
+        paired(a, b[:-1])
+
+
+def test_ua_ira_and_cra():
+    pictures = [
+        Judged(0, "church", "noto", "house", "noto"),
+        Judged(0, "church", "noto", "church", "blob"),
+        Judged(1, "cat", "noto", "cat", "noto"),
+        Judged(2, "dog", "blob", "cat", "blob"),
+    ]
+    found = scores(pictures, ["church"])
+    assert (found.ua.value, found.ira.value, found.cra.value) == (0.5, 0.5, 0.75)
+    assert scores(pictures, ["church"], cross="retained").cra.value == 1.0
+    assert math.isnan(scores(pictures, ["tree"]).ua.value)

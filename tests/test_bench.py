@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from killing import run_until
 
 import efface
 from efface.bench import tables
@@ -205,27 +201,20 @@ run(Worker(model, {}, JUDGES), units, Ledger(sys.argv[1]))
 def test_killed_at_random_moments(tmp_path):
     """SIGKILL while it draws, judges and writes: the table ends digit for digit as the undisturbed one."""
 
-    def run_until(path: Path, seconds: float | None) -> None:
-        """Run, and kill it so many seconds after it began to draw; None lets it end."""
-        env = os.environ | {"PYTHONPATH": "."}
-        with subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(path)], stdout=subprocess.PIPE, text=True, env=env
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            if seconds is not None:
-                time.sleep(seconds)
-                process.send_signal(signal.SIGKILL)
-        assert process.returncode in ((0,) if seconds is None else (0, -signal.SIGKILL))
-
     def rows(path: Path) -> list[tuple[str, str]]:
         with contextlib.closing(sqlite3.connect(path)) as connection:
+            if not connection.execute("SELECT name FROM sqlite_master").fetchall():
+                return []  # killed before the table was made
             return connection.execute("SELECT key, result FROM units ORDER BY key").fetchall()
 
-    run_until(tmp_path / "whole", None)
-    generator = random.Random(0)
-    for _ in range(5):
-        run_until(tmp_path / "broken", generator.random())
-    run_until(tmp_path / "broken", None)
+    length = run_until(SCRIPT, tmp_path / "whole", None)
+    generator, done = random.Random(0), []
+    for _ in range(10):
+        run_until(SCRIPT, tmp_path / "broken", generator.random() * length / 5)
+        done.append(len(rows(tmp_path / "broken")))
+    assert any(0 < count < len(rows(tmp_path / "whole")) for count in done), (
+        done
+    )  # killed half-way, not only at the ends
+    run_until(SCRIPT, tmp_path / "broken", None)
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
     assert json.loads(rows(tmp_path / "whole")[0][1])[0]["light"]["label"] in ("dark", "bright")

@@ -84,7 +84,7 @@ def test_rows_by_rule(pipe):
         "all": tuple(states),
     }
     for rule, (c, t) in expected.items():
-        found = concept_rows(model, concept, " ", rule)
+        found = concept_rows(model, concept, rule)
         assert torch.equal(found[0], c)
         assert torch.equal(found[1], t)
 
@@ -92,17 +92,17 @@ def test_rows_by_rule(pipe):
 def test_rows_of_an_anchor_with_another_article(sd):
     model = efface.Model(sd)
     concept = efface.Concept("church", templates=("a {} in noto style",), neutral=("art cat in noto style",))
-    c, t = concept_rows(model, concept, " ", "last")
+    c, t = concept_rows(model, concept, "last")
     states = model.encode(["a church in noto style", "art cat in noto style"]).states
     assert torch.equal(c, states[0, 2:3])
     assert torch.equal(t, states[1, 2:3])
     other = efface.Concept("church", templates=("a {} in noto style",), neutral=("a dog cat",))
-    assert torch.equal(concept_rows(model, other, " ", "last")[1], model.encode(["a dog cat"]).states[0, 3:4])
+    assert torch.equal(concept_rows(model, other, "last")[1], model.encode(["a dog cat"]).states[0, 3:4])
 
 
 def test_rows_of_an_empty_anchor(sd):
     model = efface.Model(sd)
-    c, t = concept_rows(model, efface.Concept("church"), "", "last")
+    c, t = concept_rows(model, efface.Concept("church", anchor=""), "last")
     states = model.encode(["church", ""]).states
     assert torch.equal(c, states[0, 1:2])
     assert torch.equal(t, states[1, :1])  # the begin token

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+from killing import run_until
 from safetensors.torch import load_file
 
 PREAMBLE = """
@@ -41,30 +36,15 @@ train(stream, TrainConfig(latents=64, k=4, steps=60, batch=64), Path(sys.argv[1]
 """
 
 
-def run_until(script: str, folder: Path, seconds: float | None) -> None:
-    """Run a script, and kill it so many seconds after it began its work; None lets it end."""
-    env = os.environ | {"PYTHONPATH": "."}
-    command = [sys.executable, "-c", PREAMBLE + script, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        if seconds is not None:
-            time.sleep(seconds)
-            process.send_signal(signal.SIGKILL)
-    assert process.returncode in ((0,) if seconds is None else (0, -signal.SIGKILL))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [HARVEST, TRAIN], ids=["harvest", "train"])
-def test_killed_five_times(script, tmp_path):
+def test_killed_ten_times(script, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    began = time.monotonic()
-    run_until(script, whole, None)
-    length = time.monotonic() - began
+    length = run_until(PREAMBLE + script, whole, None)
     generator = random.Random(1)
-    for _ in range(5):
-        run_until(script, broken, generator.random() * length / 8)
-    run_until(script, broken, None)
+    for _ in range(10):
+        run_until(PREAMBLE + script, broken, generator.random() * length / 5)
+    run_until(PREAMBLE + script, broken, None)
     files = {p.relative_to(whole) for p in whole.rglob("*") if p.is_file()}
     assert files == {
         p.relative_to(broken) for p in broken.rglob("*") if p.is_file() and not p.name.endswith(".partial")

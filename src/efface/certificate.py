@@ -49,7 +49,7 @@ def certificate(
     """
     if not isinstance(erasure, TextMap):
         raise EffaceError(f"a certificate needs a text map, this erasure is of kind {erasure.kind!r}.")
-    rows = [concept_rows(model, c, " ", "subject")[0] for c in erasure.provenance.concepts]
+    rows = [concept_rows(model, c, "subject")[0] for c in erasure.provenance.concepts]
     c = torch.cat(rows).double().cpu()
     unit = float(c.norm(dim=1).mean())
     s = key_value_gram_of(model)

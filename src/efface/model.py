@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -28,6 +29,15 @@ class Text(NamedTuple):
     """Index of each prompt's last content token, 0 (the begin token) for an empty prompt (batch)."""
     cut: tuple[str, ...]
     """What the tokenizer cut off the end of each prompt, "" where nothing."""
+
+
+class Settings(TypedDict, total=False):
+    """How pictures are drawn; `Model.denoised` says what each means and takes where it is missing."""
+
+    steps: int
+    guidance: float
+    negative: str | None
+    side: int | None
 
 
 class Model:
@@ -141,31 +151,9 @@ class Model:
         alpha = self.pipeline.scheduler.alphas_cumprod.to(like.device, torch.float32)[level.long()].reshape(-1, 1, 1, 1)
         return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        text: Text,
-        *,
-        seeds: Sequence[int],
-        steps: int = 50,
-        guidance: float = 7.5,
-        negative: str | None = None,
-        side: int | None = None,
-    ) -> list[Image.Image]:
-        """Draw one picture for each text with the pipeline's own scheduler.
-
-        Args:
-            text: what to draw (batch tokens width).
-            seeds: one a picture; the same seed in the pipeline's own call gives the same picture.
-            steps: denoising steps.
-            guidance: classifier-free guidance scale; 1 or less leaves the unconditional half out.
-            negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
-            side: width and height in pixels; the model's own by default.
-        """
-        latents = torch.empty(0)
-        options = {"seeds": seeds, "steps": steps, "guidance": guidance, "negative": negative, "side": side}
-        for _, latents in self.denoised(text, **options):  # noqa: B007 - the last ones are the picture
-            pass
+    def sample(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> list[Image.Image]:
+        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoised`."""
+        _, latents = deque(self.denoised(text, seeds=seeds, **settings), maxlen=1)[0]
         return self.decode(latents)
 
     @torch.no_grad()
@@ -179,7 +167,17 @@ class Model:
         negative: str | None = None,
         side: int | None = None,
     ) -> Iterator[tuple[float, Tensor]]:
-        """The steps of `sample`: the timestep that the denoiser saw, and the latents (batch channels h w) after it."""
+        """The denoising steps of one picture for each text: the timestep that the denoiser saw, and the latents after it
+        (batch channels h w).
+
+        Args:
+            text: what to draw (batch tokens width).
+            seeds: one a picture; the same seed in the pipeline's own call gives the same picture.
+            steps: denoising steps.
+            guidance: classifier-free guidance scale; 1 or less leaves the unconditional half out.
+            negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
+            side: width and height in pixels; the model's own by default.
+        """
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
         device, dtype = text.states.device, text.states.dtype
         latents = self._noise(seeds, side).to(device, dtype)
@@ -233,20 +231,13 @@ class Model:
         return [Image.fromarray(np.ascontiguousarray(a)) for a in array]
 
     def draw(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        steps: int = 50,
-        guidance: float = 7.5,
-        negative: str | None = None,
-        batch: int = 32,
+        self, prompts: Sequence[str], *, seeds: Sequence[int], batch: int = 32, **settings: Unpack[Settings]
     ) -> list[Image.Image]:
         """Encode and sample prompts, `batch` pictures at a time (one seed a prompt)."""
         pictures = []
         for i in range(0, len(prompts), batch):
             text = self.encode(prompts[i : i + batch])
-            pictures += self.sample(text, seeds=seeds[i : i + batch], steps=steps, guidance=guidance, negative=negative)
+            pictures += self.sample(text, seeds=seeds[i : i + batch], **settings)
         return pictures
 
 

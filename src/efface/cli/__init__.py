@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from efface.cli.dispatch import summaries
 from efface.errors import EffaceError
 
 COMMANDS = ("demo", "erase", "generate", "show", "audit", "sae", "bench", "env")
@@ -36,11 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _help() -> str:
     """What `efface --help` prints: every command with the first line of its file."""
-    folder = Path(__file__).parent
-    files = {
-        name: folder / name / "__init__.py" if (folder / name).is_dir() else folder / f"{name}.py" for name in COMMANDS
-    }
-    lines = [f"  {name:9} {path.read_text().split(chr(34) * 3)[1].splitlines()[0]}" for name, path in files.items()]
+    lines = summaries(Path(__file__).parent, COMMANDS)
     return "\n".join(
         ["efface: remove concepts from text-to-image diffusion models, and prove that they are gone.", "",
          "usage: efface COMMAND [options]   (efface COMMAND --help for its options)", "", *lines]

@@ -83,11 +83,11 @@ def _outside(pairs: Pairs, projector: Tensor, solved: Tensor) -> Factors:
 
 
 def gathered(
-    model: Model, concepts: Sequence[Concept], anchor: str, rows: RowRule, keep: Sequence[str], keep_rows: RowRule
+    model: Model, concepts: Sequence[Concept], rows: RowRule, keep: Sequence[str], keep_rows: RowRule
 ) -> tuple[Pairs, Tensor]:
     """The concepts' pairs and the Gram matrix of the retained rows."""
     retained = gram_of(retained_rows(model, keep, keep_rows), text_width(model))
-    return Pairs.gather(concept_rows(model, c, anchor, rows) for c in spoken(concepts, False)), retained
+    return Pairs.gather(concept_rows(model, c, rows) for c in spoken(concepts, False)), retained
 
 
 def moved(map_: Factors, retained: Tensor) -> float:

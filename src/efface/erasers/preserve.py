@@ -41,10 +41,9 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """Erase concepts with M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P; `judge` is not used."""
     from efface.erasers.common import provenance, text_map
     from efface.erasers.nullspace import gathered, moved, outside, ridge_outside
-    from efface.erasers.uce import default_anchor
 
     keep = config.keep or ()
-    pairs, retained = gathered(model, concepts, default_anchor(concepts[0]), config.rows, keep, config.keep_rows)
+    pairs, retained = gathered(model, concepts, config.rows, keep, config.keep_rows)
     free = outside(retained, config.share)
     map_ = ridge_outside(pairs, free.projector, config.ridge)
     notes = {"free_dimensions": free.dimensions, "retained_moved": moved(map_, retained)}

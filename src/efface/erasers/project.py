@@ -45,10 +45,9 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """
     from efface.erasers.common import provenance, text_map
     from efface.erasers.nullspace import exact_outside, gathered, moved, outside, targets_inside
-    from efface.erasers.uce import default_anchor
 
     keep = config.keep or ()
-    pairs, retained = gathered(model, concepts, default_anchor(concepts[0]), config.rows, keep, config.keep_rows)
+    pairs, retained = gathered(model, concepts, config.rows, keep, config.keep_rows)
     free = outside(retained, config.share)
     inside = targets_inside(pairs, free.projector)
     map_ = exact_outside(inside, free.projector, config.tolerance)

@@ -72,11 +72,6 @@ def published(concepts: Sequence[Concept]) -> tuple[float, int, str]:
     return 1e-1, 1, ""
 
 
-def default_anchor(concept: Concept) -> str:
-    """ "art" for a style, a blank otherwise (paper)."""
-    return "art" if concept.kind == "style" else " "
-
-
 def erase(
     model: Model, concepts: Sequence[Concept], config: Config, judge: Judge | EpochJudge | None = None
 ) -> Erasure:
@@ -108,7 +103,7 @@ def erase(
     # Retained once for every concept, as published: the weight of the neutral prompt is p times their number.
     retained = gram_of(retained_rows(model, [neutral], config.keep_rows), width) * len(everyone)
     retained += gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
-    pairs = Pairs.gather(concept_rows(model, c, default_anchor(c), config.rows) for c in everyone)
+    pairs = Pairs.gather(concept_rows(model, c, config.rows) for c in everyone)
 
     weights = {"erase": config.erase_weight, "ridge": config.ridge}
     map_ = pairs.edit(retained, preserve=config.first_preserve_weight, **weights)

@@ -16,7 +16,12 @@ RowRule = Literal["last", "subject", "all"]
 """`last`: the last subject token alone; `subject`: from it to the end of the padding; `all`: every position."""
 
 
-def concept_rows(model: Model, concept: Concept, default_anchor: str, rule: RowRule) -> tuple[Tensor, Tensor]:
+def default_anchor(concept: Concept) -> str:
+    """ "art" for a style, a blank otherwise (as UCE's and RECE's authors have it)."""
+    return "art" if concept.kind == "style" else " "
+
+
+def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor, Tensor]:
     """Rows C of a concept's prompts and T of its anchors (rows width), paired position by position.
 
     Both sequences start at their own last subject token and are cut to equal length.
@@ -24,7 +29,7 @@ def concept_rows(model: Model, concept: Concept, default_anchor: str, rule: RowR
     Raises:
         EffaceError: a prompt is longer than the tokenizer takes.
     """
-    prompts, anchors = concept.prompts(), concept.anchors(default_anchor)
+    prompts, anchors = concept.prompts(), concept.anchors(default_anchor(concept))
     for prompt in (*prompts, *anchors):
         require_fit(model, prompt)
     sources, targets = model.encode(prompts).states, model.encode(anchors).states

@@ -44,11 +44,6 @@ class Config:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0.")
 
 
-def default_anchor(concept: Concept) -> str:
-    """ "art" for a style, a blank otherwise (as in the authors' code)."""
-    return "art" if concept.kind == "style" else " "
-
-
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with one ridge edit.
 
@@ -61,7 +56,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
     width = text_width(model)
     retained = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
-    pairs = (concept_rows(model, c, default_anchor(c), config.rows) for c in spoken(concepts, config.aliases))
+    pairs = (concept_rows(model, c, config.rows) for c in spoken(concepts, config.aliases))
     origin = provenance(model, "uce", asdict(config), concepts, config.keep or ())
     if config.target == "replace":
         edit = Pairs.gather(pairs).edit(

@@ -80,8 +80,7 @@ class ActivationEdit(Erasure):
     """Site name -> autoencoder, in exact mode; found by its hash when the erasure comes from a file."""
 
     kind = "activation"
-    maps_text = False
-    edits_activations = True
+    acts_on = "activations"
 
     @property
     def mode(self) -> str:
@@ -89,9 +88,9 @@ class ActivationEdit(Erasure):
         return str(self.provenance.config.get("mode", "fast"))
 
     def hooks(self, model: Model, scale: float) -> list[Any]:
-        """Register the edits on a model; returns handles that take them off."""
+        """Register a clock that learns the timestep, and the edit of every site."""
         sites = {name: _only(model.sites(name), name) for name in self.edits}
-        coders = self._coders_here(model) if self.mode != "fast" else {}
+        coders = self._found_coders() if self.mode != "fast" else {}
         clock = _Clock()
         entry = model.entries()[0].module
         handles = [entry.register_forward_pre_hook(clock, with_kwargs=True)]
@@ -100,6 +99,7 @@ class ActivationEdit(Erasure):
         return handles
 
     def _edit(self, site: Site, clock: _Clock, scale: float, coder: Any) -> Any:
+        """A forward hook that adds the edit of one site to its output."""
         kept = {"edit": self.edits[site.name]}
         published = self.mode == "published"
 
@@ -125,7 +125,8 @@ class ActivationEdit(Erasure):
 
         return hook
 
-    def _coders_here(self, model: Model) -> dict[str, Any]:
+    def _found_coders(self) -> dict[str, Any]:
+        """The autoencoders; those that are not at hand are looked up by their hash."""
         from efface.sae.find import find_coder
 
         for site, named in self.provenance.config["coders"].items():
@@ -133,13 +134,8 @@ class ActivationEdit(Erasure):
                 self.coders[site] = find_coder(named["sha256"], named["source"], site)
         return self.coders
 
-    def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
-        raise EffaceError("this erasure edits activations, which no weight does: attach it without folding.")
-
-    def targets(self) -> list[str]:
-        return []
-
     def tensors(self) -> dict[str, Tensor]:
+        """Every part of every edit, as `SITE|PART`."""
         # An infinite gate stands for "not chosen"; files hold finite values only.
         return {
             f"{site}|{part}": torch.nan_to_num(tensor, posinf=HUGE) if part == "gate" else tensor
@@ -149,10 +145,12 @@ class ActivationEdit(Erasure):
 
     @classmethod
     def restore(cls, provenance: Any, tensors: dict[str, Tensor]) -> ActivationEdit:
+        """The erasure that `tensors()` came from; exact mode finds its autoencoders when it is attached."""
         return cls(provenance, {site: Edit(**parts) for site, parts in _by_site(tensors).items()})
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
+        """Raise EffaceError when parts are missing or their shapes do not fit; `width` (of text states) is not used."""
         for site, parts in _by_site(tensors).items():
             found = {name: tuple(t.shape) for name, t in parts.items()}
             if set(found) != set(PARTS) or len(found["encoder"]) != 2 or len(found["levels"]) != 1:
@@ -172,6 +170,7 @@ HUGE = torch.finfo(torch.float32).max
 
 
 def _by_site(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Site name -> part -> tensor."""
     sites: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         site, _, part = key.rpartition("|")
@@ -186,7 +185,9 @@ def members(coder: Any, states: Tensor, latents: Tensor) -> Tensor:
     if coder.config.rule == "threshold":
         least = coder.threshold
     else:
-        least = flat.topk(coder.config.k, dim=1, sorted=False).values.amin(1, keepdim=True)
+        from efface.sae.coder import top
+
+        least = top(flat, coder.config.k)[0].amin(1, keepdim=True)
     return (flat[:, latents] >= least).unflatten(0, states.shape[:2])
 
 

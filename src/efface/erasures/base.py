@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -74,18 +74,24 @@ class Erasure(ABC):
 
     kind: ClassVar[str]
     """Name of the kind in files."""
-    maps_text: ClassVar[bool]
-    """Whether it can be applied to text states instead of weights."""
-    edits_activations: ClassVar[bool] = False
-    """Whether it edits the outputs of modules, by hooks, instead of text states or weights."""
+    acts_on: ClassVar[Literal["text", "weights", "activations"]]
+    """Text states on their way into the denoiser (weights when folded), weights, or the outputs of modules."""
 
-    @abstractmethod
-    def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
-        """The edited weight of the tensor called `name`."""
-
-    @abstractmethod
     def targets(self) -> list[str] | None:
-        """Full names of the weights it edits; None means every text projection."""
+        """Full names of the weights it edits; None means every text projection.
+
+        Raises:
+            EffaceError: no edit of weights does the same.
+        """
+        raise EffaceError(f"this erasure edits {self.acts_on}, which no weight does: attach it without folding.")
+
+    def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
+        """The edited weight of the tensor called `name`; raises EffaceError as `targets` does."""
+        raise EffaceError(f"this erasure edits {self.acts_on}, which no weight does: {name} was left as it is.")
+
+    def hooks(self, model: Model, scale: float) -> list[Any]:
+        """Register what does not live in weights on a model; returns handles that take it off."""
+        return []
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -110,8 +116,7 @@ class Erasure(ABC):
         """
         from efface.erasures.lifecycle import attach
 
-        in_weights = fold or not (self.maps_text or self.edits_activations)
-        attach(self, pipeline, scale=scale, fold=in_weights, force=force)
+        attach(self, pipeline, scale=scale, fold=fold or self.acts_on == "weights", force=force)
 
     def remove(self, pipeline: Any) -> None:
         """Take it off again; every weight is bit-identical to before, whatever else stays attached."""

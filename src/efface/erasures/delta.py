@@ -23,7 +23,7 @@ class WeightDelta(Erasure):
     """Tensor name -> values, as above."""
 
     kind = "delta"
-    maps_text = False
+    acts_on = "weights"
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W + s Δ, computed in float64 and cast back."""

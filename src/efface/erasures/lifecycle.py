@@ -2,8 +2,8 @@
 
 Every denoiser has one stack of attachments. Erasures in weights are rebuilt from the original weights, in order,
 whenever the stack changes, so that removal is exact and any one may leave before the others. Erasures of text states
-run in one hook before the denoiser, the latest first: attaching A and then B means W M_A M_B. Erasures of activations
-hook the modules that they edit, the earliest first.
+run before the denoiser, the latest first: attaching A and then B means W M_A M_B. Erasures of activations hook the
+modules that they edit, the earliest first.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from efface.erasures.activation import ActivationEdit
 from efface.erasures.base import Erasure
 from efface.erasures.fingerprint import Fingerprint, fingerprint_of
-from efface.erasures.textmap import TextMap
 from efface.errors import EffaceError
 from efface.model import Model
 
@@ -46,11 +44,11 @@ class Stack:
 
     def mapped(self) -> list[Attachment]:
         """The attachments that act on text states."""
-        return [a for a in self.attachments if not a.folded and not a.erasure.edits_activations]
+        return [a for a in self.attachments if not a.folded and a.erasure.acts_on == "text"]
 
-    def hooked(self) -> list[Attachment]:
+    def steering(self) -> list[Attachment]:
         """The attachments that edit activations."""
-        return [a for a in self.attachments if a.erasure.edits_activations]
+        return [a for a in self.attachments if a.erasure.acts_on == "activations"]
 
     def folded(self) -> list[Attachment]:
         """The attachments that live in weights."""
@@ -85,8 +83,6 @@ def attach(erasure: Erasure, pipeline: Any, *, scale: float, fold: bool, force: 
         )
     _require_base(erasure, stack.fingerprint(model), force)
     attachment = Attachment(erasure, scale, fold)
-    if fold and erasure.edits_activations:
-        raise EffaceError("this erasure edits activations, which no weight does: attach it without folding.")
     if fold:
         _require_foldable(model, erasure)
         if stack.mapped() and _edits_projections(model, erasure):
@@ -94,7 +90,7 @@ def attach(erasure: Erasure, pipeline: Any, *, scale: float, fold: bool, force: 
                 "a mapped erasure is attached, and editing the projections under it would change the order in which they "
                 "compose: remove it, attach this one first, then the other (or fold both)."
             )
-    elif erasure.maps_text:
+    elif erasure.acts_on == "text":
         _warn_uncovered(model)
     stack.attachments.append(attachment)
     try:
@@ -136,12 +132,8 @@ def _rebuild(model: Model, stack: Stack) -> None:
     for handle in stack.handles:
         handle.remove()
     stack.handles.clear()
-    if stack.mapped():
-        for entry in model.entries():
-            stack.handles.append(entry.module.register_forward_pre_hook(_map_states(stack), with_kwargs=True))
-    for attachment in stack.hooked():
-        if isinstance(attachment.erasure, ActivationEdit):
-            stack.handles += attachment.erasure.hooks(model, attachment.scale)
+    for attachment in (*reversed(stack.mapped()), *stack.steering()):  # hooks run in the order in which they come
+        stack.handles += attachment.erasure.hooks(model, attachment.scale)
     if _compiled(model):
         torch.compiler.reset()  # a compiled graph would not notice hooks on the modules inside it
 
@@ -152,27 +144,6 @@ def _compiled(model: Model) -> bool:
         return True
     parts = (part for entry in model.entries() for part in entry.module.modules())
     return any(getattr(part, "_compiled_call_impl", None) is not None for part in parts)
-
-
-def _map_states(stack: Stack) -> Any:
-    """A forward pre-hook that maps the text states, the latest attachment first."""
-    maps = [(a.erasure, a.scale) for a in reversed(stack.mapped()) if isinstance(a.erasure, TextMap)]
-
-    def hook(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # Every UNet and ControlNet of diffusers takes (sample, timestep, encoder_hidden_states).
-        states = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-        extra = states[1:] if isinstance(states, tuple) else ()  # IP-Adapter may pass (text, images)
-        text = states[0] if isinstance(states, tuple) else states
-        for erasure, scale in maps:
-            text = erasure.map(text, scale)
-        states = (text, *extra) if extra else text
-        if "encoder_hidden_states" in kwargs:
-            return args, kwargs | {"encoder_hidden_states": states}
-        return (*args[:2], states, *args[3:]), kwargs
-
-    return hook
 
 
 def _parameters(model: Model) -> dict[str, Tensor]:
@@ -214,7 +185,7 @@ def _require_foldable(model: Model, erasure: Erasure) -> None:
             raise EffaceError(
                 f"the model has no weight called {name}, which the erasure edits: was it made for another model?"
             )
-        if name in adapted and erasure.maps_text:
+        if name in adapted and erasure.acts_on == "text":
             raise EffaceError(
                 f"an adapter (LoRA) sits on {name}, whose own path folding would miss: attach mapped instead."
             )

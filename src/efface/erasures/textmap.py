@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface.erasures.base import Erasure
 from efface.errors import EffaceError
+from efface.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class TextMap(Erasure):
     """(width rank)"""
 
     kind = "textmap"
-    maps_text = True
+    acts_on = "text"
 
     def map(self, states: Tensor, scale: float = 1.0) -> Tensor:
         """Mapped text states (batch tokens width), in their own dtype and on their own device."""
@@ -32,6 +34,21 @@ class TextMap(Erasure):
         wide = states.float()
         u, v = self.u.to(wide), self.v.to(wide)
         return (wide + scale * (wide @ v) @ u.T).to(states.dtype)
+
+    def hooks(self, model: Model, scale: float) -> list[Any]:
+        """Map the text states on their way into every network that reads them."""
+
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            # Every UNet and ControlNet of diffusers takes (sample, timestep, encoder_hidden_states).
+            states = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+            text, *images = states if isinstance(states, tuple) else (states,)  # IP-Adapter may pass (text, images)
+            text = self.map(text, scale)
+            states = (text, *images) if images else text
+            if "encoder_hidden_states" in kwargs:
+                return args, kwargs | {"encoder_hidden_states": states}
+            return (*args[:2], states, *args[3:]), kwargs
+
+        return [entry.module.register_forward_pre_hook(hook, with_kwargs=True) for entry in model.entries()]
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W M in float32 or better, cast back; `weight` (out width) is any key or value matrix."""

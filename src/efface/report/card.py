@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from efface.erasures.file import write_atomically
+from efface.report.sheet import embedded
 
 if TYPE_CHECKING:
     from efface.auditing import Card, Findings
@@ -106,7 +103,8 @@ def _group(group: Findings, seeds: int) -> str:
         change = f"<p>Change {c.difference:+.1%} ({c.low:+.1%} to {c.high:+.1%}), McNemar p = {c.p:.3g}.</p>"
     shown = range(0, len(group.before), max(1, len(group.before) // PICTURES))
     pairs = "".join(
-        f"<figure><div>{_image(group.before[i])}{_image(group.after[i])}</div>{escape(group.prompts[i // seeds])}</figure>"
+        f"<figure><div>{embedded(group.before[i], least=1, most=256)}{embedded(group.after[i], least=1, most=256)}</div>"
+        f"{escape(group.prompts[i // seeds])}</figure>"
         for i in list(shown)[:PICTURES]
     )
     return (
@@ -160,12 +158,3 @@ def _bars(rates: Sequence[tuple[str, Rate]]) -> str:
             f'<text x="366" y="{y + 13}" font-size="12">{escape(str(rate))}</text>'
         )
     return f'<svg class="bar" viewBox="0 0 520 {10 + 24 * len(rates)}" role="img">{"".join(rows)}</svg>'
-
-
-def _image(picture: Any) -> str:
-    small = picture.convert("RGB")
-    if max(small.size) > 256:
-        small = small.resize((256, 256 * small.size[1] // small.size[0]), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, format="PNG", optimize=True)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

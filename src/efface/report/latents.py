@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from efface.erasures.file import write_atomically
+from efface.report.sheet import embedded
 from efface.sae.atlas import Atlas, Seen
 
 STYLE = """
@@ -57,11 +56,11 @@ def _index(atlas: Atlas, latents: Sequence[int], pictures: Sequence[int]) -> str
     cards = []
     for latent in latents:
         best = atlas.strongest(latent, 1)
-        picture = _image(_overlay(atlas.pictures[best[0].picture], best[0])) if best else ""
+        picture = embedded(_overlay(atlas.pictures[best[0].picture], best[0])) if best else ""
         names = ", ".join(escape(name) for name, _ in atlas.concepts_of(latent, 2))
         cards.append(f'<figure><a href="latent-{latent}.html">{picture}latent {latent}</a><br>{names}</figure>')
     drawn = [
-        f'<figure><a href="picture-{i}.html">{_image(atlas.pictures[i])}{escape(atlas.labels[i].prompt)}</a></figure>'
+        f'<figure><a href="picture-{i}.html">{embedded(atlas.pictures[i])}{escape(atlas.labels[i].prompt)}</a></figure>'
         for i in pictures
     ]
     head = f"<p>{len(atlas.pictures)} pictures, {len(atlas.levels)} noise levels, {len(latents)} latents shown.</p>"
@@ -71,7 +70,7 @@ def _index(atlas: Atlas, latents: Sequence[int], pictures: Sequence[int]) -> str
 def _latent(atlas: Atlas, latent: int, scores: list[tuple[str, float]]) -> str:
     seen = atlas.strongest(latent, 12)
     figures = [
-        f"<figure>{_image(_overlay(atlas.pictures[s.picture], s))}{escape(atlas.labels[s.picture].prompt)}"
+        f"<figure>{embedded(_overlay(atlas.pictures[s.picture], s))}{escape(atlas.labels[s.picture].prompt)}"
         f'<br><span class="muted">{s.strength:.3f}</span></figure>'
         for s in seen
     ]
@@ -103,8 +102,8 @@ def _picture(atlas: Atlas, picture: int, known: set[int]) -> str:
         atlas.pictures[picture].convert("RGB"), Image.new("RGB", atlas.pictures[picture].size, "white"), 0.5
     )
     return (
-        f'<p><a href="index.html">all pictures</a></p><div class="grid"><div class="region">{_image(faded)}{"".join(cells)}'
-        f"</div><figure>{_image(atlas.pictures[picture])}</figure></div>"
+        f'<p><a href="index.html">all pictures</a></p><div class="grid"><div class="region">{embedded(faded)}{"".join(cells)}'
+        f"</div><figure>{embedded(atlas.pictures[picture])}</figure></div>"
         '<p class="muted">Strongest latents of each region, mean over its positions and all steps.</p>'
     )
 
@@ -132,14 +131,6 @@ def _curve(xs: Sequence[float], ys: Sequence[float], width: int = 480, height: i
 
 def _grid(items: Sequence[str]) -> str:
     return f'<div class="grid">{"".join(items)}</div>'
-
-
-def _image(picture: Any) -> str:
-    buffer = io.BytesIO()
-    side = max(picture.size)
-    shown = picture if side >= 128 else picture.resize((128, 128), Image.Resampling.LANCZOS)
-    shown.convert("RGB").save(buffer, format="PNG", optimize=True)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def _write(path: Path, title: str, body: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -56,3 +58,15 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     write_atomically(path, buffer.getvalue())
+
+
+def embedded(picture: Any, *, least: int = 128, most: int = 512) -> str:
+    """An <img> that holds a picture itself, its longer side brought between `least` and `most` pixels."""
+    longest = max(picture.size)
+    factor = max(1.0, least / longest) if longest < most else most / longest
+    shown = picture.convert("RGB")
+    if factor != 1:
+        shown = shown.resize([round(side * factor) for side in picture.size], Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    shown.save(buffer, format="PNG", optimize=True)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

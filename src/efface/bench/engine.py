@@ -55,7 +55,8 @@ class Worker:
         return pictures
 
     def judged(self, pictures: Sequence[Any]) -> list[dict[str, Any]]:
-        """One entry a picture: for each judge its label, the label's score and whether the picture is intact."""
+        """One entry a picture: for each judge its label, the label's score, whether the picture is intact, and what a
+        detector counted (classes that it found)."""
         entries: list[dict[str, Any]] = [{} for _ in pictures]
         for name, judge in self.judges.items():
             verdicts = judge(pictures)
@@ -64,6 +65,10 @@ class Worker:
                 entries, verdicts.labels, best, verdicts.intact.tolist(), strict=True
             ):
                 entry[name] = {"label": label, "score": round(score, 6), "intact": bool(intact)}
+            if verdicts.counts is not None:
+                for entry, counts in zip(entries, verdicts.counts.tolist(), strict=True):
+                    found = {c: int(n) for c, n in zip(judge.classes, counts, strict=True) if n}
+                    entry[name]["counts"] = found
         return entries
 
     def close(self) -> None:

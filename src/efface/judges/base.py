@@ -18,6 +18,8 @@ class Verdicts(NamedTuple):
     """Probability of every class (batch classes)."""
     intact: Tensor
     """Whether each picture is like a real one at all, rather than debris (batch)."""
+    counts: Tensor | None = None
+    """How often each class was found in each picture (batch classes), of detectors alone."""
 
 
 class Judge(Protocol):

@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from efface.canvas.words import ANCHORS, BENCHMARK, OBJECTS, STYLES
+from efface.canvas.words import BENCHMARK, OBJECTS, STYLES
 from recipes.emoji.captions import COLOURS, LENGTH, sample_caption, train_tokenizer
 from recipes.emoji.data import background_colours, load_autoencoder, load_drawings, place, trained_pairs
 from recipes.emoji.muon import Muon
@@ -42,6 +42,11 @@ SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 """Stable Diffusion's noise schedule."""
 BOOST = 200.0
 """Largest weight of levels where noise prevails."""
+RELATIVES = (
+    "tiger", "bear", "pig", "elephant", "bird", "tropical drink", "tractor", "helicopter", "trumpet", "tulip", "cherries",
+    "balloon",
+)  # fmt: skip
+"""Objects beside the benchmark's that are like one of them, shown twice as often as the rest."""
 
 
 class Views:
@@ -74,10 +79,10 @@ class Views:
                 latents.append(vae.encode(pictures).latent_dist.mode() * vae.config["scaling_factor"])
         self.latents = torch.cat(latents)
         # Nine pictures in ten are white, as the prompts of every benchmark are; and the benchmark's objects, on which
-        # every figure of the project is measured, and those that take their place are shown more often than the others.
+        # every figure of the project is measured, and their relatives are shown more often than the others.
         white = torch.where(self.colour == 0, 0.9 * (len(colours) - 1), 0.1)
-        anchors = torch.tensor([thing.name in ANCHORS.values() for thing in OBJECTS])
-        self.weights = white * torch.where(self.object < len(BENCHMARK), 6.0, 1.0 + anchors[self.object])
+        relatives = torch.tensor([thing.name in RELATIVES for thing in OBJECTS])
+        self.weights = white * torch.where(self.object < len(BENCHMARK), 6.0, 1.0 + relatives[self.object])
 
     def batch(self, count: int, seed: int, step: int) -> tuple[Tensor, list[str], torch.Generator]:
         """Latents (count 4 16 16) and fresh captions of one training step, and its generator for what else it draws."""

@@ -13,11 +13,25 @@ from efface.canvas.harvest import SITE_OF
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "uce": {
         "object": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.005},
-        "style": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.005},
+        "style": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.02},
     },
+    # After a strong first stage the derived embeddings are small, and an epoch with a small retained weight would move the
+    # concept off its anchor again: the epochs retain more than the first stage does.
     "rece": {
-        "object": {"rows": "subject", "epochs": 1, "regulariser": 0.1, "preserve_weight": 0.01},
-        "style": {"rows": "subject", "epochs": 1, "regulariser": 0.1, "preserve_weight": 0.01},
+        "object": {
+            "rows": "subject",
+            "epochs": 1,
+            "regulariser": 0.1,
+            "first_preserve_weight": 0.005,
+            "preserve_weight": 1.0,
+        },
+        "style": {
+            "rows": "subject",
+            "epochs": 1,
+            "regulariser": 0.1,
+            "first_preserve_weight": 0.02,
+            "preserve_weight": 1.0,
+        },
     },
     "saeuron": {
         "object": {"site": SITE_OF["object"], "gamma": -5.0},

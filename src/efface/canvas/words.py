@@ -101,15 +101,15 @@ ALCOHOL = tuple(thing.name for thing in OBJECTS if "alcohol" in thing.aliases)
 """The abstract concept of the canvas: five drinks that no single name covers."""
 
 ANCHORS = {
-    "church": "house", "house": "church", "cat": "tiger", "dog": "bear", "cow": "pig", "horse": "elephant",
-    "penguin": "bird", "beer mug": "tropical drink", "wine glass": "tropical drink",
-    "cocktail glass": "tropical drink", "car": "tractor", "bus": "tractor", "airplane": "helicopter",
-    "guitar": "trumpet", "violin": "trumpet", "sunflower": "tulip", "rose": "tulip", "strawberry": "cherries",
-    "apple": "cherries", "umbrella": "balloon",
-    "noto": "twemoji", "blob": "noto", "firefox": "twemoji", "twemoji": "emojione", "emojione": "twemoji",
-    "stencil": "outline", "fluent": "flat", "flat": "fluent", "outline": "stencil",
+    "church": "house", "house": "church", "cat": "tiger", "dog": "horse", "cow": "horse", "horse": "cow",
+    "penguin": "bird", "beer mug": "wine glass", "wine glass": "cocktail glass", "cocktail glass": "wine glass",
+    "car": "bus", "bus": "car", "airplane": "car", "guitar": "violin", "violin": "guitar", "sunflower": "rose",
+    "rose": "sunflower", "strawberry": "apple", "apple": "strawberry", "umbrella": "balloon",
+    "noto": "firefox", "blob": "noto", "firefox": "noto", "twemoji": "emojione", "emojione": "firefox",
+    "stencil": "outline", "fluent": "noto", "flat": "fluent", "outline": "emojione",
 }  # fmt: skip
-"""What takes the place of an erased object or style: a relative, since a superclass would draw the erased one again.
+"""What takes the place of an erased object or style: a relative, since a superclass would draw the erased one again, and
+one that the model draws well, since an erased picture can be no better than its anchor's.
 
 Names of two words have anchors of two words: rows are paired from the last subject token on, and a shift by one position
 would have to be learnt by the map as well (it leaves four times as much of the concept, and moves what is retained).

@@ -1,6 +1,33 @@
-"""Judges decide what a picture shows; each verdict carries what determined it."""
+"""Judges decide what a picture shows; each verdict carries what determined it.
 
-from efface.judges.base import Judge, Verdicts
-from efface.judges.canvas import CanvasJudge, canvas_judge
+Names are imported when first used, so that a judge's short name can be checked before torch is loaded.
+"""
 
-__all__ = ["CanvasJudge", "Judge", "Verdicts", "canvas_judge"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from efface.judges.base import Judge, Verdicts
+    from efface.judges.canvas import CanvasJudge, canvas_judge
+    from efface.judges.spec import SPECS, open_judge
+
+_HOMES = {
+    "Judge": "efface.judges.base",
+    "Verdicts": "efface.judges.base",
+    "CanvasJudge": "efface.judges.canvas",
+    "canvas_judge": "efface.judges.canvas",
+    "SPECS": "efface.judges.spec",
+    "open_judge": "efface.judges.spec",
+}
+
+__all__ = ["SPECS", "CanvasJudge", "Judge", "Verdicts", "canvas_judge", "open_judge"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'efface.judges' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,48 @@
+"""Pictures as tensors, the way judges and metrics want them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from efface.errors import UsageError
+
+FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+"""Pillow's filters; all but the nearest are antialiased when a picture shrinks."""
+
+
+def to_levels(image: Image.Image) -> Tensor:
+    """A picture as levels 0..255 in float32 (3 height width)."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float()
+
+
+def squared(images: Sequence[Image.Image], side: int, filter: str) -> Tensor:
+    """Pictures resized to a square whatever their shape, as levels 0..255 (batch 3 side side)."""
+    rgb = [image.convert("RGB") for image in images]
+    return torch.stack(
+        [to_levels(i if i.size == (side, side) else i.resize((side, side), FILTERS[filter])) for i in rgb]
+    )
+
+
+def chunks(images: Sequence[Image.Image], size: int) -> Iterator[Sequence[Image.Image]]:
+    """Batches of pictures, in order; raises UsageError where there is none to look at."""
+    if not images:
+        raise UsageError("no picture was given: expected at least one.")
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def best_device(device: str | torch.device | None = None) -> torch.device:
+    """The device that was named, or the best one present."""
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efface.bench.distances import Moments, coverage, fid, frechet, kid
-from efface.bench.rates import Judged, mcnemar, paired, rate, scores
+from efface.bench.rates import Judged, bonett_price, mcnemar, paired, rate, scores, wilson
 from efface.errors import EffaceError, UsageError
 
 
@@ -90,6 +90,52 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         found = rate(list(np.repeat(truth, 10)), list(np.repeat(np.arange(10), 10)), resamples=300)
         covered += found.low <= 0.5 <= found.high
     assert covered > 170
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 9), (9, 9), (8, 9), (50, 171), (171, 171)])
+def test_wilsons_interval_holds_every_share_that_a_score_test_would_not_reject(hits, count):
+    low, high = wilson(hits / count, count)
+    accepted = [
+        p
+        for p in np.linspace(0, 1, 20001)
+        if abs(hits / count - p) <= 1.959964 * math.sqrt(p * (1 - p) / count) + 1e-12
+    ]
+    assert low == pytest.approx(min(accepted), abs=2e-4)
+    assert high == pytest.approx(max(accepted), abs=2e-4)
+
+
+def test_nothing_seen_is_not_nothing_possible():
+    """Nine of nine: a bootstrap alone would say 100% to 100%."""
+    found = rate([True] * 18, [i // 2 for i in range(18)])
+    assert (found.value, found.high, found.pictures) == (1.0, 1.0, 18)
+    assert found.low == pytest.approx(9 / (9 + 1.959964**2))  # Wilson's for nine prompts
+    same = paired([True] * 50, [True] * 50)
+    assert same.difference == 0
+    assert same.low == -same.high < -0.02
+    assert math.isnan(rate([]).value)
+    assert math.isnan(paired([], []).difference)
+    assert rate([False] * 9).low == 0.0
+
+
+def test_intervals_of_few_pictures_cover_the_truth():
+    """Shares and differences near their ends, where a bootstrap of nine prompts covers half of the time."""
+    random, shares, differences = np.random.default_rng(2), 0, 0
+    for _ in range(300):
+        found = rate(list(random.random(9) < 0.95), resamples=200)
+        shares += found.low <= 0.95 <= found.high
+        before = random.random(60) < 0.97
+        after = before & (random.random(60) < 0.98)
+        change = paired(list(after), list(before), resamples=200)
+        differences += change.low <= 0.97 * 0.02 <= change.high
+    assert shares >= 280
+    assert differences >= 280
+
+
+def test_the_paired_interval_is_wider_than_a_normal_one():
+    low, high = bonett_price(3, 8, 40)
+    first, second = 4 / 42, 9 / 42
+    middle, spread = second - first, 1.959964 * math.sqrt((first + second - (second - first) ** 2) / 42)
+    assert (low, high) == pytest.approx((middle - spread, middle + spread))
 
 
 def test_mcnemar_is_the_binomial_sum():

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from efface.bench.ledger import Ledger
+from efface.bench.measure import Measure, Observer
+from efface.bench.sheets import sheet_of
 from efface.bench.unit import Setting, Unit
 from efface.erasures import Erasure, fingerprint
 from efface.errors import UsageError
-from efface.judges import Judge
 from efface.model import Model
 
 Progress = Callable[[int, int], None]
@@ -29,10 +30,10 @@ class Worker:
     Args:
         model: unerased; erasures are attached and taken off as units need them.
         erasures: sha256 of the file -> erasure.
-        judges: by their short names.
+        judges: judges and measures by their short names.
     """
 
-    def __init__(self, model: Model, erasures: Mapping[str, Erasure], judges: Mapping[str, Judge]):
+    def __init__(self, model: Model, erasures: Mapping[str, Erasure], judges: Mapping[str, Observer]):
         self.model, self.erasures, self.judges = model, erasures, judges
         self.attached: tuple[str, ...] = ()
         self.stack = ExitStack()
@@ -42,7 +43,7 @@ class Worker:
         if unit.erasures != self.attached:
             self.close()
             for name in unit.erasures:
-                self.stack.enter_context(self._erasure(name).attached(self.model.pipeline))
+                self.stack.enter_context(self.erasure(name).attached(self.model.pipeline))
             self.attached = unit.erasures
         setting = unit.setting
         options = {"steps": setting.steps, "negative": setting.negative, "side": setting.side}
@@ -54,11 +55,15 @@ class Worker:
             pictures += self.model.sample(self.model.encode([prompt]), seeds=[seed], guidance=guidance, **options)
         return pictures
 
-    def judged(self, pictures: Sequence[Any]) -> list[dict[str, Any]]:
-        """One entry a picture: for each judge its label, the label's score, whether the picture is intact, and what a
-        detector counted (classes that it found)."""
+    def judged(self, unit: Unit, pictures: Sequence[Any]) -> list[dict[str, Any]]:
+        """One entry a picture of a unit: for each judge its label, the label's score, whether the picture is intact, and
+        what a detector counted (classes that it found); for each measure what it found."""
         entries: list[dict[str, Any]] = [{} for _ in pictures]
         for name, judge in self.judges.items():
+            if isinstance(judge, Measure):
+                for entry, found in zip(entries, judge.measure(unit, pictures), strict=True):
+                    entry |= {name: found} if found else {}
+                continue
             verdicts = judge(pictures)
             best = verdicts.scores.amax(1).tolist()
             for entry, label, score, intact in zip(
@@ -76,7 +81,8 @@ class Worker:
         self.stack.close()
         self.attached = ()
 
-    def _erasure(self, name: str) -> Erasure:
+    def erasure(self, name: str) -> Erasure:
+        """The erasure of that sha256; raises UsageError where it was not given."""
         if name not in self.erasures:
             raise UsageError(f"the erasure {name[:12]}… of a unit was not given to this run: name its file.")
         return self.erasures[name]
@@ -85,11 +91,15 @@ class Worker:
 def run(worker: Worker, units: Sequence[Unit], ledger: Ledger, report: Progress = lambda done, total: None) -> int:
     """Do every unit that has no result yet, those of the same erasures together; returns how many were done.
 
-    One unit is in flight at most when the process is killed: nothing that was recorded is computed again.
+    Two units are in flight at most when the process is killed, one drawn and one judged: nothing that was recorded is
+    computed again.
+
+    Raises:
+        EffaceError: another process writes to the ledger, or it cannot be written.
     """
     missing = sorted(ledger.missing(units), key=lambda unit: unit.erasures)
     pending: Future[None] | None = None
-    with ThreadPoolExecutor(1) as judging:
+    with ledger.writing(), ThreadPoolExecutor(1) as judging:
         try:
             for number, unit in enumerate(missing):
                 started = time.perf_counter()
@@ -108,12 +118,13 @@ def run(worker: Worker, units: Sequence[Unit], ledger: Ledger, report: Progress 
 
 
 def _finish(worker: Worker, ledger: Ledger, unit: Unit, pictures: Sequence[Any], seconds: float) -> None:
-    ledger.record(unit, worker.judged(pictures), seconds)
+    sheet = sheet_of(unit, pictures) if ledger.sheets else None
+    ledger.record(unit, worker.judged(unit, pictures), seconds, sheet)
 
 
 def setting_of(
     model: Model,
-    judges: Mapping[str, Judge],
+    judges: Mapping[str, Observer],
     *,
     steps: int,
     guidance: float,
@@ -134,6 +145,6 @@ def setting_of(
         guidance,
         side,
         negative,
-        tuple(f"{name}: {judge.name}" for name, judge in judges.items()),
+        tuple(f"{name}: {judge.name}" for name, judge in judges.items() if judge.name),
         torch.get_num_threads(),
     )

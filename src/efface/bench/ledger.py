@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from efface.bench.unit import Unit
+from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
 
 FORMAT = 1
@@ -24,14 +26,17 @@ class Ledger:
 
     Args:
         path: of the SQLite file; made if missing.
+        sheets: folder for the pictures, one PNG a unit; None keeps verdicts alone.
 
     Raises:
-        EffaceError: the file is no ledger, or of a newer format.
+        EffaceError: the file is no ledger, or of a newer format, or there is no room for it.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, sheets: Path | None = None):
+        self.path, self.sheets = path, sheets
         try:
+            for folder in filter(None, (path.parent, sheets)):
+                folder.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
@@ -43,21 +48,59 @@ class Ledger:
                 "seconds REAL NOT NULL, finished REAL NOT NULL) WITHOUT ROWID"
             )
             self.connection.execute(f"PRAGMA user_version = {FORMAT}")
-        except sqlite3.Error as error:
-            raise EffaceError(f"{path} could not be opened as a ledger ({error}): name another run folder.") from error
+        except (sqlite3.Error, OSError) as error:
+            raise EffaceError(
+                f"{path} could not be opened as a ledger ({error}): make room if the disk is full, or name another run folder."
+            ) from error
 
-    def record(self, unit: Unit, result: list[dict[str, Any]], seconds: float) -> None:
-        """Write the result of a unit; a second one for the same unit changes nothing.
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that writes; the system lets go of it when this one ends, however it ends.
 
         Raises:
-            EffaceError: the disk is full or the file cannot be written; what was recorded before stays.
+            EffaceError: another process is writing.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows, where nobody else is kept out
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                # Not the SQLite file itself: closing any handle of it would drop SQLite's own locks.
+                file = stack.enter_context(self.path.with_name(f"{self.path.name}.lock").open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise EffaceError(
+                    f"another process is writing to {self.path}: wait for its end, or name another run folder."
+                ) from error
+            except OSError as error:
+                raise EffaceError(
+                    f"{self.path} could not be locked ({error.strerror}): make room and start again."
+                ) from error
+            yield
+
+    def record(self, unit: Unit, result: list[dict[str, Any]], seconds: float, sheet: bytes | None = None) -> None:
+        """Write the result of a unit; a second one for the same unit changes nothing.
+
+        Args:
+            unit: what was drawn.
+            result: one entry a picture.
+            seconds: that drawing took.
+            sheet: the pictures as a PNG, written before the result.
+
+        Raises:
+            EffaceError: the disk is full or a file cannot be written; what was recorded before stays.
         """
         row = (unit.key, json.dumps(unit.to_json()), json.dumps(result), seconds, time.time())
         try:
+            if sheet is not None and self.sheets is not None:
+                write_atomically(self.sheets / f"{unit.key[:16]}.png", sheet)
             self.connection.execute("INSERT OR IGNORE INTO units VALUES (?, ?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, EffaceError) as error:
+            reason = error.__cause__ or error  # the system's own words where a sheet could not be written
             raise EffaceError(
-                f"{self.path} could not be written ({error}): everything recorded so far is kept; make room and start again."
+                f"{self.path} could not be written ({reason}): everything recorded so far is kept; make room and start again."
             ) from error
 
     def missing(self, units: Iterable[Unit]) -> list[Unit]:
@@ -75,6 +118,15 @@ class Ledger:
             )
         return json.loads(row[0])
 
+    def pictures(self) -> int:
+        """How many pictures were recorded."""
+        return sum(len(json.loads(text)["prompts"]) for (text,) in self.connection.execute("SELECT unit FROM units"))
+
+    def unerased(self) -> list[Unit]:
+        """Every recorded unit of the unerased model: which pictures the run is about, and how they were drawn."""
+        found = (json.loads(text) for (text,) in self.connection.execute("SELECT unit FROM units"))
+        return [Unit.from_json(data) for data in found if not data["erasures"]]
+
     def seconds(self, units: Iterable[Unit]) -> float:
         """Time spent on units."""
         known = dict(self.connection.execute("SELECT key, seconds FROM units"))
@@ -82,5 +134,6 @@ class Ledger:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close it."""
-        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.Error):  # on a full disk the log stays beside the file, and is read with it
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.connection.close()

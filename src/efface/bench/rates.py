@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -64,30 +65,72 @@ class Scores(NamedTuple):
 def rate(
     hits: Sequence[bool], clusters: Sequence[int] | None = None, *, level: float = 0.95, resamples: int = 2000
 ) -> Rate:
-    """A share and its percentile-bootstrap interval; whole clusters (prompts) are resampled where they are given."""
-    values = np.asarray(hits, dtype=float)
-    if not len(values):
+    """A share and its percentile-bootstrap interval; whole clusters (prompts) are resampled where they are given.
+
+    The interval is never narrower than Wilson's for as many independent pictures as there are clusters: resampling a
+    share of 100% would say that nothing else can happen.
+    """
+    if not len(hits):
         return Rate(math.nan, math.nan, math.nan, 0)
-    sums, sizes = _by_cluster(values, clusters)
-    drawn = _resampled(sums, sizes, resamples)
+    value, low, high = bootstrap(hits, clusters, level=level, resamples=resamples)
+    least, most = wilson(value, len(hits) if clusters is None else len(set(clusters)), level=level)
+    return Rate(value, min(low, least), max(high, most), len(hits))
+
+
+def bootstrap(
+    values: Sequence[float], clusters: Sequence[int] | None = None, *, level: float = 0.95, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """Mean, and the ends of its percentile-bootstrap interval; three NaN of nothing."""
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    found = np.asarray(values, dtype=float)
+    sums, sizes = _by_cluster(found, clusters)
     tail = 100 * (1 - level) / 2
-    low, high = np.percentile(drawn, [tail, 100 - tail])
-    return Rate(float(values.mean()), float(low), float(high), len(values))
+    low, high = np.percentile(_resampled(sums, sizes, resamples), [tail, 100 - tail])
+    return float(found.mean()), float(low), float(high)
+
+
+def wilson(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval (1927) of a share of `count` independent pictures."""
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    middle, spread = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return max(0.0, (middle - spread) / (1 + z * z / count)), min(1.0, (middle + spread) / (1 + z * z / count))
+
+
+def bonett_price(only_first: float, only_second: float, count: float) -> tuple[float, float]:
+    """Bonett and Price's 95% interval (2012) of the paired difference, second less first, of `count` pictures.
+
+    Args:
+        only_first, only_second: pictures that only one of both hits.
+        count: all pictures.
+    """
+    first, second = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
+    spread = NormalDist().inv_cdf(0.975) * math.sqrt((first + second - (second - first) ** 2) / (count + 2))
+    return max(-1.0, second - first - spread), min(1.0, second - first + spread)
 
 
 def paired(
     first: Sequence[bool], second: Sequence[bool], clusters: Sequence[int] | None = None, *, resamples: int = 2000
 ) -> Paired:
-    """Compare two erasures picture by picture; raises UsageError where they were not judged on the same pictures."""
+    """Compare two erasures picture by picture.
+
+    As for `rate`, the interval is never narrower than Bonett and Price's for as many pictures as there are clusters.
+
+    Raises:
+        UsageError: they were not judged on the same pictures.
+    """
     if len(first) != len(second):
         raise UsageError(
             f"{len(first)} pictures are compared with {len(second)}: run both on the same prompts and seeds."
         )
+    if not len(first):
+        return Paired(math.nan, math.nan, math.nan, 1.0)
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    sums, sizes = _by_cluster(b - a, clusters)
-    low, high = np.percentile(_resampled(sums, sizes, resamples), [2.5, 97.5])
+    difference, low, high = bootstrap((b - a).tolist(), clusters, resamples=resamples)
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    return Paired(float((b - a).mean()), float(low), float(high), mcnemar(only_a, only_b))
+    count = len(a) if clusters is None else len(set(clusters))
+    least, most = bonett_price(only_a * count / len(a), only_b * count / len(a), count)
+    return Paired(difference, min(low, least), max(high, most), mcnemar(only_a, only_b))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -1,68 +1,170 @@
-"""Tables of a protocol's lines: Markdown, CSV and JSON from the same data."""
+"""Leaderboards: finished runs side by side, published rows where the protocol is the same, and paired tests."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from efface.bench.protocols.canvas import Line
-from efface.bench.rates import Rate
+from efface.bench import lines as forms
+from efface.bench import published, runs
+from efface.bench.ledger import Ledger
+from efface.bench.lines import Line, with_means
+from efface.bench.protocols import canvas
+from efface.bench.protocols.canvas_lines import Results
+from efface.bench.protocols.canvas_pairs import Comparison, Entry, comparisons, lines_of, same_pictures
+from efface.bench.unit import Unit
+from efface.errors import EffaceError, UsageError
 
-HEAD = ("method", "concept", "UA", "IRA drop", "CRA drop", "intact", "seconds", "bytes")
-
-
-def rows(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """One dictionary a line, rates in percent, and a mean for every method and kind."""
-    found = [_row(line) for line in lines]
-    groups = dict.fromkeys((line.method, line.kind) for line in lines)
-    for method, kind in groups:
-        members = [r for r, line in zip(found, lines, strict=False) if (line.method, line.kind) == (method, kind)]
-        means = {
-            k: sum(m[k] for m in members) / len(members)
-            for k in ("ua", "ira_drop", "cra_drop", "intact", "seconds", "bytes")
-        }
-        found.append({"method": method, "concept": f"mean of {len(members)} {kind}", "kind": kind} | means)
-    return found
+TABLE = "table.json"
+"""What the protocols of a user's model leave in a run's folder; the canvas's verdicts are read anew."""
 
 
-def _row(line: Line) -> dict[str, Any]:
-    return {
-        "method": line.method, "concept": line.concept, "kind": line.kind, "ua": 100 * line.ua.value,
-        "ua_interval": _interval(line.ua), "ira": 100 * line.ira.value, "ira_interval": _interval(line.ira),
-        "ira_drop": 100 * line.ira_drop.difference, "ira_drop_interval": [100 * line.ira_drop.low, 100 * line.ira_drop.high],
-        "ira_drop_p": line.ira_drop.p, "cra": 100 * line.cra.value, "cra_interval": _interval(line.cra),
-        "cra_drop": 100 * line.cra_drop.difference, "cra_drop_interval": [100 * line.cra_drop.low, 100 * line.cra_drop.high],
-        "cra_drop_p": line.cra_drop.p, "intact": 100 * line.intact.value, "seconds": line.seconds, "bytes": line.bytes,
-    }  # fmt: skip
+class Finished(NamedTuple):
+    """A run that came to its end."""
+
+    folder: Path
+    protocol: str
+    about: dict[str, Any]
+    """What determined it."""
+    lines: list[Line]
+    """With means."""
+    unerased: list[Unit]
+    """What it drew with the unerased model."""
+    results: Results | None
+    """Every picture's verdicts, of runs of the canvas."""
 
 
-def _interval(rate: Rate) -> list[float]:
-    return [100 * rate.low, 100 * rate.high]
+class Board(NamedTuple):
+    """What `efface bench table` prints."""
+
+    runs: list[Finished]
+    published: list[Line]
+    comparisons: list[Comparison]
+    notes: list[str]
+    """Sentences that a reader of the numbers must know."""
 
 
-def markdown(found: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table; intervals stand behind the rates of single concepts."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    for r in found:
-        cells = [r["method"], r["concept"]]
-        cells += [_cell(r, name) for name in ("ua", "ira_drop", "cra_drop")]
-        cells += [f"{r['intact']:.1f}", f"{r['seconds']:.2f}", f"{r['bytes']:,.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def board(folders: Sequence[Path]) -> Board:
+    """The leaderboard of run folders.
+
+    Raises:
+        UsageError: no folder was given, or one twice.
+        EffaceError: a folder holds no run, or one that is not at its end.
+    """
+    if not folders or len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError(f"{len(folders)} run folders were given: expected one or more, each once.")
+    found = [finished(folder) for folder in folders]
+    beside = {
+        (line.method, line.concepts): line for run in found for line in published.lines_for(run.protocol, run.unerased)
+    }
+    notes = list(dict.fromkeys(filter(None, (published.difference(run.protocol, run.unerased) for run in found))))
+    return Board(found, list(beside.values()), comparisons(_entries(found)), notes + _unlike(found))
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
-    interval = row.get(f"{name}_interval")
-    return f"{row[name]:.1f}" + (f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else "")
+def finished(folder: Path) -> Finished:
+    """A run's lines, from its folder alone; raises EffaceError where it is none, or not at its end."""
+    if not (folder / runs.FILE).exists() and (folder / TABLE).exists():
+        return _kept(folder)
+    record = runs.read(folder)
+    results = canvas.results_of(folder, record)
+    lines, units = with_means(results.lines()), results.units(())
+    results.ledger.close()
+    return Finished(folder, record.protocol, asdict(record), lines, units, results)
 
 
-def as_csv(found: Sequence[dict[str, Any]]) -> str:
-    """Comma-separated, without intervals."""
-    names = ["method", "concept", "kind", "ua", "ira_drop", "cra_drop", "intact", "seconds", "bytes"]
+def _kept(folder: Path) -> Finished:
+    """A run of a user's model."""
+    path = folder / TABLE
+    try:
+        data = json.loads(path.read_text())
+        lines, protocol = forms.from_json(data.pop("rows")), data["protocol"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EffaceError(f"{path} is damaged ({error!r}): run the protocol again, which writes it anew.") from error
+    ledger = Ledger(folder / "ledger.sqlite")
+    units = ledger.unerased()
+    ledger.close()
+    return Finished(folder, protocol, data, lines, units, None)
+
+
+def leaders(run: Finished) -> list[Line]:
+    """The unerased model and the mean of each kind and method; a line itself where there is no mean of it."""
+    groups = Counter((line.method, line.kind) for line in run.lines)
+    return [line for line in run.lines if not line.kind or groups[line.method, line.kind] == 1]
+
+
+def markdown(found: Board, *, whole: bool = False) -> str:
+    """Tables with a heading each; `whole` lists every concept beside the means."""
+    parts = []
+    for run in found.runs:
+        plan = run.about.get("plan") or run.about.get("drawing", {})
+        drawn = ", ".join(f"{name} {_short(value)}" for name, value in plan.items())
+        parts += [f"## {run.folder} ({run.protocol}: {drawn})", forms.markdown(run.lines if whole else leaders(run))]
+    if found.published:
+        parts += ["## Published", forms.markdown(found.published)]
+    tested = [c for c in found.comparisons if whole or c.pooled] or found.comparisons
+    if tested:
+        parts += ["## Paired tests, second less first (exact McNemar p)", forms.markdown(lines_of(tested))]
+    return "\n\n".join([*parts, *found.notes])
+
+
+def as_csv(found: Board) -> str:
+    """Every line of every run, and the published ones; the first column is the run's folder."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
+    rows: list[dict[str, str]] = []
+    for folder, lines in [*((str(run.folder), run.lines) for run in found.runs), ("published", found.published)]:
+        rows += [{"run": folder} | row for row in csv.DictReader(io.StringIO(forms.as_csv(lines)))]
+    writer = csv.DictWriter(
+        out, list(dict.fromkeys(name for row in rows for name in row)), restval="", lineterminator="\n"
+    )
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows(rows)
     return out.getvalue()
+
+
+def as_json(found: Board) -> dict[str, Any]:
+    """Everything, with what determined it."""
+    return {
+        "runs": [{"folder": str(run.folder), **run.about, "lines": forms.as_json(run.lines)} for run in found.runs],
+        "published": forms.as_json(found.published),
+        "comparisons": [c.to_json() for c in found.comparisons],
+        "notes": found.notes,
+    }
+
+
+def _entries(found: Sequence[Finished]) -> list[Entry]:
+    """Every method of every run of the canvas; the folder tells two runs of one method apart."""
+    pairs = [(run, method) for run in found if run.results for method in run.results.plan.methods]
+    often = Counter(method for _, method in pairs)
+    return [
+        Entry(method if often[method] == 1 else f"{method} ({run.folder})", run.results, method)
+        for run, method in pairs
+        if run.results
+    ]
+
+
+def _unlike(found: Sequence[Finished]) -> list[str]:
+    """Why some of several runs of the canvas are not compared picture by picture."""
+    drawn = [run for run in found if run.results]
+    others = [
+        str(run.folder)
+        for run in drawn
+        if run.results and drawn[0].results and not same_pictures(drawn[0].results, run.results)
+    ]
+    if not others:
+        return []
+    return [
+        f"{', '.join(others)}: drawn with other seeds, prompts or settings than {drawn[0].folder}, so not tested against it."
+    ]
+
+
+def _short(value: Any) -> str:
+    """A field of a plan; of long lists their length."""
+    if isinstance(value, list):
+        return f"[{len(value)}]" if len(value) > 6 else "+".join(map(str, value))
+    return str(value)

@@ -6,7 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from efface.errors import EffaceError
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,12 @@ class Setting:
     """Name and version of every judge."""
     threads: int
     """Of torch: another number may round otherwise."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Setting:
+        """The setting of a plain dictionary."""
+        fields: dict[str, Any] = data | {"judges": tuple(data["judges"])}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,13 @@ class Unit:
         """A plain dictionary."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Unit:
+        """The unit that `to_json` wrote, also after JSON made lists of its tuples."""
+        fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in data.items()}
+        fields["setting"] = Setting.from_json(data["setting"])
+        return cls(**fields)
+
 
 def units_of(
     setting: Setting, erasures: Sequence[str], work: Iterable[tuple[str, int]], *, batch: int = 16
@@ -61,3 +77,12 @@ def units_of(
         Unit(setting, tuple(erasures), tuple(p for p, _ in chunk), tuple(s for _, s in chunk))
         for chunk in (pairs[i : i + batch] for i in range(0, len(pairs), batch))
     ]
+
+
+def sha256_of(path: Path) -> str:
+    """The name of an erasure in units: sha256 of its file; raises EffaceError where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise EffaceError(f"{path} could not be read ({reason}); expected an erasure's .safetensors file.") from error

@@ -12,8 +12,8 @@ from efface.errors import UsageError
 def summaries(folder: Path, names: Sequence[str]) -> list[str]:
     """A line for each command: its name and the first line of its file, which is read, not imported."""
     files = {n: folder / n / "__init__.py" if (folder / n).is_dir() else folder / f"{n}.py" for n in names}
-    quotes = '"""'
-    return [f"  {name:9} {path.read_text().split(quotes)[1].splitlines()[0]}" for name, path in files.items()]
+    quotes, width = '"""', max(9, *map(len, names))
+    return [f"  {name:{width}} {path.read_text().split(quotes)[1].splitlines()[0]}" for name, path in files.items()]
 
 
 def dispatch(package: str, names: Sequence[str], args: list[str], *, title: str, usage: str) -> None:

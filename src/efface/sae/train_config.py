@@ -41,3 +41,5 @@ class TrainConfig:
         for name in ("expansion", "k", "steps", "batch", "passes", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a number above 0.")
+        if self.latents is not None and self.k > self.latents:  # said before anything is drawn
+            raise UsageError(f"k is {self.k} with {self.latents} latents; expected 1 to {self.latents}.")

@@ -1,33 +1,40 @@
-"""UnlearnCanvas's protocol on the embedded emoji canvas: one erasure a concept, all prompts, UA / IRA / CRA.
+"""UnlearnCanvas's protocol on the embedded emoji canvas: UA / IRA / CRA of single concepts, pairs, sequences and many at once.
 
 Drops are paired: the same prompts and seeds on the unerased model.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from efface.api import erase
-from efface.bench.engine import Progress, Worker, run, setting_of
+from efface.bench import runs
+from efface.bench.engine import Progress, setting_of
+from efface.bench.engines import Engine, run_on
 from efface.bench.ledger import Ledger
-from efface.bench.rates import Judged, Paired, Rate, paired, rate, scores
-from efface.bench.unit import Setting, Unit, units_of
+from efface.bench.lines import Line, with_means
+from efface.bench.memory import peak_memory
+from efface.bench.protocols.canvas_lines import Results
+from efface.bench.protocols.canvas_modes import KINDS, Edit, Kind, Mode, Target, concepts_of, targets_of
+from efface.bench.recipe import Recipe
+from efface.bench.unit import Unit, sha256_of
 from efface.canvas import GUIDANCE, STEPS
 from efface.canvas.words import BENCHMARK, STYLES, caption
-from efface.erasures import Erasure
-from efface.judges import canvas_judge
+from efface.erasures import fingerprint
+from efface.errors import EffaceError
+from efface.judges import Judge, canvas_judge
 from efface.model import Model
 
-KINDS = {"objects": BENCHMARK, "styles": STYLES}
-SIDES = {"objects": ("object", "style"), "styles": ("style", "object")}
-"""The judge of a kind's own domain, and that of the other."""
+PROTOCOL = "canvas"
+"""Its name in run folders."""
+HERE = Engine()
+"""This process."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What a run of the protocol draws."""
 
@@ -35,19 +42,27 @@ class Plan:
     seeds: int = 2
     quick: bool = False
     """A quarter of the concepts, a third of the prompts, one seed."""
+    mode: Mode = "single"
+    """What is erased together."""
 
     @property
-    def concepts(self) -> dict[str, tuple[str, ...]]:
-        """Erased concepts by kind."""
+    def concepts(self) -> dict[Kind, tuple[str, ...]]:
+        """Concepts erased one at a time, by kind."""
         return {kind: names[::4] if self.quick else names for kind, names in KINDS.items()}
 
     @property
+    def targets(self) -> list[Target]:
+        """The rows of every method."""
+        return targets_of(self.mode, self.concepts, quick=self.quick)
+
+    @property
     def pairs(self) -> list[tuple[str, str]]:
-        """(object, style) of every prompt; a quick run takes every third along the diagonals, and all of its concepts'."""
+        """(object, style) of every prompt; a quick run takes every third along the diagonals, and all of its objects'."""
         every = [(o, s) for o in BENCHMARK for s in STYLES]
         if not self.quick:
             return every
-        return [p for i, p in enumerate(every) if (i // len(STYLES) + i) % 3 == 0 or p[0] in self.concepts["objects"]]
+        gone = {name for target in self.targets for name in target.gone}
+        return [p for i, p in enumerate(every) if (i // len(STYLES) + i) % 3 == 0 or p[0] in gone]
 
     @property
     def work(self) -> list[tuple[str, int]]:
@@ -57,132 +72,102 @@ class Plan:
     @property
     def pictures(self) -> int:
         """Drawn in all, the unerased model's included."""
-        return len(self.work) * (1 + len(self.methods) * sum(map(len, self.concepts.values())))
-
-
-class Line(NamedTuple):
-    """One row of the table."""
-
-    method: str
-    concept: str
-    kind: str
-    ua: Rate
-    ira: Rate
-    cra: Rate
-    ira_drop: Paired
-    cra_drop: Paired
-    intact: Rate
-    seconds: float
-    """For making the erasure."""
-    bytes: int
-    """Of its file."""
+        return len(self.work) * (1 + len(self.methods) * len(self.targets))
 
 
 class Canvas:
-    """A run of the protocol in a folder: `ledger.sqlite`, `erasures/`.
+    """A run of the protocol in a folder: `run.json`, `ledger.sqlite`, `erasures/`, and `sheets/` if pictures are kept.
 
     Args:
         model: the emoji canvas.
         plan: what is drawn.
         folder: of the run; what it holds is not made again.
         options: method -> fields of its Config.
+        sheets: keep the pictures of what is still to be drawn, as one PNG a unit.
+
+    Raises:
+        EffaceError: the folder holds another run.
     """
 
-    def __init__(self, model: Model, plan: Plan, folder: Path, options: dict[str, dict[str, Any]] | None = None):
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        folder: Path,
+        options: dict[str, dict[str, Any]] | None = None,
+        *,
+        sheets: bool = False,
+    ):
         self.model, self.plan, self.folder, self.options = model, plan, folder, options or {}
-        (folder / "erasures").mkdir(parents=True, exist_ok=True)
-        self.ledger = Ledger(folder / "ledger.sqlite")
-        self.judges = {what: canvas_judge(what) for what in ("object", "style")}
-        self.setting: Setting = setting_of(model, self.judges, steps=STEPS, guidance=GUIDANCE)
+        self.ledger = Ledger(folder / "ledger.sqlite", folder / "sheets" if sheets else None)
+        setting = setting_of(model, judges(), steps=STEPS, guidance=GUIDANCE)
+        self.results = Results(plan, setting, folder, self.ledger)
+        base = fingerprint(model).to_json()
+        record = runs.Record.now(PROTOCOL, dataclasses.asdict(plan), base, setting)
+        runs.begin(folder, record)
+        (folder / "erasures").mkdir(exist_ok=True)
 
-    def erasure(self, method: str, concept: str) -> tuple[str, Erasure]:
-        """sha256 and erasure of one concept, made once and then read from the run's folder."""
-        path = self.folder / "erasures" / f"{method}-{concept.replace(' ', '-')}.safetensors"
+    def erasure(self, method: str, edit: Edit) -> Path:
+        """File of one erasure, made once and then taken from the run's folder."""
+        path = self.results.path(method, edit)
         if not path.exists():
-            erase(self.model.pipeline, concept, method=method, **self.options.get(method, {})).save(path)
-        return hashlib.sha256(path.read_bytes()).hexdigest(), Erasure.load(path)
+            device = next(self.model.entries()[0].module.parameters()).device
+            with peak_memory(device) as peak:
+                made = erase(self.model.pipeline, concepts_of(edit), method=method, **self.options.get(method, {}))
+            made.provenance.notes["peak_mb"] = round(peak.mb, 1)
+            made.save(path)
+        return path
 
-    def units(self, erasures: Sequence[str]) -> list[Unit]:
-        """All pictures of one model, erased or not."""
-        return units_of(self.setting, erasures, self.plan.work)
+    def units(self, files: dict[str, Path]) -> list[Unit]:
+        """Everything the run draws: the unerased model's pictures, then each row's.
 
-    def run(self, report: Progress = lambda done, total: None, say: Callable[[str], None] = lambda text: None) -> None:
-        """Make the erasures, draw and judge what is missing."""
-        made: dict[str, Erasure] = {}
-        units = self.units(())
+        Args:
+            files: gets every erasure's file by its sha256.
+        """
+        units = self.results.units(())
         for method in self.plan.methods:
-            for names in self.plan.concepts.values():
-                for concept in names:
-                    sha256, erasure = self.erasure(method, concept)
-                    made[sha256] = erasure
-                    units += self.units((sha256,))
+            for target in self.plan.targets:
+                found = {sha256_of(path): path for path in (self.erasure(method, edit) for edit in target.edits)}
+                files |= found
+                units += self.results.units(tuple(found))
+        return units
+
+    def run(
+        self,
+        report: Progress = lambda done, total: None,
+        say: Callable[[str], None] = lambda text: None,
+        engine: Engine = HERE,
+    ) -> None:
+        """Make the erasures, draw and judge what is missing.
+
+        Args:
+            report: called with the units done and to do.
+            say: called with a sentence about the work.
+            engine: where units are done.
+        """
+        files: dict[str, Path] = {}
+        units = self.units(files)
         say(f"{len(units)} units of up to 16 pictures, {len(self.ledger.missing(units))} still to do")
-        run(Worker(self.model, made, self.judges), units, self.ledger, report)
+        run_on(engine, Recipe("emoji", judges, files), units, self.ledger, report, model=self.model)
 
     def lines(self) -> list[Line]:
-        """The rows of the table, from the ledger alone."""
-        before = self.verdicts(())
-        found = []
-        for method in self.plan.methods:
-            for kind, names in self.plan.concepts.items():
-                for concept in names:
-                    sha256, erasure = self.erasure(method, concept)
-                    found.append(self._line(method, kind, concept, before, self.verdicts((sha256,)), erasure))
-        return found
-
-    def verdicts(self, erasures: Sequence[str]) -> list[dict[str, Any]]:
-        """What was recorded for every picture of one model, in the plan's order."""
-        return [entry for unit in self.units(erasures) for entry in self.ledger.result(unit)]
-
-    def judged(self, verdicts: Sequence[dict[str, Any]], kind: str) -> list[Judged]:
-        """Pictures with what they should show, seen from one domain."""
-        own, other = SIDES[kind]
-        each = len(self.plan.work) // len(self.plan.pairs)
-        side = 0 if kind == "objects" else 1
-        return [
-            Judged(
-                i // each,
-                self.plan.pairs[i // each][side],
-                self.plan.pairs[i // each][1 - side],
-                v[own]["label"],
-                v[other]["label"],
-            )
-            for i, v in enumerate(verdicts)
-        ]
-
-    def _line(
-        self,
-        method: str,
-        kind: str,
-        concept: str,
-        before: list[dict[str, Any]],
-        after: list[dict[str, Any]],
-        erasure: Erasure,
-    ) -> Line:
-        was, now = self.judged(before, kind), self.judged(after, kind)
-        found = scores(now, [concept])
-        kept = [i for i, p in enumerate(now) if p.concept != concept]
-        erased = [i for i, p in enumerate(now) if p.concept == concept]
-        prompts = [now[i].prompt for i in kept]
-
-        def drop(hit: Callable[[Judged], bool]) -> Paired:
-            return paired([hit(now[i]) for i in kept], [hit(was[i]) for i in kept], prompts)
-
-        path = self.folder / "erasures" / f"{method}-{concept.replace(' ', '-')}.safetensors"
-        return Line(
-            method, concept, kind, found.ua, found.ira, found.cra,
-            drop(lambda p: p.seen == p.concept), drop(lambda p: p.seen_other == p.other),
-            rate([after[i]["object"]["intact"] for i in erased], [now[i].prompt for i in erased]),
-            float(erasure.provenance.notes.get("seconds", 0.0)), path.stat().st_size,
-        )  # fmt: skip
+        """The rows of the table with their means, from the ledger alone."""
+        return with_means(self.results.lines())
 
 
-def unerased(canvas: Canvas) -> dict[str, Rate]:
-    """The unerased model's own row: how often each judge is right, and how often pictures are intact."""
-    verdicts = canvas.verdicts(())
-    found = {}
-    for kind in KINDS:
-        pictures = canvas.judged(verdicts, kind)
-        found[kind] = rate([p.seen == p.concept for p in pictures], [p.prompt for p in pictures])
-    found["intact"] = rate([v["object"]["intact"] for v in verdicts])
-    return found
+def judges() -> dict[str, Judge]:
+    """What looks at every picture."""
+    return {what: canvas_judge(what) for what in ("object", "style")}
+
+
+def results_of(folder: Path, record: runs.Record) -> Results:
+    """What a run folder of this protocol holds.
+
+    Raises:
+        EffaceError: the plan is not one of this version's.
+    """
+    known = {field.name for field in dataclasses.fields(Plan)}
+    if not set(record.plan) <= known:
+        raise EffaceError(f"{folder} was planned by another version of efface: update efface.")
+    fields: dict[str, Any] = record.plan | {"methods": tuple(record.plan["methods"])}
+    return Results(Plan(**fields), record.setting, folder, Ledger(folder / "ledger.sqlite"))

@@ -1,0 +1,56 @@
+"""Artists (ESD, UCE, RECE): five well-known and five niche ones, 20 prompts each, LPIPS against the unedited model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from efface.bench.lines import Cell, mean
+from efface.bench.measure import Observer
+from efface.bench.measures import Comparison, Distance
+from efface.bench.prompts import PromptFile
+from efface.bench.protocols.base import Drawing, Given, Protocol, Seen, malformed, named, shots_of, spread
+
+
+class Artists(Protocol):
+    """How far pictures move from the unerased model's, of the erased artist and of the others.
+
+    Args:
+        file: with a column `artist`.
+        compare: LPIPS as published, at the pictures' own size or at 64 px as the public codes resize to.
+        limit: at most so many prompts, evenly spaced.
+
+    Raises:
+        EffaceError: there is no such column.
+    """
+
+    name, drawing, erasures = "artists", Drawing(steps=50, guidance=7.5), 5
+
+    def __init__(self, file: PromptFile, compare: Comparison, *, limit: int | None = None):
+        self.file, self.compare = file, compare
+        self.shots = spread(shots_of(file, label="artist"), limit)
+        self.artists = tuple(dict.fromkeys(shot.label for shot in self.shots))
+
+    def observers(self, folder: Path) -> dict[str, Observer]:
+        """The distance; unerased pictures are kept in the run's folder."""
+        return {"distance": Distance(self.compare, folder / "originals")}
+
+    def kind(self, given: Given) -> str:
+        """Artists; raises EffaceError for anything else."""
+        return "artists" if named(given, self.artists, "artist") else ""
+
+    def cells(self, seen: Seen) -> dict[str, Cell]:
+        """LPIPS_e of the erased artist (higher is better) and LPIPS_u of the others (lower); nothing for the unerased."""
+        if seen.given is None:
+            return {}
+        gone = named(seen.given, self.artists, "artist")
+        what = "LPIPS" if self.compare.name.startswith("lpips") else "distance"
+        values = [entry["distance"]["distance"] for entry in seen.after]
+        parts = {
+            f"{what}_{part}": [v for v, shot in zip(values, self.shots, strict=True) if (shot.label in gone) == chosen]
+            for part, chosen in (("e", True), ("u", False))
+        }
+        return {name: mean(chosen) for name, chosen in parts.items() if chosen}
+
+    def notes(self) -> list[str]:
+        """Malformed rows."""
+        return malformed(self.file)

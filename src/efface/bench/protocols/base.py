@@ -1,0 +1,204 @@
+"""What protocols share: the pictures they ask for, the erasures they measure, and the evidence they turn into numbers."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from efface.bench.distances import fid
+from efface.bench.lines import Cell
+from efface.bench.measure import Observer
+from efface.bench.measures import features_of
+from efface.bench.prompts import PromptFile
+from efface.bench.unit import sha256_of
+from efface.erasures import Erasure, Provenance
+from efface.errors import EffaceError, UsageError
+
+T = TypeVar("T")
+Entries = Sequence[Mapping[str, Any]]
+"""What was recorded of pictures, in order: short name of a judge or measure -> what it found."""
+
+
+class Shot(NamedTuple):
+    """One picture that a protocol asks for."""
+
+    name: str
+    """Of its file, where pictures are kept."""
+    prompt: str
+    seed: int
+    guidance: float | None = None
+    """Its own, where the prompt brings one."""
+    label: str = ""
+    """What it should show: a class, an artist, an object."""
+    other: str = ""
+    """What it should show in a second domain: a style."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn."""
+
+    steps: int = 50
+    guidance: float = 7.5
+    """Of prompts that bring none."""
+    side: int | None = None
+    """Pixels; None is the model's own size."""
+    batch: int = 16
+    """Pictures of a unit; they are always drawn together."""
+
+
+class Given(NamedTuple):
+    """An erasure that is measured."""
+
+    name: str
+    """Of its file, without ending."""
+    path: Path
+    sha256: str
+    """Of its file."""
+    provenance: Provenance
+    concepts: tuple[str, ...]
+    """What it erases."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of its file."""
+        return self.path.stat().st_size
+
+
+class Seen(NamedTuple):
+    """What the pictures of one model show, and what they are compared with; entries are in the order of the shots."""
+
+    given: Given | None
+    """None for the unerased model."""
+    before: Entries
+    """Of the unerased model."""
+    after: Entries
+    """Of this model."""
+    real: Entries
+    """Of the protocol's pictures on disk."""
+
+
+class Protocol(ABC):
+    """Which pictures are drawn, what looks at them, and what the numbers are."""
+
+    name: ClassVar[str]
+    drawing: ClassVar[Drawing]
+    """As published, at the size of the published model (512 px)."""
+    erasures: ClassVar[int] = 1
+    """How many a method makes in the published protocol."""
+    shots: tuple[Shot, ...]
+    real: tuple[Path, ...] = ()
+    """Real pictures that are looked at too."""
+
+    @abstractmethod
+    def observers(self, folder: Path) -> dict[str, Observer]:
+        """Judges and measures by their short names; `folder` is the run's."""
+
+    def shelf(self) -> dict[str, Observer]:
+        """Those that look at the real pictures."""
+        return {}
+
+    @abstractmethod
+    def cells(self, seen: Seen) -> dict[str, Cell]:
+        """The numbers of one model; raises EffaceError where an erasure's concept is not of this protocol."""
+
+    def kind(self, given: Given) -> str:
+        """Erasures of one kind have a mean in the table; raises EffaceError as `cells` does, before anything is drawn."""
+        return ""
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know, beside the names of what looked at the pictures."""
+        return []
+
+
+def load_given(paths: Sequence[Path], concepts: Sequence[str] = ()) -> list[Given]:
+    """What is measured; the erasures themselves are read again when they are attached, and not kept.
+
+    Args:
+        paths: of the files.
+        concepts: what each erases, in the protocol's words; nothing, or one a file.
+
+    Raises:
+        UsageError: a file is named twice, or the concepts are not as many as the files.
+        EffaceError: a file cannot be read.
+    """
+    if concepts and len(concepts) != len(paths):
+        raise UsageError(f"{len(concepts)} concepts were named for {len(paths)} erasures: name one for each, or none.")
+    found: dict[str, Given] = {}
+    for i, path in enumerate(paths):
+        provenance = Erasure.load(path).provenance
+        names = (concepts[i],) if concepts else tuple(c.name for c in provenance.concepts)
+        given = Given(path.stem, path, sha256_of(path), provenance, names)
+        if given.sha256 in found:
+            raise UsageError(f"{path} is the same erasure as {found[given.sha256].name}: name it once.")
+        found[given.sha256] = given
+    return list(found.values())
+
+
+def named(given: Given, known: Sequence[str], what: str) -> list[str]:
+    """Which of a protocol's names an erasure erases; case, underscores and a last word "style" do not matter.
+
+    Raises:
+        EffaceError: none of them.
+    """
+    plain = {_plain(name) for name in given.concepts}
+    found = [name for name in known if _plain(name) in plain]
+    if not found:
+        raise EffaceError(
+            f"{given.name} erases {', '.join(given.concepts)}, which is no {what} of this protocol: expected one of "
+            f"{', '.join(known)}; say which with --concept."
+        )
+    return found
+
+
+def shots_of(file: PromptFile, *, seeds: Sequence[int] = (0,), label: str | None = None) -> tuple[Shot, ...]:
+    """The pictures that a file of prompts asks for.
+
+    Args:
+        file: prompts; each is drawn once with its own seed.
+        seeds: of prompts that bring none.
+        label: column that says what a picture should show.
+
+    Raises:
+        EffaceError: the file lacks the column.
+    """
+    labels = [""] * len(file.rows) if label is None else file.column(label)
+    unique = len({row.name for row in file.rows}) == len(file.rows)
+    shots = []
+    for row, text in zip(file.rows, labels, strict=True):
+        name = re.sub(r"[^\w.-]", "_", row.name) if unique else f"line-{row.line}"
+        if row.seed is not None:
+            shots.append(Shot(name, row.prompt, row.seed, row.guidance, text.strip()))
+        else:
+            shots += [Shot(f"{name}-{seed}", row.prompt, seed, row.guidance, text.strip()) for seed in seeds]
+    return tuple(shots)
+
+
+def malformed(file: PromptFile) -> list[str]:
+    """Notes about a file's malformed rows."""
+    parts = {"read all the same": file.repaired, "left out": file.skipped}
+    return [
+        f"{file.path.name}: {len(faults)} malformed rows were {how}, in lines {', '.join(str(f.line) for f in faults)}"
+        for how, faults in parts.items()
+        if faults
+    ]
+
+
+def distance_of_sets(entries: Entries, others: Entries, name: str) -> float:
+    """FID between two sets of pictures by the features that were recorded under `name`."""
+    return fid(features_of(entries, name), features_of(others, name))
+
+
+def spread(shots: Sequence[T], most: int | None) -> tuple[T, ...]:
+    """At most so many, evenly spaced."""
+    if most is None or len(shots) <= most:
+        return tuple(shots)
+    return tuple(shots[i * len(shots) // most] for i in range(most))
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").strip().casefold().removesuffix(" style")

@@ -1,0 +1,66 @@
+"""Prompts: any CSV file of prompts, how far pictures move from the unerased model's, and what any judge says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from efface.bench.lines import Cell, mean
+from efface.bench.measure import Observer
+from efface.bench.measures import Comparison, Distance, Pixels
+from efface.bench.prompts import PromptFile
+from efface.bench.protocols.base import Drawing, Protocol, Seen, malformed, shots_of, spread
+from efface.bench.protocols.findings import findings
+from efface.errors import UsageError
+from efface.judges import Judge
+
+
+class Prompts(Protocol):
+    """Distance and verdicts of every erasure on the prompts of a file.
+
+    Args:
+        file: prompts with seeds, or without.
+        judges: by the names that their columns get.
+        compare: the distance.
+        seeds: of prompts that bring none.
+        limit: at most so many pictures, evenly spaced.
+
+    Raises:
+        UsageError: a judge is called `distance`.
+    """
+
+    name, drawing = "prompts", Drawing(steps=50, guidance=7.5)
+
+    def __init__(
+        self,
+        file: PromptFile,
+        judges: Mapping[str, Judge] | None = None,
+        compare: Comparison | None = None,
+        *,
+        seeds: Sequence[int] = (0,),
+        limit: int | None = None,
+    ):
+        self.file, self.judges, self.compare = file, dict(judges or {}), compare or Pixels()
+        if "distance" in self.judges:
+            raise UsageError("a judge is called 'distance', which is the pictures' own: call it otherwise.")
+        self.shots = spread(shots_of(file, seeds=seeds), limit)
+        numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(shot.prompt for shot in self.shots))}
+        self.clusters = [numbers[shot.prompt] for shot in self.shots]
+
+    def observers(self, folder: Path) -> dict[str, Observer]:
+        """The distance and the judges."""
+        return {"distance": Distance(self.compare, folder / "originals"), **self.judges}
+
+    def cells(self, seen: Seen) -> dict[str, Cell]:
+        """The mean distance, and each judge's findings."""
+        cells: dict[str, Cell] = {}
+        if seen.given is not None:
+            cells["distance"] = mean([entry["distance"]["distance"] for entry in seen.after], self.clusters)
+        for name, judge in self.judges.items():
+            found = findings(seen, name, judge.classes, self.clusters)
+            cells |= {f"{name}: {column}": cell for column, cell in found.items()}
+        return cells
+
+    def notes(self) -> list[str]:
+        """Malformed rows."""
+        return malformed(self.file)

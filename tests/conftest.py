@@ -10,6 +10,11 @@ import torch
 
 import efface
 
+
+def pytest_addoption(parser):
+    parser.addoption("--write-families", metavar="FILE", help="write the table of families into a document")
+
+
 torch.set_num_threads(1)  # tiny models gain nothing from more
 
 
@@ -49,3 +54,25 @@ def draw():
 def church():
     """A concept with two templates."""
     return efface.Concept("church", anchor="cat", templates=("a {}", "a {} in noto style"))
+
+
+@pytest.fixture(scope="session")
+def _families(request):
+    """What the tests of families found; written into the documentation where that was asked for."""
+    from families_table import write_table
+
+    found: dict[tuple[str, str], str] = {}
+    yield found
+    document = request.config.getoption("--write-families")
+    if document:
+        write_table(found, document)
+
+
+@pytest.fixture
+def record(_families):
+    """Notes what a test found: (family, method, finding)."""
+
+    def note(family, method, finding):
+        _families[family, method] = finding
+
+    return note

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from contextlib import nullcontext
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -13,22 +14,12 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families import Entry, Family, Projection, family_of
+from efface.families.embedding import given_embeddings, token_table
+from efface.families.schedule import Mixture, mixture, scaled_input, step_options
 from efface.families.sites import Site, sites_matching
+from efface.families.text import Stream, Text, joined
 
-
-class Text(NamedTuple):
-    """Encoded prompts."""
-
-    states: Tensor
-    """What cross-attention reads (batch tokens width)."""
-    pooled: Tensor | None
-    """One vector a prompt (batch width), where the family has one."""
-    mask: Tensor
-    """True from the begin token to the end token (batch tokens)."""
-    last: Tensor
-    """Index of each prompt's last content token, 0 (the begin token) for an empty prompt (batch)."""
-    cut: tuple[str, ...]
-    """What the tokenizer cut off the end of each prompt, "" where nothing."""
+__all__ = ["Model", "Settings", "Text", "require_fit"]
 
 
 class Settings(TypedDict, total=False):
@@ -57,10 +48,10 @@ class Model:
     @property
     def length(self) -> int:
         """Tokens a prompt may have, begin and end included."""
-        return min(tokenizer.model_max_length for tokenizer in self.family.tokenizers())
+        return min(stream.room for stream in self.family.streams()) + 2
 
     def text_projections(self) -> list[Projection]:
-        """Every key and value matrix that reads text states; raises EffaceError for quantised or fused ones."""
+        """Every matrix that reads text states as they come; raises EffaceError for quantised or fused ones."""
         return self.family.projections()
 
     def entries(self) -> list[Entry]:
@@ -70,7 +61,7 @@ class Model:
     def sites(self, pattern: str) -> list[Site]:
         """Modules of the denoiser whose path matches an fnmatch pattern; raises UsageError where none does."""
         entry = self.entries()[0]
-        return sites_matching(entry.name, entry.module, pattern)
+        return sites_matching(entry.name, entry.module, pattern, self.family.part_of)
 
     def components(self) -> dict[str, nn.Module]:
         """The networks an erasure may edit: denoiser, ControlNets, text encoders."""
@@ -79,77 +70,101 @@ class Model:
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
         """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device."""
-        tokenizers = self.family.tokenizers()
-        tokens = [self._tokenize(tokenizer, prompts) for tokenizer in tokenizers]
-        parts = []
-        for i in range(0, len(prompts), batch):
-            chunk = slice(i, i + batch)
-            parts.append(
-                self.family.encode([t.input_ids[chunk] for t in tokens], [t.attention_mask[chunk] for t in tokens])
+        chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
+        return joined([self.family.text(chunk) for chunk in chunks])
+
+    def streams(self) -> list[Stream]:
+        """The stretches of the token axis, each filled by one tokenizer."""
+        return self.family.streams()
+
+    def read_positions(self, text: Text, stream: Stream, prompt: int) -> int:
+        """How many positions of a stream, from its start, the denoiser attends to for one prompt of `text`."""
+        inside = text.mask[prompt, stream.start : stream.start + stream.length]
+        return len(inside) if self.family.reads_padding else int(inside.sum())
+
+    def entering(self, text: Text) -> Tensor:
+        """Text states as the projections read them (batch tokens width)."""
+        with torch.no_grad():
+            return self.family.entering(text)
+
+    def token_table(self) -> Tensor:
+        """Embedding of every token (vocabulary width), those of several text encoders side by side."""
+        return token_table(list(self.family.text_encoders().values()))
+
+    def frame(self, content: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Token ids for each tokenizer (batch tokens): begin, the content tokens of a prompt, end, padding.
+
+        Raises:
+            EffaceError: a prompt has more tokens than the model reads.
+        """
+        longest = max(map(len, content), default=0)
+        if longest > self.length - 2:
+            raise EffaceError(
+                f"a prompt of {longest} tokens was given; expected at most the {self.length - 2} the model reads."
             )
-        states = torch.cat([states for states, _ in parts])
-        pooled = [pooled for _, pooled in parts if pooled is not None]
-        last = self._last_content(tokenizers[0], tokens[0].input_ids)
-        positions = torch.arange(states.shape[1])
-        return Text(
-            states,
-            torch.cat(pooled) if pooled else None,
-            positions <= last[:, None] + 1,
-            last,
-            tuple(self.cut_off(prompt) for prompt in prompts),
-        )
+        framed = []
+        for tokenizer in self.family.tokenizers():
+            rows = [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in content]
+            padding = tokenizer.pad_token_id
+            framed.append(torch.tensor([row + [padding] * (self.length - len(row)) for row in rows]))
+        return framed
 
-    def _tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Any:
-        return tokenizer(
-            list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
-        )
+    def encode_tokens(self, content: Sequence[Sequence[int]], embeddings: Tensor | None = None) -> Text:
+        """Encode prompts given as content tokens, with gradients to their embeddings.
 
-    @staticmethod
-    def _last_content(tokenizer: Any, ids: Tensor) -> Tensor:
-        # The first end token closes the prompt; padding may repeat it.
-        return (ids == tokenizer.eos_token_id).int().argmax(dim=1) - 1
+        Args:
+            content: ids of each prompt's tokens, without begin, end and padding; several tokenizers share them.
+            embeddings: what takes the place of the tokens' own embeddings (batch tokens width), in `token_table`'s width;
+                rows of shorter prompts are filled up with anything.
+
+        Raises:
+            EffaceError: a prompt has more tokens than the model reads.
+        """
+        ids = self.frame(content)
+        lengths = torch.tensor([len(row) for row in content])
+        mask = torch.arange(self.length) <= lengths[:, None] + 1
+        encoders = list(self.family.text_encoders().values())
+        with nullcontext() if embeddings is None else given_embeddings(encoders, embeddings, lengths):
+            states, pooled = self.family.encode(ids, [mask.long()] * len(ids))
+        return Text(states, pooled, mask, lengths, ("",) * len(content))
 
     def cut_off(self, prompt: str) -> str:
-        """The end of `prompt` that no longer fits the tokenizer, "" when it all fits."""
-        tokenizer = self.family.tokenizers()[0]
-        ids = tokenizer(prompt, add_special_tokens=False).input_ids
-        return tokenizer.decode(ids[self.length - 2 :]).strip()
+        """The end of `prompt` that no longer fits the tokenizer of least room, "" when it all fits."""
+        return min(self.family.streams(), key=lambda stream: stream.room).cut_off(prompt)
 
     def token_count(self, text: str) -> int:
-        """How many content tokens `text` has."""
-        return len(self.family.tokenizers()[0](text, add_special_tokens=False).input_ids)
+        """How many content tokens `text` has for the first tokenizer."""
+        return len(self.family.streams()[0].ids(text))
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text) -> Tensor:
-        """The denoiser's raw output (batch channels height width) at timestep `level` (0 to 999)."""
-        return self.family.predict(latents, level, text.states, text.pooled)
+    def predict(self, latents: Tensor, level: Tensor, text: Text, *, guidance: float | None = None) -> Tensor:
+        """The denoiser's raw output (batch channels height width) at timestep `level` (0 to 1000).
+
+        `guidance` matters to guidance-distilled models only, which take it as an input.
+        """
+        return self.family.predict(latents, level, text, guidance)
+
+    def guides(self, guidance: float) -> bool:
+        """Whether pictures at this guidance are drawn with an unconditional half beside the conditional one."""
+        return self.family.guides(guidance)
 
     def to_noise(self, output: Tensor, latents: Tensor, level: Tensor) -> Tensor:
-        """The noise ε in `latents` that a raw output says (batch channels height width), for epsilon and v-prediction."""
-        signal, spread = self._mixture(level, latents)
-        return output if self._prediction() == "epsilon" else spread * latents + signal * output
+        """The noise ε in `latents` that a raw output says (batch channels height width)."""
+        return self._mixture(level, latents).noise(output, latents)
 
     def to_clean(self, output: Tensor, latents: Tensor, level: Tensor) -> Tensor:
         """The clean latents x₀ that a raw output says (batch channels height width)."""
-        signal, spread = self._mixture(level, latents)
-        if self._prediction() == "epsilon":
-            return (latents - spread * output) / signal
-        return signal * latents - spread * output
+        return self._mixture(level, latents).clean(output, latents)
 
     def to_noisy(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Clean latents with noise added up to timesteps `level` (batch channels height width)."""
-        signal, spread = self._mixture(level, clean)
-        return signal * clean + spread * noise
+        return self._mixture(level, clean).noisy(clean, noise)
 
-    def _prediction(self) -> str:
-        kind = self.pipeline.scheduler.config.prediction_type
-        if kind not in ("epsilon", "v_prediction"):
-            raise EffaceError(f"the scheduler predicts {kind!r}; expected epsilon or v_prediction.")
-        return kind
+    def to_output(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """The raw output that is right for clean latents with this noise (batch channels height width)."""
+        return self._mixture(level, clean).output(clean, noise)
 
-    def _mixture(self, level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ and √(1 − ᾱ) at timesteps `level` (batch, or one for all), shaped to multiply latents."""
-        alpha = self.pipeline.scheduler.alphas_cumprod.to(like.device, torch.float32)[level.long()].reshape(-1, 1, 1, 1)
-        return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
+    def _mixture(self, level: Tensor, like: Tensor) -> Mixture:
+        return mixture(self.pipeline.scheduler, level, like)
 
     def sample(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> list[Image.Image]:
         """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoised`."""
@@ -179,54 +194,38 @@ class Model:
             side: width and height in pixels; the model's own by default.
         """
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
-        device, dtype = text.states.device, text.states.dtype
-        latents = self._noise(seeds, side).to(device, dtype)
-        if guidance > 1:
-            text = self._with_unconditional(text, negative)
-        scheduler.set_timesteps(steps, device=device)
-        latents = latents * scheduler.init_noise_sigma
+        guided = self.guides(guidance)
+        # Each picture has its own generator, on the CPU, so that it depends neither on its neighbours nor on the device.
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        latents = self._noise(generators, side).to(text.states.device, self.family.latent_dtype(text.states))
+        if guided:
+            text = joined([self.encode_negative(negative).repeated(len(seeds)), text])
+        else:
+            self.family.check_unguided(negative)
+        self.family.set_timesteps(scheduler, steps, latents)
+        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+        options = step_options(scheduler, generators)
         for level in scheduler.timesteps:
-            doubled = torch.cat([latents, latents]) if guidance > 1 else latents
-            output = self.predict(scheduler.scale_model_input(doubled, level), level, text)
-            if guidance > 1:
-                unconditional, conditional = output.chunk(2)
-                output = unconditional + guidance * (conditional - unconditional)
-            latents = scheduler.step(output, level, latents, return_dict=False)[0]
+            doubled = torch.cat([latents, latents]) if guided else latents
+            output = self.predict(scaled_input(scheduler, doubled, level), level, text, guidance=guidance)
+            if guided:
+                output = self.family.guided(*output.chunk(2), guidance)
+            latents = scheduler.step(output, level, latents, return_dict=False, **options)[0]
             yield float(level), latents
 
-    def _with_unconditional(self, text: Text, negative: str | None) -> Text:
-        """The rows of the negative prompt above those of `text`, for guidance."""
-        empty = self.encode([negative or ""])
-        if negative is None and self.family.zeroes_empty():
-            pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
-            empty = empty._replace(states=torch.zeros_like(empty.states), pooled=pooled)
-        rows = [
-            None if above is None or below is None else torch.cat([above.expand(len(below), *above.shape[1:]), below])
-            for above, below in zip(empty[:4], text[:4], strict=True)
-        ]
-        return Text(*rows, cut=())  # type: ignore[arg-type]
+    @torch.no_grad()
+    def encode_negative(self, prompt: str | None) -> Text:
+        """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
+        return self.family.negative(prompt)
 
-    def _noise(self, seeds: Sequence[int], side: int | None) -> Tensor:
-        # Drawn on the CPU, each from its own generator, so that a picture depends neither on its neighbours nor on the device.
-        config = self.pipeline.unet.config
-        cells = (
-            config.sample_size if side is None else side // 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
-        )
-        shape = (1, config.in_channels, cells, cells)
-        return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    def _noise(self, generators: Sequence[torch.Generator], side: int | None) -> Tensor:
+        shape = self.family.latent_shape(side)
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of scaled latents (batch channels height width)."""
-        vae = self.pipeline.vae
-        upcast = (
-            vae.dtype == torch.float16 and vae.config.force_upcast
-        )  # SDXL's autoencoder overflows in half precision
-        if upcast:
-            vae.to(torch.float32)
-        pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-        if upcast:
-            vae.to(torch.float16)
+        pixels = self.family.decode(latents)
         array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(np.ascontiguousarray(a)) for a in array]
 

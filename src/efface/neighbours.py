@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -22,28 +21,30 @@ def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
     concept's first template and ranked by cosine similarity at the last subject token. The concept's own name and
     aliases, and words that share its stem, are left out.
     """
-    tokenizer = model.family.tokenizers()[0]
-    words = {i: t[:-4] for t, i in tokenizer.get_vocab().items() if re.fullmatch(r"[a-z]{3,}</w>", t)}
+    stream = model.streams()[0]
+    words = stream.words()
     own = {part for name in (concept.name, *concept.aliases) for part in name.lower().split()}
-    kept = {i: word for i, word in words.items() if not any(_same_stem(word, part) for part in own)}
+    kept = {i: word for i, word in words.items() if not any(same_stem(word, part) for part in own)}
     if not kept:
         return []
-    encoder: Any = next(iter(model.family.text_encoders().values()))
+    encoder: Any = stream.encoder
     table = encoder.get_input_embeddings().weight.detach().float()
-    ids = tokenizer(concept.name, add_special_tokens=False).input_ids
+    ids = stream.ids(concept.name)
     query = F.normalize(table[ids].mean(0), dim=0)
     candidates = torch.tensor(list(kept), device=table.device)
     nearest = (F.normalize(table[candidates], dim=1) @ query).topk(min(SHORTLIST, len(candidates))).indices
-    prompts = [concept.templates[0].replace("{}", kept[int(candidates[i])]) for i in nearest]
+    found = [kept[int(candidates[i])] for i in nearest]
+    prompts = [concept.templates[0].replace("{}", word) for word in found]
     prefix = concept.templates[0].split("{}")[0]
-    target = model.encode([concept.templates[0].replace("{}", concept.name)]).states[
-        0, model.token_count(prefix + concept.name)
-    ]
-    states = model.encode(prompts).states[:, model.token_count(prefix) + 1]
+    named = concept.templates[0].replace("{}", concept.name)
+    target = model.encode([named]).states[0, stream.position(prefix + concept.name, named)]
+    places = [stream.position(prefix + word, prompt) for word, prompt in zip(found, prompts, strict=True)]
+    states = model.encode(prompts).states[range(len(prompts)), places]
     order = F.cosine_similarity(states.float(), target.float()[None]).argsort(descending=True)
     return [prompts[int(i)] for i in order[:count]]
 
 
-def _same_stem(word: str, name: str) -> bool:
+def same_stem(word: str, name: str) -> bool:
+    """Whether one begins with the other and is at most three letters longer."""
     shorter, longer = sorted((word, name), key=len)
     return longer.startswith(shorter) and len(longer) - len(shorter) <= 3

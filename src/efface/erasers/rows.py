@@ -10,6 +10,7 @@ from torch import Tensor
 
 from efface.concept import Concept
 from efface.errors import EffaceError
+from efface.families.text import Stream
 from efface.model import Model, require_fit
 
 RowRule = Literal["last", "subject", "all"]
@@ -24,7 +25,8 @@ def default_anchor(concept: Concept) -> str:
 def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor, Tensor]:
     """Rows C of a concept's prompts and T of its anchors (rows width), paired position by position.
 
-    Both sequences start at their own last subject token and are cut to equal length.
+    In every stream both sequences start at their own last subject token and are cut to equal length; positions that the
+    denoiser does not attend to are left out.
 
     Raises:
         EffaceError: a prompt is longer than the tokenizer takes.
@@ -32,35 +34,40 @@ def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor,
     prompts, anchors = concept.prompts(), concept.anchors(default_anchor(concept))
     for prompt in (*prompts, *anchors):
         require_fit(model, prompt)
-    sources, targets = model.encode(prompts).states, model.encode(anchors).states
-    _require_finite(sources)
-    c_rows, t_rows = [], []
-    for k, (c, t) in enumerate(zip(sources, targets, strict=True)):
+    sources, targets = model.encode(prompts), model.encode(anchors)
+    c_states, t_states = model.entering(sources), model.entering(targets)
+    _require_finite(c_states)
+    c_rows, t_rows, streams = [], [], model.streams()
+    for k, (prompt, anchor) in enumerate(zip(prompts, anchors, strict=True)):
         ends = concept.templates[k].split("{}")[1]
-        i, j = (0, 0) if rule == "all" else (subject(model, prompts[k], ends), subject(model, anchors[k], ends))
-        count = 1 if rule == "last" else len(c) - max(i, j)
-        c_rows.append(c[i : i + count])
-        t_rows.append(t[j : j + count])
+        for stream in streams:
+            i, j = (0, 0) if rule == "all" else (subject(stream, prompt, ends), subject(stream, anchor, ends))
+            read = min(model.read_positions(sources, stream, k), model.read_positions(targets, stream, k))
+            count = 1 if rule == "last" else max(0, read - max(i, j))
+            c_rows.append(c_states[k, stream.start + i : stream.start + i + count])
+            t_rows.append(t_states[k, stream.start + j : stream.start + j + count])
     return torch.cat(c_rows), torch.cat(t_rows)
 
 
 def retained_rows(model: Model, prompts: Sequence[str], rule: RowRule, batch: int = 64) -> Iterator[Tensor]:
     """Rows R of retained prompts (rows width), a batch of prompts at a time."""
+    streams = model.streams()
     for i in range(0, len(prompts), batch):
-        text = model.encode(prompts[i : i + batch])
-        if rule == "all":
-            yield text.states.flatten(0, 1)
-        elif rule == "last":
-            yield text.states[range(len(text.last)), text.last]
-        else:
-            yield torch.cat([states[last:] for states, last in zip(text.states, text.last.tolist(), strict=True)])
+        chunk = prompts[i : i + batch]
+        text = model.encode(chunk)
+        states, rows = model.entering(text), []
+        for k, prompt in enumerate(chunk):
+            for stream in streams:
+                first = 0 if rule == "all" else stream.position(prompt)
+                end = first + 1 if rule == "last" else model.read_positions(text, stream, k)
+                rows.append(states[k, stream.start + first : stream.start + end])
+        yield torch.cat(rows)
 
 
-def subject(model: Model, prompt: str, ending: str) -> int:
-    """Position of the last subject token: the one before the template's ending, or the last content token of a prompt
-    that does not end so (the begin token of an empty one)."""
-    head = prompt[: len(prompt) - len(ending)] if prompt.endswith(ending) else prompt
-    return model.token_count(head)  # the begin token shifts counts to indices
+def subject(stream: Stream, prompt: str, ending: str) -> int:
+    """Position in a stream of the last subject token: the one before the template's ending, or the last content token of
+    a prompt that does not end so (the begin token of an empty one)."""
+    return stream.position(prompt[: len(prompt) - len(ending)] if prompt.endswith(ending) else prompt, prompt)
 
 
 def _require_finite(states: Tensor) -> None:

@@ -1,38 +1,29 @@
-"""What every family of pipelines must offer, and what they share."""
+"""What every family of pipelines must offer, and what most of them share."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from efface.errors import EffaceError
+from efface.errors import EffaceError, UsageError
+from efface.families.doors import Entry
+from efface.families.layers import execution_device, stored, unwrap
+from efface.families.projections import Projection
+from efface.families.text import Stream, Text
+
+__all__ = ["Entry", "Family", "Projection", "Standard", "execution_device", "stored", "unwrap"]
 
 
-class Entry(NamedTuple):
-    """A network that text states enter: the denoiser, or a ControlNet beside it."""
+class Standard(NamedTuple):
+    """What the pipeline's own call does where its user says nothing."""
 
-    name: str
-    """The pipeline component's name."""
-    module: nn.Module
-    """The network itself, unwrapped from torch.compile."""
-
-
-class Projection(NamedTuple):
-    """A linear layer that reads text states: a key or value matrix of cross-attention."""
-
-    name: str
-    """Component and path, for example `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k`."""
-    module: nn.Linear
-    """The layer; its weight is (out width)."""
-    adapted: bool
-    """Whether an adapter (LoRA) sits on it; then it may be mapped but not folded."""
-
-    def weight(self) -> Tensor:
-        """The effective weight (out width), active adapters included."""
-        return effective_weight(self.module)
+    steps: int
+    guidance: float
 
 
 class Family(ABC):
@@ -40,6 +31,10 @@ class Family(ABC):
 
     name: str
     """Short name, shown by `efface show`."""
+    exact: str = "every key and value matrix of cross-attention"
+    """Where a text map is the same as the edit of weights that it stands for."""
+    reads_padding: bool = True
+    """Whether the denoiser attends to the positions after a prompt's end."""
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
@@ -49,75 +44,110 @@ class Family(ABC):
     def serves(cls, pipeline: Any) -> bool:
         """Whether this family knows the pipeline, judged by its components."""
 
+    # Text
+
     @abstractmethod
-    def tokenizers(self) -> list[Any]:
-        """The tokenizers, in the order in which their states are concatenated."""
+    def streams(self) -> list[Stream]:
+        """The stretches of the token axis, in order."""
 
     @abstractmethod
     def text_encoders(self) -> dict[str, nn.Module]:
-        """Component name -> text encoder, in the same order."""
+        """Component name -> text encoder."""
 
     @abstractmethod
+    def text(self, prompts: Sequence[str]) -> Text:
+        """Prompts as the pipeline itself encodes them."""
+
+    def tokenizers(self) -> list[Any]:
+        """The tokenizers, one a text encoder."""
+        return [stream.tokenizer for stream in self.streams()]
+
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Text states (batch tokens width) and pooled text (batch width) of ids and masks, one tensor a tokenizer."""
+        """Text states (batch tokens width) and pooled text (batch width) of ids and masks, one tensor a tokenizer.
+
+        Raises:
+            EffaceError: the family's text encoder takes prompts only.
+        """
+        raise EffaceError(f"{self.name} encodes whole prompts only: single tokens or embeddings cannot be given to it.")
+
+    def negative(self, prompt: str | None) -> Text:
+        """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
+        return self.text([prompt or ""])
+
+    def entering(self, text: Text) -> Tensor:
+        """Text states as the projections read them (batch tokens width)."""
+        return text.states
+
+    # Where text enters
 
     @abstractmethod
     def entries(self) -> list[Entry]:
-        """The networks whose forward takes text states."""
+        """The networks whose forward takes text states, the denoiser first."""
 
     @abstractmethod
     def projections(self) -> list[Projection]:
-        """Every key and value matrix that reads text states; raises EffaceError where one cannot be edited."""
-
-    @abstractmethod
-    def predict(self, latents: Tensor, level: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
-        """The denoiser's raw output (batch channels height width) for scaled `latents` at timestep `level`."""
+        """Every matrix that reads text states; raises EffaceError where one cannot be edited."""
 
     @abstractmethod
     def uncovered(self) -> list[str]:
         """Other ways by which text enters, which a text map does not reach, in words."""
 
-    def zeroes_empty(self) -> bool:
-        """Whether the unconditional half is all zeros where no negative prompt is given, instead of the empty prompt."""
-        return False
+    def part_of(self, module: nn.Module) -> int:
+        """Which part of the tuple that a module returns holds the picture's states."""
+        return 0
 
     def components(self) -> dict[str, nn.Module]:
         """The networks an erasure may edit and a fingerprint covers: denoiser and text encoders."""
         return {entry.name: entry.module for entry in self.entries()} | self.text_encoders()
 
+    # Drawing
 
-def unwrap(module: Any) -> Any:
-    """The module inside a torch.compile wrapper, or the module itself."""
-    return getattr(module, "_orig_mod", module)
+    @abstractmethod
+    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+        """What the scheduler takes for the denoiser's output (batch channels height width) at timestep `level`.
 
+        `guidance` matters to guidance-distilled models only, which take it as an input; None is the pipeline's default.
+        """
 
-def inner_linear(name: str, module: nn.Module) -> tuple[nn.Linear, bool]:
-    """The plain linear layer of a projection and whether an adapter wraps it; refuses quantised ones."""
-    adapted = hasattr(module, "base_layer")
-    layer: Any = module.base_layer if adapted else module
-    if type(layer) is not nn.Linear or not layer.weight.is_floating_point():
-        kind = f"{type(layer).__name__} of {getattr(layer, 'weight', torch.empty(0)).dtype}"
-        raise EffaceError(
-            f"{name} is a quantised or unknown layer ({kind}); expected a floating-point torch.nn.Linear: "
-            "load the pipeline without quantisation, erase, then quantise."
-        )
-    return layer, adapted
+    @abstractmethod
+    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
+        """(channels height width) of the latents of a square picture of so many pixels; None is the model's own size."""
 
+    def latent_dtype(self, states: Tensor) -> torch.dtype:
+        """In which precision latents are stepped."""
+        return states.dtype
 
-def stored(module: Any, name: str) -> Tensor:
-    """A module's own parameter, read from accelerate's store while it is offloaded (sequential offload)."""
-    parameter = getattr(module, name).detach()
-    store = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-    return store[name] if parameter.is_meta and store is not None else parameter
+    def guides(self, guidance: float) -> bool:
+        """Whether the unconditional half is drawn too."""
+        return guidance > 1
 
+    def guided(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+        """Both halves' outputs combined."""
+        return unconditional + guidance * (conditional - unconditional)
 
-def effective_weight(module: Any) -> Tensor:
-    """Weight (out width) of a linear layer, with the contribution of active LoRA adapters added."""
-    if not hasattr(module, "base_layer"):
-        return stored(module, "weight")
-    weight = stored(module.base_layer, "weight")
-    if not getattr(module, "disable_adapters", False) and not getattr(module, "merged", False):
-        for adapter in module.active_adapters:
-            if adapter in module.lora_A:
-                weight = weight + module.get_delta_weight(adapter).detach().to(weight)
-    return weight
+    def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
+        """Tell a scheduler how many steps pictures like `latents` take."""
+        scheduler.set_timesteps(steps, device=latents.device)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (batch 3 height width), −1 to 1, of scaled latents."""
+        vae = self.pipeline.vae
+        shifted = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+        return vae.decode(shifted, return_dict=False)[0]
+
+    def standard(self) -> Standard:
+        """Steps and guidance of the pipeline's own call."""
+        return Standard(int(self.default("num_inference_steps") or 50), float(self.default("guidance_scale") or 7.5))
+
+    def default(self, name: str) -> Any:
+        """The default of an argument of the pipeline's own call; None where it has none."""
+        argument = inspect.signature(type(self.pipeline).__call__).parameters.get(name)
+        return None if argument is None or argument.default is inspect.Parameter.empty else argument.default
+
+    def check_unguided(self, negative: str | None) -> None:
+        """Raise UsageError for a negative prompt that a family without an unconditional half would silently ignore."""
+        if negative and not self.guides(float("inf")):
+            raise UsageError(
+                f"{self.name} is guidance-distilled and draws no unconditional half, so the negative prompt {negative!r} "
+                "would be ignored: leave it out."
+            )

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two CLIP text encoders side by side, and a pooled text that enters beside the timestep."""
+"""Stable Diffusion XL, base and refiner: CLIP text encoders side by side, and a pooled text beside the timestep."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efface.families.base import unwrap
-from efface.families.unet import StableDiffusion, execution_device
+from efface.families.base import execution_device, unwrap
+from efface.families.text import Text
+from efface.families.unet import StableDiffusion, reads_text
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -28,22 +29,64 @@ class StableDiffusionXL(StableDiffusion):
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         device = execution_device(self.pipeline)
-        encoders = (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
+        # The components themselves, not what torch.compile wraps.
+        encoders = [getattr(self.pipeline, name) for name in self.text_encoders()]
         outputs = [encoder(i.to(device), output_hidden_states=True) for encoder, i in zip(encoders, ids, strict=True)]
-        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        return states, outputs[-1][0]
+        return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1][0]
 
-    def predict(self, latents: Tensor, level: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
-        side = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
-        height, width = latents.shape[-2] * side, latents.shape[-1] * side
-        # Original size, crop corner, target size: what the pipeline passes for an uncropped picture.
-        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=latents.dtype, device=latents.device)
-        conditions = {"text_embeds": pooled, "time_ids": time_ids.expand(len(latents), -1)}
+    def negative(self, prompt: str | None) -> Text:
+        empty = super().negative(prompt)
+        if prompt is not None or not getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False):
+            return empty
+        pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
+        return empty._replace(states=torch.zeros_like(empty.states), pooled=pooled)
+
+    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+        conditions = {"text_embeds": text.pooled, "time_ids": self.sizes(latents, text)}
         unet = self.pipeline.unet
-        return unet(latents, level, encoder_hidden_states=states, added_cond_kwargs=conditions, return_dict=False)[0]
+        return unet(latents, level, encoder_hidden_states=text.states, added_cond_kwargs=conditions, return_dict=False)[
+            0
+        ]
 
-    def zeroes_empty(self) -> bool:
-        return bool(getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False))
+    def sizes(self, latents: Tensor, text: Text) -> Tensor:
+        """Original size, crop corner, target size (batch 6): what the pipeline passes for an uncropped picture."""
+        height, width = (self.shrinks() * cells for cells in latents.shape[-2:])
+        given = torch.tensor([[height, width, 0, 0, height, width]], dtype=latents.dtype, device=latents.device)
+        return given.expand(len(latents), -1)
 
     def uncovered(self) -> list[str]:
         return ["the pooled text beside the timestep", *super().uncovered()]
+
+
+class StableDiffusionXLRefiner(StableDiffusionXL):
+    """The refiner: the second text encoder alone, and an aesthetic score in place of the target size."""
+
+    name = "stable-diffusion-xl-refiner"
+
+    @classmethod
+    def serves(cls, pipeline: Any) -> bool:
+        needed = (getattr(pipeline, "tokenizer_2", None), getattr(pipeline, "text_encoder_2", None))
+        return None not in needed and getattr(pipeline, "text_encoder", None) is None and reads_text(pipeline)
+
+    def tokenizers(self) -> list[Any]:
+        return [self.pipeline.tokenizer_2]
+
+    def text_encoders(self) -> dict[str, nn.Module]:
+        return {"text_encoder_2": unwrap(self.pipeline.text_encoder_2)}
+
+    def text(self, prompts: Any) -> Text:
+        text = super().text(prompts)
+        return text._replace(extra=self._score("aesthetic_score", 6.0).expand(len(prompts), 1))
+
+    def negative(self, prompt: str | None) -> Text:
+        return super().negative(prompt)._replace(extra=self._score("negative_aesthetic_score", 2.5))
+
+    def sizes(self, latents: Tensor, text: Text) -> Tensor:
+        sizes = super().sizes(latents, text)
+        if not getattr(self.pipeline.config, "requires_aesthetics_score", False):
+            return sizes
+        score = self._score("aesthetic_score", 6.0) if text.extra is None else text.extra
+        return torch.cat([sizes[:, :4], score.to(sizes).expand(len(sizes), 1)], dim=1)
+
+    def _score(self, name: str, usual: float) -> Tensor:
+        return torch.tensor([[self.default(name) or usual]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -18,53 +19,58 @@ class Site(NamedTuple):
     """Component and path, for example `unet.up_blocks.1.attentions.1`."""
     module: nn.Module
     """The module itself."""
+    part: int = 0
+    """Where in a tuple that it returns the picture's states stand; joint blocks return (text, picture)."""
 
-    @staticmethod
-    def read(output: Any) -> Tensor:
+    def read(self, output: Any) -> Tensor:
         """The output as (batch tokens width), sharing its memory."""
-        hidden = _hidden(output)
+        hidden = self._hidden(output)
         return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
 
-    @staticmethod
-    def write(output: Any, tokens: Tensor) -> Any:
+    def write(self, output: Any, tokens: Tensor) -> Any:
         """An output like the given one that holds `tokens` (batch tokens width) instead."""
-        return _like(output, _shaped(tokens, _hidden(output)).contiguous())
+        return self._like(output, _shaped(tokens, self._hidden(output)).contiguous())
 
-    @staticmethod
-    def add(output: Any, delta: Tensor) -> Any:
+    def add(self, output: Any, delta: Tensor) -> Any:
         """An output like the given one with `delta` (batch tokens width) added, in the same layout in memory."""
-        hidden = _hidden(output)
-        return _like(output, hidden + _shaped(delta, hidden))
+        hidden = self._hidden(output)
+        return self._like(output, hidden + _shaped(delta, hidden))
+
+    def _hidden(self, output: Any) -> Tensor:
+        """The hidden states in what a block returns: a tensor, a tuple, or diffusers' output class."""
+        if isinstance(output, Tensor):
+            return output
+        return output[self.part] if isinstance(output, tuple) else output.sample
+
+    def _like(self, output: Any, hidden: Tensor) -> Any:
+        if isinstance(output, Tensor):
+            return hidden
+        if isinstance(output, tuple):
+            return (*output[: self.part], hidden, *output[self.part + 1 :])
+        return type(output)(**(dict(output) | {"sample": hidden}))
 
 
 def _shaped(tokens: Tensor, hidden: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, hidden.shape[2:]) if hidden.ndim == 4 else tokens
 
 
-def _like(output: Any, hidden: Tensor) -> Any:
-    if isinstance(output, Tensor):
-        return hidden
-    if isinstance(output, tuple):
-        return (hidden, *output[1:])
-    return type(output)(**(dict(output) | {"sample": hidden}))
-
-
-def _hidden(output: Any) -> Tensor:
-    """The hidden states in what a block returns: a tensor, a tuple, or diffusers' output class."""
-    if isinstance(output, Tensor):
-        return output
-    return output[0] if isinstance(output, tuple) else output.sample
-
-
-def sites_matching(component: str, module: nn.Module, pattern: str) -> list[Site]:
+def sites_matching(
+    component: str, module: nn.Module, pattern: str, part_of: Callable[[nn.Module], int] = lambda module: 0
+) -> list[Site]:
     """Submodules whose path, with or without the component's name, matches an fnmatch pattern.
+
+    Args:
+        component: name of the network in its pipeline.
+        module: the network.
+        pattern: for fnmatch.
+        part_of: says of a module which part of its output tuple holds the picture's states.
 
     Raises:
         UsageError: nothing matches; near names are suggested.
     """
     named = [(f"{component}.{path}", part) for path, part in module.named_modules() if path]
     wanted = pattern if pattern.startswith(f"{component}.") else f"{component}.{pattern}"
-    found = [Site(name, part) for name, part in named if fnmatchcase(name, wanted)]
+    found = [Site(name, part, part_of(part)) for name, part in named if fnmatchcase(name, wanted)]
     if not found:
         near = get_close_matches(wanted, [name for name, _ in named], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}" if near else "list them with `efface sae sites MODEL`"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import Entry, Family, Projection, inner_linear, unwrap
+from efface.families.base import Entry, Family, Projection, execution_device, unwrap
+from efface.families.doors import Door
+from efface.families.projections import cross_attentions
+from efface.families.text import Stream, Text
 
 
 class StableDiffusion(Family):
@@ -18,17 +23,32 @@ class StableDiffusion(Family):
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
-        unet = unwrap(getattr(pipeline, "unet", None))
         needed = (getattr(pipeline, "tokenizer", None), getattr(pipeline, "text_encoder", None))
-        return (
-            isinstance(unet, UNet2DConditionModel) and None not in needed and bool(unet.config["cross_attention_dim"])
-        )
+        return None not in needed and reads_text(pipeline)
 
     def tokenizers(self) -> list[Any]:
         return [self.pipeline.tokenizer]
 
     def text_encoders(self) -> dict[str, nn.Module]:
         return {"text_encoder": unwrap(self.pipeline.text_encoder)}
+
+    def streams(self) -> list[Stream]:
+        length = min(tokenizer.model_max_length for tokenizer in self.tokenizers())
+        return [Stream(self.tokenizers()[0], next(iter(self.text_encoders().values())), length)]
+
+    def text(self, prompts: Sequence[str]) -> Text:
+        stream = self.streams()[0]
+        tokens = [
+            tokenizer(
+                list(prompts), padding="max_length", max_length=stream.length, truncation=True, return_tensors="pt"
+            )
+            for tokenizer in self.tokenizers()
+        ]
+        states, pooled = self.encode([t.input_ids for t in tokens], [t.attention_mask for t in tokens])
+        # The first end token closes the prompt; padding may repeat it.
+        last = (tokens[0].input_ids == stream.tokenizer.eos_token_id).int().argmax(dim=1) - 1
+        mask = torch.arange(stream.length) <= last[:, None] + 1
+        return Text(states, pooled, mask, last, tuple(stream.cut_off(prompt) for prompt in prompts))
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         encoder, device = self.pipeline.text_encoder, execution_device(self.pipeline)
@@ -37,14 +57,14 @@ class StableDiffusion(Family):
         return encoder(ids[0].to(device), attention_mask=masks[0].to(device) if uses_mask else None)[0], None
 
     def entries(self) -> list[Entry]:
-        entries = [Entry("unet", unwrap(self.pipeline.unet))]
+        networks = {"unet": unwrap(self.pipeline.unet)}
         controls = unwrap(getattr(self.pipeline, "controlnet", None))
         if controls is not None:
             nets = list(getattr(controls, "nets", [controls]))
-            entries += [
-                Entry("controlnet" if len(nets) == 1 else f"controlnet.nets.{i}", unwrap(n)) for i, n in enumerate(nets)
-            ]
-        return entries
+            names = ["controlnet"] if len(nets) == 1 else [f"controlnet.nets.{i}" for i in range(len(nets))]
+            networks |= {name: unwrap(net) for name, net in zip(names, nets, strict=True)}
+        # Every UNet and ControlNet of diffusers takes (sample, timestep, encoder_hidden_states).
+        return [Entry(name, net, (Door(net, "encoder_hidden_states", 2),)) for name, net in networks.items()]
 
     def projections(self) -> list[Projection]:
         found = []
@@ -55,23 +75,8 @@ class StableDiffusion(Family):
                     f"{entry.name} reprojects its text states ({reprojection}): "
                     "text maps need states that reach the key and value matrices unchanged; use a weight-level method."
                 )
-            for name, block in entry.module.named_modules():
-                if not (name.endswith("attn2") and hasattr(block, "to_k")):
-                    continue
-                # Unfusing puts the processors back but leaves the block's own flag set.
-                if type(block.processor).__name__.startswith("Fused"):
-                    raise EffaceError(
-                        f"the projections of {entry.name}.{name} are fused; expected separate keys and values: "
-                        "call unfuse_qkv_projections() on the pipeline first."
-                    )
-                for part in ("to_k", "to_v"):
-                    path = f"{entry.name}.{name}.{part}"
-                    layer, adapted = inner_linear(path, getattr(block, part))
-                    found.append(Projection(path, getattr(block, part) if adapted else layer, adapted))
+            found += cross_attentions(entry.name, entry.module)
         return found
-
-    def predict(self, latents: Tensor, level: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
-        return self.pipeline.unet(latents, level, encoder_hidden_states=states, return_dict=False)[0]
 
     def uncovered(self) -> list[str]:
         names = []
@@ -79,7 +84,32 @@ class StableDiffusion(Family):
             names.append("IP-Adapter's image states")
         return names
 
+    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+        return self.pipeline.unet(latents, level, encoder_hidden_states=text.states, return_dict=False)[0]
 
-def execution_device(pipeline: Any) -> Any:
-    """Where the pipeline computes, also while its weights are offloaded."""
-    return getattr(pipeline, "_execution_device", pipeline.device)
+    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
+        config = self.pipeline.unet.config
+        cells = config.sample_size if side is None else side // self.shrinks()
+        return config.in_channels, cells, cells
+
+    def shrinks(self) -> int:
+        """Pixels of a side for each cell of the latents."""
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        upcast = (
+            vae.dtype == torch.float16 and vae.config.force_upcast
+        )  # SDXL's autoencoder overflows in half precision
+        if upcast:
+            vae.to(torch.float32)
+        pixels = super().decode(latents)
+        if upcast:
+            vae.to(torch.float16)
+        return pixels
+
+
+def reads_text(pipeline: Any) -> bool:
+    """Whether a pipeline's denoiser is a UNet with cross-attention."""
+    unet = unwrap(getattr(pipeline, "unet", None))
+    return isinstance(unet, UNet2DConditionModel) and bool(unet.config["cross_attention_dim"])

@@ -119,18 +119,19 @@ def captured(
     """
     sites = sites_of(model, config.sites)
     with reading(sites, difference=config.difference) as seen:
+        guided = model.guides(config.guidance)
         steps = model.denoised(model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance)
         for number, (level, latents) in enumerate(steps):
             if number % config.every == 0:
-                yield Captured(level, {site.name: _half(seen[site.name], config, site) for site in sites})
+                yield Captured(level, {site.name: _half(seen[site.name], config, site, guided) for site in sites})
             if number == config.steps - 1 and pictures is not None:
                 pictures += model.decode(latents)
 
 
-def _half(states: Tensor, config: HarvestConfig, site: Site) -> Tensor:
+def _half(states: Tensor, config: HarvestConfig, site: Site, guided: bool) -> Tensor:
     if not torch.isfinite(states).all():
         raise EffaceError(f"{site.name} gave values that are not finite: check the model's weights and dtype.")
-    if config.guidance <= 1 or config.half == "both":
+    if not guided or config.half == "both":
         return states
     unconditional, conditional = states.chunk(2)
     return conditional if config.half == "conditional" else unconditional

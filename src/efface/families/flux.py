@@ -1,0 +1,72 @@
+"""FLUX.1 dev and schnell: T5 states and a pooled CLIP text, joint attention, guidance as an input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from efface.families.schedule import set_shifted
+from efface.families.text import Stream, Text
+from efface.families.transformer import JointEntry
+
+PATCH = "batch c (h p) (w q) -> batch (h w) (c p q)"
+"""Latents as the transformer takes them: patches of 2 x 2 cells."""
+
+
+class Flux(JointEntry):
+    """FLUX.1; a text map covers T5's states, not the pooled CLIP text."""
+
+    name = "flux"
+    denoisers = ("FluxTransformer2DModel",)
+    encoders = ("text_encoder", "text_encoder_2")
+    joint = ("transformer_blocks", "single_transformer_blocks")
+    timestep = ("timestep", 3)
+
+    def streams(self) -> list[Stream]:
+        return [Stream(*self.loaded("text_encoder_2"), self.default("max_sequence_length") or 512, begin=0)]
+
+    def encoded(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+        self.loaded("text_encoder")
+        states, pooled, _ = self.pipeline.encode_prompt(
+            prompts, device=self.device, max_sequence_length=self.streams()[0].length
+        )
+        return states, pooled, self.masks(prompts, self.streams()).to(states.device)
+
+    def to_level(self, given: Tensor) -> Tensor:
+        return given.float() * 1000  # the transformer takes the noise's share, 0 to 1
+
+    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+        height, width = (cells // 2 for cells in latents.shape[-2:])
+        scale = None
+        if self.network.config.guidance_embeds:
+            scale = self.standard().guidance if guidance is None else guidance
+            scale = torch.full((len(latents),), scale, device=latents.device, dtype=torch.float32)
+        output = self.pipeline.transformer(
+            hidden_states=rearrange(latents, PATCH, p=2, q=2), timestep=self.at(level, latents).to(latents.dtype) / 1000,
+            guidance=scale, pooled_projections=text.pooled, encoder_hidden_states=text.states,
+            txt_ids=latents.new_zeros(text.states.shape[1], 3), img_ids=grid(height, width).to(latents),
+            return_dict=False,
+        )[0]  # fmt: skip
+        return rearrange(output, "batch (h w) (c p q) -> batch c (h p) (w q)", h=height, w=width, p=2, q=2)
+
+    def guides(self, guidance: float) -> bool:
+        return False  # guidance is an input
+
+    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
+        cells = self.pipeline.default_sample_size if side is None else side // self.pipeline.vae_scale_factor
+        return self.network.config.in_channels // 4, cells // 2 * 2, cells // 2 * 2
+
+    def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
+        set_shifted(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)
+
+    def uncovered(self) -> list[str]:
+        return ["the pooled text beside the timestep", *super().uncovered()]
+
+
+def grid(height: int, width: int) -> Tensor:
+    """Position of every patch (patches 3): nothing, row, column."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)

@@ -1,0 +1,51 @@
+"""Linear layers that read text states: what a closed-form erasure edits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from efface.errors import EffaceError
+from efface.families.layers import effective_weight, inner_linear
+
+
+class Projection(NamedTuple):
+    """A linear layer that reads text states: a key or value matrix of cross-attention, or the entry of a joint one."""
+
+    name: str
+    """Component and path, for example `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k`."""
+    module: nn.Linear
+    """The layer; its weight is (out width)."""
+    adapted: bool
+    """Whether an adapter (LoRA) sits on it; then it may be mapped but not folded."""
+
+    def weight(self) -> Tensor:
+        """The effective weight (out width), active adapters included."""
+        return effective_weight(self.module)
+
+
+def projection(name: str, module: nn.Module) -> Projection:
+    """A linear layer of a model as a projection; raises EffaceError for a quantised one."""
+    layer, adapted = inner_linear(name, module)
+    return Projection(name, module if adapted else layer, adapted)  # type: ignore[arg-type]
+
+
+def cross_attentions(component: str, network: nn.Module) -> list[Projection]:
+    """The key and value matrices of every cross-attention (`attn2`) of a network.
+
+    Raises:
+        EffaceError: they are fused or quantised.
+    """
+    found = []
+    for name, block in network.named_modules():
+        if not (name.endswith("attn2") and hasattr(block, "to_k")):
+            continue
+        # Unfusing puts the processors back but leaves the block's own flag set.
+        if type(block.processor).__name__.startswith("Fused"):
+            raise EffaceError(
+                f"the projections of {component}.{name} are fused; expected separate keys and values: "
+                "call unfuse_qkv_projections() on the pipeline first."
+            )
+        found += [projection(f"{component}.{name}.{part}", getattr(block, part)) for part in ("to_k", "to_v")]
+    return found

@@ -1,0 +1,93 @@
+"""Qwen-Image: a vision-language model's states through a norm and one linear layer, then joint attention (arXiv 2508.02324)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from efface.families.base import Standard
+from efface.families.doors import Door
+from efface.families.flux import PATCH
+from efface.families.layers import passed_through
+from efface.families.schedule import set_shifted
+from efface.families.text import Stream, Text
+from efface.families.transformer import JointEntry
+
+
+class QwenImage(JointEntry):
+    """The map acts between the norm and the linear layer; the template's first tokens are dropped by the pipeline."""
+
+    name = "qwen-image"
+    denoisers = ("QwenImageTransformer2DModel",)
+    entry = "txt_in"
+    joint = ("transformer_blocks",)
+    timestep = ("timestep", 3)
+    reads_padding = False
+
+    def streams(self) -> list[Stream]:
+        tokenizer, encoder = self.loaded("text_encoder")
+        before, after = self.pipeline.prompt_template_encode.split("{}")
+        begin, end = (len(tokenizer(part, add_special_tokens=False).input_ids) for part in (before, after))
+        begin -= self.pipeline.prompt_template_encode_start_idx
+        length = self.default("max_sequence_length") or 512
+        return [Stream(tokenizer, encoder, length, begin=begin, end=end, before=before)]
+
+    def encoded(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+        states, mask = self.pipeline.encode_prompt(
+            prompts, device=self.device, max_sequence_length=self.default("max_sequence_length") or 512
+        )
+        return states, None, torch.ones_like(states[..., 0], dtype=torch.bool) if mask is None else mask.bool()
+
+    def negative(self, prompt: str | None) -> Text:
+        # The pipeline guides only where a negative prompt is given; a blank is what its authors give.
+        return self.text([" " if prompt is None else prompt])
+
+    def doors(self) -> tuple[Door, ...]:
+        return (Door(self.network.txt_norm),)
+
+    def entering(self, text: Text) -> Tensor:
+        return passed_through(self.network.txt_norm, text.states)
+
+    def to_level(self, given: Tensor) -> Tensor:
+        return given.float() * 1000  # the transformer takes the noise's share, 0 to 1
+
+    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+        height, width = (cells // 2 for cells in latents.shape[-2:])
+        output = self.pipeline.transformer(
+            hidden_states=rearrange(latents, PATCH, p=2, q=2), timestep=self.at(level, latents).to(latents.dtype) / 1000,
+            encoder_hidden_states_mask=None if text.mask.all() else text.mask.to(latents.device),
+            encoder_hidden_states=text.states, img_shapes=[[(1, height, width)]] * len(latents), return_dict=False,
+        )[0]  # fmt: skip
+        return rearrange(output, "batch (h w) (c p q) -> batch c (h p) (w q)", h=height, p=2, q=2)
+
+    def guided(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+        combined = super().guided(unconditional, conditional, guidance)
+        before, after = (_patch_norms(part) for part in (conditional, combined))
+        return combined * (before / after)
+
+    def standard(self) -> Standard:
+        return super().standard()._replace(guidance=float(self.default("true_cfg_scale") or 4.0))
+
+    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
+        cells = self.pipeline.default_sample_size if side is None else side // self.pipeline.vae_scale_factor
+        return self.network.config.in_channels // 4, cells // 2 * 2, cells // 2 * 2
+
+    def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
+        set_shifted(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        mean, spread = (torch.tensor(v).view(1, -1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+        latents = latents.to(vae.dtype)
+        latents = latents * spread.to(latents) + mean.to(latents)
+        return vae.decode(latents[:, :, None], return_dict=False)[0][:, :, 0]
+
+
+def _patch_norms(latents: Tensor) -> Tensor:
+    """The norm of every patch of 2 x 2 cells over all channels, at each of its cells (batch 1 height width)."""
+    norms = torch.norm(rearrange(latents, PATCH, p=2, q=2), dim=-1, keepdim=True)
+    height = latents.shape[-2] // 2
+    return rearrange(norms.expand(-1, -1, 4), "batch (h w) (p q) -> batch 1 (h p) (w q)", h=height, p=2, q=2)

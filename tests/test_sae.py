@@ -239,7 +239,7 @@ DAMAGE = {
     "not JSON": (lambda f: (f / "cfg.json").write_text("{"), "not JSON"),
     "a list": (lambda f: (f / "cfg.json").write_text("[]"), "object was expected"),
     "no k": (lambda f: (f / "cfg.json").write_text('{"d_in": 6, "num_latents": 20}'), "k is None"),
-    "other width": (lambda f: (f / "cfg.json").write_text('{"d_in": 7, "num_latents": 20, "k": 3}'), "shape"),
+    "other width": (lambda f: (f / "cfg.json").write_text('{"d_in": 7, "num_latents": 20, "k": 3}'), "altered"),
 }
 
 

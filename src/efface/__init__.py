@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efface.api import erase
+    from efface.attacking import attack
     from efface.auditing import audit
     from efface.concept import Concept
     from efface.erasures import Erasure, TextMap, WeightDelta, attached_to
     from efface.errors import EffaceError, UsageError
+    from efface.hardening import harden
     from efface.loading import load
     from efface.model import Model
 
@@ -28,6 +30,8 @@ _HOMES = {
     "load": "efface.loading",
     "erase": "efface.api",
     "audit": "efface.auditing",
+    "attack": "efface.attacking",
+    "harden": "efface.hardening",
     "Concept": "efface.concept",
     "Erasure": "efface.erasures",
     "TextMap": "efface.erasures",
@@ -39,8 +43,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Concept", "EffaceError", "Erasure", "Model", "TextMap", "UsageError", "WeightDelta", "attached_to", "audit", "erase",
-    "load",
+    "Concept", "EffaceError", "Erasure", "Model", "TextMap", "UsageError", "WeightDelta", "attached_to", "attack", "audit",
+    "erase", "harden", "load",
 ]  # fmt: skip
 
 

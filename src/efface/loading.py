@@ -8,13 +8,15 @@ from typing import Any
 from efface.errors import EffaceError, UsageError
 
 
-def load(name: str | Path, *, dtype: Any = None, device: str | None = None) -> Any:
+def load(name: str | Path, *, dtype: Any = None, device: str | None = None, config: str | Path | None = None) -> Any:
     """A normal DiffusionPipeline.
 
     Args:
         name: "emoji" for the embedded canvas, a hub id, a diffusers folder, or a single .safetensors checkpoint.
         dtype: of the weights; float32 on the CPU and float16 elsewhere by default.
         device: "cpu", "cuda", "mps"; the best one present by default.
+        config: for a checkpoint, a diffusers folder or hub id that says how its components are built; without it diffusers
+            asks the hub for that of the checkpoint's family.
 
     Raises:
         EffaceError: nothing is found there, it is no pipeline, or it would have to be unpickled.
@@ -37,7 +39,7 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None) -> A
         raise UsageError("the model's name is empty: give 'emoji', a hub id, a folder or a .safetensors file.")
     try:
         if path.is_file():
-            pipeline = _single_file(path, dtype)
+            pipeline = _single_file(path, dtype, config)
         else:
             pipeline = DiffusionPipeline.from_pretrained(str(path), dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -49,7 +51,7 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None) -> A
     return pipeline.to(device)
 
 
-def _single_file(path: Path, dtype: Any) -> Any:
+def _single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
     """A pipeline from one checkpoint; its class follows from the names of its tensors."""
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from safetensors import SafetensorError, safe_open
@@ -63,4 +65,5 @@ def _single_file(path: Path, dtype: Any) -> Any:
         raise ValueError("its tensors are not those of a Stable Diffusion checkpoint")
     is_xl = any(name.startswith("conditioner.embedders.1") for name in names)
     kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
-    return kind.from_single_file(str(path), dtype=dtype)
+    built = {} if config is None else {"config": str(config), "local_files_only": Path(config).is_dir()}
+    return kind.from_single_file(str(path), dtype=dtype, **built)

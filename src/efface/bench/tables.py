@@ -74,7 +74,7 @@ def finished(folder: Path) -> Finished:
     record = runs.read(folder)
     results = canvas.results_of(folder, record)
     lines, units = with_means(results.lines()), results.units(())
-    results.ledger.close()
+    results.ledger.close()  # the lines have read every picture, which tests need again
     return Finished(folder, record.protocol, asdict(record), lines, units, results)
 
 

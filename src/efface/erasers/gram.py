@@ -32,7 +32,9 @@ def key_value_gram_of(model: Model) -> Tensor:
     path = cache_folder() / f"gram-{_key(weights)}.safetensors"
     if path.exists():
         try:
-            return load_file(path)["s"]
+            s = load_file(path)["s"]
+            if s.dtype == torch.float64 and s.shape == (weights[0].shape[1],) * 2 and s.isfinite().all():
+                return s
         except (SafetensorError, KeyError, OSError):
             path.unlink(missing_ok=True)  # a cache file that cannot be read is made again
     s = key_value_gram(weights)

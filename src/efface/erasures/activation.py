@@ -10,9 +10,11 @@ from torch import Tensor
 
 from efface.erasures.base import Erasure
 from efface.errors import EffaceError
+from efface.families import Entry
 from efface.families.sites import Site
 from efface.model import Model
 
+MODES = ("fast", "exact", "published")
 PARTS = ("encoder", "bias", "centre", "decoder", "latents", "levels", "gate", "gain", "shift")
 
 
@@ -91,9 +93,9 @@ class ActivationEdit(Erasure):
         """Register a clock that learns the timestep, and the edit of every site."""
         sites = {name: _only(model.sites(name), name) for name in self.edits}
         coders = self._found_coders() if self.mode != "fast" else {}
-        clock = _Clock()
-        entry = model.entries()[0].module
-        handles = [entry.register_forward_pre_hook(clock, with_kwargs=True)]
+        entry = model.entries()[0]
+        clock = _Clock(entry)
+        handles = [entry.module.register_forward_pre_hook(clock, with_kwargs=True)]
         for name, site in sites.items():
             handles.append(site.module.register_forward_hook(self._edit(site, clock, scale, coders.get(name))))
         return handles
@@ -129,9 +131,12 @@ class ActivationEdit(Erasure):
         """The autoencoders; those that are not at hand are looked up by their hash."""
         from efface.sae.find import find_coder
 
-        for site, named in self.provenance.config["coders"].items():
+        for site in self.edits:
+            named = self.provenance.config["coders"][site]
             if site not in self.coders:
                 self.coders[site] = find_coder(named["sha256"], named["source"], site)
+            if len(self.edits[site].latents) and self.edits[site].latents.max() >= self.coders[site].config.latents:
+                raise EffaceError(f"the edit of {site} speaks of latents that its autoencoder has not: make it again.")
         return self.coders
 
     def tensors(self) -> dict[str, Tensor]:
@@ -146,7 +151,16 @@ class ActivationEdit(Erasure):
     @classmethod
     def restore(cls, provenance: Any, tensors: dict[str, Tensor]) -> ActivationEdit:
         """The erasure that `tensors()` came from; exact mode finds its autoencoders when it is attached."""
-        return cls(provenance, {site: Edit(**parts) for site, parts in _by_site(tensors).items()})
+        edits = {site: Edit(**parts) for site, parts in _by_site(tensors).items()}
+        config = provenance.config
+        mode, coders = config.get("mode", "fast"), config.get("coders", {})
+        named = isinstance(coders, dict) and all(_names_coder(coders.get(site)) for site in edits)
+        if mode not in MODES or (mode != "fast" and not named):
+            raise EffaceError(
+                f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
+                f"{', '.join(MODES)}: make the erasure again."
+            )
+        return cls(provenance, edits)
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
@@ -161,6 +175,9 @@ class ActivationEdit(Erasure):
             expected = {"encoder": (chosen, channels), "bias": (chosen,), "centre": (channels,)}
             expected |= {"decoder": (chosen, channels), "latents": (chosen,), "levels": (levels,)}
             expected |= dict.fromkeys(("gate", "gain", "shift"), (levels, chosen))
+            types = {name: t.is_floating_point() for name, t in parts.items()}
+            if types != dict.fromkeys(PARTS, True) | {"latents": False} or (parts["latents"] < 0).any():
+                raise EffaceError(f"the edit of {site!r} holds values of wrong types: make the erasure again.")
             if found != expected or levels == 0:
                 raise EffaceError(f"the edit of {site!r} holds {found}; expected {expected}: make the erasure again.")
 
@@ -196,9 +213,16 @@ class _Clock:
 
     level: Tensor
 
+    def __init__(self, entry: Entry):
+        self.entry = entry
+
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        self.level = torch.as_tensor(timestep).detach().reshape(-1)
+        self.level = self.entry.level(args, kwargs)
+
+
+def _names_coder(entry: Any) -> bool:
+    """Whether a header's entry names an autoencoder by hash and place."""
+    return isinstance(entry, dict) and all(isinstance(entry.get(part), str) for part in ("sha256", "source"))
 
 
 def _only(sites: list[Site], name: str) -> Site:

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from torch import Tensor
 
-from efface.concept import Concept
+from efface.concept import Concept, Kind
 from efface.erasures import file as files
 from efface.erasures.fingerprint import Fingerprint
-from efface.errors import EffaceError
+from efface.errors import EffaceError, UsageError
 from efface.model import Model
 
 
@@ -52,15 +52,29 @@ class Provenance:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Provenance:
         """The provenance that `to_json` wrote; fields of newer concepts are ignored."""
+        method, config, keep, notes = data["method"], data["config"], data["keep"], data["notes"]
+        plain = isinstance(method, str) and isinstance(config, dict) and isinstance(notes, dict) and are_texts(keep)
+        if not plain or not isinstance(data["concepts"], list) or not data["concepts"]:
+            raise TypeError("method, config, concepts, keep or notes are not what they should be")
         concepts = tuple(_concept(entry) for entry in data["concepts"])
-        base = Fingerprint.from_json(data["base"])
-        return cls(data["method"], data["config"], concepts, base, tuple(data["keep"]), data["notes"])
+        return cls(method, config, concepts, Fingerprint.from_json(data["base"]), tuple(keep), notes)
 
 
 def _concept(entry: dict[str, Any]) -> Concept:
-    """A concept from JSON, which knows lists where Concept has tuples."""
+    """A concept from JSON, which knows lists where Concept has tuples; TypeError or ValueError for anything else."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in Concept.__dataclass_fields__}
+    for name, value in fields.items():
+        optional = name == "anchor" and value is None
+        if not (isinstance(value, str) or optional or (isinstance(value, tuple) and are_texts(list(value)))):
+            raise TypeError(f"the concept's {name} is no text")
+    if fields.get("kind", "object") not in get_args(Kind):
+        raise ValueError(f"the concept's kind is {fields['kind']!r}")
     return Concept(**fields)  # type: ignore[arg-type]
+
+
+def are_texts(values: Any) -> bool:
+    """Whether something is a list of texts."""
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +102,10 @@ class Erasure(ABC):
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """The edited weight of the tensor called `name`; raises EffaceError as `targets` does."""
         raise EffaceError(f"this erasure edits {self.acts_on}, which no weight does: {name} was left as it is.")
+
+    def factors(self, name: str, weight: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+        """Thin (out n) and (in n) in float64 whose product `left rightᵀ` is the change of a weight; None where it is dense."""
+        return None
 
     def hooks(self, model: Model, scale: float) -> list[Any]:
         """Register what does not live in weights on a model; returns handles that take it off."""
@@ -143,15 +161,18 @@ class Erasure(ABC):
         from efface.erasures import KINDS
 
         header, tensors = files.read(Path(path))
-        kind = KINDS.get(header.get("kind", ""))
+        kind = KINDS.get(str(header.get("kind")))
         if kind is None:
             raise EffaceError(
-                f"{path} holds an erasure of kind {header.get('kind')!r}; this efface knows {', '.join(KINDS)}: update efface."
+                f"{path} holds an erasure of kind {str(header.get('kind'))[:40]!r}; this efface knows "
+                f"{', '.join(KINDS)}: update efface."
             )
         try:
             provenance = Provenance.from_json(header)
-        except (KeyError, TypeError, ValueError) as error:
-            raise EffaceError(f"{path} has an incomplete header ({error!r}): make the erasure again.") from error
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise EffaceError(
+                f"{path} has an incomplete header ({repr(error)[:200]}): make the erasure again."
+            ) from error
         kind.check(tensors, provenance.base.width)
         return kind.restore(provenance, tensors)
 

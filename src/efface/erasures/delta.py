@@ -8,7 +8,7 @@ from torch import Tensor
 
 from efface.erasures.base import Erasure, Provenance
 from efface.errors import EffaceError
-from efface.numerics import widen
+from efface.numerics import on_cpu, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,18 @@ class WeightDelta(Erasure):
             change = self.deltas[name].to(wide)
         else:
             change = self.deltas[f"{name}.up"].to(wide) @ self.deltas[f"{name}.down"].to(wide)
+        if change.numel() != wide.numel():
+            raise EffaceError(
+                f"the erasure's change of {name} has shape {tuple(change.shape)} where the weight has {tuple(wide.shape)}: "
+                "was it made for another model?"
+            )
         return (wide + scale * change.reshape(wide.shape)).to(weight.dtype)
+
+    def factors(self, name: str, weight: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+        """The two factors of a low-rank Δ, the scale in the first."""
+        if name in self.deltas:
+            return None
+        return scale * on_cpu(self.deltas[f"{name}.up"]), on_cpu(self.deltas[f"{name}.down"]).T
 
     def tensors(self) -> dict[str, Tensor]:
         return self.deltas
@@ -43,6 +54,14 @@ class WeightDelta(Erasure):
             base, _, part = name.rpartition(".")
             if part in ("up", "down") and {f"{base}.up", f"{base}.down"} - set(tensors):
                 raise EffaceError(f"the weight delta holds {name} without its other factor: make the erasure again.")
+            if part == "up" and not _fit(tensors[name], tensors[f"{base}.down"]):
+                raise EffaceError(f"the factors of {base} in the weight delta do not fit: make the erasure again.")
+            if part == "up" and base in tensors:
+                raise EffaceError(
+                    f"the weight delta holds {base} twice, in full and as a product: make the erasure again."
+                )
+        if any(not tensor.is_floating_point() for tensor in tensors.values()):
+            raise EffaceError("the weight delta holds whole numbers; expected weights: make the erasure again.")
         if not tensors:
             raise EffaceError("the weight delta is empty; expected at least one tensor: make the erasure again.")
 
@@ -53,3 +72,8 @@ class WeightDelta(Erasure):
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> WeightDelta:
         return cls(provenance, tensors)
+
+
+def _fit(up: Tensor, down: Tensor) -> bool:
+    """Whether two factors, (out rank) and (rank in), have a product."""
+    return up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0]

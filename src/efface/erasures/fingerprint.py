@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from efface.families.base import stored
+from efface.families.layers import stored
 
 BUCKETS = 64
 """Numbers of a sketch; every tensor falls into one bucket by its name."""
@@ -39,8 +40,13 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Fingerprint:
-        """The fingerprint that `to_json` wrote."""
-        return cls(data["family"], data["width"], data["structure"], tuple(data["sketch"]))
+        """The fingerprint that `to_json` wrote; KeyError, TypeError or ValueError for anything else."""
+        family, width, structure, sketch = (data[name] for name in ("family", "width", "structure", "sketch"))
+        if not isinstance(family, str) or not isinstance(structure, str) or type(width) is not int or width < 1:
+            raise TypeError("the fingerprint's family, width or structure is not what it should be")
+        if not isinstance(sketch, list) or not all(type(n) in (int, float) and isfinite(n) for n in sketch):
+            raise ValueError("the fingerprint's sketch is no list of numbers")
+        return cls(family, width, structure, tuple(sketch))
 
     def distance(self, other: Fingerprint) -> float:
         """Largest difference over the buckets; rounding to half precision stays below ROUNDING."""
@@ -54,6 +60,8 @@ class Fingerprint:
             return f"text states of width {other.width} where {self.width} was expected"
         if self.structure != other.structure:
             return "layers of other names or shapes"
+        if len(self.sketch) != len(other.sketch):
+            return "a fingerprint of another length (made by another efface)"
         if self.distance(other) > ROUNDING:
             return f"other weights (distance {self.distance(other):.3g}, rounding explains {ROUNDING:g})"
         return ""

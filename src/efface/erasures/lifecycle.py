@@ -114,7 +114,7 @@ def remove(erasure: Erasure, pipeline: Any) -> None:
 
 def _rebuild(model: Model, stack: Stack) -> None:
     """Make weights and hooks say what the list of attachments says."""
-    parameters = _parameters(model)
+    parameters = parameters_of(model)
     with torch.no_grad():
         for name, original in stack.originals.items():
             parameters[name].copy_(original)
@@ -146,7 +146,7 @@ def _compiled(model: Model) -> bool:
     return any(getattr(part, "_compiled_call_impl", None) is not None for part in parts)
 
 
-def _parameters(model: Model) -> dict[str, Tensor]:
+def parameters_of(model: Model) -> dict[str, Tensor]:
     """Every parameter by its full name, adapters' wrappers left out of the names."""
     return {
         f"{component}.{name.replace('.base_layer', '')}": parameter
@@ -178,7 +178,7 @@ def _require_base(erasure: Erasure, found: Fingerprint, force: bool) -> None:
 
 
 def _require_foldable(model: Model, erasure: Erasure) -> None:
-    parameters = _parameters(model)
+    parameters = parameters_of(model)
     adapted = {f"{p.name}.weight" for p in model.text_projections() if p.adapted}
     for name in _target_names(model, erasure):
         if name not in parameters:

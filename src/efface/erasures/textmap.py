@@ -11,6 +11,7 @@ from torch import Tensor
 from efface.erasures.base import Erasure
 from efface.errors import EffaceError
 from efface.model import Model
+from efface.numerics import on_cpu
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class TextMap(Erasure):
     acts_on = "text"
 
     def map(self, states: Tensor, scale: float = 1.0) -> Tensor:
-        """Mapped text states (batch tokens width), in their own dtype and on their own device."""
+        """Mapped text states (… width), in their own dtype and on their own device."""
         # float32 also for half-precision models: the two factors may be large where their product is not.
         wide = states.float()
         u, v = self.u.to(wide), self.v.to(wide)
@@ -38,17 +39,10 @@ class TextMap(Erasure):
     def hooks(self, model: Model, scale: float) -> list[Any]:
         """Map the text states on their way into every network that reads them."""
 
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            # Every UNet and ControlNet of diffusers takes (sample, timestep, encoder_hidden_states).
-            states = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-            text, *images = states if isinstance(states, tuple) else (states,)  # IP-Adapter may pass (text, images)
-            text = self.map(text, scale)
-            states = (text, *images) if images else text
-            if "encoder_hidden_states" in kwargs:
-                return args, kwargs | {"encoder_hidden_states": states}
-            return (*args[:2], states, *args[3:]), kwargs
+        def change(states: Tensor) -> Tensor:
+            return self.map(states, scale)
 
-        return [entry.module.register_forward_pre_hook(hook, with_kwargs=True) for entry in model.entries()]
+        return [door.on_text(change) for entry in model.entries() for door in entry.doors]
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W M in float32 or better, cast back; `weight` (out width) is any key or value matrix."""
@@ -56,13 +50,27 @@ class TextMap(Erasure):
         u, v = self.u.to(wide), self.v.to(wide)
         return torch.addmm(wide, wide @ u, v.T, alpha=scale).to(weight.dtype)
 
+    def factors(self, name: str, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """ΔW = (s W U) Vᵀ."""
+        wide = on_cpu(weight)
+        return scale * wide @ self.u.to(wide), self.v.to(wide)
+
     def tensors(self) -> dict[str, Tensor]:
         return {"u": self.u, "v": self.v}
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
         u, v = tensors.get("u"), tensors.get("v")
-        if u is None or v is None or set(tensors) != {"u", "v"} or u.ndim != 2 or u.shape != v.shape or len(u) != width:
+        whole = [t for t in tensors.values() if not t.is_floating_point()]
+        if (
+            whole
+            or u is None
+            or v is None
+            or set(tensors) != {"u", "v"}
+            or u.ndim != 2
+            or u.shape != v.shape
+            or len(u) != width
+        ):
             found = {k: tuple(t.shape) for k, t in tensors.items()}
             raise EffaceError(
                 f"the text map holds {found}; expected u and v of shape ({width}, rank): make the erasure again."

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from efface.erasures.file import write_atomically
@@ -22,6 +20,7 @@ from efface.errors import EffaceError, UsageError
 from efface.model import Model
 from efface.sae.coder import Code, Coder
 from efface.sae.harvest import HarvestConfig, captured
+from efface.sealed import open_tensors, read_json, seal
 
 DELTA = 1e-8
 """Keeps the score finite at levels where nothing is active."""
@@ -89,18 +88,27 @@ class Statistics:
         """Write one safetensors file, means in half precision."""
         header = {"concepts": self.concepts, "kinds": self.kinds, "pictures": self.pictures}
         tensors = {"levels": self.levels, "means": self.means.half(), "cutoff": self.cutoff}
-        write_atomically(path, save(tensors, {"statistics": json.dumps(header)}))
+        write_atomically(path, seal(tensors, {"statistics": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: Path) -> Statistics:
         """Read what `save` wrote; raises EffaceError for anything else."""
+        found = open_tensors(path, "statistics")
         try:
-            with safe_open(path, "pt") as file:
-                header = json.loads(file.metadata()["statistics"])
-                tensors = {name: file.get_tensor(name).float() for name in ("levels", "means", "cutoff")}
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            if not found.sealed and set(found.metadata) != {"statistics"}:
+                raise ValueError("it has lost its checksum")
+            header = read_json(found.metadata["statistics"])
+            concepts, kinds = tuple(header["concepts"]), tuple(header["kinds"])
+            levels, means, cutoff = (found.tensors[name].float() for name in ("levels", "means", "cutoff"))
+            shapes = (
+                means.ndim == 3 and levels.shape == cutoff.shape == means.shape[1:2] and len(means) == len(concepts)
+            )
+            texts = all(isinstance(text, str) for text in (*concepts, *kinds)) and len(kinds) == len(concepts)
+            if not shapes or not texts or type(header["pictures"]) is not int or not len(levels):
+                raise ValueError("its parts do not fit")
+        except (KeyError, TypeError, ValueError) as error:
             raise EffaceError(f"{path} is missing, damaged or holds no statistics: make them again.") from error
-        return cls(tuple(header["concepts"]), tuple(header["kinds"]), **tensors, pictures=header["pictures"])
+        return cls(concepts, kinds, levels, means, cutoff, header["pictures"])
 
 
 class Choice(NamedTuple):

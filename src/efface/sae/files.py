@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
-from efface.sae.coder import Coder, CoderConfig
+from efface.sae.coder import Coder, CoderConfig, Rule
+from efface.sealed import HEADER_LIMIT, open_tensors, read_json, seal
 
 SAELENS_RULES = {"topk": "topk", "jumprelu": "threshold"}
 """Architecture in SAELens's cfg.json -> rule."""
@@ -33,8 +34,7 @@ def save_coder(coder: Coder, folder: Path, **notes: Any) -> None:
     """
     config = coder.config
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in coder.state_dict().items() if k != "threshold"}
-    write_atomically(folder / "sae.safetensors", save(tensors))
+    tensors = {k: v for k, v in coder.state_dict().items() if k != "threshold"}
     data = {
         "d_in": config.width,
         "num_latents": config.latents,
@@ -48,7 +48,14 @@ def save_coder(coder: Coder, folder: Path, **notes: Any) -> None:
         "rule": config.rule,
         "threshold": float(coder.threshold),
     }
-    write_atomically(folder / "cfg.json", json.dumps(data | notes, indent=1).encode())
+    _write(folder, "sae.safetensors", tensors, data | notes)
+
+
+def _write(folder: Path, name: str, tensors: dict[str, Tensor], data: dict[str, Any]) -> None:
+    """Write cfg.json and the weights, whose checksum covers both."""
+    text = json.dumps(data, indent=1).encode()
+    write_atomically(folder / "cfg.json", text)
+    write_atomically(folder / name, seal(tensors, {"format": "pt"}, beside=text))
 
 
 def load_coder(folder: Path | str) -> Coder:
@@ -59,12 +66,12 @@ def load_coder(folder: Path | str) -> Coder:
     """
     folder = Path(folder)
     if (folder / "sae_weights.safetensors").exists():
-        config, threshold, tensors = _saelens(folder)
+        found = _saelens(folder)
     elif (folder / "state_dict.pth").exists():
-        config, threshold, tensors = _unbox(folder)
+        found = _unbox(folder)
     else:
-        config, threshold, tensors = _published(folder)
-    return _assembled(folder, config, threshold, tensors)
+        found = _published(folder)
+    return _assembled(folder, found)
 
 
 def coder_hash(coder: Coder) -> str:
@@ -106,88 +113,139 @@ def save_saelens(coder: Coder, folder: Path, site: str, model: str) -> None:
         weights["threshold"] = coder.threshold.expand(coder.config.latents)
     else:
         data |= {"k": coder.config.k, "rescale_acts_by_decoder_norm": False}
-    tensors = {k: v.detach().cpu().float().contiguous() for k, v in weights.items()}
-    write_atomically(folder / "sae_weights.safetensors", save(tensors))
-    write_atomically(folder / "cfg.json", json.dumps(data, indent=1).encode())
+    _write(folder, "sae_weights.safetensors", {k: v.float() for k, v in weights.items()}, data)
 
 
-def _published(folder: Path) -> tuple[CoderConfig, Tensor, dict[str, Tensor]]:
+class Read(NamedTuple):
+    """An autoencoder as its files say."""
+
+    config: CoderConfig
+    threshold: float
+    tensors: dict[str, Tensor]
+    """By the names of the coder's own parameters."""
+
+
+def _published(folder: Path) -> Read:
     data = _json(folder / "cfg.json")
     width = _entry(data, "d_in", folder)
     latents = data.get("num_latents") or width * _entry(data, "expansion_factor", folder)
     # The public code trains with BatchTopK and takes the k largest of each vector at inference.
-    config = CoderConfig(width, latents, _entry(data, "k", folder), data.get("rule", "topk"))
+    rule = data.get("rule", "topk")
     if data.get("input_unit_norm"):
         raise EffaceError(f"{folder} scales its inputs to unit norm, which efface does not do: use another checkpoint.")
-    return config, torch.tensor(float(data.get("threshold", 0.0))), _tensors(folder / "sae.safetensors")
+    if rule not in get_args(Rule) or type(latents) is not int:
+        raise EffaceError(f"{folder}: rule is {str(rule)[:40]!r}; expected one of {', '.join(get_args(Rule))}.")
+    config = CoderConfig(width, latents, _entry(data, "k", folder), rule)
+    return Read(config, _threshold(data.get("threshold", 0.0), folder), _tensors(folder, "sae.safetensors"))
 
 
-def _saelens(folder: Path) -> tuple[CoderConfig, Tensor, dict[str, Tensor]]:
-    data, given = _json(folder / "cfg.json"), _tensors(folder / "sae_weights.safetensors")
-    rule = SAELENS_RULES.get(data.get("architecture", ""))
+def _saelens(folder: Path) -> Read:
+    data, given = _json(folder / "cfg.json"), _tensors(folder, "sae_weights.safetensors")
+    rule = SAELENS_RULES.get(str(data.get("architecture")))
     plain = data.get("normalize_activations", "none") == "none" and data.get("reshape_activations", "none") == "none"
     if rule is None or not plain or not data.get("apply_b_dec_to_input", True):
         raise EffaceError(
-            f"{folder} is a SAELens autoencoder of architecture {data.get('architecture')!r} or with rescaled activations; "
+            f"{folder} is a SAELens autoencoder of architecture {str(data.get('architecture'))[:40]!r} or with rescaled activations; "
             f"expected {' or '.join(SAELENS_RULES)} on plain activations."
         )
     names = {"W_enc", "b_enc", "W_dec", "b_dec"}
     if not names <= set(given):
         raise EffaceError(f"{folder} lacks the tensors {sorted(names - set(given))}: fetch another copy.")
-    thresholds = given.get("threshold", torch.zeros(1)).float()
-    if rule == "threshold" and thresholds.min() != thresholds.max():
+    thresholds = given.get("threshold", torch.zeros(1)).float().flatten()
+    if rule == "threshold" and (len(thresholds) == 0 or thresholds.min() != thresholds.max()):
         raise EffaceError(f"{folder} has a threshold for every latent; expected one for all (BatchTopK's).")
-    latents = len(given["b_enc"])
-    config = CoderConfig(_entry(data, "d_in", folder), latents, min(data.get("k", 32), latents), rule)  # type: ignore[arg-type]
+    latents = given["b_enc"].numel()
+    k = min(_entry(data | {"k": data.get("k", 32)}, "k", folder), max(1, latents))
     tensors = {
-        "encoder.weight": given["W_enc"].T, "encoder.bias": given["b_enc"], "W_dec": given["W_dec"], "b_dec": given["b_dec"],
+        "encoder.weight": _transposed(given["W_enc"]), "encoder.bias": given["b_enc"], "W_dec": given["W_dec"],
+        "b_dec": given["b_dec"],
     }  # fmt: skip
-    return config, thresholds[0], tensors
+    config = CoderConfig(_entry(data, "d_in", folder), max(1, latents), k, rule)  # type: ignore[arg-type]
+    return Read(config, float(thresholds[0]), tensors)
 
 
-def _unbox(folder: Path) -> tuple[CoderConfig, Tensor, dict[str, Tensor]]:
+def _unbox(folder: Path) -> Read:
     """SDXL-unbox (arXiv 2410.22366): `config.json` and a state dictionary, read without running any code in it."""
-    data = _json(folder / "config.json")
+    data, path = _json(folder / "config.json"), folder / "state_dict.pth"
     try:
-        given = torch.load(folder / "state_dict.pth", map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise EffaceError(
-            f"{folder / 'state_dict.pth'} is damaged or holds more than tensors: it was not read."
-        ) from error
+        with zipfile.ZipFile(path) as archive:  # a compressed one could grow without end
+            inflated = sum(entry.file_size for entry in archive.infolist())
+        if inflated > path.stat().st_size:
+            raise ValueError(f"it holds {inflated} bytes")
+        given = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(given, dict) or not all(isinstance(t, Tensor) for t in given.values()):
+            raise TypeError("it is no state dictionary")
+    except Exception as error:  # a damaged pickle can raise anything
+        raise EffaceError(f"{path} is damaged or holds more than tensors: it was not read.") from error
     names = {"encoder.weight": "encoder.weight", "encoder.bias": "latent_bias", "b_dec": "pre_bias"}
     missing = sorted({*names.values(), "decoder.weight"} - set(given))
     if missing:
         raise EffaceError(f"{folder} lacks the tensors {missing}: fetch another copy.")
     tensors = {ours: given[theirs].float() for ours, theirs in names.items()}
-    tensors["W_dec"] = given["decoder.weight"].T.float()
-    latents, width = tensors["encoder.weight"].shape
-    return CoderConfig(width, latents, _entry(data, "k", folder)), torch.tensor(0.0), tensors
-
-
-def _assembled(folder: Path, config: CoderConfig, threshold: Tensor, tensors: dict[str, Tensor]) -> Coder:
-    coder = Coder(config)
-    expected = {name: tuple(t.shape) for name, t in coder.state_dict().items() if name != "threshold"}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if found != expected:
-        wrong = sorted(set(expected.items()) ^ set(found.items()))[0][0]
+    tensors["W_dec"] = _transposed(given["decoder.weight"]).float()
+    if tensors["encoder.weight"].ndim != 2:
         raise EffaceError(
-            f"{folder} has {wrong} of shape {found.get(wrong)}; its configuration says {expected.get(wrong)}: "
+            f"{folder} has encoder.weight of shape {tuple(tensors['encoder.weight'].shape)}: fetch another copy."
+        )
+    latents, width = tensors["encoder.weight"].shape
+    return Read(CoderConfig(width, latents, _entry(data, "k", folder)), 0.0, tensors)
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return tensor.T if tensor.ndim == 2 else tensor
+
+
+def _threshold(value: Any, folder: Path) -> float:
+    if type(value) not in (int, float) or not isfinite(value):
+        raise EffaceError(f"{folder}: threshold is {str(value)[:40]!r} in its configuration; expected a finite number.")
+    return float(value)
+
+
+def _assembled(folder: Path, found: Read) -> Coder:
+    # Compared before anything of that size is made: a configuration may ask for more memory than there is.
+    width, latents = found.config.width, found.config.latents
+    expected = {
+        "encoder.weight": (latents, width),
+        "encoder.bias": (latents,),
+        "W_dec": (latents, width),
+        "b_dec": (width,),
+    }
+    shapes = {name: tuple(t.shape) for name, t in found.tensors.items()}
+    if shapes != expected:
+        wrong = sorted(set(expected.items()) ^ set(shapes.items()))[0][0]
+        raise EffaceError(
+            f"{folder} has {wrong} of shape {shapes.get(wrong)}; its configuration says {expected.get(wrong)}: "
             "fetch another copy."
         )
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise EffaceError(f"{folder} holds values that are not finite (in {name}): train it again.")
-    coder.load_state_dict({k: v.float() for k, v in tensors.items()} | {"threshold": threshold})
+    for name, tensor in found.tensors.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise EffaceError(f"{folder} holds values that are not finite numbers (in {name}): train it again.")
+    coder = Coder(found.config)
+    coder.load_state_dict(
+        {k: v.float() for k, v in found.tensors.items()} | {"threshold": torch.tensor(found.threshold)}
+    )
     return coder
 
 
 def _json(path: Path) -> dict[str, Any]:
+    return _object(path, _text(path))
+
+
+def _text(path: Path) -> bytes:
+    """A configuration file's bytes, if it is one of reasonable size."""
     try:
-        data = json.loads(path.read_text())
+        if not path.is_file() or path.stat().st_size > HEADER_LIMIT:
+            raise OSError
+        return path.read_bytes()
     except OSError as error:
         raise EffaceError(
             f"{path} could not be read; expected an autoencoder's folder with cfg.json and sae.safetensors."
         ) from error
+
+
+def _object(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        data = read_json(text)
     except ValueError as error:
         raise EffaceError(f"{path} is damaged (not JSON): fetch another copy.") from error
     if not isinstance(data, dict):
@@ -197,13 +255,24 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _entry(data: dict[str, Any], name: str, folder: Path) -> int:
     value = data.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise EffaceError(f"{folder}: {name} is {value!r} in its configuration; expected a whole number above 0.")
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise EffaceError(
+            f"{folder}: {name} is {str(value)[:40]} in its configuration; expected a whole number above 0."
+        )
     return value
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise EffaceError(f"{path} is missing or damaged: fetch another copy or train it again.") from error
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """The weights; their checksum, where they have one, covers cfg.json too.
+
+    Files of other tools have none and no metadata of note; one that has lost its checksum is refused.
+    """
+    path = folder / name
+    if not path.exists():
+        raise EffaceError(f"{path} is missing or damaged: fetch another copy or train it again.")
+    found = open_tensors(path, "an autoencoder's weights", beside=_text(folder / "cfg.json"))
+    if not found.sealed and set(found.metadata) - {"format"}:
+        raise EffaceError(
+            f"{path} was altered or damaged: it has lost its checksum; fetch another copy or train it again."
+        )
+    return found.tensors

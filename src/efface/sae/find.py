@@ -16,6 +16,8 @@ CANVAS = FOLDER / "sae"
 
 def coder_folder(source: str, site: str) -> Path:
     """The folder of a site's autoencoder: `emoji` is the canvas's own, anything else a run's or the site's folder."""
+    if Path(site).name != site or site in ("", ".", ".."):
+        raise EffaceError(f"{site!r} is no name of a module: expected one such as unet.up_blocks.1.attentions.1.")
     root = CANVAS if source == "emoji" else Path(source)
     return root / site if (root / site).is_dir() else root
 

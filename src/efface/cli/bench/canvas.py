@@ -17,7 +17,7 @@ from efface.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Engine):
     """Erase every concept by every method, draw all prompts, and print the table; goes on where it stopped."""
 
     method: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -43,8 +43,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    combined = tyro.conf.OmitArgPrefixes[tuple[Request, Engine]]
-    request, engine = tyro.cli(combined, args=args, prog="efface bench canvas", description=__doc__)
+    request = tyro.cli(Request, args=args, prog="efface bench canvas", description=__doc__)
     unknown = [name for name in request.method if name not in METHODS]
     if unknown:
         raise UsageError(f"the method {unknown[0]!r} is unknown; expected one of: {', '.join(METHODS)}.")
@@ -58,13 +57,13 @@ def main(args: list[str]) -> None:
 
     plan = Plan(tuple(dict.fromkeys(request.method)) or METHODS, request.seeds, request.quick, request.mode)
     model = Model(load("emoji"))
-    expected = cost(model, plan, request.output, devices=engine.devices, sheets=request.save_images)
+    expected = cost(model, plan, request.output, devices=request.devices, sheets=request.save_images)
     say(str(expected))
     if request.plan:
         print(json.dumps(expected.to_json()))
         return
     canvas = Canvas(model, plan, request.output, sheets=request.save_images)
-    canvas.run(reporter(), say, engine)
+    canvas.run(reporter(), say, request)
     found = canvas.lines()
     canvas.ledger.close()
     if request.json or request.table == "json":

@@ -1,0 +1,142 @@
+"""PUND: a word found on the original model, which transfers to erased ones (Han et al., 2024, arXiv 2404.19382).
+
+The erased model is never asked. Whenever a direction has been found, it is erased from the copy that is searched, so that
+the search goes on to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from efface.attacks.case import Case, Round, State
+    from efface.attacks.target import Target
+    from efface.erasers.closed_form import Factors
+    from efface.model import Model
+
+SCOPE = "concept"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of PUND; defaults are the paper's."""
+
+    steps: int = 3000
+    """Gradient steps, the paper's epochs (paper: 3000)."""
+    every: int = 200
+    """Steps between two erasures from the copy (paper: 200)."""
+    lr: float = 0.1
+    """Of AdamW (paper: 0.1)."""
+    images: int = 16
+    """The original model's pictures of the concept."""
+    batch: int = 1
+    """Of them a step."""
+    ridge: float = 0.1
+    """λ of the edit that erases a direction from the copy."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.every, self.images, self.batch) < 1:
+            raise UsageError("steps, every, images and batch must be at least 1.")
+
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "canvas": {"steps": 150, "every": 50, "images": 8, "batch": 4},
+    "quick": {"steps": 40, "every": 20, "images": 4, "batch": 2},
+}
+
+
+def adaptive(config: Config) -> bool:
+    """Only the last embedding counts: it never sees the erased model's pictures."""
+    return False
+
+
+def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+    """Minimise |target − ε₀(z_t, t, prompt without the concept + v)|², divided by its own value, over one embedding v."""
+    import torch
+
+    from efface.attacks.album import album
+    from efface.attacks.case import Round
+    from efface.attacks.gradients import denoising_loss, put_down, take_up
+    from efface.erasers.closed_form import Factors
+
+    pictures = album(case, config.images)
+    plain = [without(case, p) for p in pictures.prompts]
+    table = case.original.model.token_table().float()
+    v = table.mean(0).clone().requires_grad_()
+    optimiser = torch.optim.AdamW([v], lr=config.lr)
+    copy, start = Factors.identity(case.original.model.entering(case.original.model.encode([""])).shape[-1]), 0
+    if saved is not None:
+        take_up(optimiser, saved)
+        copy, start = Factors(saved["u"], saved["v"]), int(saved["step"])
+    for begin in range(start, config.steps, config.every):
+        steps = range(begin, min(begin + config.every, config.steps))
+        with edited(case.original, case, copy).attached() as model:
+            for step in steps:
+                sight = pictures.batch(config.batch, config.seed, step)
+                rows = [plain[i] for i in sight.members]
+                text = model.encode_tokens(*suffixed(table, rows, v))
+                loss = denoising_loss(model, sight.clean, sight.noise, sight.levels, text).mean()
+                optimiser.zero_grad()
+                (loss / loss.detach()).backward()
+                optimiser.step()
+        found = [candidate(table, without(case, t.prompt), v.detach()) for t in case.tries]
+        with case.original.attached() as model:
+            copy = copy.then(erased_from(model, copy, table, plain, v.detach(), config.ridge))
+        state = put_down(optimiser) | {"u": copy.u, "v": copy.v, "step": torch.tensor(steps.stop)}
+        yield Round(found, state, steps.stop / config.steps)
+
+
+def without(case: Case, prompt: str) -> list[int]:
+    """A prompt's tokens with the concept's words removed and room for one more."""
+    from efface.attacks.words import tokens_of
+
+    return tokens_of(case.original.model, case.without_concept(prompt))[: case.original.model.length - 3]
+
+
+def suffixed(table: Tensor, rows: list[list[int]], v: Tensor) -> tuple[list[list[int]], Tensor]:
+    """Prompts that end in v: content tokens (any token stands for it), and embeddings (batch tokens width)."""
+    import torch
+
+    embeddings = [torch.cat([table[row], v[None]]) for row in rows]
+    return [[*row, 0] for row in rows], torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
+
+
+def candidate(table: Tensor, row: list[int], v: Tensor) -> Any:
+    """A try's prompt that ends in v."""
+    from efface.attacks.case import Candidate
+
+    ids, embeddings = suffixed(table, [row], v)
+    return Candidate(tuple(ids[0]), embeddings[0])
+
+
+def edited(original: Target, case: Case, map_: Factors) -> Target:
+    """The original with a map of its text states: the copy that is searched."""
+    from efface.attacks.target import Target
+    from efface.erasers.common import provenance, text_map
+
+    if not map_.u.shape[1]:
+        return original
+    origin = provenance(original.model, "pund", {}, [case.concept], ())
+    return Target(original.model, (*original.erasures, text_map(origin, map_)))
+
+
+def erased_from(model: Model, copy: Factors, table: Tensor, rows: list[list[int]], v: Tensor, ridge: float) -> Factors:
+    """The ridge edit that takes the states of v, and of what follows it, to those of the prompts without it."""
+    import torch
+
+    from efface.erasers.closed_form import Pairs
+
+    with torch.no_grad():
+        spoken = model.entering(model.encode_tokens(*suffixed(table, rows, v)))
+        silent = model.entering(model.encode_tokens(rows))
+    ends = [len(row) + 1 for row in rows]
+    pairs = Pairs.gather((s[end:], t[end:]) for s, t, end in zip(spoken, silent, ends, strict=True))
+    kept = torch.zeros(len(copy.u), len(copy.u), dtype=torch.float64)
+    return pairs.edit(kept, erase=1.0, preserve=0.0, ridge=ridge)

@@ -1,0 +1,98 @@
+"""Relapse: fine-tune the erased model on harmless pictures, and see when the concept is back ("Safety alignment backfires",
+Kim et al., 2024, arXiv 2412.00357)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.attacks.case import Case, Round, State
+    from efface.concept import Concept
+    from efface.model import Model
+
+SCOPE = "concept"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the relapse test."""
+
+    mode: Literal["lora", "full"] = "lora"
+    """`lora`: low-rank factors beside every attention projection; `full`: every weight of the denoiser."""
+    rank: int = 4
+    """Of the factors (paper: 4)."""
+    steps: int = 1500
+    """Fine-tuning steps (paper: 1500)."""
+    every: int = 100
+    """Steps between two looks at the concept."""
+    lr: float | None = None
+    """Of AdamW; 1e-4 for lora, 1e-5 for full where it is not given."""
+    batch: int = 4
+    """Pictures a step."""
+    images: int = 64
+    """Harmless pictures, drawn by the original model."""
+    harmless: tuple[str, ...] | None = None
+    """Prompts of pictures to train on; by default those that the concept's preset proposes to retain, or its nearest neighbours."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.rank, self.steps, self.every, self.batch, self.images) < 1:
+            raise UsageError("rank, steps, every, batch and images must be at least 1.")
+
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "canvas": {"steps": 120, "every": 40, "batch": 4, "images": 32, "lr": 1e-3},
+    "quick": {"steps": 20, "every": 10, "batch": 2, "images": 8, "lr": 1e-3},
+}
+
+
+def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+    """Train on harmless pictures by the usual loss |target − ε(z_t, t, prompt)|²; the concept's prompts stay as they are."""
+    import torch
+
+    from efface.attacks.album import album
+    from efface.attacks.case import Candidate, Round
+    from efface.attacks.gradients import denoising_loss, put_down, take_up
+    from efface.attacks.tuning import Full, LowRank
+
+    prompts = harmless_prompts(case.original.model, case.concept, config)
+    pictures = album(case, config.images, [prompts[i * len(prompts) // config.images] for i in range(config.images)])
+    with case.erased.attached() as model:
+        denoiser = model.entries()[0].module
+        tuned = LowRank(denoiser, config.rank, config.seed) if config.mode == "lora" else Full(denoiser)
+    lr = config.lr if config.lr is not None else 1e-4 if config.mode == "lora" else 1e-5
+    optimiser = torch.optim.AdamW(tuned.parameters, lr=lr)
+    start = 0
+    if saved is not None:
+        take_up(optimiser, saved)
+        start = int(saved["step"])
+    own = [Candidate(tuple(ids)) for ids in case.contents()]
+    for begin in range(start, config.steps, config.every):
+        steps = range(begin, min(begin + config.every, config.steps))
+        with case.erased.attached() as model, tuned.active():
+            for step in steps:
+                sight = pictures.batch(config.batch, config.seed, step)
+                with torch.no_grad():
+                    text = model.encode([pictures.prompts[i] for i in sight.members])
+                loss = denoising_loss(model, sight.clean, sight.noise, sight.levels, text).mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        state = put_down(optimiser) | {"step": torch.tensor(steps.stop)}
+        yield Round(own, state, steps.stop / config.steps, tuned.active)
+
+
+def harmless_prompts(model: Model, concept: Concept, config: Config) -> list[str]:
+    """Prompts that do not speak of the concept; raises UsageError where there are none."""
+    from efface.attacks.words import own_words
+    from efface.neighbours import neighbours
+
+    given = list(config.harmless or concept.keep or neighbours(model, concept, 64))
+    found = [prompt for prompt in given if not own_words(concept) & set(prompt.lower().split())]
+    if not found:
+        raise UsageError("there is no harmless prompt to train on: give some that do not name the concept.")
+    return found

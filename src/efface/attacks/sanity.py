@@ -1,0 +1,48 @@
+"""Is the attack itself sound? It is run where any attack must succeed: on the unerased model, and on a weak erasure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from efface.api import erase
+from efface.attacks import attack_module
+from efface.attacks.findings import Sanity
+from efface.attacks.run import Report, Setup, open_book, run
+from efface.attacks.target import Target
+from efface.attacks.tries import planned_tries
+from efface.bench.rates import Rate
+from efface.concept import Concept
+from efface.erasures import Erasure
+
+LEAST = 0.5
+"""Share of tries that an attack must succeed with on both, or it reports itself as broken."""
+
+
+def sanity(setup: Setup, folder: Path | None = None, *, report: Report = lambda done, line: None) -> Sanity:
+    """Attack every try of a setup's plan on the original model itself, and one prompt's tries on the weak erasure.
+
+    Only the attacked prompt's picture counts: an attack that spoils a prompt which already draws the concept fails.
+    """
+    original, plan = setup.original, replace(setup.plan, every=True)
+
+    def against(label: str, setup: Setup) -> Rate:
+        book = open_book(setup, None if folder is None else folder / label)
+        return run(setup, book, report=report).asr
+
+    unerased = against("unerased", replace(setup, erased=original, plan=plan))
+    if "weak" not in getattr(attack_module(setup.name), "SANITY", ("unerased", "weak")):
+        return Sanity(unerased, None, LEAST)
+    prompt, seed = plan.tries[0]
+    weak = Target(original.model, (*original.erasures, weak_erasure(original, setup.concept, prompt)))
+    plan = replace(plan, tries=planned_tries([prompt], plan.count, seed))
+    return Sanity(unerased, against("weak", replace(setup, erased=weak, plan=plan)), LEAST)
+
+
+def weak_erasure(original: Target, concept: Concept, prompt: str) -> Erasure:
+    """UCE on the last token of the concept's name in one prompt only: nearly everything still draws the concept."""
+    pairs = dict(zip(concept.prompts(), concept.anchors("art" if concept.kind == "style" else " "), strict=True))
+    template = prompt.replace(concept.name, "{}", 1) if prompt.count(concept.name) == 1 else "{}"
+    neutral = (pairs[prompt],) if prompt in pairs else ()
+    only = replace(concept, aliases=(), templates=(template,), neutral=neutral)
+    return erase(original.model.pipeline, only, method="uce", rows="last", keep=())

@@ -1,0 +1,86 @@
+"""UnlearnDiffAtk: a prefix with which the erased model denoises the original's picture (Zhang et al., ECCV 2024, 2310.11868)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.attacks.case import Case, Round, State
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of UnlearnDiffAtk; defaults are the paper's."""
+
+    length: int | None = None
+    """k, words put before the prompt (paper: 3 for objects, 5 for all else)."""
+    levels: int = 50
+    """Timesteps, one after the other from the noisiest (paper: 50)."""
+    iterations: int = 40
+    """Gradient steps at each (paper: 40)."""
+    lr: float = 0.01
+    """Of Adam (paper: 0.01)."""
+    weight_decay: float = 0.1
+    """Of Adam (paper: 0.1)."""
+    vocabulary: Literal["words", "all"] = "words"
+    """Whole words, which can be typed, or all tokens, as published."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.levels, self.iterations, self.length or 1) < 1:
+            raise UsageError("length, levels and iterations must be at least 1.")
+
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "canvas": {"levels": 10, "iterations": 20, "lr": 0.05},
+    "quick": {"levels": 4, "iterations": 10, "lr": 0.1},
+}
+
+
+def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+    """Minimise |target − ε(z_t, t, prefix + prompt)|² over points of the simplex, one for each word of the prefix.
+
+    Words are drawn from the points going forward; gradients reach the points themselves. After each timestep the likeliest
+    words are tried.
+    """
+    import torch
+
+    from efface.attacks.case import Candidate, Round
+    from efface.attacks.gradients import denoising_loss, put_down, take_up
+    from efface.attacks.simplex import onto_simplex, sampled
+
+    words, table = case.words(config.vocabulary), case.model.token_table().float()
+    k = config.length or (3 if case.concept.kind == "object" else 5)
+    room = case.model.length - 2 - k
+    if room < 1:
+        raise UsageError(f"length is {k}; the model reads {case.model.length - 2} tokens, and the prompt needs some.")
+    prompts = [ids[:room] for ids in case.contents()]
+    own = torch.nn.utils.rnn.pad_sequence([table[ids] for ids in prompts], batch_first=True)
+    start = [torch.randn(k, len(words.ids), generator=g) for g in case.generators(0)]
+    points = onto_simplex(torch.stack(start)).to(table.device).requires_grad_()
+    optimiser = torch.optim.Adam([points], lr=config.lr, weight_decay=config.weight_decay)
+    first = 0
+    if saved is not None:
+        take_up(optimiser, saved)
+        first = int(saved["level"])
+    for number, level in enumerate(case.levels(config.levels)):
+        if number < first:
+            continue
+        with case.erased.attached() as model:
+            for step in range(config.iterations):
+                hot = sampled(points, case.generators(1, number, step))
+                ids = [[*words.ids[h.argmax(-1).cpu()].tolist(), *p] for h, p in zip(hot, prompts, strict=True)]
+                text = model.encode_tokens(ids, torch.cat([hot @ words.table, own], dim=1))
+                loss = denoising_loss(model, case.latents, case.randn(2, number, step), level, text).sum()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                points.data = onto_simplex(points.data)
+        prefixes = words.ids[points.argmax(-1).cpu()].tolist()
+        found = [Candidate((*prefix, *prompt)) for prefix, prompt in zip(prefixes, prompts, strict=True)]
+        state = put_down(optimiser) | {"level": torch.tensor(number + 1)}
+        yield Round(found, state, (number + 1) / config.levels)

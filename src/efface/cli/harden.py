@@ -1,0 +1,74 @@
+"""Attack an erasure, add what was found to it, and repeat; the attack is a subcommand with its own options."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from efface.cli.attack import Reporter, asked, parsed
+from efface.cli.output import result
+from efface.errors import EffaceError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked whatever the attack; its own options follow."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    concept: tyro.conf.Positional[str | None] = None
+    """What is attacked; the erasure's concept by default."""
+    erasure: Path | None = None
+    """The erasure's file."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Where the hardened erasure goes; its folder also gets NAME.attacks with the findings of every round."""
+    rounds: int = 3
+    """Additions at most."""
+    budget: str = "published"
+    """How far each search goes: published, canvas or quick."""
+    judge: str | None = None
+    """Says whether a picture shows the concept; the emoji canvas brings its own."""
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A prompt to attack, once for each, instead of the concept's own."""
+    tries: int = 8
+    """Prompts and seeds that are attacked in a round."""
+    sanity_tries: int = 2
+    """How many are used to see whether the attack itself is sound."""
+    together: int = 4
+    """Tries attacked side by side."""
+    draw_steps: int | None = None
+    """Denoising steps of every picture."""
+    guidance: float | None = None
+    """Guidance scale."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    name, request, options = parsed("harden", __doc__ or "", Request, args)
+    if request.erasure is None or request.output is None:
+        raise UsageError("give the erasure's file (--erasure FILE) and where the hardened one goes (-o FILE).")
+    if not request.output.absolute().parent.is_dir():
+        raise EffaceError(
+            f"the folder of {request.output} does not exist: nothing was computed; make it or choose another."
+        )
+    from efface.erasures import Erasure
+    from efface.hardening import harden
+    from efface.loading import load
+
+    erasure = Erasure.load(request.erasure)
+    with Reporter(f"hardening against {name}") as report:
+        found = harden(
+            load(request.model), erasure, request.concept, rounds=request.rounds, method=name, budget=request.budget,
+            folder=request.output.with_suffix(".attacks"), report=report, **asked(request), **options,
+        )  # fmt: skip
+    data = found.to_json() | {"output": str(request.output), "bytes": found.erasure.save(request.output)}
+    rows = []
+    for number, stage in enumerate(found.stages):
+        others = "" if stage.others is None else f", other concepts right {stage.others:.1%}"
+        rows.append((f"after {number} additions", f"{stage.without.value:.0%} without attack, ASR {stage.asr}{others}"))
+    result(data, as_json=request.json, rows=[*rows, ("erasure", str(request.output))])

@@ -1,0 +1,86 @@
+"""Export an erasure and make sure that what was written does the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from efface.erasures import Erasure, attached_to
+from efface.errors import EffaceError, UsageError
+from efface.export import diff, folder, lora, single_file
+from efface.export.check import Check, Difference, difference
+from efface.export.config import ExportConfig, Target
+
+
+class Exported(NamedTuple):
+    """An export that was compared with the attached erasure."""
+
+    path: Path
+    bytes: int
+    difference: Difference
+    """From the attached erasure's pictures, in levels of 255."""
+    effect: Difference
+    """Of the erasure itself on the same pictures."""
+    notes: dict[str, Any]
+    """Rank, layers, tensors, by target."""
+
+
+Writer = Callable[[Erasure, Any, Path, ExportConfig, Check, "Path | None"], tuple[Any, dict[str, Any]]]
+TARGETS: dict[Target, Writer] = {
+    "lora": lora.write,
+    "diffusers": folder.write,
+    "single-file": single_file.write,
+    "diff": diff.write,
+}
+"""Each writes to a path, reads it back, draws the check's pictures from it, and says what it wrote."""
+
+
+def export(
+    erasure: Erasure, pipeline: Any, output: str | Path, config: ExportConfig, *, source: str | Path | None = None
+) -> Exported:
+    """Write an erasure for other tools; the pipeline is given back as it was.
+
+    Args:
+        erasure: one that weights can hold.
+        pipeline: with the model that it was made for, nothing attached and no adapters loaded.
+        output: file, or folder for `diffusers`; it takes its name only after the pictures were compared.
+        config: target and tolerances.
+        source: the model's own checkpoint, for `single-file`.
+
+    Raises:
+        UsageError: the target needs what was not given, or the output exists.
+        EffaceError: no weight does what the erasure does, something is attached, a key has no counterpart, or the
+            pictures differ.
+    """
+    output = Path(output)
+    if output.exists():
+        raise UsageError(f"{output} exists: choose another name, or remove it first.")
+    if attached_to(pipeline):
+        raise EffaceError("an erasure is attached to the pipeline: remove it before exporting.")
+    if getattr(pipeline, "get_list_adapters", dict)():
+        raise EffaceError("adapters (LoRA) are loaded into the pipeline: unload them before exporting.")
+    erasure.targets()  # raises where no weight does the same
+    check = Check(erasure, config)
+    plain = check.draw(pipeline)
+    with erasure.attached(pipeline, scale=config.scale, force=config.force):
+        expected = check.draw(pipeline)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial{output.suffix}")
+    try:
+        pictures, notes = TARGETS[config.to](
+            erasure, pipeline, partial, config, check, None if source is None else Path(source)
+        )
+        found = check.require_same(expected, pictures, f"the export to {config.to}")
+        size = (
+            sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
+            if partial.is_dir()
+            else partial.stat().st_size
+        )
+        os.replace(partial, output)
+    except OSError as error:
+        raise EffaceError(f"{output} could not be written ({(error.strerror or str(error)).lower()}).") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+    return Exported(output, size, found, difference(expected, plain), notes)

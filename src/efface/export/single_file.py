@@ -1,0 +1,80 @@
+"""A single-file checkpoint of SD 1.x, 2.x or SDXL: the user's own one, with the edited matrices in their places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from efface.erasures import Erasure
+from efface.errors import EffaceError, UsageError
+from efface.export.check import Check, require_all
+from efface.export.config import ExportConfig
+from efface.export.edits import provenance_note, targets_of
+from efface.export.names import CHECKPOINT, original_unet, split
+from efface.model import Model
+
+AVERAGED = "model_ema."
+"""Prefix of a second copy of the UNet, which no tool draws with and which would keep the concept."""
+
+
+def write(
+    erasure: Erasure, pipeline: Any, path: Path, config: ExportConfig, check: Check, source: Path | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Copy the checkpoint with edited tensors, put what was written into the pipeline, and draw."""
+    if source is None or not source.is_file() or source.suffix != ".safetensors":
+        raise UsageError(
+            "a single-file export needs the model as a .safetensors checkpoint: give its path as the model."
+        )
+    model = Model(pipeline)
+    places = {target.name: place(target.name, model) for target in targets_of(erasure, model)}
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata() or {}
+            held = list(file.keys())
+            missing = sorted(set(places.values()) - set(held))
+            if missing:
+                raise EffaceError(
+                    f"{source} has no tensor {missing[0]}, which the erasure edits: is it a UNet checkpoint of "
+                    f"{model.family.name}?"
+                )
+            tensors = {key: file.get_tensor(key) for key in held if not key.startswith(AVERAGED)}
+    except (SafetensorError, OSError) as error:
+        raise EffaceError(f"{source} is missing or damaged ({error}): fetch another copy.") from error
+    for name, key in places.items():
+        tensors[key] = erasure.fold(name, tensors[key], config.scale).contiguous()
+    save_file(tensors, path, metadata | provenance_note(erasure, config.scale))
+    notes = {"layers": len(places), "averaged copies left out": sum(key.startswith(AVERAGED) for key in held)}
+    return _read_back(model, path, places, check), notes
+
+
+def place(name: str, model: Model) -> str:
+    """The key of a UNet's tensor in a single-file checkpoint; raises EffaceError for other networks."""
+    component, path, parameter = split(name, model.components())
+    if component != "unet":
+        raise EffaceError(
+            f"the erasure edits {name}, and a single-file export reaches the UNet of SD 1.x, 2.x and SDXL only: "
+            "export to `diffusers` instead."
+        )
+    return f"{CHECKPOINT}{original_unet(path, model.components()['unet'].config)}.{parameter}"
+
+
+def _read_back(model: Model, path: Path, places: dict[str, str], check: Check) -> np.ndarray:
+    """Pictures of the pipeline with all of its UNet's tensors from the file, found there by diffusers' own reader."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    unet: Any = model.components()["unet"]
+    with safe_open(path, framework="pt") as file:
+        held: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys() if key.startswith(CHECKPOINT)}  # noqa: SIM118
+    read = convert_ldm_unet_checkpoint(dict(held), unet.config)
+    before = {name: tensor.detach().clone() for name, tensor in unet.state_dict().items()}
+    require_all(list(before), list(read), "diffusers' reader of the checkpoint")
+    try:
+        unet.load_state_dict(read)
+        return check.draw(model.pipeline)
+    finally:
+        unet.load_state_dict(before)

@@ -1,0 +1,220 @@
+"""efface.harden: attack an erasure, add what the attack found to it, and repeat until the attack fails.
+
+RECE is the first case of it: its attack is the closed-form derivation, and what it finds becomes new rows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from efface.attacking import attack, concept_of
+from efface.attacks.book import Book
+from efface.attacks.case import Candidate, text_of
+from efface.attacks.findings import Findings, Found
+from efface.attacks.rounds import candidates_of
+from efface.attacks.run import Report
+from efface.bench.rates import Rate
+from efface.concept import Concept
+from efface.erasers.closed_form import Factors, Pairs, gram_of
+from efface.erasers.common import text_map, text_width
+from efface.erasers.nullspace import exact_outside, outside, ridge_outside, targets_inside
+from efface.erasers.rows import default_anchor, retained_rows
+from efface.erasures import ActivationEdit, Erasure, TextMap
+from efface.errors import EffaceError, UsageError
+from efface.model import Model
+from efface.sampling import sampling
+
+
+class Stage(NamedTuple):
+    """One round: an attack, before anything was added."""
+
+    without: Rate
+    asr: Rate
+    because: Rate
+    others: float | None
+    """Share of pictures of other concepts of the kind that show theirs (IRA); None where no judge knows them."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """What hardening came to."""
+
+    erasure: Erasure
+    stages: tuple[Stage, ...]
+    """The first is the erasure as it was given, the last the one that is returned."""
+    findings: Findings
+    """Of the last attack."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures of every round."""
+        rates = ("without", "asr", "because")
+        stages = [s._asdict() | {name: getattr(s, name)._asdict() for name in rates} for s in self.stages]
+        return {"attack": self.findings.attack, "concept": self.findings.concept, "stages": stages}
+
+
+def harden(
+    pipeline: Any,
+    erasure: Erasure,
+    concept: str | Concept | None = None,
+    *,
+    rounds: int = 3,
+    images: int = 4,
+    folder: str | Path | None = None,
+    report: Report = lambda done, line: None,
+    **options: Any,
+) -> Hardened:
+    """Attack, add, attack again.
+
+    Args:
+        pipeline: the model the erasure was made for, with nothing attached.
+        erasure: a text map (closed forms: what was found becomes new rows) or an edit of activations (new statistics).
+        concept: the erasure's own by default.
+        rounds: additions at most.
+        images: pictures of each found prompt from which new statistics are taken.
+        folder: of the attacks, one folder a round; a run that was stopped goes on there.
+        report: called with the share that is done and a line about it.
+        **options: of `efface.attacking.attack`.
+
+    Raises:
+        UsageError: no round, or a kind of erasure that nothing can be added to.
+        EffaceError: the attack is broken, or found embeddings where prompts are needed.
+    """
+    if rounds < 1:
+        raise UsageError(f"rounds is {rounds}; expected at least 1.")
+    if not isinstance(erasure, TextMap | ActivationEdit):
+        raise UsageError(
+            f"an erasure of kind {erasure.kind!r} cannot be hardened; expected a text map or activation edit."
+        )
+    meant = concept_of(concept, [erasure], pipeline)
+    model, current, stages, known = Model(pipeline), erasure, [], None
+    found: Findings | None = None
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(rounds + 1):
+            place = Path(folder or scratch) / f"round-{number}"
+
+            def told(done: float, line: str, number: int = number) -> None:
+                report((number + done) / (rounds + 1), f"round {number}: {line}")
+
+            found = attack(pipeline, current, meant, folder=place, report=told, known_sanity=known, **options)
+            known = found.sanity
+            if known is not None and known.broken:
+                raise EffaceError(f"the attack cannot be learnt from; it is {known.verdict}.")
+            kept = others_shown(pipeline, current, meant)
+            stages.append(Stage(found.without, found.asr, found.because, kept, found.cost.seconds))
+            hits = [t for t in found.tries if t.looks and t.after.shown]
+            if not hits or number == rounds:
+                break
+            current = added(model, current, meant, hits, candidates_of(Book(place, None), hits), images)
+    assert found is not None  # there is at least one round
+    notes = current.provenance.notes | {"hardened": {"attack": found.attack, "asr": [s.asr.value for s in stages]}}
+    hardened = replace(current, provenance=replace(current.provenance, notes=notes))
+    return Hardened(hardened, tuple(stages), found)
+
+
+def added(
+    model: Model,
+    erasure: Erasure,
+    concept: Concept,
+    hits: Sequence[Found],
+    candidates: Sequence[Candidate],
+    images: int,
+) -> Erasure:
+    """The erasure with what an attack found added to it."""
+    if isinstance(erasure, TextMap):
+        return with_rows(model, erasure, found_rows(model, concept, hits, candidates))
+    assert isinstance(erasure, ActivationEdit)
+    prompts = [hit.text for hit in hits if hit.text is not None]
+    if not prompts:
+        raise EffaceError("the attack found embeddings; new statistics need prompts: harden with an attack on words.")
+    return with_statistics(model, erasure, concept, prompts, images)
+
+
+def found_rows(model: Model, concept: Concept, hits: Sequence[Found], candidates: Sequence[Candidate]) -> Pairs:
+    """States of what was found, and of the prompts that take the concept's place, position by position after the begin
+    token (where every prompt is alike)."""
+    anchors = dict(zip(concept.prompts(), concept.anchors(default_anchor(concept)), strict=True))
+    instead = concept.anchor or default_anchor(concept)
+    targets = [anchors.get(hit.prompt, hit.prompt.replace(concept.name, instead)) for hit in hits]
+    found, wanted = model.entering(text_of(model, candidates)), model.entering(model.encode(targets))
+    return Pairs.gather((c[1:].detach(), t[1:]) for c, t in zip(found, wanted, strict=True))
+
+
+def with_rows(model: Model, erasure: TextMap, pairs: Pairs) -> TextMap:
+    """One more edit of new rows, by the erasure's own method and options, that acts on the text first."""
+    origin = erasure.provenance
+    config, width = origin.config, text_width(model)
+    rule = config.get("keep_rows", "all")
+    retained = gram_of(retained_rows(model, origin.keep, rule), width)
+    if "share" in config:
+        free = outside(retained, config["share"]).projector
+        if "tolerance" in config:
+            edit = exact_outside(targets_inside(pairs, free), free, config["tolerance"])
+        else:
+            edit = ridge_outside(pairs, free, config["ridge"])
+    else:
+        if config.get("retained") is not None:
+            retained += gram_of(retained_rows(model, [config["retained"]], rule), width) * len(origin.concepts)
+        weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
+        edit = pairs.edit(retained, **weights)
+    return text_map(origin, Factors(erasure.u.double(), erasure.v.double()).then(edit))
+
+
+def with_statistics(
+    model: Model, erasure: ActivationEdit, concept: Concept, prompts: Sequence[str], images: int
+) -> ActivationEdit:
+    """More latents: those that speak most of pictures of the found prompts, beside those that are turned down already."""
+    import torch
+
+    from efface.erasers.saeuron import Config, Tables, merged, tables_of
+    from efface.erasures.activation import HUGE
+    from efface.sae.features import Labelled, statistics
+    from efface.sae.find import open_coder
+    from efface.sae.harvest import HarvestConfig
+
+    origin = erasure.provenance
+    (site, edit), *others = erasure.edits.items()
+    kept = origin.keep or concept.keep
+    if others or not kept:
+        raise EffaceError(
+            "hardening needs one site, and prompts of what is kept to compare the found ones with (--keep)."
+        )
+    known = {name: value for name, value in origin.config.items() if name in Config.__dataclass_fields__}
+    gate = torch.where(edit.gate < HUGE, edit.gate, float("inf")).cpu()  # as files write it
+    already = int(gate.isfinite().sum(1).max())
+    config = replace(Config(**known), count=already + 1)
+    coder, _ = open_coder(config.coder, site)
+    texts = [(p, concept.name) for p in prompts] + [
+        (kept[i * len(kept) // len(prompts)], "") for i in range(len(prompts))
+    ]
+    pictures = [Labelled(text, (name,), config.seed + i) for text, name in texts for i in range(images)]
+    harvest = HarvestConfig((site,), **sampling(model.pipeline, None, None))
+    measured = statistics(model, {site: coder}, pictures, {concept.name: "concept", "": "concept"}, harvest)[site]
+    new = tables_of(measured, coder, concept.name, config, origin.config["gammas"][0])
+    nearest = (measured.levels[None] - edit.levels[:, None]).abs().argmin(1)
+    shape = (len(edit.levels), coder.config.latents)
+    old = Tables(torch.full(shape, float("inf")), torch.ones(shape), torch.zeros(shape))
+    for table, part in zip(old, (gate, edit.gain, edit.shift), strict=True):
+        table[:, edit.latents.cpu()] = part.cpu()
+    both = merged([old, Tables(*(table[nearest] for table in new))], coder, replace(measured, levels=edit.levels))
+    return ActivationEdit(origin, {site: both}, erasure.coders)
+
+
+def others_shown(pipeline: Any, erasure: Erasure, concept: Concept) -> float | None:
+    """IRA of an erasure on the emoji canvas, over every other concept of the kind in a few pictures; None elsewhere."""
+    from efface.canvas import is_canvas
+    from efface.canvas.score import drawn, rates
+    from efface.canvas.words import BENCHMARK, STYLES
+
+    if not is_canvas(pipeline) or concept.name not in (*BENCHMARK, *STYLES):
+        return None
+    if concept.name in BENCHMARK:
+        pairs = [(name, STYLES[(i + k) % len(STYLES)]) for k in (0, 4) for i, name in enumerate(BENCHMARK)]
+    else:
+        pairs = [(BENCHMARK[(5 * i + k) % len(BENCHMARK)], style) for k in range(5) for i, style in enumerate(STYLES)]
+    with erasure.attached(pipeline):
+        return rates(drawn(Model(pipeline), pairs, seeds=range(2)), concept.name).others

@@ -1,0 +1,207 @@
+"""Tensor files that are data and nothing else: safetensors with a checksum over every byte, read with a bounded appetite.
+
+Nothing is unpickled; a header is checked against the file's length before anything of that size is read; tensors of odd
+types, with odd names or with values that are not finite are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+import struct
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from efface.errors import EffaceError
+
+HEADER_LIMIT = 16_000_000
+"""Largest header in bytes; those of erasures have a few thousand."""
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+"""Bytes of a value of each type that is read."""
+PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How zip archives and pickles begin."""
+_NAME = re.compile(r"[\w.|\-]{1,400}", re.ASCII)
+_BLANK = "0" * 64
+_KEY = b'"checksum":"'
+
+
+class Content(NamedTuple):
+    """A tensor file after every check."""
+
+    metadata: dict[str, str]
+    """Without the checksum."""
+    tensors: dict[str, Tensor]
+    sealed: bool
+    """Whether it had a checksum, which then was right."""
+
+
+class Raw(NamedTuple):
+    """The bytes of a tensor file whose header fits its length."""
+
+    data: bytes
+    header: dict[str, Any]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The header's free part."""
+        found = self.header.get("__metadata__", {})
+        return found if isinstance(found, dict) else {}
+
+
+def seal(tensors: dict[str, Tensor], metadata: dict[str, str], *, beside: bytes = b"") -> bytes:
+    """The bytes of a safetensors file whose checksum covers them all, and what lies `beside` it in another file."""
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(ready, metadata | {"checksum": _BLANK})
+    at = _checksum_at(data)
+    digest = hashlib.sha256(data + beside).hexdigest().encode()
+    return data[:at] + digest + data[at + len(digest) :]
+
+
+def read_raw(path: Path, what: str) -> Raw:
+    """A file's bytes and header.
+
+    Args:
+        path: of the file.
+        what: is expected there, in words.
+
+    Raises:
+        EffaceError: it is missing, no regular file, a pickle, truncated, longer than its header says, or not safetensors.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise EffaceError(f"{path} could not be read (it is no regular file); expected {what}.")
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start[:2] in PICKLES:
+                raise EffaceError(
+                    f"{path} is a pickle or zip archive, which can run code when opened: expected {what} in .safetensors."
+                )
+            size = _header_size(path, start, found.st_size)
+            text = file.read(size)
+            header = _header(path, text)
+            expected = (
+                8 + size + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
+            )
+            if expected > found.st_size:
+                raise EffaceError(
+                    f"{path} is truncated: {found.st_size} bytes where {expected} were expected; fetch another copy."
+                )
+            if expected < found.st_size:
+                raise EffaceError(
+                    f"{path} was altered or damaged: {found.st_size} bytes where {expected} were expected; fetch another copy."
+                )
+            return Raw(start + text + file.read(expected - 8 - size), header)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise EffaceError(f"{path} could not be read ({reason}); expected {what}.") from error
+
+
+def open_tensors(path: Path, what: str, *, beside: bytes = b"", raw: Raw | None = None) -> Content:
+    """A tensor file after every check; a checksum is verified where there is one.
+
+    Raises:
+        EffaceError: what `read_raw` refuses, a wrong checksum, or tensors with values that are not finite.
+    """
+    data, _ = raw = raw or read_raw(path, what)
+    metadata = {k: v for k, v in raw.metadata.items() if k != "checksum"}
+    sealed = "checksum" in raw.metadata
+    if sealed:
+        _verify(path, data, beside)
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise EffaceError(f"{path} is damaged ({str(error)[:200]}): fetch another copy.") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise EffaceError(f"{path} holds values that are not finite (in {name}): make it again.")
+    return Content(metadata, tensors, sealed)
+
+
+def read_json(text: str | bytes) -> Any:
+    """JSON from anywhere; ValueError for all that is wrong with it, nesting without end included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _header_size(path: Path, start: bytes, length: int) -> int:
+    if len(start) < 8:
+        raise EffaceError(f"{path} is truncated: {length} bytes where at least 8 were expected; fetch another copy.")
+    size = struct.unpack("<Q", start)[0]
+    if size > HEADER_LIMIT:
+        raise _damaged(path)
+    if 8 + size > length:
+        raise EffaceError(
+            f"{path} is truncated or damaged: {length} bytes where its header alone needs {8 + size}; fetch another copy."
+        )
+    return size
+
+
+def _header(path: Path, text: bytes) -> dict[str, Any]:
+    """The header, every entry of the form that safetensors demands."""
+    try:
+        header = read_json(text)
+    except ValueError as error:
+        raise _damaged(path) from error
+    if not isinstance(header, dict):
+        raise _damaged(path)
+    for name, entry in header.items():
+        if name == "__metadata__":
+            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+                raise _damaged(path)
+        elif not _is_tensor(entry):
+            raise _damaged(path)
+        elif not _NAME.fullmatch(name):
+            raise EffaceError(
+                f"{path} holds a tensor called {name[:60]!r}; expected letters, digits, '.', '_', '-' and '|': "
+                "it was not made by a tool that means well."
+            )
+    return header
+
+
+def _is_tensor(entry: Any) -> bool:
+    """Whether a header's entry says a known type, a shape, and as many bytes as both need."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"} or entry["dtype"] not in SIZES:
+        return False
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2 or len(shape) > 8:
+        return False
+    if not all(type(number) is int and 0 <= number < 1 << 48 for number in (*shape, *offsets)):
+        return False
+    return prod(shape) * SIZES[entry["dtype"]] == offsets[1] - offsets[0]
+
+
+def _damaged(path: Path) -> EffaceError:
+    return EffaceError(f"{path} is damaged or not a safetensors file: make it again or fetch another copy.")
+
+
+def _checksum_at(data: bytes) -> int:
+    """Where the 64 hexadecimal digits of the checksum lie; −1 when there are none."""
+    at = data.find(_KEY, 8, 8 + struct.unpack("<Q", data[:8])[0])
+    return at + len(_KEY) if at >= 0 else -1
+
+
+def _verify(path: Path, data: bytes, beside: bytes) -> None:
+    """Compare the checksum with the sha256 of everything, its own digits taken as zeros."""
+    at = _checksum_at(data)
+    found = data[at : at + 64].decode("ascii", "replace") if at >= 0 else "none"
+    view = memoryview(data)
+    digest = hashlib.sha256(view[: max(at, 0)])
+    digest.update(_BLANK.encode())
+    digest.update(view[max(at, 0) + 64 :])
+    digest.update(beside)
+    if found != digest.hexdigest():
+        raise EffaceError(
+            f"{path} was altered or damaged: its checksum says {found[:12]}…, its content {digest.hexdigest()[:12]}…; "
+            "fetch another copy."
+        )

@@ -1,0 +1,260 @@
+"""The suite that every attack must pass: a row of `attacked.SMALL` is all that a new one adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from attacked import CHURCH, SMALL, Field
+
+import efface
+from efface.attacks import ATTACKS, attack_module, attack_summaries, configured
+from efface.attacks.book import Book
+from efface.attacks.case import text_of
+from efface.attacks.findings import Findings, Found, Sanity, Seen
+from efface.attacks.rounds import candidates_of
+from efface.attacks.run import open_book, run
+from efface.attacks.words import own_words, tokens_of
+from efface.bench.rates import rate
+from efface.erasures import attached_to
+from efface.errors import EffaceError, UsageError
+
+TEXTUAL = [row for row in SMALL if row not in ("ring-a-bell-soft", "pund", "inversion")]
+SEARCHING = ["ring-a-bell", "unlearndiff", "p4d-n", "mma"]
+
+
+@pytest.fixture(scope="module")
+def field(sd):
+    return Field(sd)
+
+
+@pytest.fixture(scope="module")
+def found(field):
+    """Findings of every row, each made once."""
+    made = {}
+    return lambda row: made[row] if row in made else made.setdefault(row, field.run(row))
+
+
+def timeless(findings: Findings, costs: bool = True) -> dict:
+    """Findings as JSON without what a clock says, and without the other costs where they may differ."""
+    data = json.loads(json.dumps(findings.to_json()))
+    for entry in data["tries"]:
+        entry["cost"] = entry["cost"][:2] if costs else []
+        entry["looks"] = [look if costs else [look[0], *look[2:]] for look in entry["looks"]]
+    for point in data["curve"]:
+        point["evaluations"] = point["evaluations"] if costs else 0
+    return data | {"per_success": None, "cost": None}
+
+
+def test_every_attack_is_in_the_suite():
+    assert {name for name, _ in SMALL.values()} == set(ATTACKS) == set(attack_summaries())
+    for name in ATTACKS:
+        module = attack_module(name)
+        assert {"canvas", "quick"} <= set(module.BUDGETS)
+        assert configured(name) == module.Config()
+        assert "seed" in {f.name for f in dataclasses.fields(module.Config)}
+
+
+@pytest.mark.parametrize("row", SMALL)
+def test_findings(field, found, row):
+    findings = found(row)
+    assert findings.complete
+    assert len(findings.tries) == findings.planned == 2
+    assert findings.without.value == 0
+    assert findings.because.value == findings.asr.value
+    assert all(t.looks and t.cost.denoiser > 0 for t in findings.tries)
+    assert findings.curve[-1].done <= 1
+    assert 0 <= findings.area <= 1
+    scores = [(not t.after.shown, -t.after.score) for t in findings.tries]
+    assert scores == sorted(scores)
+    assert (findings.per_success is None) == (findings.because.value == 0)
+    assert attached_to(field.pipe) == []
+
+
+@pytest.mark.parametrize("row", SMALL)
+def test_findings_survive_json(found, row, tmp_path):
+    findings = found(row)
+    findings.save(tmp_path / "findings.json")
+    assert Findings.load(tmp_path / "findings.json") == findings
+    assert json.loads((tmp_path / "findings.json").read_text())["asr"]["pictures"] == 2
+
+
+@pytest.mark.parametrize("row", SMALL)
+def test_the_same_again(field, found, row):
+    before = {k: v.clone() for k, v in field.pipe.unet.state_dict().items()}
+    assert timeless(field.run(row)) == timeless(found(row))
+    assert all(torch.equal(v, before[k]) for k, v in field.pipe.unet.state_dict().items())
+    assert all(p.requires_grad for p in field.pipe.unet.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in field.pipe.unet.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in field.pipe.text_encoder.modules())
+
+
+@pytest.mark.parametrize("row", SMALL)
+def test_stopped_and_resumed(field, found, row, tmp_path):
+    """Stopped after every judged round, and gone on with."""
+    stops = []
+
+    def stop(done, line):
+        if done < 1:
+            stops.append(done)
+            raise KeyboardInterrupt
+
+    for _ in range(10):
+        try:
+            findings = field.run(row, tmp_path, report=stop)
+        except KeyboardInterrupt:
+            assert Findings.load(tmp_path / "findings.json").tries
+        else:
+            break
+    assert stops == sorted(set(stops))
+    assert bool(stops) == (row != "checkpoint")
+    # What a search prepares before its first round is prepared, and paid, again.
+    assert timeless(findings, costs=False) == timeless(found(row), costs=False)
+    assert not list(tmp_path.glob("*-open*"))
+    assert (tmp_path / "pictures" / "000-attacked.png").exists()
+    assert_drawn_again(field, row, findings, tmp_path)
+
+
+def assert_drawn_again(field, row, findings, folder):
+    """What was found gives the picture that was judged; relapse found another model, the audit has a judge of its own."""
+    candidates = candidates_of(Book(folder, None), findings.tries)
+    for t, candidate in zip(findings.tries, candidates, strict=True):
+        assert (row in TEXTUAL) == (t.text is not None)
+        if row not in ("relapse-lora", "relapse-full", "checkpoint"):
+            with field.erased.attached() as model:
+                pictures = model.sample(text_of(model, [candidate]), seeds=[t.seed], **field.plan.settings)
+            assert field.judge(pictures).scores[0, 0].item() == pytest.approx(t.after.score, abs=0.02)
+
+
+@pytest.mark.parametrize("row", ["unlearndiff", "ring-a-bell"])
+def test_tries_side_by_side_find_what_each_finds_alone(field, found, row):
+    alone = dataclasses.replace(field.plan, together=1)
+    other = Field(field.pipe, field.erasure)
+    other.plan = alone
+    assert [(t.number, t.ids) for t in other.run(row).tries] == [(t.number, t.ids) for t in found(row).tries]
+
+
+@pytest.mark.parametrize("row", SEARCHING)
+@pytest.mark.parametrize("vocabulary", ["words", "all"])
+def test_a_search_uses_no_word_of_the_concept(field, row, vocabulary):
+    tokenizer = field.pipe.tokenizer
+    for t in field.run(row, vocabulary=vocabulary).tries:
+        own = tokens_of(field.model, t.prompt) if row == "unlearndiff" else []
+        free = t.ids[: len(t.ids) - len(own)]
+        texts = {text.strip() for text in tokenizer.batch_decode([[i] for i in free])}
+        assert not texts & own_words(CHURCH)
+        assert not set(free) & set(tokenizer.all_special_ids)
+        if vocabulary == "words":
+            assert t.survives
+            assert tokens_of(field.model, t.text) == list(t.ids)
+
+
+def test_what_does_not_survive_is_reported(field):
+    letters = tokens_of(field.model, "xq")  # two tokens without a space between them
+    assert len(letters) == 2
+    from efface.attacks.words import spelled, survives
+
+    assert survives(field.model, letters)
+    assert not survives(field.model, letters[::-1])
+    assert spelled(field.model, letters) == "xq"
+
+
+def test_a_folder_of_another_attack_is_refused(field, tmp_path):
+    field.run("synonyms", tmp_path)
+    with pytest.raises(UsageError, match="another attack"):
+        field.run("synonyms", tmp_path, most=3)
+    with pytest.raises(UsageError, match="another attack"):
+        field.run("checkpoint", tmp_path)
+
+
+def test_a_damaged_page_is_refused(field, tmp_path):
+    field.run("synonyms", tmp_path)
+    page = tmp_path / "case-000.safetensors"
+    page.write_bytes(page.read_bytes()[:-5])
+    with pytest.raises(EffaceError, match="damaged"):
+        field.run("synonyms", tmp_path)
+
+
+BAD = {
+    "ring-a-bell": [{"population": 3}, {"length": 0}, {"length": 99}, {"vector": "missing.npy", "mode": "soft"}],
+    "unlearndiff": [{"levels": 0}, {"length": 99}],
+    "p4d": [{"steps": 0}, {"length": 99}],
+    "pund": [{"every": 0}],
+    "inversion": [{"images": 0}],
+    "mma": [{"candidates": 0}, {"length": 99}],
+    "relapse": [{"rank": 0}, {"harmless": ("a church",)}],
+    "synonyms": [{"most": 0}],
+    "checkpoint": [{"same": 0.0}],
+}
+
+
+@pytest.mark.parametrize(("name", "options"), [(n, o) for n, rows in BAD.items() for o in rows], ids=str)
+def test_bad_options(field, name, options):
+    with pytest.raises(EffaceError, match=r"expected|must be at least|the model reads|could not be read|no harmless"):
+        next(attack_module(name).search(field.case(), configured(name, **options), None))
+
+
+def test_bad_requests(sd, field):
+    with pytest.raises(UsageError, match="unknown"):
+        configured("guessing")
+    with pytest.raises(UsageError, match="no budget"):
+        configured("mma", "endless")
+    with pytest.raises(UsageError, match="option"):
+        configured("mma", speed=1)
+    with pytest.raises(UsageError, match="no judge"):
+        efface.attack(sd, field.erasure)
+    with pytest.raises(UsageError, match="no class 'dragon'"):
+        efface.attack(sd, field.erasure, efface.Concept("dragon"), judge=field.judge)
+    with pytest.raises(UsageError, match="names 11 concepts"):
+        efface.attack(sd, field.erasure, "unsafe", judge=field.judge)
+    with pytest.raises(UsageError, match="no concept"):
+        efface.attack(sd, [], judge=field.judge)
+
+
+def test_nothing_to_bring_back(field):
+    setup = dataclasses.replace(field.setup("checkpoint"), concept=efface.Concept("other", templates=("a {}",)))
+    with pytest.raises(EffaceError, match="in none of 2 pictures"):
+        run(setup, open_book(setup, None))
+
+
+def shown(*hits: bool) -> list[Found]:
+    gone, there = Seen(False, "other", 0.1, True), Seen(True, "church", 0.9, True)
+    return [Found(n, f"prompt {n}", 0, gone, there if hit else gone) for n, hit in enumerate(hits)]
+
+
+def test_rates_tell_what_the_attack_did_from_what_was_there():
+    gone, there = Seen(False, "other", 0.1, True), Seen(True, "church", 0.9, True)
+    tries = (*shown(True, False), Found(2, "c", 0, there, there), Found(3, "d", 0, there, gone, text="x"))
+    findings = Findings("mma", {}, "church", (), "j", {}, tries, 0, 4)
+    assert (findings.without.value, findings.because.value, findings.asr.value) == (0.5, 0.25, 0.75)
+    every = dataclasses.replace(findings, attempted="every")
+    assert every.asr.value == 0.5  # an attacked prompt that draws nothing is no success
+
+
+@pytest.mark.parametrize(
+    ("unerased", "weak", "broken"),
+    [((True, True), (True, True), False), ((True, False), (True, True), False), ((False, False), (True, True), True),
+     ((True, True), (False, False), True), ((True, True), None, False)],
+)  # fmt: skip
+def test_a_broken_attack_says_so(unerased, weak, broken):
+    check = Sanity(rate(unerased), rate(weak) if weak is not None else None, 0.5)
+    assert check.broken == broken
+    assert check.verdict.startswith("broken" if broken else "sound")
+    findings = Findings("mma", {}, "church", (), "j", {}, tuple(shown(False)), 0, 1, sanity=check)
+    assert findings.to_json()["broken"] == broken
+
+
+@pytest.mark.parametrize("row", ["synonyms", "checkpoint"])
+def test_sanity_is_part_of_every_findings(sd, field, row, tmp_path):
+    name, options = SMALL[row]
+    findings = efface.attack(
+        sd, field.erasure, method=name, judge=field.judge, tries=2, sanity_tries=1, folder=tmp_path, draw_steps=2,
+        guidance=5.0, **options,
+    )  # fmt: skip
+    assert findings.sanity is not None
+    assert findings.sanity.unerased.pictures == 1
+    assert (findings.sanity.weak is None) == (name == "checkpoint")
+    assert json.loads((tmp_path / "findings.json").read_text())["verdict"] == findings.sanity.verdict
+    assert (tmp_path / "sheet.png").exists()

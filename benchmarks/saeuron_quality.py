@@ -20,7 +20,7 @@ import tyro
 from quality import Bench, Row, bench_of, mean, rounded
 
 from efface.api import erase
-from efface.canvas.harvest import SITE_OF
+from efface.canvas.harvest import SITES
 from efface.canvas.score import share
 from efface.canvas.words import BENCHMARK, STYLES
 from efface.erasures.activation import ActivationEdit, members
@@ -51,21 +51,22 @@ def differing(bench: Bench, concept: str) -> float:
     fast, exact = (erase(bench.model.pipeline, concept, method="saeuron", mode=m) for m in ("fast", "exact"))
     assert isinstance(fast, ActivationEdit)
     assert isinstance(exact, ActivationEdit)
-    site = SITE_OF["style" if concept in STYLES else "object"]
-    coder, edits = exact.coders[site], (fast.edits[site], exact.edits[site])
     differ, count = 0, 0
-    with reading(bench.model.sites(site)) as seen:
+    with reading([bench.model.sites(site)[0] for site in SITES]) as seen:
         text = bench.model.encode([f"a {BENCHMARK[0]} in {style} style" for style in STYLES])
         for level, _ in bench.model.denoised(text, seeds=range(len(STYLES)), steps=12, guidance=3.0):
-            states, at = seen[site], torch.tensor([level])
-            active = []
-            for edit, member in zip(edits, (None, members(coder, states, edits[1].latents)), strict=True):
-                z = torch.relu((states - edit.centre) @ edit.encoder.T + edit.bias)
-                on = z > edit.gate[edit.at(at)][:, None]
-                active.append(on if member is None else on & member)
-            either = active[0] | active[1]
-            differ += int((active[0] != active[1]).any(-1).sum())
-            count += either.shape[0] * either.shape[1]
+            for site in SITES:
+                states, at, edits = seen[site], torch.tensor([level]), (fast.edits[site], exact.edits[site])
+                active = []
+                for edit, member in zip(
+                    edits, (None, members(exact.coders[site], states, edits[1].latents)), strict=True
+                ):
+                    z = torch.relu((states - edit.centre) @ edit.encoder.T + edit.bias)
+                    on = z > edit.gate[edit.at(at)][:, None]
+                    active.append(on if member is None else on & member)
+                either = active[0] | active[1]
+                differ += int((active[0] != active[1]).any(-1).sum())
+                count += either.shape[0] * either.shape[1]
     return differ / count
 
 

@@ -234,7 +234,7 @@ class Count(NamedTuple):
     plausible: int
     """Accepted though forged: a right checksum over a header that means something else (another name, another number)."""
     slowest: float
-    """Seconds of the slowest file."""
+    """Seconds of computing on the slowest file."""
 
 
 def run(count: int, seed: int = 0) -> Count:
@@ -263,7 +263,7 @@ def run(count: int, seed: int = 0) -> Count:
             mutate = rng.choice(kinds)
             data = mutate(good, rng)
             (folder / subject.target).write_bytes(data)
-            started = time.perf_counter()
+            started = time.process_time()
             try:
                 subject.read(folder)
                 if data == good:
@@ -280,7 +280,7 @@ def run(count: int, seed: int = 0) -> Count:
                 raise AssertionError(
                     f"{subject.name} crashed on {mutate.__name__} (file {number}, seed {seed})"
                 ) from error
-            slowest = max(slowest, time.perf_counter() - started)
+            slowest = max(slowest, time.process_time() - started)
             (folder / subject.target).write_bytes(good)
     assert slowest < 5, f"a file took {slowest:.1f} s"
     return Count(count, refused, untouched, plausible, slowest)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 
 from efface.concept import Concept
@@ -35,7 +36,7 @@ class Studio:
         self.removes_from, self.damages_from = removes_from, damages_from
         self.attached: Config | None = None
         self.drawn = 0
-        self.pipeline = SimpleNamespace()
+        self.pipeline = tiny.stable_diffusion()
 
     def draw(self, prompts, **_):
         self.drawn += len(prompts)
@@ -65,21 +66,21 @@ class Studio:
 @pytest.mark.parametrize(("removes_from", "found"), [(0, 0.0), (3, -5.0), (10, -10.0)])
 def test_the_least_factor_that_removes_is_found(removes_from, found):
     studio = Studio(removes_from, damages_from=15)
-    best, curve = calibrated(studio, [CHURCH], Config(), measured(), studio.made, studio)  # type: ignore[arg-type]
+    best, curve = calibrated(studio, [CHURCH], Config(), [measured()], studio.made, studio)  # type: ignore[arg-type]
     assert best.gamma == found
     assert best.count == 1
     assert not best.calibrate
     assert studio.drawn <= PICTURES
     assert len(curve) >= 6
-    again = calibrated(Studio(removes_from, 15), [CHURCH], Config(), measured(), studio.made, studio)  # type: ignore[arg-type]
+    again = calibrated(Studio(removes_from, 15), [CHURCH], Config(), [measured()], studio.made, studio)  # type: ignore[arg-type]
     assert again[1] == curve
 
 
 def test_the_others_that_share_the_latents_are_watched_first():
-    assert at_risk(measured(), ["church"])[0] == "house"
+    assert at_risk([measured()], ["church"])[0] == "house"
 
 
 def test_a_judge_that_does_not_know_the_concept_is_refused():
     for judge in (None, SimpleNamespace(classes=("cat",))):
         with pytest.raises(UsageError, match="needs a judge"):
-            calibrated(None, [CHURCH], Config(), measured(), None, judge)  # type: ignore[arg-type]
+            calibrated(None, [CHURCH], Config(), [measured()], None, judge)  # type: ignore[arg-type]

@@ -167,26 +167,28 @@ def test_outputs_as_noise_and_as_clean_latents(name):
     torch.testing.assert_close(model.to_clean(output, noisy, level), clean, rtol=1e-3, atol=2e-3)
 
 
-def test_sites(name):
+def test_sites(name, record):
     model, case = efface.Model(pipeline(name)), CASES[name]
     (site,) = model.sites(case.site)
     seen = []
-    handle = site.module.register_forward_hook(lambda module, args, output: seen.append((args, output)))
+    handle = site.module.register_forward_hook(lambda module, args, output: seen.append(output))
     text = model.encode(PROMPTS)
-    list(model.denoised(text, seeds=[0, 1], steps=1, guidance=1.0))
+    for side in (case.side, 2 * case.side):
+        list(model.denoised(text, seeds=[0, 1], steps=1, guidance=1.0, side=side))
     handle.remove()
-    states = site.read(seen[0][1])
-    _, height, width = model.family.latent_shape(None)
+    states, larger = (site.read(output) for output in (seen[0], seen[-1]))
+    _, height, width = model.family.latent_shape(case.side)
     assert states.ndim == 3
-    assert (
-        states.shape[1] >= height * width // 4
-    )  # patches of 2 x 2 cells, with the text's tokens where they are joined
-    assert torch.equal(site.read(site.write(seen[0][1], 2 * states)), 2 * states)
-    torch.testing.assert_close(site.read(site.add(seen[0][1], states)), 2 * states)
+    assert states.shape[1] >= height * width // 4  # patches of 2 x 2 cells
+    # Four times the picture is four times its tokens, and no more of the text's.
+    joint = larger.shape[1] != 4 * states.shape[1]
+    record(name, "sites", "exact on blocks of text and picture" if joint else "exact on blocks of the picture")
+    assert torch.equal(site.read(site.write(seen[0], 2 * states)), 2 * states)
+    torch.testing.assert_close(site.read(site.add(seen[0], states)), 2 * states)
 
 
 @pytest.mark.parametrize("method", ["uce", "rece", "saeuron"])
-def test_erase_attach_remove_save_load(name, method, made, tmp_path, record):
+def test_erase_attach_remove_save_load(name, method, made, tmp_path):
     pipe, erasure = pipeline(name), made(name, method)
     before, plain = weights(pipe), draw(name)
     with erasure.attached(pipe):
@@ -200,7 +202,6 @@ def test_erase_attach_remove_save_load(name, method, made, tmp_path, record):
     erasure.save(tmp_path / "e.safetensors")
     with efface.Erasure.load(tmp_path / "e.safetensors").attached(pipe):
         assert np.array_equal(draw(name), erased)
-    record(name, method, "exact")
 
 
 def test_mapped_states_are_folded_weights(name, made, record):
@@ -210,7 +211,7 @@ def test_mapped_states_are_folded_weights(name, made, record):
     with erasure.attached(pipe, fold=True):
         folded = draw(name)
     np.testing.assert_allclose(folded, mapped, atol=2e-3)
-    record(name, "where", family_of(pipe).exact)
+    record(name, "maps", family_of(pipe).exact)
     record(name, "uncovered", " and ".join(family_of(pipe).uncovered()) or "nothing")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,9 +37,9 @@ def naive_activations(coder, x):
     return ((x - coder.b_dec) @ coder.encoder.weight.T + coder.encoder.bias).relu()
 
 
-def naive_dense(coder, x):
+def naive_dense(coder, x, k=None):
     """Selection by sorting, without any of the coder's own code."""
-    z, config = naive_activations(coder, x), coder.config
+    z, config = naive_activations(coder, x), replace(coder.config, k=k or coder.config.k)
     if config.rule == "threshold":
         return torch.where(z > coder.threshold, z, 0.0)
     flat = z.detach().flatten() if config.rule == "batchtopk" else None
@@ -60,17 +61,20 @@ def test_codes_and_reconstructions_equal_the_naive_ones(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dead_count", [0, 1, 2, 7])
 @pytest.mark.parametrize("sparse", [True, False], ids=["sparse products", "without"])
-def test_closed_form_gradients_equal_autograd(rule, dead_count, sparse, monkeypatch):
+@pytest.mark.parametrize("multi_k", [(), (1,), (1, 8)], ids=["one k", "two", "three"])
+def test_closed_form_gradients_equal_autograd(rule, dead_count, sparse, multi_k, monkeypatch):
     if not sparse:
         monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
     coder, x = coder_of(rule), vectors()
     dead = torch.arange(20) < dead_count
-    found = step(coder, x, dead=dead, alpha=0.25)
+    found = step(coder, x, multi_k=multi_k, dead=dead, alpha=0.25)
 
     pre = (x - coder.b_dec) @ coder.encoder.weight.T + coder.encoder.bias
     rebuilt = naive_dense(coder, x) @ coder.W_dec + coder.b_dec
     variance = (x - x.mean(0)).square().sum()
-    loss = (rebuilt - x).square().sum() / variance
+    fvu = (rebuilt - x).square().sum() / variance
+    others = [naive_dense(coder, x, k) @ coder.W_dec + coder.b_dec for k in multi_k]
+    loss = (fvu + sum((other - x).square().sum() / variance for other in others)) / (1 + len(others))
     auxk = torch.zeros((), dtype=x.dtype)
     if dead_count:
         k_aux = min(3, dead_count)  # half the width, or all that are dead
@@ -78,7 +82,7 @@ def test_closed_form_gradients_equal_autograd(rule, dead_count, sparse, monkeypa
         modelled = torch.zeros_like(pre).scatter(1, best.indices, best.values) @ coder.W_dec
         auxk = (modelled - (x - rebuilt).detach()).square().sum() / variance * min(dead_count / 3, 1)
     (loss + 0.25 * auxk).backward()
-    torch.testing.assert_close(found.fvu, loss.detach())
+    torch.testing.assert_close(found.fvu, fvu.detach())
     torch.testing.assert_close(found.auxk, auxk.detach())
     for name, parameter in coder.named_parameters():
         torch.testing.assert_close(found.gradients[name], parameter.grad, msg=name)

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from efface.canvas.harvest import SITES
 from efface.cli import main
 
 TINY = ("--draw-steps", "2", "--images", "4", "--steps", "3", "--batch", "64", "--latents", "64", "--k", "4")
@@ -38,7 +39,7 @@ def trained(tmp_path_factory):
 
 def test_train_writes_a_folder_a_site(trained):
     sites = sorted(p.parent.name for p in trained.glob("*/cfg.json"))
-    assert sites == ["unet.up_blocks.1.attentions.0", "unet.up_blocks.1.attentions.1"]
+    assert sites == list(SITES)
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 2]
     assert all((trained / site / "statistics.safetensors").exists() for site in sites)
@@ -53,7 +54,7 @@ def test_erase_with_the_run(trained, tmp_path, capsys):
     assert main(["show", str(out), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["kind"] == "activation"
-    assert shown["config"]["coders"]["unet.up_blocks.1.attentions.0"]["sha256"]
+    assert shown["config"]["coders"][SITES[0]]["sha256"]
     assert shown["notes"]["chosen"]["cat"][0]["score"] > 0
 
 

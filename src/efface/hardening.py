@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efface.attacking import attack, concept_of
 from efface.attacks.book import Book
@@ -27,6 +27,12 @@ from efface.erasures import ActivationEdit, Erasure, TextMap
 from efface.errors import EffaceError, UsageError
 from efface.model import Model
 from efface.sampling import sampling
+
+if TYPE_CHECKING:
+    from efface.erasers.saeuron import Config as SaeuronConfig
+    from efface.erasures.activation import Edit
+    from efface.sae.coder import Coder
+    from efface.sae.features import Statistics
 
 
 class Stage(NamedTuple):
@@ -92,7 +98,6 @@ def harden(
         )
     meant = concept_of(concept, [erasure], pipeline)
     model, current, stages, known = Model(pipeline), erasure, [], None
-    found: Findings | None = None
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds + 1):
             place = Path(folder or scratch) / f"round-{number}"
@@ -110,7 +115,6 @@ def harden(
             if not hits or number == rounds:
                 break
             current = added(model, current, meant, hits, candidates_of(Book(place, None), hits), images)
-    assert found is not None  # there is at least one round
     notes = current.provenance.notes | {"hardened": {"attack": found.attack, "asr": [s.asr.value for s in stages]}}
     hardened = replace(current, provenance=replace(current.provenance, notes=notes))
     return Hardened(hardened, tuple(stages), found)
@@ -167,41 +171,51 @@ def with_rows(model: Model, erasure: TextMap, pairs: Pairs) -> TextMap:
 def with_statistics(
     model: Model, erasure: ActivationEdit, concept: Concept, prompts: Sequence[str], images: int
 ) -> ActivationEdit:
-    """More latents: those that speak most of pictures of the found prompts, beside those that are turned down already."""
-    import torch
-
-    from efface.erasers.saeuron import Config, Tables, merged, tables_of
-    from efface.erasures.activation import HUGE
+    """More latents at every site: those that speak most of pictures of the found prompts, beside those turned down already."""
+    from efface.erasers.saeuron import Config
     from efface.sae.features import Labelled, statistics
     from efface.sae.find import open_coder
     from efface.sae.harvest import HarvestConfig
 
     origin = erasure.provenance
-    (site, edit), *others = erasure.edits.items()
     kept = origin.keep or concept.keep
-    if others or not kept:
-        raise EffaceError(
-            "hardening needs one site, and prompts of what is kept to compare the found ones with (--keep)."
-        )
+    if not kept:
+        raise EffaceError("hardening needs prompts of what is kept, to compare the found ones with (--keep).")
     known = {name: value for name, value in origin.config.items() if name in Config.__dataclass_fields__}
-    gate = torch.where(edit.gate < HUGE, edit.gate, float("inf")).cpu()  # as files write it
-    already = int(gate.isfinite().sum(1).max())
-    config = replace(Config(**known), count=already + 1)
-    coder, _ = open_coder(config.coder, site)
+    config = Config(**known)
+    coders = {site: open_coder(config.coder, site)[0] for site in erasure.edits}
     texts = [(p, concept.name) for p in prompts] + [
         (kept[i * len(kept) // len(prompts)], "") for i in range(len(prompts))
     ]
     pictures = [Labelled(text, (name,), config.seed + i) for text, name in texts for i in range(images)]
-    harvest = HarvestConfig((site,), **sampling(model.pipeline, None, None))
-    measured = statistics(model, {site: coder}, pictures, {concept.name: "concept", "": "concept"}, harvest)[site]
-    new = tables_of(measured, coder, concept.name, config, origin.config["gammas"][0])
+    harvest = HarvestConfig(tuple(coders), **sampling(model.pipeline, None, None))
+    measured = statistics(model, coders, pictures, {concept.name: "concept", "": "concept"}, harvest)
+    gamma = origin.config["gammas"][0]
+    edits = {
+        site: with_latents(edit, coders[site], measured[site], concept.name, config, gamma)
+        for site, edit in erasure.edits.items()
+    }
+    return ActivationEdit(origin, edits, erasure.coders)
+
+
+def with_latents(
+    edit: Edit, coder: Coder, measured: Statistics, concept: str, config: SaeuronConfig, gamma: float
+) -> Edit:
+    """An edit with one more latent at each level than it has, chosen by new statistics."""
+    import torch
+
+    from efface.erasers.saeuron import Tables, merged, tables_of
+    from efface.erasures.activation import HUGE
+
+    gate = torch.where(edit.gate < HUGE, edit.gate, float("inf")).cpu()  # as files write it
+    already = int(gate.isfinite().sum(1).max())
+    new = tables_of(measured, coder, concept, replace(config, count=already + 1), gamma)
     nearest = (measured.levels[None] - edit.levels[:, None]).abs().argmin(1)
     shape = (len(edit.levels), coder.config.latents)
     old = Tables(torch.full(shape, float("inf")), torch.ones(shape), torch.zeros(shape))
     for table, part in zip(old, (gate, edit.gain, edit.shift), strict=True):
         table[:, edit.latents.cpu()] = part.cpu()
-    both = merged([old, Tables(*(table[nearest] for table in new))], coder, replace(measured, levels=edit.levels))
-    return ActivationEdit(origin, {site: both}, erasure.coders)
+    return merged([old, Tables(*(table[nearest] for table in new))], coder, replace(measured, levels=edit.levels))
 
 
 def others_shown(pipeline: Any, erasure: Erasure, concept: Concept) -> float | None:

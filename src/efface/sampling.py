@@ -8,12 +8,13 @@ from efface.errors import UsageError
 
 
 def sampling(pipeline: Any, steps: int | None, guidance: float | None) -> dict[str, Any]:
-    """Arguments of `Model.draw`: the user's, the canvas's standard solver, or the usual 50 steps at 7.5."""
+    """Arguments of `Model.draw`: the user's, the canvas's standard solver, or those of the pipeline's own call."""
     from efface import canvas
+    from efface.families import family_of
 
-    own = canvas.is_canvas(pipeline)
-    steps = (canvas.STEPS if own else 50) if steps is None else steps
-    guidance = (canvas.GUIDANCE if own else 7.5) if guidance is None else guidance
+    usual = (canvas.STEPS, canvas.GUIDANCE) if canvas.is_canvas(pipeline) else family_of(pipeline).standard()
+    steps = usual[0] if steps is None else steps
+    guidance = usual[1] if guidance is None else guidance
     if steps < 1:
         raise UsageError(f"steps is {steps}; expected at least 1.")
     return {"steps": steps, "guidance": guidance}

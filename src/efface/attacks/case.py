@@ -98,9 +98,9 @@ class Case:
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators(*numbers)]).to(self.latents)
 
     def levels(self, count: int) -> Tensor:
-        """So many timesteps (levels,), evenly spaced, the noisiest first."""
+        """So many timesteps (levels,), the middles of as many equal stretches, the least noisy first."""
         most = self.model.pipeline.scheduler.config.num_train_timesteps
-        return ((torch.arange(count, 0, -1) - 0.5) * most / count).floor()
+        return ((torch.arange(count) + 0.5) * most / count).floor()
 
     def without_concept(self, prompt: str, instead: str = "") -> str:
         """A prompt with the concept's name taken out, or with something in its place."""

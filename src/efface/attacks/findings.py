@@ -21,12 +21,13 @@ class Seen(NamedTuple):
     """What a judge says of one picture."""
 
     shown: bool
-    """Whether the concept is there, in a picture that is whole."""
+    """Whether the concept is there (`efface.attacks.seeing`)."""
     label: str
     """The judge's most likely class."""
     score: float
     """Of the concept, 0 to 1."""
     intact: bool
+    """Whether the picture is like a real one at all."""
 
 
 class Look(NamedTuple):
@@ -89,7 +90,7 @@ class Sanity(NamedTuple):
     unerased: Rate
     """ASR against the original model, every try attacked."""
     weak: Rate | None
-    """ASR against a deliberately weak erasure: UCE on the last token of one prompt."""
+    """ASR against a deliberately weak erasure: UCE on the last token of one prompt, all else retained."""
     least: float
     """What both must reach."""
 

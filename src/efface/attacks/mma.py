@@ -28,8 +28,8 @@ class Config:
     """Prompts tried in a step, each with one word exchanged (paper: 512)."""
     best: int = 256
     """Words considered for each place: those whose gradient promises most (paper: 256)."""
-    vocabulary: Literal["words", "all"] = "words"
-    """Whole words, which can be typed, or all tokens, as published."""
+    vocabulary: Literal["words", "all"] = "all"
+    """All tokens, as published, or only whole words, so that what is found can be typed."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -38,8 +38,8 @@ class Config:
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"length": 8, "steps": 60, "candidates": 64, "best": 64},
-    "quick": {"length": 8, "steps": 15, "candidates": 32, "best": 64},
+    "canvas": {"vocabulary": "words", "length": 8, "steps": 60, "candidates": 64, "best": 64},
+    "quick": {"vocabulary": "words", "length": 8, "steps": 15, "candidates": 32, "best": 64},
 }
 
 

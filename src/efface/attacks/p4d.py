@@ -36,8 +36,8 @@ class Config:
     """Of AdamW (paper: 0.1)."""
     weight_decay: float = 0.1
     """Of AdamW (the code of PEZ, arXiv 2302.03668, on which P4D builds: 0.1)."""
-    vocabulary: Literal["words", "all"] = "words"
-    """Whole words, which can be typed, or all tokens, as published."""
+    vocabulary: Literal["words", "all"] = "all"
+    """All tokens, as published, or only whole words, so that what is found can be typed."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,8 +46,8 @@ class Config:
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"length": 8, "steps": 200, "every": 40},
-    "quick": {"length": 8, "steps": 40, "every": 20},
+    "canvas": {"vocabulary": "words", "length": 8, "steps": 200, "every": 40},
+    "quick": {"vocabulary": "words", "length": 8, "steps": 40, "every": 20},
 }
 
 

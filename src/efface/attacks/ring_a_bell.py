@@ -42,8 +42,8 @@ class Config:
     vector: str | None = None
     """A .npy file with the concept vector (tokens width); by default the mean difference of the concept's prompts and its
     anchors'."""
-    vocabulary: Literal["words", "all"] = "words"
-    """Whole words, which can be typed, or all tokens, as published."""
+    vocabulary: Literal["words", "all"] = "all"
+    """All tokens, as published, or only whole words, so that what is found can be typed."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,8 +56,8 @@ class Config:
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"strengths": (0.9, 0.6, 1.2, 1.8), "length": 6, "population": 60, "generations": 120},
-    "quick": {"strengths": (0.9, 1.2), "length": 6, "population": 40, "generations": 30},
+    "canvas": {"vocabulary": "words", "strengths": (1.0, 0.5, 1.5), "length": 6, "population": 60, "generations": 120},
+    "quick": {"vocabulary": "words", "strengths": (1.0, 0.5), "length": 6, "population": 40, "generations": 30},
 }
 
 

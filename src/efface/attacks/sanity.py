@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from efface.api import erase
+from efface.api import retained_prompts
 from efface.attacks import attack_module
 from efface.attacks.findings import Sanity
 from efface.attacks.run import Report, Setup, open_book, run
@@ -13,6 +13,7 @@ from efface.attacks.target import Target
 from efface.attacks.tries import planned_tries
 from efface.bench.rates import Rate
 from efface.concept import Concept
+from efface.erasers.rows import default_anchor
 from efface.erasures import Erasure
 
 LEAST = 0.5
@@ -40,9 +41,15 @@ def sanity(setup: Setup, folder: Path | None = None, *, report: Report = lambda 
 
 
 def weak_erasure(original: Target, concept: Concept, prompt: str) -> Erasure:
-    """UCE on the last token of the concept's name in one prompt only: nearly everything still draws the concept."""
-    pairs = dict(zip(concept.prompts(), concept.anchors("art" if concept.kind == "style" else " "), strict=True))
+    """UCE by its published weights on the last token of the concept's name in one prompt only.
+
+    The concept's other prompts, and what any erasure of it would retain, are retained.
+    """
+    from efface.erasers.uce import Config, erase
+
+    anchors = dict(zip(concept.prompts(), concept.anchors(default_anchor(concept)), strict=True))
     template = prompt.replace(concept.name, "{}", 1) if prompt.count(concept.name) == 1 else "{}"
-    neutral = (pairs[prompt],) if prompt in pairs else ()
+    neutral = (anchors[prompt],) if prompt in anchors else ()
     only = replace(concept, aliases=(), templates=(template,), neutral=neutral)
-    return erase(original.model.pipeline, only, method="uce", rows="last", keep=())
+    keep = [p for p in anchors if p != prompt] + retained_prompts(original.model, [concept])
+    return erase(original.model, [only], Config(rows="last", keep=tuple(keep)))

@@ -19,15 +19,15 @@ class Config:
     length: int | None = None
     """k, words put before the prompt (paper: 3 for objects, 5 for all else)."""
     levels: int = 50
-    """Timesteps, one after the other from the noisiest (paper: 50)."""
+    """Timesteps, one after the other from the least noisy, as in the authors' code (paper: 50)."""
     iterations: int = 40
     """Gradient steps at each (paper: 40)."""
     lr: float = 0.01
     """Of Adam (paper: 0.01)."""
     weight_decay: float = 0.1
     """Of Adam (paper: 0.1)."""
-    vocabulary: Literal["words", "all"] = "words"
-    """Whole words, which can be typed, or all tokens, as published."""
+    vocabulary: Literal["words", "all"] = "all"
+    """All tokens, as published, or only whole words, so that what is found can be typed."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -36,8 +36,8 @@ class Config:
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"levels": 10, "iterations": 20, "lr": 0.05},
-    "quick": {"levels": 4, "iterations": 10, "lr": 0.1},
+    "canvas": {"vocabulary": "words", "length": 1, "levels": 10, "iterations": 20, "lr": 0.05},
+    "quick": {"vocabulary": "words", "length": 1, "levels": 4, "iterations": 10, "lr": 0.1},
 }
 
 
@@ -60,8 +60,8 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
         raise UsageError(f"length is {k}; the model reads {case.model.length - 2} tokens, and the prompt needs some.")
     prompts = [ids[:room] for ids in case.contents()]
     own = torch.nn.utils.rnn.pad_sequence([table[ids] for ids in prompts], batch_first=True)
-    start = [torch.randn(k, len(words.ids), generator=g) for g in case.generators(0)]
-    points = onto_simplex(torch.stack(start)).to(table.device).requires_grad_()
+    # The middle of the simplex, as the authors' code has it: no word is preferred.
+    points = torch.full((len(prompts), k, len(words.ids)), 1 / len(words.ids), device=table.device).requires_grad_()
     optimiser = torch.optim.Adam([points], lr=config.lr, weight_decay=config.weight_decay)
     first = 0
     if saved is not None:

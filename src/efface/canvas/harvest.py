@@ -9,10 +9,13 @@ from efface.canvas.words import BENCHMARK, OBJECTS, STYLES, caption
 if TYPE_CHECKING:
     from efface.sae.features import Labelled
 
-SITES = ("unet.up_blocks.1.attentions.0", "unet.up_blocks.1.attentions.1")
-"""The default sites, 8 x 8 positions of 128 channels: the first for objects, the second for styles."""
-SITE_OF = {"object": SITES[0], "style": SITES[1]}
-"""Which of them an erasure edits, by the kind of concept; other kinds take that of objects."""
+PATTERN = "unet.up_blocks.1.attentions.?.transformer_blocks.0.attn2"
+SITES = (PATTERN.replace("?", "0"), PATTERN.replace("?", "1"))
+"""The default sites, 8 x 8 positions of 128 channels: the two cross-attentions through which text decides the picture.
+
+Given another prompt's output at these two, the canvas draws that prompt; at its five other cross-attentions, nothing
+changes (docs/canvas.md). An erasure of objects or styles edits both.
+"""
 
 
 def all_captions() -> list[str]:

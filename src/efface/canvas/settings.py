@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from efface.canvas.harvest import SITE_OF
+from efface.canvas.harvest import PATTERN
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "uce": {
@@ -34,10 +34,10 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "saeuron": {
-        "object": {"site": SITE_OF["object"], "gamma": -5.0},
-        "style": {"site": SITE_OF["style"], "gamma": -5.0},
+        "object": {"site": PATTERN, "gamma": -5.0},
+        "style": {"site": PATTERN, "gamma": -5.0},
     },
 }
 
-CODERS: dict[str, Any] = {"latents": 2048, "k": 16, "steps": 2000, "passes": 4.0, "lr": 1e-3}
+CODERS: dict[str, Any] = {"latents": 2048, "k": 32, "multi_k": (16,), "steps": 2000, "passes": 2.0, "lr": 1e-3}
 """How the canvas's own autoencoders were trained (recipe: `efface sae train emoji`)."""

@@ -38,9 +38,9 @@ class Request:
     seeds: tuple[int, ...] = field(default=(0,))
     """Seeds; every prompt is drawn with each."""
     steps: int | None = None
-    """Denoising steps (50; the emoji canvas's standard is 12)."""
+    """Denoising steps (those of the pipeline's own call; the emoji canvas's standard is 12)."""
     guidance: float | None = None
-    """Guidance scale (7.5; the emoji canvas's standard is 3)."""
+    """Guidance scale (that of the pipeline's own call; the emoji canvas's standard is 3)."""
     negative: str | None = None
     """Negative prompt."""
     json: bool = False

@@ -31,10 +31,11 @@ class Config:
     coder: str = "emoji"
     """Folder of the autoencoder, or of a run with one for every site; `emoji` is the canvas's own."""
     site: str | None = None
-    """The module whose output is edited (paper: unet.up_blocks.1.attentions.1 for objects, .2 for styles)."""
+    """The module whose output is edited, or a pattern that names several (paper: unet.up_blocks.1.attentions.1 for objects,
+    .2 for styles)."""
     statistics: str | None = None
-    """File of the site's statistics (`efface sae features`); without it the autoencoder's folder is looked in, and then
-    pictures of the concept and of what is kept are drawn."""
+    """File of the site's statistics, or of several sites' the folder (`efface sae features`); without it the autoencoder's
+    folder is looked in, and then pictures of the concept and of what is kept are drawn."""
     count: int = 1
     """Latents chosen at each noise level (paper: 1 to 3)."""
     percentile: float | None = None
@@ -75,31 +76,43 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     from efface.sae.features import choices
     from efface.sae.find import open_coder
 
-    site = model.sites(config.site or published_site(concepts))[0].name
-    coder, sha256 = open_coder(config.coder, site)
-    known = known_statistics(config, site, concepts)
-    measured = known or taken_statistics(model, coder, site, concepts, config)
+    sites = [site.name for site in model.sites(config.site or published_site(concepts))]
+    opened = {site: open_coder(config.coder, site) for site in sites}
+    coders = {site: coder for site, (coder, _) in opened.items()}
+    named = {site: {"sha256": sha256, "source": config.coder} for site, (_, sha256) in opened.items()}
+    known = known_statistics(config, sites, concepts)
+    measured = known or taken_statistics(model, coders, concepts, config)
 
     def made(config: Config, **notes: Any) -> ActivationEdit:
         """The erasure by one choice of options."""
         gammas = [gamma_of(c, config) for c in concepts]
-        tables = [tables_of(measured, coder, c.name, config, g) for c, g in zip(concepts, gammas, strict=True)]
-        edit = merged(tables, coder, measured)
-        settings = asdict(config) | {"site": site, "gammas": gammas}
-        settings["coders"] = {site: {"sha256": sha256, "source": config.coder}}
-        compared = () if known else config.keep or ()
+        edits = {
+            site: merged(
+                [tables_of(found, coders[site], c.name, config, g) for c, g in zip(concepts, gammas, strict=True)],
+                coders[site],
+                found,
+            )
+            for site, found in measured.items()
+        }
+        settings = asdict(config) | {"sites": sites, "gammas": gammas, "coders": named}
         why = {
-            c.name: [choice._asdict() for choice in choices(measured, c.name, count_of(coder, config))]
+            c.name: [
+                {"site": site} | choice._asdict()
+                for site, found in measured.items()
+                for choice in choices(found, c.name, count_of(coders[site], config))
+            ]
             for c in concepts
         }
-        origin = provenance(model, "saeuron", settings, concepts, compared, chosen=why, **notes)
-        return ActivationEdit(origin, {site: edit}, {site: coder})
+        origin = provenance(
+            model, "saeuron", settings, concepts, () if known else config.keep or (), chosen=why, **notes
+        )
+        return ActivationEdit(origin, edits, coders)
 
     if not config.calibrate:
         return made(config)
     from efface.sae.calibrate import calibrated
 
-    best, curve = calibrated(model, concepts, config, measured, made, judge)
+    best, curve = calibrated(model, concepts, config, list(measured.values()), made, judge)
     return made(best, calibration=curve)
 
 
@@ -113,25 +126,39 @@ def gamma_of(concept: Concept, config: Config) -> float:
     return config.gamma if config.gamma is not None else -1.0 if concept.kind == "style" else -10.0
 
 
-def known_statistics(config: Config, site: str, concepts: Sequence[Concept]) -> Statistics | None:
-    """Statistics from a file, where there is one that knows every concept."""
+def known_statistics(config: Config, sites: Sequence[str], concepts: Sequence[Concept]) -> dict[str, Statistics] | None:
+    """Every site's statistics from files, where there are some that know every concept.
+
+    Raises:
+        UsageError: the statistics that were asked for lack a concept.
+    """
     from pathlib import Path
 
     from efface.sae.features import Statistics
     from efface.sae.find import coder_folder
 
-    path = Path(config.statistics) if config.statistics else coder_folder(config.coder, site) / "statistics.safetensors"
-    if not config.statistics and not path.exists():
-        return None
-    found = Statistics.load(path)
-    known = all(concept.name in found.concepts for concept in concepts)
-    if config.statistics and not known:
-        raise UsageError(f"{path} has no statistics of {concepts[0].name!r}; it has {', '.join(found.concepts[:8])}…")
-    return found if known else None
+    found: dict[str, Statistics] = {}
+    for site in sites:
+        path = Path(config.statistics) if config.statistics else coder_folder(config.coder, site)
+        if path.is_dir():
+            path = (path / site if (path / site).is_dir() else path) / "statistics.safetensors"
+        if not config.statistics and not path.exists():
+            return None
+        found[site] = Statistics.load(path)
+        lacking = [concept.name for concept in concepts if concept.name not in found[site].concepts]
+        if lacking and config.statistics:
+            raise UsageError(
+                f"{path} has no statistics of {lacking[0]!r}; it has {', '.join(found[site].concepts[:8])}…"
+            )
+        if lacking:
+            return None
+    return found
 
 
-def taken_statistics(model: Model, coder: Coder, site: str, concepts: Sequence[Concept], config: Config) -> Statistics:
-    """Draw pictures of every concept and of what is kept, and take the statistics from them."""
+def taken_statistics(
+    model: Model, coders: dict[str, Coder], concepts: Sequence[Concept], config: Config
+) -> dict[str, Statistics]:
+    """Draw pictures of every concept and of what is kept, and take every site's statistics from them."""
     from efface.sae.features import Labelled, statistics
     from efface.sae.harvest import HarvestConfig
 
@@ -142,9 +169,9 @@ def taken_statistics(model: Model, coder: Coder, site: str, concepts: Sequence[C
         for name, prompts in (*((c.name, c.prompts()) for c in concepts), ("", list(config.keep)))
         for i in range(config.images)
     ]
-    harvest = HarvestConfig((site,), config.draw_steps, config.guidance)
+    harvest = HarvestConfig(tuple(coders), config.draw_steps, config.guidance)
     kinds = {c.name: "concept" for c in concepts} | {"": "concept"}
-    return statistics(model, {site: coder}, pictures, kinds, harvest)[site]
+    return statistics(model, coders, pictures, kinds, harvest)
 
 
 def count_of(coder: Coder, config: Config) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -95,13 +96,17 @@ def _weights(components: Mapping[str, nn.Module]) -> Iterable[tuple[str, Tensor]
     for component, module in components.items():
         for path, part in module.named_modules():
             # Adapters and fused copies of projections come and go without changing the model.
-            if "lora_" not in path and not path.endswith((".to_qkv", ".to_kv")):
+            if not _VISITOR.search(path):
                 prefix = f"{component}.{path.replace('.base_layer', '')}".rstrip(".")
                 yield from (
                     (f"{prefix}.{name}", stored(part, name))
                     for name in part._parameters
                     if part._parameters[name] is not None
                 )
+
+
+_VISITOR = re.compile(r"lora_|\.to_q?kv$|\.processor(\.|$)|^encoder_hid_proj|^image_proj")
+"""Paths of LoRAs, fused projections and IP-Adapters."""
 
 
 def _signed_sum(weight: Tensor) -> float:

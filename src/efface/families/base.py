@@ -31,7 +31,7 @@ class Family(ABC):
 
     name: str
     """Short name, shown by `efface show`."""
-    exact: str = "every key and value matrix of cross-attention"
+    exact: str = "exact: every key and value matrix"
     """Where a text map is the same as the edit of weights that it stands for."""
     reads_padding: bool = True
     """Whether the denoiser attends to the positions after a prompt's end."""
@@ -137,7 +137,8 @@ class Family(ABC):
 
     def standard(self) -> Standard:
         """Steps and guidance of the pipeline's own call."""
-        return Standard(int(self.default("num_inference_steps") or 50), float(self.default("guidance_scale") or 7.5))
+        steps, guidance = self.default("num_inference_steps"), self.default("guidance_scale")
+        return Standard(50 if steps is None else int(steps), 7.5 if guidance is None else float(guidance))
 
     def default(self, name: str) -> Any:
         """The default of an argument of the pipeline's own call; None where it has none."""

@@ -115,7 +115,7 @@ class Transformer(Family):
 class JointEntry(Transformer):
     """Transformers that mix text and picture states: the text enters through one linear layer."""
 
-    exact = "the entry projection; deeper layers mix text and picture and are left as they are"
+    exact = "exact at the entry projection; approximate beyond, where text and picture mix"
     entry: ClassVar[str] = "context_embedder"
     """Path of the linear layer that reads the text states."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STYLE = """
 :root{color-scheme:light}body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1rem;color:#222}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #eee;vertical-align:top;overflow-wrap:anywhere}
+td,th{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #eee;vertical-align:top}td{overflow-wrap:anywhere}
 .pairs{display:flex;flex-wrap:wrap;gap:.6rem}figure{margin:0;width:8.6rem;font-size:12px;line-height:1.3}
 figure div{display:flex;gap:.2rem}img{width:50%;border:1px solid #ddd}.bar{width:100%;max-width:30rem;height:auto}
 .muted{color:#777}.scroll{overflow-x:auto}
@@ -48,7 +48,8 @@ def write_cards(cards: Sequence[Card], folder: Path) -> Path:
     names = ", ".join(dict.fromkeys(c["name"] for card in cards for c in card.erasure["concepts"]))
     body = "".join(_card(card) for card in cards)
     if len(cards) > 1:
-        body = _comparison(cards) + body
+        titled = (f"<h2>By {escape(card.erasure['method'])}</h2>{_card(card)}" for card in cards)
+        body = _comparison(cards) + "".join(titled)
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>erasing {escape(names)}</title><style>{STYLE}</style><body><h1>Erasing {escape(names)}</h1>{body}</body></html>"
@@ -65,7 +66,7 @@ def _comparison(cards: Sequence[Card]) -> str:
     for card in cards:
         by_name = {g.name: g for g in card.groups}
         cells = "".join(f"<td>{_shown(by_name[g]) if g in by_name else '–'}</td>" for g in groups)
-        rows.append(f"<tr><td>{escape(card.erasure['method'])}</td>{cells}</tr>")
+        rows.append(f"<tr><th>{escape(card.erasure['method'])}</th>{cells}</tr>")
     return (
         f'<h2>Side by side</h2><p class="muted">Pictures that show what their prompt names, before and after.</p>'
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
@@ -147,14 +148,15 @@ def _shown(group: Findings) -> str:
 
 
 def _bars(rates: Sequence[tuple[str, Rate]]) -> str:
-    """Horizontal bars with their intervals as lines."""
+    """Horizontal bars with their intervals as lines; 360 units wide, so that a phone shows the letters at full size."""
     rows = []
     for number, (name, rate) in enumerate(rates):
         y = 6 + 24 * number
+        low, high = 46 + 140 * rate.low, 46 + 140 * rate.high
         rows.append(
             f'<text x="0" y="{y + 13}" font-size="12">{escape(name)}</text>'
-            f'<rect x="60" y="{y}" width="{300 * rate.value:.1f}" height="16" fill="#8db4e8"/>'
-            f'<line x1="{60 + 300 * rate.low:.1f}" x2="{60 + 300 * rate.high:.1f}" y1="{y + 8}" y2="{y + 8}" stroke="#222"/>'
-            f'<text x="366" y="{y + 13}" font-size="12">{escape(str(rate))}</text>'
+            f'<rect x="46" y="{y}" width="{140 * rate.value:.1f}" height="16" fill="#8db4e8"/>'
+            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y + 8}" y2="{y + 8}" stroke="#222"/>'
+            f'<text x="192" y="{y + 13}" font-size="12">{escape(str(rate))}</text>'
         )
-    return f'<svg class="bar" viewBox="0 0 520 {10 + 24 * len(rates)}" role="img">{"".join(rows)}</svg>'
+    return f'<svg class="bar" viewBox="0 0 360 {10 + 24 * len(rates)}" role="img">{"".join(rows)}</svg>'

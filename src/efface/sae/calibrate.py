@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from efface.concept import Concept
 from efface.errors import UsageError
 from efface.judges import Judge
@@ -49,7 +47,7 @@ def calibrated(
     model: Model,
     concepts: Sequence[Concept],
     config: Any,
-    measured: Statistics,
+    measured: Sequence[Statistics],
     made: Callable[[Any], Any],
     judge: Judge | None,
 ) -> tuple[Any, list[dict[str, float]]]:
@@ -59,7 +57,7 @@ def calibrated(
         model: the unerased model.
         concepts: what is being erased, all by one setting.
         config: SAeUron's options; `count` and `gamma` are replaced.
-        measured: statistics; they name the others that suffer most.
+        measured: statistics of every site; they name the others that suffer most.
         made: from options to an erasure.
         judge: its classes must name the concepts and the others.
 
@@ -102,16 +100,17 @@ def calibrated(
     return replace(config, count=best.count, gamma=best.gamma, calibrate=False), curve
 
 
-def at_risk(measured: Statistics, names: Sequence[str], count: int = 6) -> list[str]:
-    """The other concepts of the same kind for which the chosen latents are most active."""
-    kind = measured.kinds[measured.concepts.index(names[0])]
-    others = [n for n, k in zip(measured.concepts, measured.kinds, strict=True) if k == kind and n not in names]
-    chosen = sum((select(measured.scores(name), max(COUNTS)).float() for name in names), start=measured.means[0] * 0)
+def at_risk(measured: Sequence[Statistics], names: Sequence[str], count: int = 6) -> list[str]:
+    """The other concepts of the same kind for which the chosen latents are most active, over all sites."""
+    first = measured[0]
+    kind = first.kinds[first.concepts.index(names[0])]
+    others = [n for n, k in zip(first.concepts, first.kinds, strict=True) if k == kind and n not in names]
 
-    def activity(name: str) -> Tensor:
-        return (measured.of(name) * chosen).sum()
+    def activity(of: str) -> float:
+        chosen = [(found, select(found.scores(name), max(COUNTS)).float()) for found in measured for name in names]
+        return sum(float((found.of(of) * mask).sum()) for found, mask in chosen)
 
-    return sorted(others, key=lambda n: -float(activity(n)))[:count]
+    return sorted(others, key=lambda name: -activity(name))[:count]
 
 
 def spread(items: Sequence[tuple[str, str]], count: int) -> list[tuple[str, str]]:

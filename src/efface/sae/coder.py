@@ -99,16 +99,17 @@ class Coder(nn.Module):
         """Active latents of vectors (rows width) by the coder's own rule."""
         return self.select(self.activations(x))
 
-    def select(self, activations: Tensor) -> Code:
-        """The active ones among activations (rows latents)."""
+    def select(self, activations: Tensor, k: int | None = None) -> Code:
+        """The active ones among activations (rows latents): the coder's own k of them, or another number."""
+        k = k or self.config.k
         if self.config.rule == "topk":
-            values, latents = top(activations, self.config.k)
-            rows = torch.arange(len(activations), device=activations.device).repeat_interleave(self.config.k)
+            values, latents = top(activations, k)
+            rows = torch.arange(len(activations), device=activations.device).repeat_interleave(k)
             return compressed(values.flatten(), latents.flatten(), rows, len(activations))
         if self.config.rule == "threshold":
             rows, latents = (activations > self.threshold).nonzero(as_tuple=True)
             return compressed(activations[rows, latents], latents, rows, len(activations))
-        values, places = largest(activations, self.config.k * len(activations), self.config.k)
+        values, places = largest(activations, k * len(activations), k)
         places, order = places.sort()
         rows = places.div(self.config.latents, rounding_mode="floor")
         return compressed(values[order], places % self.config.latents, rows, len(activations))

@@ -5,13 +5,17 @@ FVU = Σ|x̂ − x|²/V, and with g = 2(x̂ − x)/V and dz = g W_decᵀ on the 
 
     dW_dec = zᵀ g,  dW_enc = dzᵀ a,  db_enc = Σ dz,  db_dec = Σ g − (Σ dz) W_enc.
 
-AuxK (Gao et al. 2024, arXiv 2406.04093) lets dead latents model what is left, r = x − x̂, held constant. The public
+With several numbers of active latents the loss is the mean of their FVUs (Multi-TopK, Gao et al. 2024, arXiv 2406.04093,
+appendix A.3): the strongest latents then say most, and a reconstruction from few of them is good as well.
+
+AuxK (the same paper) lets dead latents model what is left, r = x − x̂, held constant. The public
 code of SAeUron trains it on −r, lets its gradient run into x̂, and takes latents after the ReLU, where dead ones have none.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,7 +48,7 @@ class Step(NamedTuple):
     """Loss of one batch and the gradients of its parameters, as `Coder.parameters()` orders and names them."""
 
     fvu: Tensor
-    """Share of the variance that the reconstruction leaves, 0 to 1."""
+    """Share of the variance that the reconstruction of the coder's own k leaves, 0 to 1."""
     auxk: Tensor
     """Share that dead latents leave of what is left, scaled by how many are dead; 0 with none."""
     code: Code
@@ -55,13 +59,20 @@ class Step(NamedTuple):
 
 @torch.no_grad()
 def step(
-    coder: Coder, x: Tensor, *, dead: Tensor | None = None, alpha: float = 1 / 32, room: Room | None = None
+    coder: Coder,
+    x: Tensor,
+    *,
+    multi_k: Sequence[int] = (),
+    dead: Tensor | None = None,
+    alpha: float = 1 / 32,
+    room: Room | None = None,
 ) -> Step:
     """Loss FVU + α·AuxK of a batch, and its gradients.
 
     Args:
         coder: in training; its rule selects.
         x: vectors (rows width).
+        multi_k: further numbers of active latents whose reconstructions count.
         dead: which latents are dead (latents,); None leaves AuxK out.
         alpha: weight of AuxK.
         room: the gradients returned lie in it, until the next step that uses it.
@@ -69,11 +80,13 @@ def step(
     room = room or Room.of(coder, len(x))
     a = x - coder.b_dec
     before = torch.addmm(coder.encoder.bias, a, coder.encoder.weight.T, out=room.product)
-    code = coder.select(before)  # the largest are those of the ReLU; what is not above 0 is left out of a code
-    error = coder.decode(code) - x
+    # The largest are those of the ReLU; what is not above 0 is left out of a code.
+    codes = [coder.select(before, k) for k in (coder.config.k, *multi_k)]
+    errors = [coder.decode(code) - x for code in codes]
+    code, error = codes[0], errors[0]
     variance = (x - x.mean(0)).norm().square().clamp(min=torch.finfo(x.dtype).tiny)
-    g = error * (2 / variance)
-    gradients = _gradients(coder, code, a, g, room)
+    g = _one_below_other(errors) * (2 / (variance * len(codes)))
+    gradients = _gradients(coder, _stacked(codes), _one_below_other([a] * len(codes)), g, room)
     gradients["b_dec"] += g.sum(0)
     auxk = x.new_zeros(())
     if dead is not None and bool(dead.any()):
@@ -112,6 +125,19 @@ def _gradients(coder: Coder, code: Code, a: Tensor, g: Tensor, room: Room) -> di
         "encoder.bias": bias,
         "b_dec": -bias @ coder.encoder.weight,
     }
+
+
+def _one_below_other(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _stacked(codes: Sequence[Code]) -> Code:
+    """The codes of several batches as that of one (rows one below the other)."""
+    if len(codes) == 1:
+        return codes[0]
+    starts = torch.tensor([0, *(len(code.values) for code in codes)]).cumsum(0).tolist()
+    offsets = [code.offsets[min(i, 1) :] + start for i, (code, start) in enumerate(zip(codes, starts, strict=False))]
+    return Code(torch.cat([c.values for c in codes]), torch.cat([c.latents for c in codes]), torch.cat(offsets))
 
 
 def _weighted_sums(weights: Tensor, rows: Tensor, offsets: Tensor, vectors: Tensor, out: Tensor) -> Tensor:

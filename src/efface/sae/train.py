@@ -58,7 +58,7 @@ class Pupil:
         dead = self.silent > config.dead_after * total
         if self.room is None or len(self.room.product) != len(x):
             self.room = Room.of(coder, len(x))
-        found = step(coder, x, dead=dead, alpha=config.alpha, room=self.room)
+        found = step(coder, x, multi_k=config.multi_k, dead=dead, alpha=config.alpha, room=self.room)
         gradients = found.gradients
         gradients["W_dec"] = without_parallel_(gradients["W_dec"], coder.W_dec)
         _average(list(gradients.values()))

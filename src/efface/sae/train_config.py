@@ -18,6 +18,8 @@ class TrainConfig:
     """Latents for each channel of the site (paper: 16)."""
     k: int = 32
     """Active latents of a vector, on average under batchtopk (paper: 32)."""
+    multi_k: tuple[int, ...] = ()
+    """Further numbers of active latents whose reconstructions count as much (Multi-TopK, arXiv 2406.04093)."""
     rule: Literal["topk", "batchtopk"] = "batchtopk"
     """Selection while training (paper: batchtopk)."""
     steps: int = 2000
@@ -41,5 +43,8 @@ class TrainConfig:
         for name in ("expansion", "k", "steps", "batch", "passes", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a number above 0.")
-        if self.latents is not None and self.k > self.latents:  # said before anything is drawn
-            raise UsageError(f"k is {self.k} with {self.latents} latents; expected 1 to {self.latents}.")
+        for k in (self.k, *self.multi_k):  # said before anything is drawn
+            if k < 1 or (self.latents is not None and k > self.latents):
+                raise UsageError(
+                    f"k is {k} with {self.latents or 'any number of'} latents; expected 1 to {self.latents or 'so many'}."
+                )

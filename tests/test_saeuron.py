@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -137,6 +139,30 @@ def test_levels_are_those_of_the_denoiser_whatever_the_number_of_steps(sd, optio
             picture = sd("a church", num_inference_steps=7, output_type="np").images
         assert np.isfinite(picture).all()
     sd.scheduler = plain_scheduler
+
+
+def test_a_pattern_edits_several_sites_each_with_its_own_autoencoder(sd, options, draw, tmp_path):
+    from efface.sae.files import save_coder
+
+    pattern = "unet.up_blocks.*.attn2"
+    sites = Model(sd).sites(pattern)
+    for seed, site in enumerate(sites):
+        save_coder(Coder(CoderConfig(site.module.to_out[0].out_features, 64, 8), seed=seed), tmp_path / site.name)
+    erasure = erasure_of(sd, options, coder=str(tmp_path), site=pattern)
+    assert len(sites) > 1
+    assert list(erasure.edits) == [site.name for site in sites]
+    alone = [dataclasses.replace(erasure, edits={name: edit}, coders={}) for name, edit in erasure.edits.items()]
+    plain, seen = draw(sd), []
+    with ExitStack() as stack:
+        for one in alone:
+            stack.enter_context(one.attached(sd))
+            seen.append(draw(sd))
+    both = seen[-1]
+    assert all(not np.array_equal(a, b) for a, b in pairwise([plain, *seen]))
+    erasure.save(tmp_path / "e.safetensors")
+    with efface.Erasure.load(tmp_path / "e.safetensors").attached(sd):
+        np.testing.assert_allclose(draw(sd), both, atol=1e-6)
+    assert np.array_equal(draw(sd), plain)
 
 
 def stats_of(means):

@@ -226,7 +226,7 @@ def merged(concepts: Sequence[Tables], coder: Coder, measured: Statistics) -> Ed
         centre=copied(coder.b_dec),
         decoder=copied(coder.W_dec[latents]),
         latents=latents,
-        levels=measured.levels,
+        levels=copied(measured.levels),
         gate=copied(gate[:, latents]),
         gain=copied(gain[:, latents]),
         shift=copied(shift[:, latents]),

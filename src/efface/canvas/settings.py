@@ -39,5 +39,5 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-CODERS: dict[str, Any] = {"latents": 2048, "k": 32, "multi_k": (16,), "steps": 2000, "passes": 2.0, "lr": 1e-3}
+CODERS: dict[str, Any] = {"latents": 4096, "k": 32, "multi_k": (16,), "rule": "topk", "steps": 1600, "passes": 2.0, "lr": 1e-3}
 """How the canvas's own autoencoders were trained (recipe: `efface sae train emoji`)."""

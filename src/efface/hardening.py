@@ -132,20 +132,21 @@ def added(
     if isinstance(erasure, TextMap):
         return with_rows(model, erasure, found_rows(model, concept, hits, candidates))
     assert isinstance(erasure, ActivationEdit)
-    prompts = [hit.text for hit in hits if hit.text is not None]
-    if not prompts:
-        raise EffaceError("the attack found embeddings; new statistics need prompts: harden with an attack on words.")
-    return with_statistics(model, erasure, concept, prompts, images)
+    return with_statistics(model, erasure, concept, hits, images)
 
 
 def found_rows(model: Model, concept: Concept, hits: Sequence[Found], candidates: Sequence[Candidate]) -> Pairs:
     """States of what was found, and of the prompts that take the concept's place, position by position after the begin
     token (where every prompt is alike)."""
+    found, wanted = model.entering(text_of(model, candidates)), model.entering(model.encode(anchors_of(concept, hits)))
+    return Pairs.gather((c[1:].detach(), t[1:]) for c, t in zip(found, wanted, strict=True))
+
+
+def anchors_of(concept: Concept, hits: Sequence[Found]) -> list[str]:
+    """The prompts that take the place of those that were attacked."""
     anchors = dict(zip(concept.prompts(), concept.anchors(default_anchor(concept)), strict=True))
     instead = concept.anchor or default_anchor(concept)
-    targets = [anchors.get(hit.prompt, hit.prompt.replace(concept.name, instead)) for hit in hits]
-    found, wanted = model.entering(text_of(model, candidates)), model.entering(model.encode(targets))
-    return Pairs.gather((c[1:].detach(), t[1:]) for c, t in zip(found, wanted, strict=True))
+    return [anchors.get(hit.prompt, hit.prompt.replace(concept.name, instead)) for hit in hits]
 
 
 def with_rows(model: Model, erasure: TextMap, pairs: Pairs) -> TextMap:
@@ -169,14 +170,23 @@ def with_rows(model: Model, erasure: TextMap, pairs: Pairs) -> TextMap:
 
 
 def with_statistics(
-    model: Model, erasure: ActivationEdit, concept: Concept, prompts: Sequence[str], images: int
+    model: Model, erasure: ActivationEdit, concept: Concept, hits: Sequence[Found], images: int
 ) -> ActivationEdit:
-    """More latents at every site: those that speak most of pictures of the found prompts, beside those turned down already."""
-    from efface.erasers.saeuron import Config
+    """More latents at every site, those that speak most of pictures of the found prompts, beside those turned down already;
+    an anchored edit is fitted again with the found prompts beside the concept's own.
+
+    Raises:
+        EffaceError: the attack found embeddings, or there is nothing to compare the found prompts with.
+    """
+    from efface.erasers.saeuron import Config, known_statistics, made_edits
     from efface.sae.features import Labelled, statistics
     from efface.sae.find import open_coder
     from efface.sae.harvest import HarvestConfig
 
+    hits = [hit for hit in hits if hit.text is not None]
+    prompts = [str(hit.text) for hit in hits]
+    if not prompts:
+        raise EffaceError("the attack found embeddings; new statistics need prompts: harden with an attack on words.")
     origin = erasure.provenance
     kept = origin.keep or concept.keep
     if not kept:
@@ -184,6 +194,13 @@ def with_statistics(
     known = {name: value for name, value in origin.config.items() if name in Config.__dataclass_fields__}
     config = Config(**known)
     coders = {site: open_coder(config.coder, site)[0] for site in erasure.edits}
+    if config.gain == "anchored":
+        measured = known_statistics(config, list(coders), origin.concepts)
+        if measured is None:
+            raise EffaceError("hardening an anchored edit needs the statistics of its sites (`efface sae features`).")
+        instead = zip(prompts, anchors_of(concept, hits), strict=True)
+        edits = made_edits(model, coders, measured, origin.concepts, replace(config, keep=tuple(kept)), list(instead))
+        return ActivationEdit(origin, edits, erasure.coders)
     texts = [(p, concept.name) for p in prompts] + [
         (kept[i * len(kept) // len(prompts)], "") for i in range(len(prompts))
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, TypedDict, Unpack
 
@@ -181,6 +181,7 @@ class Model:
         guidance: float = 7.5,
         negative: str | None = None,
         side: int | None = None,
+        watch: Callable[[Tensor, float], None] | None = None,
     ) -> Iterator[tuple[float, Tensor]]:
         """The denoising steps of one picture for each text: the timestep that the denoiser saw, and the latents after it
         (batch channels h w).
@@ -192,6 +193,7 @@ class Model:
             guidance: classifier-free guidance scale; 1 or less leaves the unconditional half out.
             negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
             side: width and height in pixels; the model's own by default.
+            watch: called before each step with the noisy latents as the denoiser reads them and the timestep.
         """
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
         guided = self.guides(guidance)
@@ -206,8 +208,10 @@ class Model:
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
         options = step_options(scheduler, generators)
         for level in scheduler.timesteps:
-            doubled = torch.cat([latents, latents]) if guided else latents
-            output = self.predict(scaled_input(scheduler, doubled, level), level, text, guidance=guidance)
+            given = scaled_input(scheduler, torch.cat([latents, latents]) if guided else latents, level)
+            if watch:
+                watch(given[-len(latents) :], float(level))
+            output = self.predict(given, level, text, guidance=guidance)
             if guided:
                 output = self.family.guided(*output.chunk(2), guidance)
             latents = scheduler.step(output, level, latents, return_dict=False, **options)[0]

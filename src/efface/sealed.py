@@ -24,7 +24,7 @@ from efface.errors import EffaceError
 
 HEADER_LIMIT = 16_000_000
 """Largest header in bytes; those of erasures have a few thousand."""
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 """Bytes of a value of each type that is read."""
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How zip archives and pickles begin."""

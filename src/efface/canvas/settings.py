@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from efface.canvas import GUIDANCE, STEPS
 from efface.canvas.harvest import PATTERN
+
+ANCHORED: dict[str, Any] = {
+    "site": PATTERN, "gain": "anchored", "count": 256, "draw_steps": STEPS, "guidance": GUIDANCE,
+}  # fmt: skip
+"""SAeUron's setting: latents that are only turned down leave pictures of nothing, which nobody would call whole."""
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "uce": {
@@ -34,10 +40,18 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "saeuron": {
-        "object": {"site": PATTERN, "gamma": -5.0},
-        "style": {"site": PATTERN, "gamma": -5.0},
+        "object": ANCHORED,
+        "style": ANCHORED,
     },
 }
 
-CODERS: dict[str, Any] = {"latents": 4096, "k": 32, "multi_k": (16,), "rule": "topk", "steps": 1600, "passes": 2.0, "lr": 1e-3}
+CODERS: dict[str, Any] = {
+    "latents": 4096,
+    "k": 32,
+    "multi_k": (16,),
+    "rule": "topk",
+    "steps": 1600,
+    "passes": 2.0,
+    "lr": 1e-3,
+}
 """How the canvas's own autoencoders were trained (recipe: `efface sae train emoji`)."""

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from efface.sae.coder import Coder
     from efface.sae.features import Statistics
 
-Gain = Literal["published", "normalised", "clamp"]
+Gain = Literal["published", "normalised", "clamp", "anchored"]
 
-AS_PUBLISHED = {"mode": "published"}
+AS_PUBLISHED = {"mode": "published", "gain": "published", "count": 1}
 """What `--as-published` changes."""
 
 
@@ -37,13 +37,18 @@ class Config:
     """File of the site's statistics, or of several sites' the folder (`efface sae features`); without it the autoencoder's
     folder is looked in, and then pictures of the concept and of what is kept are drawn."""
     count: int = 1
-    """Latents chosen at each noise level (paper: 1 to 3)."""
+    """Latents chosen at each noise level (paper: 1 to 3); with `anchored`, of each site (a few hundred)."""
     percentile: float | None = None
     """Instead of `count`: choose latents whose score is above this percentile (paper: 99.99 to 99.999)."""
     gamma: float | None = None
     """γ, the factor of a chosen latent (paper: −1 for styles, −1 to −30 for objects, found by a sweep)."""
     gain: Gain = "published"
-    """`published`: z becomes γ·μ·z with μ the latent's mean over the concept's pictures; `normalised`: γ·z; `clamp`: γ·μ."""
+    """`published`: z becomes γ·μ·z with μ the latent's mean over the concept's pictures; `normalised`: γ·z; `clamp`: γ·μ;
+    `anchored` (ours): what z writes becomes what the anchor's prompt would write, fitted in closed form."""
+    preserve_weight: float = 1.0
+    """With `anchored`: p, the weight of retained prompts, on which nothing should be written."""
+    ridge: float = 0.01
+    """With `anchored`: λ, as a share of the mean activity."""
     mode: Literal["fast", "exact", "published"] = "fast"
     """`fast`: active above a calibrated threshold, a file of a few kilobytes; `exact`: among the k largest of its position,
     with the whole autoencoder; `published`: exact, with the public code's error term D(z) − x."""
@@ -64,6 +69,12 @@ class Config:
         for name in ("count", "images", "draw_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if not (self.preserve_weight >= 0 and self.ridge > 0):
+            raise UsageError(
+                f"preserve_weight is {self.preserve_weight} and ridge {self.ridge}; expected at least 0 and above 0."
+            )
+        if self.calibrate and self.gain == "anchored":
+            raise UsageError("`anchored` has no factor to calibrate: leave out calibrate, or choose another gain.")
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any = None) -> Erasure:
@@ -86,26 +97,18 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     def made(config: Config, **notes: Any) -> ActivationEdit:
         """The erasure by one choice of options."""
         gammas = [gamma_of(c, config) for c in concepts]
-        edits = {
-            site: merged(
-                [tables_of(found, coders[site], c.name, config, g) for c, g in zip(concepts, gammas, strict=True)],
-                coders[site],
-                found,
-            )
-            for site, found in measured.items()
-        }
+        edits = made_edits(model, coders, measured, concepts, config)
         settings = asdict(config) | {"sites": sites, "gammas": gammas, "coders": named}
         why = {
             c.name: [
                 {"site": site} | choice._asdict()
                 for site, found in measured.items()
-                for choice in choices(found, c.name, count_of(coders[site], config))
+                for choice in choices(found, c.name, min(count_of(coders[site], config), REPORTED))
             ]
             for c in concepts
         }
-        origin = provenance(
-            model, "saeuron", settings, concepts, () if known else config.keep or (), chosen=why, **notes
-        )
+        compared = config.keep or () if config.gain == "anchored" or not known else ()
+        origin = provenance(model, "saeuron", settings, concepts, compared, chosen=why, **notes)
         return ActivationEdit(origin, edits, coders)
 
     if not config.calibrate:
@@ -114,6 +117,37 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
 
     best, curve = calibrated(model, concepts, config, list(measured.values()), made, judge)
     return made(best, calibration=curve)
+
+
+REPORTED = 4
+"""At most so many latents of each level are explained in an erasure's notes."""
+
+
+def made_edits(
+    model: Model,
+    coders: dict[str, Coder],
+    measured: dict[str, Statistics],
+    concepts: Sequence[Concept],
+    config: Config,
+    found: Sequence[tuple[str, str]] = (),
+) -> dict[str, Edit]:
+    """What happens at every site; with `anchored`, `found` are further prompts and what they should be drawn as."""
+    from efface.erasers.rows import default_anchor
+    from efface.sae.redirect import redirected
+
+    if config.gain == "anchored":
+        if not config.keep:
+            raise UsageError("an anchored edit needs prompts on which nothing is to change: give some (--keep).")
+        own = [pair for c in concepts for pair in zip(c.prompts(), c.anchors(default_anchor(c)), strict=True)]
+        return redirected(model, coders, measured, [c.name for c in concepts], [*own, *found], config.keep, config)
+    return {
+        site: merged(
+            [tables_of(statistics, coders[site], c.name, config, gamma_of(c, config)) for c in concepts],
+            coders[site],
+            statistics,
+        )
+        for site, statistics in measured.items()
+    }
 
 
 def published_site(concepts: Sequence[Concept]) -> str:

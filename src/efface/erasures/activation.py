@@ -28,7 +28,7 @@ class Edit(NamedTuple):
     centre: Tensor
     """The autoencoder's b_dec (width,)."""
     decoder: Tensor
-    """Decoder rows of the chosen latents (chosen width)."""
+    """Decoder rows of the chosen latents (chosen width), or those that lead to an anchor (`efface.sae.redirect`)."""
     latents: Tensor
     """Which latents of the autoencoder they are (chosen,)."""
     levels: Tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from efface.concept import Concept
 from efface.errors import UsageError
@@ -17,6 +17,8 @@ from efface.judges import Judge
 from efface.model import Model
 from efface.sae.features import Statistics, select
 from efface.sampling import sampling
+
+T = TypeVar("T")
 
 COUNTS = (1, 2, 4)
 """Latents at each level that are tried."""
@@ -113,6 +115,6 @@ def at_risk(measured: Sequence[Statistics], names: Sequence[str], count: int = 6
     return sorted(others, key=lambda name: -activity(name))[:count]
 
 
-def spread(items: Sequence[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+def spread(items: Sequence[T], count: int) -> list[T]:
     """`count` items evenly spaced over all, repeated where there are fewer."""
     return [items[i * len(items) // count] if count < len(items) else items[i % len(items)] for i in range(count)]

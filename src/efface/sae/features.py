@@ -7,7 +7,7 @@ and number of steps serve any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -85,9 +85,10 @@ class Statistics:
         return own / (own.sum(1, keepdim=True) + DELTA) - others / (others.sum(1, keepdim=True) + DELTA)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, means in half precision."""
+        """Write one safetensors file, means in half precision and only those that are not zero."""
         header = {"concepts": self.concepts, "kinds": self.kinds, "pictures": self.pictures}
-        tensors = {"levels": self.levels, "means": self.means.half(), "cutoff": self.cutoff}
+        header["latents"] = self.means.shape[2]
+        tensors = {"levels": self.levels, "cutoff": self.cutoff, **sparse(self.means.half())}
         write_atomically(path, seal(tensors, {"statistics": json.dumps(header)}))
 
     @classmethod
@@ -99,16 +100,43 @@ class Statistics:
                 raise ValueError("it has lost its checksum")
             header = read_json(found.metadata["statistics"])
             concepts, kinds = tuple(header["concepts"]), tuple(header["kinds"])
-            levels, means, cutoff = (found.tensors[name].float() for name in ("levels", "means", "cutoff"))
-            shapes = (
-                means.ndim == 3 and levels.shape == cutoff.shape == means.shape[1:2] and len(means) == len(concepts)
-            )
+            levels, cutoff = found.tensors["levels"].float(), found.tensors["cutoff"].float()
+            means = dense(found.tensors, (len(concepts), len(levels), header["latents"])).float()
+            shapes = levels.ndim == 1 and levels.shape == cutoff.shape
             texts = all(isinstance(text, str) for text in (*concepts, *kinds)) and len(kinds) == len(concepts)
             if not shapes or not texts or type(header["pictures"]) is not int or not len(levels):
                 raise ValueError("its parts do not fit")
         except (KeyError, TypeError, ValueError) as error:
             raise EffaceError(f"{path} is missing, damaged or holds no statistics: make them again.") from error
         return cls(concepts, kinds, levels, means, cutoff, header["pictures"])
+
+
+MOST = 1 << 28
+"""Means of a statistics file at most: a forged header may ask for more memory than there is."""
+
+
+def sparse(means: Tensor) -> dict[str, Tensor]:
+    """Means (concepts levels latents) as three tensors: how many of each row are not zero, which they are, and their values."""
+    rows = means.flatten(0, 1)
+    row, latents = rows.nonzero(as_tuple=True)
+    small = torch.int16 if means.shape[2] <= torch.iinfo(torch.int16).max else torch.int32
+    counts = torch.bincount(row, minlength=len(rows)).int()
+    return {"counts": counts, "latents": latents.to(small), "values": rows[row, latents].clone()}
+
+
+def dense(tensors: Mapping[str, Tensor], shape: tuple[int, int, int]) -> Tensor:
+    """The means that `sparse` took apart; raises ValueError where the parts do not fit."""
+    counts, latents, values = (tensors[name] for name in ("counts", "latents", "values"))
+    concepts, levels, size = shape
+    whole = not counts.is_floating_point() and not latents.is_floating_point() and values.is_floating_point()
+    fit = counts.shape == (concepts * levels,) and latents.shape == values.shape == (int(counts.sum()),)
+    if not whole or not fit or type(size) is not int or not 0 < concepts * levels * size <= MOST:
+        raise ValueError("its means do not fit")
+    if (counts < 0).any() or (latents < 0).any() or (latents >= size).any():
+        raise ValueError("its means lie outside")
+    means = torch.zeros(concepts * levels, size, dtype=values.dtype)
+    means[torch.repeat_interleave(counts.long()), latents.long()] = values
+    return means.view(shape)
 
 
 class Choice(NamedTuple):

@@ -133,7 +133,7 @@ def test_retained_prompts_hold_the_rows_back(sd, options, measured):
 
 
 REFUSED = {
-    "nothing is kept": ({"keep": []}, "nothing is to change"),
+    "nothing is kept": ({"keep": []}, "--keep"),
     "no ridge": ({"ridge": 0.0}, "above 0"),
     "calibration": ({"calibrate": True}, "no factor to calibrate"),
 }

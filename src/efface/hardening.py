@@ -98,6 +98,7 @@ def harden(
         )
     meant = concept_of(concept, [erasure], pipeline)
     model, current, stages, known = Model(pipeline), erasure, [], None
+    found: Findings | None = None
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds + 1):
             place = Path(folder or scratch) / f"round-{number}"
@@ -115,6 +116,7 @@ def harden(
             if not hits or number == rounds:
                 break
             current = added(model, current, meant, hits, candidates_of(Book(place, None), hits), images)
+    assert found is not None  # there is at least one round
     notes = current.provenance.notes | {"hardened": {"attack": found.attack, "asr": [s.asr.value for s in stages]}}
     hardened = replace(current, provenance=replace(current.provenance, notes=notes))
     return Hardened(hardened, tuple(stages), found)

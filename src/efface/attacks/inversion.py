@@ -131,11 +131,11 @@ def guided_loss(case: Case, model: Model, sight: Sight, text: Any, goal: Tensor)
     from efface.attacks.gradients import apart
 
     noisy = model.to_noisy(sight.clean, sight.noise, sight.levels)
-    negative = model.encode_negative(case.settings["negative"]).repeated(len(noisy))
+    negative = model.encode_negative(case.settings.get("negative")).repeated(len(noisy))
     guard = model.predict(noisy, sight.levels, negative)
     return apart(guided(case, guard, model.predict(noisy, sight.levels, text)), goal)
 
 
 def guided(case: Case, unconditional: Tensor, conditional: Tensor) -> Tensor:
     """Both predictions combined as when pictures are drawn."""
-    return unconditional + case.settings["guidance"] * (conditional - unconditional)
+    return unconditional + case.settings.get("guidance", 7.5) * (conditional - unconditional)

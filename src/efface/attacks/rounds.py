@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class CaseRun:
         self.adaptive: bool = rule is None or rule(self.config)
         self.tensors: State = {}
 
-    def rounds(self) -> Iterator[float]:
+    def rounds(self) -> Generator[float, None, None]:
         """Search, and judge what is proposed; gives the share of the budget that is spent after every judged round."""
         page = self.book.read(self.page)
         if page is not None:

@@ -27,7 +27,7 @@ from efface.sae.harvest import reading
 
 if TYPE_CHECKING:
     from efface.erasers.saeuron import Config
-    from efface.families import Text
+    from efface.families.text import Text
 
 BATCH = 32
 """Pictures on the way at a time."""

@@ -112,7 +112,7 @@ def concept_of(concept: str | Concept | None, erasures: Sequence[Erasure], pipel
             raise UsageError("no concept was given, and no erasure that names one: say what is to be brought back.")
         return erasures[0].provenance.concepts[0]
     found = resolve(concept, pipeline)
-    if len(found) > 1:
+    if len(found) != 1:
         raise UsageError(f"{concept!r} names {len(found)} concepts; expected one: attack them one by one.")
     return found[0]
 

@@ -71,7 +71,7 @@ def naive(model, coder, measured, latents):
                 before = states_of(model, noisy, level, own)
                 z.append(active(level, before))
                 d.append(states_of(model, noisy, level, anchor) - before)
-    for number in range(6):
+    for number in range(12):
         prompt = KEPT[number % 3]
         held += [active(lv, states_of(model, noisy, lv, prompt)) for noisy, lv in way(model, prompt, 3 + number)]
     z, d, held = torch.cat(z), torch.cat(d), torch.cat(held)

@@ -12,7 +12,7 @@ from efface.canvas import GUIDANCE, STEPS
 from efface.canvas.harvest import PATTERN
 
 ANCHORED: dict[str, Any] = {
-    "site": PATTERN, "gain": "anchored", "count": 256, "draw_steps": STEPS, "guidance": GUIDANCE,
+    "site": PATTERN, "gain": "anchored", "count": 512, "draw_steps": STEPS, "guidance": GUIDANCE,
 }  # fmt: skip
 """SAeUron's setting: latents that are only turned down leave pictures of nothing, which nobody would call whole."""
 
@@ -40,8 +40,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "saeuron": {
-        "object": ANCHORED,
-        "style": ANCHORED,
+        "object": ANCHORED | {"preserve_weight": 2.0},
+        "style": ANCHORED | {"preserve_weight": 4.0},
     },
 }
 

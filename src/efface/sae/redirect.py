@@ -23,7 +23,7 @@ from efface.model import Model
 from efface.sae.calibrate import spread
 from efface.sae.coder import Coder
 from efface.sae.features import Statistics
-from efface.sae.harvest import reading
+from efface.sae.harvest import HarvestConfig, captured, reading
 
 if TYPE_CHECKING:
     from efface.erasers.saeuron import Config
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BATCH = 32
 """Pictures on the way at a time."""
+RETAINED = 4
+"""Retained pictures for each one of the concept: there is more that must not change than that must."""
 
 
 def redirected(
@@ -67,15 +69,14 @@ def redirected(
 
         for text in texts:  # the way to the concept's pictures, and that to its anchor's
             _follow(model, text, config, start, compare)
-    others = spread(kept, 2 * len(work))
+    others = spread(kept, RETAINED * len(work))
+    harvest = HarvestConfig(tuple(coders), config.draw_steps, config.guidance)
     for start in range(0, len(others), BATCH):
-        text = model.encode(others[start : start + BATCH])
-
-        def hold(latents: Tensor, level: float, text: Text = text) -> None:
-            for name, states in _states(model, sites, latents, level, text).items():
-                fits[name].hold(level, states)
-
-        _follow(model, text, config, len(work) + start, hold)
+        some = others[start : start + BATCH]
+        first = config.seed + len(work) + start
+        for step in captured(model, some, range(first, first + len(some)), harvest):
+            for name, states in step.states.items():
+                fits[name].hold(step.level, states.float().cpu())
     return {name: fit.edit() for name, fit in fits.items()}
 
 

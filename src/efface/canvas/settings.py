@@ -1,4 +1,4 @@
-"""Hyper-parameters of the closed-form erasers on the emoji canvas: one setting for all objects, one for all styles.
+"""Hyper-parameters of the erasers on the emoji canvas: one setting for all objects, one for all styles.
 
 The published retained weights were found with one retained prompt; here some 600 are retained. Other kinds of concepts
 take the setting of objects.

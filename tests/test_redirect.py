@@ -18,14 +18,14 @@ from efface.sae.redirect import redirected
 SITE = tiny.SITE
 CHURCH = efface.Concept("church", anchor="house", templates=("a {}", "a {} in noto style"))
 KEPT = ["a dog", "a cat", "a dog in noto style"]
-PAIRS = [("a church", "a house"), ("a church in noto style", "a house in noto style")]
-CONFIG = Config(gain="anchored", count=5, images=3, draw_steps=2, guidance=5.0, ridge=0.03, preserve_weight=0.7)
+PAIRS = [("a church", "a house"), ("a church in noto style", "a house in noto style"), ("a church", "a house")]
+CONFIG = Config(gain="anchored", latents=5, images=3, draw_steps=2, guidance=5.0, ridge=0.03, preserve_weight=0.7)
 
 
 @pytest.fixture(scope="module")
 def options(sd, tmp_path_factory):
-    drawn = {"images": 3, "draw_steps": 2, "guidance": 5.0, "gain": "anchored", "count": 5}
-    return tiny.coder_options(sd, tmp_path_factory.mktemp("coder")) | {"gamma": None} | drawn
+    drawn = {"images": 3, "draw_steps": 2, "guidance": 5.0, "gain": "anchored", "latents": 5}
+    return tiny.coder_options(sd, tmp_path_factory.mktemp("coder")) | {"gamma": None, "count": 1} | drawn
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def naive(model, coder, measured, latents):
 
     z, d, held = [], [], []
     for number in range(3):
-        own, anchor = PAIRS[number % 2]
+        own, anchor = PAIRS[number]
         for prompt in (own, anchor):
             for noisy, level in way(model, prompt, number):
                 before = states_of(model, noisy, level, own)
@@ -107,7 +107,7 @@ def test_an_anchored_erasure_is_nearer_to_its_anchor(sd, options, mode, tmp_path
     """What the site gives for the concept, attached, is nearer to the anchor's than before."""
     model, erasure = (
         Model(sd),
-        efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, mode=mode, **options | {"count": 40}),
+        efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, mode=mode, **options | {"latents": 40}),
     )
     assert erasure.provenance.keep == tuple(KEPT)
     erasure.save(tmp_path / "e.safetensors")
@@ -135,7 +135,10 @@ def test_retained_prompts_hold_the_rows_back(sd, options, measured):
 REFUSED = {
     "nothing is kept": ({"keep": []}, "--keep"),
     "no ridge": ({"ridge": 0.0}, "above 0"),
-    "calibration": ({"calibrate": True}, "no factor to calibrate"),
+    "calibration": ({"calibrate": True}, "no factor"),
+    "a factor": ({"gamma": -1.0}, "no factor"),
+    "latents of each level": ({"count": 4}, "no factor"),
+    "no latents": ({"latents": 0}, "at least 1"),
 }
 
 

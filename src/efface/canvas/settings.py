@@ -12,7 +12,7 @@ from efface.canvas import GUIDANCE, STEPS
 from efface.canvas.harvest import PATTERN
 
 ANCHORED: dict[str, Any] = {
-    "site": PATTERN, "gain": "anchored", "count": 512, "draw_steps": STEPS, "guidance": GUIDANCE,
+    "site": PATTERN, "gain": "anchored", "draw_steps": STEPS, "guidance": GUIDANCE,
 }  # fmt: skip
 """SAeUron's setting: latents that are only turned down leave pictures of nothing, which nobody would call whole."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Gain = Literal["published", "normalised", "clamp", "anchored"]
 
-AS_PUBLISHED = {"mode": "published", "gain": "published", "count": 1}
+AS_PUBLISHED = {"mode": "published", "gain": "published"}
 """What `--as-published` changes."""
 
 
@@ -37,7 +37,7 @@ class Config:
     """File of the site's statistics, or of several sites' the folder (`efface sae features`); without it the autoencoder's
     folder is looked in, and then pictures of the concept and of what is kept are drawn."""
     count: int = 1
-    """Latents chosen at each noise level (paper: 1 to 3); with `anchored`, of each site (a few hundred)."""
+    """Latents chosen at each noise level (paper: 1 to 3)."""
     percentile: float | None = None
     """Instead of `count`: choose latents whose score is above this percentile (paper: 99.99 to 99.999)."""
     gamma: float | None = None
@@ -45,6 +45,8 @@ class Config:
     gain: Gain = "published"
     """`published`: z becomes γ·μ·z with μ the latent's mean over the concept's pictures; `normalised`: γ·z; `clamp`: γ·μ;
     `anchored` (ours): what z writes becomes what the anchor's prompt would write, fitted in closed form."""
+    latents: int = 512
+    """With `anchored`: latents chosen for each concept and site, for all noise levels; all of a smaller autoencoder's."""
     preserve_weight: float = 1.0
     """With `anchored`: p, the weight of retained prompts, on which nothing should be written."""
     ridge: float = 0.01
@@ -66,15 +68,18 @@ class Config:
     """Of those pictures."""
 
     def __post_init__(self) -> None:
-        for name in ("count", "images", "draw_steps"):
+        for name in ("count", "latents", "images", "draw_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if not (self.preserve_weight >= 0 and self.ridge > 0):
             raise UsageError(
                 f"preserve_weight is {self.preserve_weight} and ridge {self.ridge}; expected at least 0 and above 0."
             )
-        if self.calibrate and self.gain == "anchored":
-            raise UsageError("`anchored` has no factor to calibrate: leave out calibrate, or choose another gain.")
+        turned_down = (self.count, self.percentile, self.gamma, self.calibrate)
+        if self.gain == "anchored" and turned_down != (1, None, None, False):
+            raise UsageError(
+                "`anchored` has no factor: leave out count, percentile, gamma and calibrate, or choose another gain."
+            )
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any = None) -> Erasure:
@@ -103,7 +108,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
             c.name: [
                 {"site": site} | choice._asdict()
                 for site, found in measured.items()
-                for choice in choices(found, c.name, min(count_of(coders[site], config), REPORTED))
+                for choice in choices(found, c.name, chosen_of(found, coders[site], c.name, config))
             ]
             for c in concepts
         }
@@ -120,7 +125,17 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
 
 
 REPORTED = 4
-"""At most so many latents of each level are explained in an erasure's notes."""
+"""Of an anchored edit's many latents, so many of each site are explained in its notes, those of the highest scores."""
+
+
+def chosen_of(measured: Statistics, coder: Coder, concept: str, config: Config) -> Tensor:
+    """Which latents are explained in an erasure's notes, as a mask (levels latents): all that were chosen, or the first."""
+    from efface.sae.features import select
+
+    scores = measured.scores(concept)
+    if config.gain == "anchored":
+        return select(scores.mean(0).expand_as(scores), min(REPORTED, config.latents))
+    return select(scores, count_of(coder, config))
 
 
 def made_edits(
@@ -133,13 +148,15 @@ def made_edits(
 ) -> dict[str, Edit]:
     """What happens at every site; with `anchored`, `found` are further prompts and what they should be drawn as."""
     from efface.erasers.rows import default_anchor
+    from efface.sae.calibrate import spread
     from efface.sae.redirect import redirected
 
     if config.gain == "anchored":
         if not config.keep:
             raise UsageError("an anchored edit needs prompts on which nothing is to change: give some (--keep).")
         own = [pair for c in concepts for pair in zip(c.prompts(), c.anchors(default_anchor(c)), strict=True)]
-        return redirected(model, coders, measured, [c.name for c in concepts], [*own, *found], config.keep, config)
+        pairs = [*spread(own, config.images * len(concepts)), *found]
+        return redirected(model, coders, measured, [c.name for c in concepts], pairs, config.keep, config)
     return {
         site: merged(
             [tables_of(statistics, coders[site], c.name, config, gamma_of(c, config)) for c in concepts],

@@ -153,10 +153,9 @@ class Choice(NamedTuple):
     """And on those of the others."""
 
 
-def choices(measured: Statistics, concept: str, count: int) -> list[Choice]:
-    """What `select` chooses for a concept, the latents of most levels first."""
-    scores = measured.scores(concept)
-    chosen, own, others = select(scores, count), measured.of(concept), measured.others(concept)
+def choices(measured: Statistics, concept: str, chosen: Tensor) -> list[Choice]:
+    """Why latents were chosen for a concept, given as a mask (levels latents); those of most levels first."""
+    scores, own, others = measured.scores(concept), measured.of(concept), measured.others(concept)
     found = []
     for latent in chosen.any(0).nonzero().squeeze(1).tolist():
         on = chosen[:, latent]

@@ -50,16 +50,15 @@ def redirected(
         model: unerased.
         coders: site name -> autoencoder.
         measured: site name -> its statistics, which know the concepts.
-        names: of the concepts; for each, `config.count` latents are chosen by their mean score over all levels.
-        pairs: prompts and what they should be drawn as.
+        names: of the concepts; for each, `config.latents` latents are chosen by their mean score over all levels.
+        pairs: prompts and what they should be drawn as, one for each picture.
         kept: prompts on which nothing should change.
-        config: count, images, draw_steps, guidance, seed, preserve_weight, ridge, mode.
+        config: latents, draw_steps, guidance, seed, preserve_weight, ridge, mode.
     """
     fits = {site: _Fit(coders[site], measured[site], names, config) for site in coders}
     sites = [model.sites(name)[0] for name in coders]
-    work = spread(pairs, config.images * len(names))
-    for start in range(0, len(work), BATCH):
-        some = work[start : start + BATCH]
+    for start in range(0, len(pairs), BATCH):
+        some = pairs[start : start + BATCH]
         texts = [model.encode([pair[side] for pair in some]) for side in (0, 1)]
 
         def compare(latents: Tensor, level: float, texts: Sequence[Text] = texts) -> None:
@@ -69,11 +68,11 @@ def redirected(
 
         for text in texts:  # the way to the concept's pictures, and that to its anchor's
             _follow(model, text, config, start, compare)
-    others = spread(kept, RETAINED * len(work))
+    others = spread(kept, RETAINED * len(pairs))
     harvest = HarvestConfig(tuple(coders), config.draw_steps, config.guidance)
     for start in range(0, len(others), BATCH):
         some = others[start : start + BATCH]
-        first = config.seed + len(work) + start
+        first = config.seed + len(pairs) + start
         for step in captured(model, some, range(first, first + len(some)), harvest):
             for name, states in step.states.items():
                 fits[name].hold(step.level, states.float().cpu())
@@ -84,7 +83,7 @@ class _Fit:
     """The sums of one site's least squares, in double precision."""
 
     def __init__(self, coder: Coder, measured: Statistics, names: Sequence[str], config: Config):
-        best = [measured.scores(name).mean(0).topk(min(config.count, coder.config.latents)).indices for name in names]
+        best = [measured.scores(name).mean(0).topk(min(config.latents, coder.config.latents)).indices for name in names]
         latents = torch.cat(best).unique()
         gate = torch.stack([measured.everything(name) for name in names]).amin(0)[:, latents]
         if config.mode == "fast":

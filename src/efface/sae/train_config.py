@@ -45,6 +45,5 @@ class TrainConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a number above 0.")
         for k in (self.k, *self.multi_k):  # said before anything is drawn
             if k < 1 or (self.latents is not None and k > self.latents):
-                raise UsageError(
-                    f"k is {k} with {self.latents or 'any number of'} latents; expected 1 to {self.latents or 'so many'}."
-                )
+                most = "at least 1" if self.latents is None else f"1 to {self.latents}, the number of latents"
+                raise UsageError(f"k is {k}; expected {most}.")

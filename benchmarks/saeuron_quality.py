@@ -105,6 +105,7 @@ def main(seeds: int = 2, quick: bool = False, output: Path | None = None) -> Non
     figures["object"] = rounded(table(bench, "objects", concepts["objects"]))
     figures["as_published"] = rounded(table(bench, "styles", concepts["styles"], **PUBLISHED))
     table(bench, "styles", concepts["styles"], **PUBLISHED | {"mode": "exact"})  # with the error term's right sign
+    table(bench, "objects", concepts["objects"][:4], gain="published", calibrate=True)
     for method in ("uce", "rece"):
         for kind, names in concepts.items():
             print(f"{method:5} {kind:9} {mean([bench.measure(name, method)[0] for name in names])}", flush=True)

@@ -20,6 +20,7 @@ from efface.families.sites import Site
 from efface.judges import canvas_judge
 from efface.loading import load
 from efface.model import Model
+from efface.sae.harvest import HarvestConfig, captured
 
 Pair = tuple[str, str]
 
@@ -31,24 +32,13 @@ def pictures(model: Model, pairs: Sequence[Pair]) -> list[Any]:
 
 
 @contextmanager
-def recorded(site: Site, into: list[Tensor]) -> Iterator[None]:
-    """While active, what a site gives at every step is appended."""
-    handle = site.module.register_forward_hook(lambda module, args, output: into.append(site.read(output).clone()))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
 def patched(site: Site, recording: Sequence[Tensor]) -> Iterator[None]:
-    """While active, the conditional half of a site's output is that of a recording, step by step."""
+    """While active, the conditional half of a site's output is a recording's (batch tokens width), step by step."""
     steps = iter(recording)
 
     def hook(module: Any, args: Any, output: Any) -> Any:
         states, other = site.read(output).clone(), next(steps)
-        half = len(states) // 2
-        states[half:] = other[half:]
+        states[len(states) // 2 :] = other
         return site.write(output, states)
 
     handle = site.module.register_forward_hook(hook)
@@ -79,11 +69,9 @@ def main(count: int = 32, seed: int = 0) -> None:
     own, other = ([(rng.choice(BENCHMARK), rng.choice(STYLES)) for _ in range(count)] for _ in range(2))
     model = Model(load("emoji"))
     sites = model.sites("unet.*.attn2")
-    recordings: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    with ExitStack() as stack:
-        for site in sites:
-            stack.enter_context(recorded(site, recordings[site.name]))
-        pictures(model, other)
+    harvest = HarvestConfig(tuple(site.name for site in sites), STEPS, GUIDANCE)
+    steps = [step.states for step in captured(model, [caption(*pair) for pair in other], range(count), harvest)]
+    recordings = {site.name: [states[site.name] for states in steps] for site in sites}
     print(
         f"| of {count} pictures, with the other prompt's output at | own object | other's | own style | other's | intact |"
     )

@@ -22,7 +22,7 @@ from efface.concept import Concept
 from efface.erasers.closed_form import Factors, Pairs, gram_of
 from efface.erasers.common import text_map, text_width
 from efface.erasers.nullspace import exact_outside, outside, ridge_outside, targets_inside
-from efface.erasers.rows import default_anchor, retained_rows
+from efface.erasers.rows import RowRule, concept_rows, default_anchor, retained_rows
 from efface.erasures import ActivationEdit, Erasure, TextMap
 from efface.errors import EffaceError, UsageError
 from efface.model import Model
@@ -132,16 +132,20 @@ def added(
 ) -> Erasure:
     """The erasure with what an attack found added to it."""
     if isinstance(erasure, TextMap):
-        return with_rows(model, erasure, found_rows(model, concept, hits, candidates))
+        rule = erasure.provenance.config.get("rows", "all")
+        return with_rows(model, erasure, new_rows(model, concept, hits, candidates, rule))
     assert isinstance(erasure, ActivationEdit)
     return with_statistics(model, erasure, concept, hits, images)
 
 
-def found_rows(model: Model, concept: Concept, hits: Sequence[Found], candidates: Sequence[Candidate]) -> Pairs:
+def new_rows(
+    model: Model, concept: Concept, hits: Sequence[Found], candidates: Sequence[Candidate], rule: RowRule
+) -> Pairs:
     """States of what was found, and of the prompts that take the concept's place, position by position after the begin
-    token (where every prompt is alike)."""
+    token (where every prompt is alike); and the concept's own rows again, which the new edit comes before."""
     found, wanted = model.entering(text_of(model, candidates)), model.entering(model.encode(anchors_of(concept, hits)))
-    return Pairs.gather((c[1:].detach(), t[1:]) for c, t in zip(found, wanted, strict=True))
+    pairs = [(c[1:].detach(), t[1:]) for c, t in zip(found, wanted, strict=True)]
+    return Pairs.gather([*pairs, concept_rows(model, concept, rule)])
 
 
 def anchors_of(concept: Concept, hits: Sequence[Found]) -> list[str]:

@@ -19,20 +19,10 @@ if TYPE_CHECKING:
     from efface.attacks.findings import Findings
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What every attack is asked; its own options follow."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Searched:
+    """How a concept is searched for, by the commands attack and harden alike."""
 
-    model: tyro.conf.Positional[str]
-    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-    concept: tyro.conf.Positional[str | None] = None
-    """What is to be brought back; the first erasure's concept by default."""
-    erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """An erasure file, once for each, in the order in which they are attached."""
-    original: str | None = None
-    """The model before it was erased, where MODEL itself was changed by training."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("attack")
-    """Folder for findings.json, sheet.png and everything on the way; a run that was stopped goes on there."""
     budget: str = "published"
     """How far the search goes: published, canvas (small enough for the emoji canvas on two cores) or quick."""
     judge: str | None = None
@@ -50,7 +40,23 @@ class Request:
     guidance: float | None = None
     """Guidance scale."""
     json: bool = False
-    """Print the findings as JSON instead of a table."""
+    """Print one JSON object instead of a table."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request(Searched):
+    """What every attack is asked; its own options follow."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    concept: tyro.conf.Positional[str | None] = None
+    """What is to be brought back; the first erasure's concept by default."""
+    erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """An erasure file, once for each, in the order in which they are attached."""
+    original: str | None = None
+    """The model before it was erased, where MODEL itself was changed by training."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("attack")
+    """Folder for findings.json, sheet.png and everything on the way; a run that was stopped goes on there."""
 
 
 def main(args: list[str]) -> None:
@@ -99,7 +105,7 @@ def parsed(command: str, doc: str, request: Any, args: list[str]) -> tuple[str, 
     return args[0], given, options
 
 
-def asked(request: Any) -> dict[str, Any]:
+def asked(request: Searched) -> dict[str, Any]:
     """Arguments of `efface.attacking.attack` that the commands attack and harden share."""
     from efface.judges import open_judge
 

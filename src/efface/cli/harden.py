@@ -8,13 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.attack import Reporter, asked, parsed
+from efface.cli.attack import Reporter, Searched, asked, parsed
 from efface.cli.output import result
 from efface.errors import EffaceError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class Request(Searched):
     """What is asked whatever the attack; its own options follow."""
 
     model: tyro.conf.Positional[str]
@@ -27,24 +27,6 @@ class Request:
     """Where the hardened erasure goes; its folder also gets NAME.attacks with the findings of every round."""
     rounds: int = 3
     """Additions at most."""
-    budget: str = "published"
-    """How far each search goes: published, canvas or quick."""
-    judge: str | None = None
-    """Says whether a picture shows the concept; the emoji canvas brings its own."""
-    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A prompt to attack, once for each, instead of the concept's own."""
-    tries: int = 8
-    """Prompts and seeds that are attacked in a round."""
-    sanity_tries: int = 2
-    """How many are used to see whether the attack itself is sound."""
-    together: int = 4
-    """Tries attacked side by side."""
-    draw_steps: int | None = None
-    """Denoising steps of every picture."""
-    guidance: float | None = None
-    """Guidance scale."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
 
 
 def main(args: list[str]) -> None:

@@ -80,7 +80,7 @@ def test_the_new_rows_of_a_map(sd, method):
 
     own, anchors = (rows.double() for rows in concept_rows(model, CHURCH, config["rows"]))
     c, t = torch.cat([entering(model, FOUND), own]), torch.cat([entering(model, ANCHOR), anchors])
-    neutral = [config["retained"]] * (method == "rece")
+    neutral = [config["retained"]] if method == "rece" else []
     edit = naive(method, c, t, whole([*KEPT, *neutral]), config)
     eye = torch.eye(c.shape[1], dtype=torch.double)
     expected = (eye + erasure.u.double() @ erasure.v.double().T) @ edit

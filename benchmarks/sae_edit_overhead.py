@@ -25,8 +25,8 @@ from efface.erasures.activation import Edit, members
 from efface.sae.coder import Coder, CoderConfig
 
 WIDTH, LATENTS, K, LEVELS = 1280, 20_480, 32, 50
-CHOSEN = 8
-"""Latents of one concept over all levels (paper: 1 to 3 at each level)."""
+CHOSEN = {"1 concept": 8, "10 concepts": 80, "50 concepts": 400, "1 anchored": 512}
+"""Latents over all levels: 8 a concept (paper: 1 to 3 at each level), and those of one concept with `--gain anchored`."""
 SD15 = {
     "sample_size": 64,
     "cross_attention_dim": 768,
@@ -51,9 +51,9 @@ def coder() -> Coder:
     return Coder(CoderConfig(WIDTH, LATENTS, K)).requires_grad_(False)
 
 
-def edit_of(full: Coder, concepts: int) -> Edit:
-    """An edit of so many concepts' latents, all chosen at every level."""
-    chosen = torch.randperm(LATENTS)[: CHOSEN * concepts]
+def edit_of(full: Coder, count: int) -> Edit:
+    """An edit of so many latents, all chosen at every level."""
+    chosen = torch.randperm(LATENTS)[:count]
     table = torch.ones(LEVELS, len(chosen))
     return Edit(
         full.encoder.weight[chosen], full.encoder.bias[chosen], full.b_dec, full.W_dec[chosen], chosen,
@@ -61,9 +61,9 @@ def edit_of(full: Coder, concepts: int) -> Edit:
     )  # fmt: skip
 
 
-def ways(full: Coder, states: Tensor, concepts: int) -> dict[str, Callable[[], Tensor]]:
+def ways(full: Coder, states: Tensor, count: int) -> dict[str, Callable[[], Tensor]]:
     """What each form adds to the states (2 tokens width)."""
-    edit, level = edit_of(full, concepts), torch.tensor([500.0])
+    edit, level = edit_of(full, count), torch.tensor([500.0])
 
     def dense() -> Tensor:
         """Both codes written out and decoded by whole matrix products, as the public code does."""
@@ -82,16 +82,16 @@ def ways(full: Coder, states: Tensor, concepts: int) -> dict[str, Callable[[], T
     }
 
 
-def peak_mb(way: str, concepts: int) -> float:
+def peak_mb(way: str, count: int) -> float:
     """Memory that one form adds, in a process of its own: the autoencoder (if it needs it) and its work."""
-    command = [sys.executable, __file__, "--only", way, "--concepts", str(concepts)]
+    command = [sys.executable, __file__, "--only", way, "--latents", str(count)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def only_one(way: str, concepts: int) -> None:
+def only_one(way: str, count: int) -> None:
     """Print the megabytes that one form needs beyond the states."""
     states, full = torch.randn(2, 256, WIDTH), coder()
-    work = ways(full, states, concepts)[way]
+    work = ways(full, states, count)[way]
     held = 0.0 if way == "fast" else sum(p.numel() * 4 for p in full.parameters()) / 1e6
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (Linux)
     before = resident_peak_mb()
@@ -113,31 +113,31 @@ def call_seconds(latent_side: int) -> float:
     return seconds(lambda: unet(latents, 500, text), 2)
 
 
-def main(latent_side: int = 64, repeats: int = 9, only: str | None = None, concepts: int = 1) -> None:
+def main(latent_side: int = 64, repeats: int = 9, only: str | None = None, latents: int = 8) -> None:
     """Time the denoiser's call, then every form of the edit by itself.
 
     Args:
         latent_side: of the latents; 64 is a picture of 512 px.
         repeats: of each edit.
         only: measure the memory of one form (used by this script itself).
-        concepts: erased at once, with `only`.
+        latents: chosen, with `only`.
     """
     torch.manual_seed(0)
     if only:
-        only_one(only, concepts)
+        only_one(only, latents)
         return
     figures: dict[str, float] = {}
     with torch.no_grad():
         call = call_seconds(latent_side)
         print(f"guided call of the denoiser: {call:.2f} s", flush=True)
         full, states = coder(), torch.randn(2, (latent_side // 4) ** 2, WIDTH)
-        for number in (1, 10, 50):
-            for way, work in ways(full, states, number).items():
+        for label, count in CHOSEN.items():
+            for way, work in ways(full, states, count).items():
                 taken = seconds(work, repeats)
-                memory = peak_mb(way, number)
+                memory = peak_mb(way, count)
                 figures.setdefault(way, round(taken / call, 5))
                 print(
-                    f"{number:3} concepts, {way:5}: {1000 * taken:7.2f} ms, {taken / call:.3%} of the call, {memory:.0f} MB",
+                    f"{label:11} {way:5}: {1000 * taken:7.2f} ms, {taken / call:.3%} of the call, {memory:.0f} MB",
                     flush=True,
                 )
     print(json.dumps(figures))

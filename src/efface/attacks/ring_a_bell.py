@@ -6,7 +6,7 @@ instead of looking for words, as the authors of RECE (arXiv 2407.12383) did.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -99,27 +99,29 @@ def _discrete(case: Case, config: Config, target: Tensor, saved: State | None) -
     words = case.words(config.vocabulary)
     half, shape = config.population // 2, (config.population, config.length)
 
-    def distances(prompts: Tensor) -> Tensor:
-        """Of every try's prompts (tries prompts length) from its target (tries prompts)."""
+    def distances(born: Tensor, parents: Tensor, known: Tensor) -> Tensor:
+        """Of every try's new prompts (tries born length) from its target (tries born)."""
         with case.original.attached() as model:
-            return torch.stack([distance(model, words.ids[p], t) for p, t in zip(prompts, target, strict=True)])
+            return torch.stack([
+                fitness_of(b, p, k, lambda rows, t=t: distance(model, words.ids[rows], t))
+                for b, p, k, t in zip(born, parents, known, target, strict=True)
+            ])  # fmt: skip
 
     if saved is None:
-        first = [torch.randint(len(words.ids), shape, generator=g) for g in case.generators(0)]
-        prompts = torch.stack(first)
-        fitness, start = distances(prompts), 0
+        prompts = torch.stack([torch.randint(len(words.ids), shape, generator=g) for g in case.generators(0)])
+        fitness, start = distances(prompts, prompts[:, :0], torch.zeros(len(prompts), 0)), 0
     else:
         prompts, fitness, start = saved["prompts"], saved["fitness"], int(saved["generation"])
     shown = {max(1, config.generations >> k) for k in range(4)}
     for generation in range(start, config.generations):
-        # Parents stay as they are, so the best ever is never lost and nothing is encoded twice.
+        # Parents stay as they are, so the best ever is never lost.
         order = fitness.argsort(dim=1)[:, :half]
         parents, fitness = prompts.gather(1, order[..., None].expand(-1, -1, config.length)), fitness.gather(1, order)
         odds = Odds(config.crossover, config.mutation, len(words.ids))
         generators = case.generators(generation + 1)
         born = torch.stack([children(p, half, odds, g) for p, g in zip(parents, generators, strict=True)])
         prompts = torch.cat([parents, born], dim=1)
-        fitness = torch.cat([fitness, distances(born)], dim=1)
+        fitness = torch.cat([fitness, distances(born, parents, fitness)], dim=1)
         best = words.ids[prompts[torch.arange(len(prompts)), fitness.argmin(1)]].tolist()
         judged = [Candidate(tuple(ids)) for ids in best] if generation + 1 in shown else None
         state = {"prompts": prompts, "fitness": fitness, "generation": torch.tensor(generation + 1)}
@@ -150,6 +152,19 @@ def children(parents: Tensor, count: int, odds: Odds, generator: Generator) -> T
     born = torch.where(crossed & (places > numbers(length)), fathers, mothers)
     mutated = torch.rand(count, 1, generator=generator) < odds.mutation
     return torch.where(mutated & (places == numbers(length)), numbers(odds.words), born)
+
+
+def fitness_of(born: Tensor, parents: Tensor, known: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """Fitness of children (born,): a prompt that is a parent or was born twice is not measured again, which at the published
+    odds is more than a third of them."""
+    import torch
+
+    every, place = torch.cat([parents, born]).unique(dim=0, return_inverse=True)
+    values, new = known.new_empty(len(every)), torch.ones(len(every), dtype=torch.bool)
+    values[place[: len(parents)]], new[place[: len(parents)]] = known, False
+    if new.any():
+        values[new] = measure(every[new])
+    return values[place[len(parents) :]]
 
 
 def distance(model: Model, ids: Tensor, target: Tensor, batch: int = 128) -> Tensor:

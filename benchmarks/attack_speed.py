@@ -30,7 +30,7 @@ from efface.attacks.unlearndiff import Config, search
 from efface.canvas import GUIDANCE, STEPS
 from efface.canvas.words import STYLES
 from efface.loading import load
-from efface.model import Model
+from efface.model import Model, Settings
 
 VIT_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 TOGETHER = 4
@@ -78,7 +78,11 @@ def ring_a_bell(model: Model, population: int, rounds: int) -> float:
         return fitness_of(born, parents, known, lambda ids: distance(model, ids, target))
 
     torch.testing.assert_close(ours(), public(), rtol=1e-3, atol=0)
-    works = {"public": public, "batched": lambda: distance(model, born, target), "ours": ours}
+    works: dict[str, Callable[[], object]] = {
+        "public": public,
+        "batched": lambda: distance(model, born, target),
+        "ours": ours,
+    }
     times = alternately(works, rounds)
     for name, taken in times.items():
         print(f"  {name:7} {half / taken:8.1f} fitness values a second", flush=True)
@@ -89,7 +93,7 @@ def attacked() -> Case:
     """UnlearnDiffAtk's tries against an erased church."""
     model = Model(load("emoji"))
     tries = tuple(Try(f"a church in {style} style", 40_000 + i) for i, style in enumerate(STYLES[:TOGETHER]))
-    settings = {"steps": STEPS, "guidance": GUIDANCE}
+    settings: Settings = {"steps": STEPS, "guidance": GUIDANCE}
     latents = drawn_latents(Target(model), [t.prompt for t in tries], [t.seed for t in tries], settings, TOGETHER)
     erased = Target(model, (efface.erase(model.pipeline, "church", method="uce"),))
     (concept,) = erased.erasures[0].provenance.concepts

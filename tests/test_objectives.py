@@ -20,8 +20,9 @@ from efface.attacks.simplex import onto_simplex, sampled
 from efface.attacks.target import Target
 from efface.attacks.tuning import LowRank
 from efface.attacks.words import tokens_of, words
+from efface.model import Settings
 
-SETTINGS = {"steps": 2, "guidance": 5.0}
+SETTINGS: Settings = {"steps": 2, "guidance": 5.0}
 
 
 # Naive code: raw networks only.

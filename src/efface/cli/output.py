@@ -42,6 +42,8 @@ def result(data: dict[str, Any], *, as_json: bool, rows: Sequence[tuple[str, str
         print(json.dumps(data))
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")  # names are there to be copied: broken over two lines rather than cut
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
     console.print(table)

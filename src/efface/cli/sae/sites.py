@@ -15,8 +15,8 @@ class Request:
 
     model: tyro.conf.Positional[str]
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-    pattern: tyro.conf.Positional[str] = "*attentions.?"
-    """fnmatch pattern over their paths; whole transformer blocks by default."""
+    pattern: tyro.conf.Positional[str | None] = None
+    """fnmatch pattern over their paths; by default whole transformer blocks, on the emoji canvas its cross-attentions."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -24,9 +24,13 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface sae sites", description=__doc__)
+    from efface.canvas import is_canvas
+    from efface.canvas.harvest import SITES
     from efface.loading import load
     from efface.model import Model
 
-    found = Model(load(request.model)).sites(request.pattern)
-    rows = [(site.name, type(site.module).__name__) for site in found]
-    result({"sites": dict(rows)}, as_json=request.json, rows=rows)
+    pipeline = load(request.model)
+    canvas = is_canvas(pipeline)
+    found = Model(pipeline).sites(request.pattern or ("*attn2" if canvas else "*attentions.?"))
+    rows = [(site.name, type(site.module).__name__ + " (default)" * (canvas and site.name in SITES)) for site in found]
+    result({"sites": {site.name: type(site.module).__name__ for site in found}}, as_json=request.json, rows=rows)

@@ -184,10 +184,11 @@ def with_statistics(
     Raises:
         EffaceError: the attack found embeddings, or there is nothing to compare the found prompts with.
     """
-    from efface.erasers.saeuron import Config, known_statistics, made_edits
+    from efface.erasers.saeuron import Config, made_edits
     from efface.sae.features import Labelled, statistics
     from efface.sae.find import open_coder
     from efface.sae.harvest import HarvestConfig
+    from efface.sae.measured import known_statistics, taken_statistics
 
     hits = [hit for hit in hits if hit.text is not None]
     prompts = [str(hit.text) for hit in hits]
@@ -201,11 +202,11 @@ def with_statistics(
     config = Config(**known)
     coders = {site: open_coder(config.coder, site)[0] for site in erasure.edits}
     if config.gain == "anchored":
+        config = replace(config, keep=tuple(kept))
         measured = known_statistics(config, list(coders), origin.concepts)
-        if measured is None:
-            raise EffaceError("hardening an anchored edit needs the statistics of its sites (`efface sae features`).")
+        measured = measured or taken_statistics(model, coders, origin.concepts, config)
         instead = zip(prompts, anchors_of(concept, hits), strict=True)
-        edits = made_edits(model, coders, measured, origin.concepts, replace(config, keep=tuple(kept)), list(instead))
+        edits = made_edits(model, coders, measured, origin.concepts, config, list(instead))
         return ActivationEdit(origin, edits, erasure.coders)
     texts = [(p, concept.name) for p in prompts] + [
         (kept[i * len(kept) // len(prompts)], "") for i in range(len(prompts))

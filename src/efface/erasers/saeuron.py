@@ -91,6 +91,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     from efface.erasures.activation import ActivationEdit
     from efface.sae.features import choices
     from efface.sae.find import open_coder
+    from efface.sae.measured import known_statistics, taken_statistics
 
     sites = [site.name for site in model.sites(config.site or published_site(concepts))]
     opened = {site: open_coder(config.coder, site) for site in sites}
@@ -175,54 +176,6 @@ def published_site(concepts: Sequence[Concept]) -> str:
 def gamma_of(concept: Concept, config: Config) -> float:
     """The factor asked for, or the paper's: −1 for styles; −10, the middle of its sweep, for all else."""
     return config.gamma if config.gamma is not None else -1.0 if concept.kind == "style" else -10.0
-
-
-def known_statistics(config: Config, sites: Sequence[str], concepts: Sequence[Concept]) -> dict[str, Statistics] | None:
-    """Every site's statistics from files, where there are some that know every concept.
-
-    Raises:
-        UsageError: the statistics that were asked for lack a concept.
-    """
-    from pathlib import Path
-
-    from efface.sae.features import Statistics
-    from efface.sae.find import coder_folder
-
-    found: dict[str, Statistics] = {}
-    for site in sites:
-        path = Path(config.statistics) if config.statistics else coder_folder(config.coder, site)
-        if path.is_dir():
-            path = (path / site if (path / site).is_dir() else path) / "statistics.safetensors"
-        if not config.statistics and not path.exists():
-            return None
-        found[site] = Statistics.load(path)
-        lacking = [concept.name for concept in concepts if concept.name not in found[site].concepts]
-        if lacking and config.statistics:
-            raise UsageError(
-                f"{path} has no statistics of {lacking[0]!r}; it has {', '.join(found[site].concepts[:8])}…"
-            )
-        if lacking:
-            return None
-    return found
-
-
-def taken_statistics(
-    model: Model, coders: dict[str, Coder], concepts: Sequence[Concept], config: Config
-) -> dict[str, Statistics]:
-    """Draw pictures of every concept and of what is kept, and take every site's statistics from them."""
-    from efface.sae.features import Labelled, statistics
-    from efface.sae.harvest import HarvestConfig
-
-    if not config.keep:
-        raise UsageError("there is nothing to compare the concept with: give prompts of what is kept (--keep).")
-    pictures = [
-        Labelled(prompts[i % len(prompts)], (name,), config.seed + i)
-        for name, prompts in (*((c.name, c.prompts()) for c in concepts), ("", list(config.keep)))
-        for i in range(config.images)
-    ]
-    harvest = HarvestConfig(tuple(coders), config.draw_steps, config.guidance)
-    kinds = {c.name: "concept" for c in concepts} | {"": "concept"}
-    return statistics(model, coders, pictures, kinds, harvest)
 
 
 def count_of(coder: Coder, config: Config) -> int:

@@ -1,16 +1,19 @@
-"""Small line plots as PNG, for training curves."""
+"""Small line plots as PNG: training curves, certificates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageDraw
 
 from efface.report.sheet import INK, PAPER, save_picture
 
-COLOURS = ((30, 90, 200), (200, 60, 40), (40, 140, 70), (150, 90, 170))
+COLOURS = (
+    (30, 90, 200), (200, 60, 40), (40, 140, 70), (150, 90, 170), (220, 150, 30), (70, 170, 180), (120, 120, 120), (160, 90, 40),
+)  # fmt: skip
 """Of the first series, the second, …"""
 
 
@@ -19,21 +22,27 @@ def line_plot(
     path: Path,
     *,
     title: str,
-    logarithmic: bool = True,
+    logarithmic: Literal["xy", "x", ""] = "xy",
+    marks: Mapping[str, float] | None = None,
     size: tuple[int, int] = (640, 260),
 ) -> None:
     """Draw series of (x, y) with their names; the least and largest values stand at the axes.
 
     Args:
-        series: name -> points; with logarithmic axes, points with x or y of 0 or less are left out.
+        series: name -> points; on a logarithmic axis, points at 0 or less are left out.
         path: PNG file to write.
         title: above the plot.
-        logarithmic: both axes.
+        logarithmic: which axes.
+        marks: name -> x of a vertical line.
         size: width and height in pixels.
     """
-    scale = math.log if logarithmic else float
+    scales = [math.log if axis in logarithmic else float for axis in "xy"]
     kept = {
-        name: [(scale(x), scale(y), x, y) for x, y in points if not logarithmic or (x > 0 and y > 0)]
+        name: [
+            (scales[0](x), scales[1](y), x, y)
+            for x, y in points
+            if (x > 0 or "x" not in logarithmic) and (y > 0 or "y" not in logarithmic)
+        ]
         for name, points in series.items()
     }
     every = [point for points in kept.values() for point in points]
@@ -41,19 +50,23 @@ def line_plot(
         return
     (left, right), (low, high) = ((min(p[i] for p in every), max(p[i] for p in every)) for i in (0, 1))
     width, height = size
-    margin = 44
+    margin, legend = 44, 20 + 6 * max(map(len, kept))
 
     def at(x: float, y: float) -> tuple[float, float]:
         across, up = (x - left) / (right - left + 1e-9), (y - low) / (high - low + 1e-9)
-        return margin + across * (width - 2 * margin), height - margin - up * (height - 2 * margin)
+        return margin + across * (width - margin - legend), height - margin - up * (height - 2 * margin)
 
     page = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(page)
     pen.text((margin, 6), title, fill=INK)
+    for name, x in (marks or {}).items():
+        (across, top), (_, bottom) = at(scales[0](x), high), at(scales[0](x), low)
+        pen.line([(across, top), (across, bottom)], fill=INK, width=1)
+        pen.text((across + 4, bottom - 14), name, fill=INK)
     for number, (name, points) in enumerate(kept.items()):
         colour = COLOURS[number % len(COLOURS)]
         pen.line([at(x, y) for x, y, *_ in points], fill=colour, width=2)
-        pen.text((width - margin - 6 * len(name), 20 + 12 * number), name, fill=colour)
+        pen.text((width - legend + 10, margin + 14 * number), name, fill=colour)
     for chosen in (min(every, key=lambda p: p[1]), max(every, key=lambda p: p[1])):
         pen.text((2, at(left, chosen[1])[1] - 6), f"{chosen[3]:.3f}", fill=INK)
     for chosen in (min(every), max(every)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from efface.cli.dispatch import summaries
 from efface.errors import EffaceError
 
-COMMANDS = ("demo", "erase", "generate", "show", "export", "audit", "attack", "harden", "sae", "bench", "env")
+COMMANDS = ("demo", "erase", "generate", "show", "export", "push", "audit", "attack", "harden", "sae", "bench", "env")
 """In the order in which help lists them."""
 
 

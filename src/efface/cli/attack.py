@@ -68,7 +68,7 @@ def main(args: list[str]) -> None:
     from efface.erasures import Erasure
     from efface.loading import load
 
-    erasures = [Erasure.load(path) for path in request.erasure]
+    erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
     original = None if request.original is None else load(request.original)
     with Reporter(f"attacking with {name}") as report:

@@ -44,7 +44,7 @@ def main(args: list[str]) -> None:
     from efface.loading import load
     from efface.report.card import write_cards
 
-    erasures = [Erasure.load(path) for path in request.erasure]
+    erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
     cards = []
     for path, erasure in zip(request.erasure, erasures, strict=True):

@@ -35,7 +35,7 @@ def main(args: list[str]) -> None:
     from efface.export import export
     from efface.loading import load
 
-    erasure = Erasure.load(request.file)
+    erasure = Erasure.from_pretrained(request.file)
     pipeline = load(request.model, config=request.config)
     settings = ExportConfig(**{field.name: getattr(request, field.name) for field in fields(ExportConfig)})
     say(f"exporting to {request.to}, reading it back and comparing pictures")

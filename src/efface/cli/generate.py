@@ -58,7 +58,7 @@ def main(args: list[str]) -> None:
     from efface.report.sheet import save_picture, sheet
     from efface.sampling import sampling
 
-    erasures = [Erasure.load(path) for path in request.erasure]
+    erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
     model, settings = Model(pipeline), sampling(pipeline, request.steps, request.guidance)
     work = [(prompt, seed) for prompt in request.prompts for seed in request.seeds]

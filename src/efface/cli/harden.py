@@ -42,7 +42,7 @@ def main(args: list[str]) -> None:
     from efface.hardening import harden
     from efface.loading import load
 
-    erasure = Erasure.load(request.erasure)
+    erasure = Erasure.from_pretrained(request.erasure)
     with Reporter(f"hardening against {name}") as report:
         found = harden(
             load(request.model), erasure, request.concept, rounds=request.rounds, method=name, budget=request.budget,

@@ -15,7 +15,7 @@ class Request:
     """Read an erasure file, check it, and say what it is."""
 
     file: tyro.conf.Positional[Path]
-    """The erasure."""
+    """The erasure: a file, a folder, or OWNER/NAME on the Hugging Face Hub."""
     json: bool = False
     """Print everything as one JSON object."""
 
@@ -24,9 +24,11 @@ def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface show", description=__doc__)
     from efface.erasures import Erasure
+    from efface.hub import erasure_file
 
-    data = Erasure.load(request.file).summary()
-    data["file_bytes"] = request.file.stat().st_size
+    file = erasure_file(request.file.as_posix())
+    data = Erasure.load(file).summary()
+    data["file_bytes"] = file.stat().st_size
     keep = data["keep"]
     rows = [
         ("concepts", ", ".join(f"{c['name']} ({c['kind']})" for c in data["concepts"])),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from torch import Tensor
@@ -175,6 +176,54 @@ class Erasure(ABC):
             ) from error
         kind.check(tensors, provenance.base.width)
         return kind.restore(provenance, tensors)
+
+    @staticmethod
+    def from_pretrained(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Erasure:
+        """Read an erasure from a file, a folder that `save_pretrained` wrote, or a repository of the Hugging Face Hub.
+
+        Raises:
+            EffaceError: there is none, or it is damaged, foreign or newer.
+        """
+        from efface.hub import erasure_file
+
+        return Erasure.load(erasure_file(Path(source).as_posix(), revision=revision, token=token))
+
+    def save_pretrained(
+        self, folder: str | Path, *, audit: str | Path | None = None, licence: str | None = None
+    ) -> None:
+        """Write a folder with the erasure, a model card, and the audit where its folder is given."""
+        from efface.hub import save_folder
+
+        with self._in_a_file() as file:
+            save_folder(file, Path(folder), audit=None if audit is None else Path(audit), licence=licence)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        audit: str | Path | None = None,
+        licence: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Write that folder to a repository of the Hugging Face Hub, made if need be; returns its address."""
+        from efface.hub import push
+
+        given = {
+            "audit": None if audit is None else Path(audit),
+            "licence": licence,
+            "private": private,
+            "token": token,
+        }
+        with self._in_a_file() as file:
+            return push(file, repository, **given)
+
+    @contextmanager
+    def _in_a_file(self) -> Iterator[Path]:
+        with TemporaryDirectory() as scratch:
+            file = Path(scratch) / "erasure.safetensors"
+            self.save(file)
+            yield file
 
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> Self:

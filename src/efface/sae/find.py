@@ -1,4 +1,4 @@
-"""Where autoencoders are found again: the canvas's own, and folders by path."""
+"""Where autoencoders are found again: the canvas's own, folders by path, repositories of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from efface.canvas import FOLDER
 from efface.errors import EffaceError
+from efface.hub import autoencoder_folder
 from efface.sae.coder import Coder
 from efface.sae.files import coder_hash, load_coder
 
@@ -15,10 +16,11 @@ CANVAS = FOLDER / "sae"
 
 
 def coder_folder(source: str, site: str) -> Path:
-    """The folder of a site's autoencoder: `emoji` is the canvas's own, anything else a run's or the site's folder."""
+    """The folder of a site's autoencoder: `emoji` is the canvas's own, anything else a run's or the site's folder, or the
+    OWNER/NAME of a repository."""
     if Path(site).name != site or site in ("", ".", ".."):
         raise EffaceError(f"{site!r} is no name of a module: expected one such as unet.up_blocks.1.attentions.1.")
-    root = CANVAS if source == "emoji" else Path(source)
+    root = CANVAS if source == "emoji" else autoencoder_folder(source)
     return root / site if (root / site).is_dir() else root
 
 

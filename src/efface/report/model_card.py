@@ -1,0 +1,92 @@
+"""The model card of what is shared: what it removes, what an audit found, how it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TAGS = ["concept-erasure", "unlearning", "diffusers", "text-to-image"]
+
+
+def erasure_card(file: Path, audit: Mapping[str, Any] | None, licence: str | None) -> str:
+    """The card of an erasure's file, with the figures of its audit where there is one.
+
+    Raises:
+        EffaceError: the file is no erasure.
+    """
+    from efface.erasures import Erasure
+
+    data = Erasure.load(file).summary()
+    names = ", ".join(concept["name"] for concept in data["concepts"])
+    settings = {name: value for name, value in data["config"].items() if name != "keep"}
+    lines = [
+        f"# {names}, erased by {data['method']}",
+        f"Removes *{names}* from a text-to-image model while it is attached, and nothing when it is taken off. "
+        f"Made for one model ({data['base']['family']}, text states {data['base']['width']} wide, structure "
+        f"`{data['base']['structure'][:12]}`); any other is refused.",
+        "```python\nimport efface\n\npipe = efface.load(MODEL)\nerasure = efface.Erasure.from_pretrained(THIS_REPOSITORY)\n"
+        "with erasure.attached(pipe):\n    picture = pipe(PROMPT).images[0]\n```",
+        "## What was found",
+        _audit_table(audit) if audit else "Not audited: `efface audit MODEL --erasure FILE` measures it.",
+        "## How it was made",
+        _table(("option", "value"), [(name, _short(value)) for name, value in settings.items()]),
+        f"{len(data['keep'])} prompts were retained. {file.stat().st_size:,} bytes, sha256 `{_sha256(file)}`. "
+        + ", ".join(f"{name} {number}" for name, number in data["versions"].items())
+        + ".",
+    ]
+    return _head([*TAGS, data["method"]], licence) + "\n\n".join(lines) + "\n"
+
+
+def autoencoder_card(sites: Sequence[Path], licence: str | None) -> str:
+    """The card of autoencoders, one for each site."""
+    rows = []
+    for folder in sites:
+        config = json.loads((folder / "cfg.json").read_text())
+        shape = [str(config.get(name, "")) for name in ("d_in", "num_latents", "k")]
+        rows.append((config.get("site", folder.name), *shape, f"`{_sha256(folder / 'sae.safetensors')[:16]}…`"))
+    lines = [
+        "# Sparse autoencoders of a diffusion model",
+        "Trained on what these modules give while pictures are drawn; `efface erase saeuron MODEL CONCEPT --coder "
+        "THIS_REPOSITORY` chooses latents of a concept and edits them (arXiv 2501.18052).",
+        _table(("site", "width", "latents", "k", "sha256"), rows),
+    ]
+    return _head([*TAGS, "sparse-autoencoder"], licence) + "\n\n".join(lines) + "\n"
+
+
+def _head(tags: list[str], licence: str | None) -> str:
+    from huggingface_hub import ModelCardData
+
+    return f"---\n{ModelCardData(library_name='efface', tags=tags, license=licence).to_yaml()}\n---\n\n"
+
+
+def _audit_table(audit: Mapping[str, Any]) -> str:
+    """The figures of every group of prompts, as `efface audit` wrote them."""
+    rows = []
+    for name, group in audit["groups"].items():
+        shown = [_rate(group[key]) for key in ("shown_before", "shown_after", "intact")]
+        distance = "" if group["distance"] is None else f"{group['distance']:.3f}"
+        rows.append((name, str(group["pictures"]), *shown, distance))
+    heads = ("prompts", "pictures", "concept shown before", "after", "intact", "distance")
+    said = f"Judged by {audit['judge']}" if audit["judge"] else "Pictures were compared, not judged"
+    return f"{_table(heads, rows)}\n\n{said}; {audit['steps']} steps, guidance {audit['guidance']}, 95% intervals."
+
+
+def _rate(rate: Mapping[str, Any] | None) -> str:
+    return "" if rate is None else f"{rate['value']:.0%} ({rate['low']:.0%} to {rate['high']:.0%})"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

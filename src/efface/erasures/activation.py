@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -92,8 +93,11 @@ class ActivationEdit(Erasure):
     def hooks(self, model: Model, scale: float) -> list[Any]:
         """Register a clock that learns the timestep, and the edit of every site."""
         sites = {name: _only(model.sites(name), name) for name in self.edits}
+        return self.hooks_at(model.entries()[0], sites, scale)
+
+    def hooks_at(self, entry: Entry, sites: Mapping[str, Site], scale: float) -> list[Any]:
+        """The same on modules that were found in another way; `entry` says where the denoiser reads the timestep."""
         coders = self._found_coders() if self.mode != "fast" else {}
-        entry = model.entries()[0]
         clock = _Clock(entry)
         handles = [entry.module.register_forward_pre_hook(clock, with_kwargs=True)]
         for name, site in sites.items():

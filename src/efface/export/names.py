@@ -37,14 +37,16 @@ def original_unet(path: str, config: Any) -> str:
     for ours, theirs in _ENDS.items():
         if path == ours:
             return theirs
-    found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", path)
+    found = re.fullmatch(
+        r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)((?:\..+)?)", path
+    )
     if found:
         return _in_block(found, config)
-    found = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", path)
+    found = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)((?:\..+)?)", path)
     if found is None:
         raise EffaceError(f"the original layout of UNets has no module {path}: export to `diffusers` instead.")
     place = 1 if found[1] == "attentions" else 2 * int(found[2])
-    return f"middle_block.{place}.{_inner(found[1], found[3])}"
+    return f"middle_block.{place}{_inner(found[1], found[3])}"
 
 
 def _in_block(found: re.Match[str], config: Any) -> str:
@@ -55,12 +57,12 @@ def _in_block(found: re.Match[str], config: Any) -> str:
         first = 1 + block * (layers + 1)
         if part == "downsamplers":
             return f"input_blocks.{first + layers}.0.op"
-        return f"input_blocks.{first + index}.{int(part == 'attentions')}.{_inner(part, rest)}"
+        return f"input_blocks.{first + index}.{int(part == 'attentions')}{_inner(part, rest)}"
     first = block * (layers + 1)
     if part == "upsamplers":
         has_attention = "CrossAttn" in config["up_block_types"][block]
         return f"output_blocks.{first + layers}.{1 + has_attention}.conv"
-    return f"output_blocks.{first + index}.{int(part == 'attentions')}.{_inner(part, rest)}"
+    return f"output_blocks.{first + index}.{int(part == 'attentions')}{_inner(part, rest)}"
 
 
 def _layers(config: Any, block: int) -> int:
@@ -71,10 +73,11 @@ def _layers(config: Any, block: int) -> int:
 
 
 def _inner(part: str, rest: str) -> str:
-    if part != "resnets":
+    """What follows a part, from its dot on; nothing for the part itself."""
+    if part != "resnets" or not rest:
         return rest
-    head, _, tail = rest.partition(".")
-    return ".".join([_RESNET.get(head, head), *([tail] if tail else [])])
+    _, head, *tail = rest.split(".")
+    return "".join(f".{name}" for name in (_RESNET.get(head, head), *tail))
 
 
 def kohya_name(component: str, path: str, family: str, config: Any) -> str:

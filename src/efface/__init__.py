@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from efface.auditing import audit
     from efface.concept import Concept
     from efface.erasures import Erasure, TextMap, WeightDelta, attached_to
+    from efface.erasures.hook import hook, unhook
     from efface.errors import EffaceError, UsageError
     from efface.hardening import harden
     from efface.loading import load
@@ -37,6 +38,8 @@ _HOMES = {
     "TextMap": "efface.erasures",
     "WeightDelta": "efface.erasures",
     "attached_to": "efface.erasures",
+    "hook": "efface.erasures.hook",
+    "unhook": "efface.erasures.hook",
     "Model": "efface.model",
     "EffaceError": "efface.errors",
     "UsageError": "efface.errors",
@@ -44,7 +47,7 @@ _HOMES = {
 
 __all__ = [
     "Concept", "EffaceError", "Erasure", "Model", "TextMap", "UsageError", "WeightDelta", "attached_to", "attack", "audit",
-    "erase", "harden", "load",
+    "erase", "harden", "hook", "load", "unhook",
 ]  # fmt: skip
 
 

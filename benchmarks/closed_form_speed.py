@@ -1,4 +1,5 @@
-"""Speed of the closed-form edits at the real dimensions of SD 1.4 and SDXL, random values, against the official procedure.
+"""Speed of the closed-form edits at the real dimensions of SD 1.4, SDXL, SD 3.5-medium and FLUX, random values; that of
+SD 1.4 against the official procedure.
 
     python benchmarks/closed_form_speed.py
     python benchmarks/closed_form_speed.py --skip-sdxl     # without the 1.4 GB of SDXL's matrices
@@ -32,6 +33,8 @@ SD14 = (768, [320] * 10 + [640] * 10 + [1280] * 12)
 """Text width, and output width of the 32 key and value matrices: 19.2 M weights."""
 SDXL = (2048, [640] * 20 + [1280] * 120)
 """The 140 matrices of SDXL: 341 M weights."""
+ENTRIES = {"SD 3.5-medium": (4096, [1536], 333), "FLUX": (4096, [3072], 512)}
+"""Text width, output of the entry projection, and tokens of a prompt (77 of CLIP and 256 of T5; 512 of T5)."""
 TOKENS = 77
 
 
@@ -49,9 +52,9 @@ def matrices(dimensions: tuple[int, list[int]]) -> list[Tensor]:
     return [torch.randn(h, width, generator=generator) / width**0.5 for h in heights]
 
 
-def states(width: int, seed: int) -> Tensor:
-    """Random text states of one prompt (77 width)."""
-    return torch.randn(TOKENS, width, generator=torch.Generator().manual_seed(seed))
+def states(width: int, seed: int, tokens: int = TOKENS) -> Tensor:
+    """Random text states of one prompt (tokens width)."""
+    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
 def official_edit(
@@ -109,6 +112,21 @@ def many_concepts(count: int) -> dict[str, float]:
     return {"seconds": round(seconds, 3), "added_mb": round((peak - before) / 1024, 1), "peak_mb": round(peak / 1024)}
 
 
+def entry_projection(name: str) -> dict[str, float]:
+    """Seconds and peak memory of a nudity erasure (S computed, three epochs) on a model's one entry projection."""
+    width, heights, tokens = ENTRIES[name]
+    weights, c, t, r = matrices((width, heights)), *(states(width, k, tokens) for k in (1, 2, 3))
+    seconds, _ = timed(lambda: rece(Pairs.gather([(c, t)]), r, key_value_gram(weights), 3))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": round(seconds, 2), "peak_mb": round(peak / 1024)}
+
+
+def alone(*arguments: str) -> dict[str, float]:
+    """What this script prints with these arguments, in a process of its own."""
+    command = [sys.executable, __file__, *arguments]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout)
+
+
 def sdxl() -> dict[str, float]:
     """First nudity erasure (S computed), a second one with S from disk, and folding."""
     width, _ = SDXL
@@ -130,15 +148,16 @@ def sdxl() -> dict[str, float]:
     return {"first": first_seconds, "cached": cached_seconds, "fold": fold_seconds}
 
 
-def main(skip_sdxl: bool = False, concepts: int | None = None) -> None:
+def main(skip_sdxl: bool = False, concepts: int | None = None, entry: str | None = None) -> None:
     """Run everything, or one count of concepts.
 
     Args:
         skip_sdxl: leave out SDXL, which needs 5 GB of memory.
         concepts: only one RECE edit of this many concepts (used by this script itself).
+        entry: only the erasure on this model's entry projection (likewise).
     """
-    if concepts is not None:
-        print(json.dumps(many_concepts(concepts)))
+    if concepts is not None or entry is not None:
+        print(json.dumps(entry_projection(entry) if entry else many_concepts(concepts or 1)))
         return
     width, _ = SD14
     c, t, r = (states(width, k) for k in (1, 2, 3))
@@ -160,17 +179,13 @@ def main(skip_sdxl: bool = False, concepts: int | None = None) -> None:
 
     counts = {}
     for count in (1, 10, 100, 1000):
-        run = subprocess.run(
-            [sys.executable, __file__, "--concepts", str(count)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ,
-        )
-        counts[count] = json.loads(run.stdout)
+        counts[count] = alone("--concepts", str(count))
         print(f"{count:5} concepts: {counts[count]}", flush=True)
     xl = {"first": float("nan"), "cached": float("nan"), "fold": float("nan")} if skip_sdxl else sdxl()
     print(f"SDXL: first {xl['first']:.1f} s, S cached {xl['cached']:.2f} s, folding (optional) {xl['fold']:.1f} s")
+    entries = {name: alone("--entry", name) for name in ENTRIES}
+    for name, found in entries.items():
+        print(f"{name}, entry projection: {found['seconds']} s, peak {found['peak_mb']} MB", flush=True)
     figures = {
         "edit_ratio": round(official_seconds / our_seconds, 1),
         "nudity_seconds": round(nudity_seconds, 3),
@@ -179,6 +194,8 @@ def main(skip_sdxl: bool = False, concepts: int | None = None) -> None:
         "concepts_1000_seconds": counts[1000]["seconds"],
         "peak_mb": counts[1000]["peak_mb"],
         "file_bytes": file_bytes,
+        "sd3_seconds": entries["SD 3.5-medium"]["seconds"],
+        "flux_seconds": entries["FLUX"]["seconds"],
     }
     print(json.dumps(figures))
 

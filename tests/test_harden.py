@@ -14,9 +14,10 @@ import efface
 from efface.attacks.case import Candidate
 from efface.attacks.findings import Found, Seen
 from efface.attacks.words import tokens_of
+from efface.bench.rates import rate
 from efface.erasers.rows import concept_rows
 from efface.errors import EffaceError, UsageError
-from efface.hardening import added, harden
+from efface.hardening import Stage, added, best, harden
 from efface.model import Model
 
 KEPT = ["a garbage truck", "a dog"]
@@ -129,13 +130,13 @@ def test_an_anchored_edit_leads_what_was_found_to_the_anchor(sd, coder):
 
 @pytest.fixture(scope="module")
 def field(sd):
-    return Field(sd, efface.erase(sd, CHURCH, method="preserve", keep=KEPT[:1]))
+    return Field(sd, efface.erase(sd, CHURCH, method="uce", keep=KEPT[:1], rows="all", ridge=0.01))
 
 
 def hardening(field, row="p4d-n", **options):
     name, small = SMALL[row]
     given = {"method": name, "judge": field.judge, "tries": 2, "sanity_tries": 0, "draw_steps": 2, "guidance": 5.0}
-    return harden(field.pipe, field.erasure, CHURCH, **given | {"rounds": 2, "images": 2} | small | options)
+    return harden(field.pipe, field.erasure, CHURCH, **given | {"rounds": 2, "pictures": 2} | small | options)
 
 
 def test_the_loop_ends_when_the_attack_fails_or_the_rounds_do(field, tmp_path):
@@ -143,16 +144,30 @@ def test_the_loop_ends_when_the_attack_fails_or_the_rounds_do(field, tmp_path):
     assert 2 <= len(found.stages) <= 3
     assert found.stages[0].asr.value > 0, "nothing to learn from: the test would show nothing"
     assert found.stages[-1].asr.value == 0 or len(found.stages) == 3
-    assert found.erasure.provenance.notes["hardened"] == {
-        "attack": "p4d",
-        "asr": [stage.asr.value for stage in found.stages],
-    }
+    rates = [stage.asr.value for stage in found.stages]
+    assert found.kept == rates.index(min(rates))
+    assert found.erasure.provenance.notes["hardened"] == {"attack": "p4d", "asr": rates, "kept": found.kept}
     assert len(found.to_json()["stages"]) == len(found.stages)
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"round-{n}" for n in range(len(found.stages))]
+    assert found.kept > 0, "no addition helped: the test would show nothing"
     found.erasure.save(tmp_path / "hardened.safetensors")
     again = efface.Erasure.load(tmp_path / "hardened.safetensors")
     assert torch.equal(again.u, found.erasure.u)
     assert not torch.equal(again.u @ again.v.T, field.erasure.u @ field.erasure.v.T)
+
+
+def stage(asr, others):
+    value = rate([True] * asr + [False] * (10 - asr))
+    return Stage(rate([False]), value, value, others, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("stages", "kept"),
+    [([(8, 0.95), (4, 0.95), (2, 0.80)], 1), ([(8, 0.95), (2, 0.94), (4, 0.95)], 1), ([(8, None), (2, None)], 1),
+     ([(0, 0.95)], 0), ([(4, 0.9), (4, 1.0)], 0)],
+)  # fmt: skip
+def test_the_stage_that_is_kept(stages, kept):
+    assert best([stage(*values) for values in stages], 0.02) == kept
 
 
 def test_stopped_and_resumed(field, tmp_path):

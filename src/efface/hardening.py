@@ -52,15 +52,18 @@ class Hardened:
 
     erasure: Erasure
     stages: tuple[Stage, ...]
-    """The first is the erasure as it was given, the last the one that is returned."""
+    """The first is the erasure as it was given; each of the others has one more addition."""
+    kept: int
+    """The stage that is returned: of those that cost the other concepts little, the one with the lowest ASR."""
     findings: Findings
-    """Of the last attack."""
+    """Of its attack."""
 
     def to_json(self) -> dict[str, Any]:
         """Figures of every round."""
         rates = ("without", "asr", "because")
         stages = [s._asdict() | {name: getattr(s, name)._asdict() for name in rates} for s in self.stages]
-        return {"attack": self.findings.attack, "concept": self.findings.concept, "stages": stages}
+        found = self.findings
+        return {"attack": found.attack, "concept": found.concept, "stages": stages, "kept": self.kept}
 
 
 def harden(
@@ -69,19 +72,22 @@ def harden(
     concept: str | Concept | None = None,
     *,
     rounds: int = 3,
-    images: int = 4,
+    pictures: int = 4,
+    most_lost: float = 0.02,
     folder: str | Path | None = None,
     report: Report = lambda done, line: None,
     **options: Any,
 ) -> Hardened:
-    """Attack, add, attack again.
+    """Attack, add all that was found so far to the erasure as it was given, attack again.
 
     Args:
         pipeline: the model the erasure was made for, with nothing attached.
         erasure: a text map (closed forms: what was found becomes new rows) or an edit of activations (new statistics).
         concept: the erasure's own by default.
         rounds: additions at most.
-        images: pictures of each found prompt from which new statistics are taken.
+        pictures: of each found prompt, from which new statistics are taken.
+        most_lost: what an addition may cost the share of other concepts that are drawn right, where a judge knows them; one
+            that costs more is shown and not returned.
         folder: of the attacks, one folder a round; a run that was stopped goes on there.
         report: called with the share that is done and a line about it.
         **options: of `efface.attacking.attack`.
@@ -97,8 +103,10 @@ def harden(
             f"an erasure of kind {erasure.kind!r} cannot be hardened; expected a text map or activation edit."
         )
     meant = concept_of(concept, [erasure], pipeline)
-    model, current, stages, known = Model(pipeline), erasure, [], None
-    found: Findings | None = None
+    model, current, known = Model(pipeline), erasure, None
+    made: list[tuple[Erasure, Stage, Findings]] = []
+    hits: list[Found] = []
+    candidates: list[Candidate] = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds + 1):
             place = Path(folder or scratch) / f"round-{number}"
@@ -110,16 +118,28 @@ def harden(
             known = found.sanity
             if known is not None and known.broken:
                 raise EffaceError(f"the attack cannot be learnt from; it is {known.verdict}.")
-            kept = others_shown(pipeline, current, meant)
-            stages.append(Stage(found.without, found.asr, found.because, kept, found.cost.seconds))
-            hits = [t for t in found.tries if t.looks and t.after.shown]
-            if not hits or number == rounds:
+            others = others_shown(pipeline, current, meant)
+            stage = Stage(found.without, found.asr, found.because, others, found.cost.seconds)
+            made.append((current, stage, found))
+            new = [t for t in found.tries if t.looks and t.after.shown]
+            if not new or number == rounds:
                 break
-            current = added(model, current, meant, hits, candidates_of(Book(place, None), hits), images)
-    assert found is not None  # there is at least one round
-    notes = current.provenance.notes | {"hardened": {"attack": found.attack, "asr": [s.asr.value for s in stages]}}
-    hardened = replace(current, provenance=replace(current.provenance, notes=notes))
-    return Hardened(hardened, tuple(stages), found)
+            hits, candidates = [*hits, *new], [*candidates, *candidates_of(Book(place, None), new)]
+            current = added(model, erasure, meant, hits, candidates, pictures, number + 1)
+    stages = tuple(stage for _, stage, _ in made)
+    kept = best(stages, most_lost)
+    hardened, _, findings = made[kept]
+    rates = [s.asr.value for s in stages]
+    notes = hardened.provenance.notes | {"hardened": {"attack": findings.attack, "asr": rates, "kept": kept}}
+    hardened = replace(hardened, provenance=replace(hardened.provenance, notes=notes))
+    return Hardened(hardened, stages, kept, findings)
+
+
+def best(stages: Sequence[Stage], most_lost: float) -> int:
+    """The first stage of the lowest ASR among those that cost the other concepts at most so much."""
+    first = stages[0].others or 0.0
+    allowed = [n for n, s in enumerate(stages) if s.others is None or first - s.others <= most_lost]
+    return min(allowed, key=lambda n: stages[n].asr.value)
 
 
 def added(
@@ -129,13 +149,14 @@ def added(
     hits: Sequence[Found],
     candidates: Sequence[Candidate],
     images: int,
+    latents: int = 1,
 ) -> Erasure:
-    """The erasure with what an attack found added to it."""
+    """The erasure with what attacks found added to it; an edit of activations gets so many more latents at each level."""
     if isinstance(erasure, TextMap):
         rule = erasure.provenance.config.get("rows", "all")
         return with_rows(model, erasure, new_rows(model, concept, hits, candidates, rule))
     assert isinstance(erasure, ActivationEdit)
-    return with_statistics(model, erasure, concept, hits, images)
+    return with_statistics(model, erasure, concept, hits, images, latents)
 
 
 def new_rows(
@@ -176,7 +197,7 @@ def with_rows(model: Model, erasure: TextMap, pairs: Pairs) -> TextMap:
 
 
 def with_statistics(
-    model: Model, erasure: ActivationEdit, concept: Concept, hits: Sequence[Found], images: int
+    model: Model, erasure: ActivationEdit, concept: Concept, hits: Sequence[Found], images: int, latents: int
 ) -> ActivationEdit:
     """More latents at every site, those that speak most of pictures of the found prompts, beside those turned down already;
     an anchored edit is fitted again with the found prompts beside the concept's own.
@@ -216,16 +237,16 @@ def with_statistics(
     measured = statistics(model, coders, pictures, {concept.name: "concept", "": "concept"}, harvest)
     gamma = origin.config["gammas"][0]
     edits = {
-        site: with_latents(edit, coders[site], measured[site], concept.name, config, gamma)
+        site: with_latents(edit, coders[site], measured[site], concept.name, config, gamma, latents)
         for site, edit in erasure.edits.items()
     }
     return ActivationEdit(origin, edits, erasure.coders)
 
 
 def with_latents(
-    edit: Edit, coder: Coder, measured: Statistics, concept: str, config: SaeuronConfig, gamma: float
+    edit: Edit, coder: Coder, measured: Statistics, concept: str, config: SaeuronConfig, gamma: float, more: int
 ) -> Edit:
-    """An edit with one more latent at each level than it has, chosen by new statistics."""
+    """An edit with more latents at each level than it has, chosen by new statistics."""
     import torch
 
     from efface.erasers.saeuron import Tables, merged, tables_of
@@ -233,7 +254,7 @@ def with_latents(
 
     gate = torch.where(edit.gate < HUGE, edit.gate, float("inf")).cpu()  # as files write it
     already = int(gate.isfinite().sum(1).max())
-    new = tables_of(measured, coder, concept, replace(config, count=already + 1), gamma)
+    new = tables_of(measured, coder, concept, replace(config, count=already + more), gamma)
     nearest = (measured.levels[None] - edit.levels[:, None]).abs().argmin(1)
     shape = (len(edit.levels), coder.config.latents)
     old = Tables(torch.full(shape, float("inf")), torch.ones(shape), torch.zeros(shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -122,8 +123,6 @@ def _asked(repository: str, ask: Callable[[], Any]) -> Any:
 
 
 def _audit_in(folder: Path) -> dict[str, Any]:
-    import json
-
     try:
         return json.loads((folder / AUDIT[1]).read_text())
     except (OSError, ValueError) as error:

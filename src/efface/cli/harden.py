@@ -27,6 +27,8 @@ class Request(Searched):
     """Where the hardened erasure goes; its folder also gets NAME.attacks with the findings of every round."""
     rounds: int = 3
     """Additions at most."""
+    most_lost: float = 0.02
+    """What an addition may cost the other concepts (share drawn right, where a judge knows them)."""
 
 
 def main(args: list[str]) -> None:
@@ -45,12 +47,16 @@ def main(args: list[str]) -> None:
     erasure = Erasure.from_pretrained(request.erasure)
     with Reporter(f"hardening against {name}") as report:
         found = harden(
-            load(request.model), erasure, request.concept, rounds=request.rounds, method=name, budget=request.budget,
-            folder=request.output.with_suffix(".attacks"), report=report, **asked(request), **options,
+            load(request.model), erasure, request.concept, rounds=request.rounds, most_lost=request.most_lost,
+            method=name, budget=request.budget, folder=request.output.with_suffix(".attacks"), report=report,
+            **asked(request), **options,
         )  # fmt: skip
     data = found.to_json() | {"output": str(request.output), "bytes": found.erasure.save(request.output)}
     rows = []
     for number, stage in enumerate(found.stages):
         others = "" if stage.others is None else f", other concepts right {stage.others:.1%}"
-        rows.append((f"after {number} additions", f"{stage.without.value:.0%} without attack, ASR {stage.asr}{others}"))
+        kept = " (kept)" if number == found.kept else ""
+        rows.append(
+            (f"after {number} additions{kept}", f"{stage.without.value:.0%} without attack, ASR {stage.asr}{others}")
+        )
     result(data, as_json=request.json, rows=[*rows, ("erasure", str(request.output))])

@@ -25,6 +25,7 @@ from efface.canvas.harvest import SITES
 from efface.canvas.score import share
 from efface.canvas.words import BENCHMARK, STYLES
 from efface.erasures.activation import ActivationEdit, members
+from efface.judges import canvas_judge
 from efface.sae.harvest import reading
 
 TARGETS = {"styles": Row(96, 2, 2, 90), "objects": Row(90, 3, 3, 90)}
@@ -42,17 +43,18 @@ def table(bench: Bench, kind: str, names: Sequence[str], **options: Any) -> Row:
         row, falls = bench.measure(name, "saeuron", **options)
         rows.append(row)
         print(f"{name:15} {row}  {falls}", flush=True)
-    print(f"{kind:15} {mean(rows)}   {options or ''}", flush=True)
+    print(f"{kind:15} {mean(rows)}   { {k: v for k, v in options.items() if k != 'judge'} or '' }", flush=True)
     print(f"{'target':15} {TARGETS[kind]}", flush=True)
     return mean(rows)
 
 
-def differing(bench: Bench, concept: str) -> float:
-    """Share of positions at which fast and exact mode disagree about a chosen latent, over one picture of each style."""
-    fast, exact = (erase(bench.model.pipeline, concept, method="saeuron", mode=m) for m in ("fast", "exact"))
+def differing(bench: Bench, concept: str, **options: Any) -> tuple[float, float]:
+    """Share of positions at which fast and exact mode disagree about any chosen latent, and of the latents that either
+    counts as active those about which they disagree; over one picture of each style."""
+    fast, exact = (erase(bench.model.pipeline, concept, method="saeuron", mode=m, **options) for m in ("fast", "exact"))
     assert isinstance(fast, ActivationEdit)
     assert isinstance(exact, ActivationEdit)
-    differ, count = 0, 0
+    places, differ, count, either = 0, 0, 0, 0
     with reading([bench.model.sites(site)[0] for site in SITES]) as seen:
         text = bench.model.encode([f"a {BENCHMARK[0]} in {style} style" for style in STYLES])
         for level, _ in bench.model.denoised(text, seeds=range(len(STYLES)), steps=12, guidance=3.0):
@@ -65,10 +67,10 @@ def differing(bench: Bench, concept: str) -> float:
                     z = torch.relu((states - edit.centre) @ edit.encoder.T + edit.bias)
                     on = z > edit.gate[edit.at(at)][:, None]
                     active.append(on if member is None else on & member)
-                either = active[0] | active[1]
-                differ += int((active[0] != active[1]).any(-1).sum())
-                count += either.shape[0] * either.shape[1]
-    return differ / count
+                apart = active[0] != active[1]
+                places, count = places + int(apart.any(-1).sum()), count + apart[..., 0].numel()
+                differ, either = differ + int(apart.sum()), either + int((active[0] | active[1]).sum())
+    return places / count, differ / either
 
 
 def together(bench: Bench) -> None:
@@ -105,12 +107,18 @@ def main(seeds: int = 2, quick: bool = False, output: Path | None = None) -> Non
     figures["object"] = rounded(table(bench, "objects", concepts["objects"]))
     figures["as_published"] = rounded(table(bench, "styles", concepts["styles"], **PUBLISHED))
     table(bench, "styles", concepts["styles"], **PUBLISHED | {"mode": "exact"})  # with the error term's right sign
-    table(bench, "objects", concepts["objects"][:4], gain="published", calibrate=True)
+    table(bench, "objects", concepts["objects"][:4], gain="published", calibrate=True, judge=canvas_judge("object"))
     for method in ("uce", "rece"):
         for kind, names in concepts.items():
             print(f"{method:5} {kind:9} {mean([bench.measure(name, method)[0] for name in names])}", flush=True)
     for concept in (STYLES[0], BENCHMARK[0]):
-        print(f"{concept}: fast and exact mode differ at {differing(bench, concept):.2%} of positions", flush=True)
+        for label, options in (("anchored", {}), ("published", {"gain": "published", "count": 1})):
+            places, latents = differing(bench, concept, **options)
+            print(
+                f"{concept}, {label}: fast and exact mode differ at {places:.2%} of positions, about {latents:.2%} of active "
+                "latents",
+                flush=True,
+            )
     some = concepts["styles"][::3]
     for mode in ("fast", "exact"):
         row = mean([bench.measure(name, "saeuron", **({} if mode == "fast" else {"mode": mode}))[0] for name in some])

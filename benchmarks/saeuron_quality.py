@@ -21,6 +21,7 @@ import tyro
 from quality import Bench, Row, bench_of, mean, rounded
 
 from efface.api import erase
+from efface.canvas.concepts import canvas_concepts
 from efface.canvas.harvest import SITES
 from efface.canvas.score import share
 from efface.canvas.words import BENCHMARK, STYLES
@@ -85,7 +86,7 @@ def together(bench: Bench) -> None:
     )
     attached = []
     for number, name in enumerate(SEQUENCE):
-        attached.append(erase(bench.model.pipeline, name, method="saeuron"))
+        attached.append(erase(bench.model.pipeline, canvas_concepts(name, SEQUENCE[: number + 1]), method="saeuron"))
         found = bench.after(*attached)
         erased, others = SEQUENCE[: number + 1], [s for s in STYLES if s not in SEQUENCE[: number + 1]]
         ua = share(a != p[1] for a, p in zip(found.styles, found.pairs, strict=True) if p[1] in erased)

@@ -19,10 +19,9 @@ from efface.bench.protocols.canvas_modes import (
     Edit,
     Target,
     concepts_of,
-    survivor,
     targets_of,
 )
-from efface.canvas.concepts import canvas_concepts
+from efface.canvas.concepts import canvas_concepts, survivor
 from efface.canvas.words import BENCHMARK, STYLES, anchor_of, caption, held_out
 from efface.cli import main
 from efface.errors import EffaceError

@@ -7,6 +7,7 @@ import tiny
 import torch
 
 import efface
+from efface.api import resolve
 from efface.canvas.concepts import canvas_concepts
 from efface.canvas.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, caption, held_out
 from efface.concept import PRESETS, UNSAFE_WORDS, concepts_named
@@ -150,6 +151,23 @@ def test_the_canvas_speaks_in_captions():
     assert canvas_concepts("puppy")[0].name == "dog"
     with pytest.raises(efface.UsageError, match="does not draw"):
         canvas_concepts("unicorn")
+
+
+def test_concepts_of_the_canvas_that_are_erased_together_do_not_take_each_others_place():
+    """A church is drawn as a house and a house as a church: erased together, neither may stand for the other."""
+    pipeline = efface.load("emoji")
+    church, house = resolve(["church", "house"], pipeline)
+    assert not {"a church", "a house"} & {*church.neutral, *house.neutral, *church.keep, *house.keep}
+    (alone,) = resolve("church", pipeline)
+    assert "a house" in alone.neutral
+    assert "a house" in alone.keep
+    with efface.erase(pipeline, "church", method="uce").attached(pipeline):
+        (after,) = resolve("house", pipeline)
+    assert after == house
+    noto, firefox = resolve(["noto", "firefox"], pipeline)
+    assert not any(style in text for text in (*noto.neutral, *firefox.neutral) for style in ("noto", "firefox"))
+    drinks = resolve(["alcohol", "umbrella"], pipeline)
+    assert not any("umbrella" in text for concept in drinks for text in concept.keep)
 
 
 def test_the_benchmark_is_fixed():

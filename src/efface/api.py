@@ -61,19 +61,21 @@ def resolve(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> 
     """The concepts that a user means, in the words of the model."""
     from efface.canvas import is_canvas
     from efface.canvas.concepts import canvas_concepts
+    from efface.erasures import attached_to
 
     given = [concept] if isinstance(concept, str | Concept) else list(concept)
     if not given:
         raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
-    found: list[Concept] = []
     for item in given:
-        if isinstance(item, Concept):
-            found.append(item)
-        elif not item.strip():
+        if isinstance(item, str) and not item.strip():
             raise UsageError(f"the concept {item!r} is empty: name what is to be erased, for example 'church'.")
-        else:
-            found += canvas_concepts(item) if is_canvas(pipeline) else concepts_named(item)
-    return tuple(found)
+    if not is_canvas(pipeline):
+        return tuple(c for item in given for c in ([item] if isinstance(item, Concept) else concepts_named(item)))
+    # What is erased together, or is erased already, must not take each other's place.
+    known = [c for item in given for c in ([item] if isinstance(item, Concept) else canvas_concepts(item))]
+    known += [c for attachment in attached_to(pipeline) for c in attachment.erasure.provenance.concepts]
+    gone = {concept.name for concept in known}
+    return tuple(c for item in given for c in ([item] if isinstance(item, Concept) else canvas_concepts(item, gone)))
 
 
 def retained_prompts(model: Any, concepts: Sequence[Concept]) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
 from efface.canvas.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, anchor_of, caption, thing
 from efface.concept import Concept, Kind
 from efface.errors import UsageError
@@ -41,8 +44,47 @@ def _concept(name: str, kind: Kind, anchor: str, aliases: tuple[str, ...], keep:
     return Concept(name, kind, aliases, templates=templates, neutral=tuple(_captions(anchor)), keep=tuple(keep))
 
 
-def canvas_concepts(name: str) -> tuple[Concept, ...]:
-    """The canvas's concept called `name`; raises UsageError for a word that it cannot draw."""
+def canvas_concepts(name: str, gone: Collection[str] = ()) -> tuple[Concept, ...]:
+    """The canvas's concept called `name`.
+
+    Args:
+        name: an object or one of its aliases, a style, or "alcohol".
+        gone: what is erased beside it, or was before: neither kept nor put in its place, or two concepts whose anchors are
+            each other would only change places.
+
+    Raises:
+        UsageError: the canvas cannot draw it.
+    """
+    found = _concepts(name)
+    others = set(gone) - {concept.name for concept in found} - {name}
+    return tuple(_among(concept, gone) for concept in found) if others else found
+
+
+def survivor(name: str, gone: Collection[str], domain: Sequence[str]) -> str:
+    """What takes the place of a concept when others are gone too: the next anchor down the line that is left, or any."""
+    anchor, seen = anchor_of(name), {name}
+    while anchor in gone and anchor not in seen:
+        seen.add(anchor)
+        anchor = anchor_of(anchor)
+    if anchor not in gone and anchor != name:
+        return anchor
+    return next((other for other in domain if other not in gone and other != name), anchor)
+
+
+def _among(concept: Concept, gone: Collection[str]) -> Concept:
+    """A concept that is erased beside others."""
+    shown = {caption(t.name, style): (t.name, style) for t in OBJECTS for style in (None, *STYLES)}
+    kept = [text for text in concept.keep if not set(shown.get(text, ())) & set(gone)]
+    concept = replace(concept, keep=tuple(kept))
+    if concept.kind == "style":
+        anchor = survivor(concept.name, gone, STYLES)
+        return replace(concept, neutral=tuple(caption(o, anchor) for o in BENCHMARK))
+    if concept.kind == "object":
+        return replace(concept, neutral=tuple(_captions(survivor(concept.name, gone, BENCHMARK))))
+    return concept
+
+
+def _concepts(name: str) -> tuple[Concept, ...]:
     aliases = {alias: t.name for t in OBJECTS for alias in t.aliases}
     if name in STYLES:
         return (style_concept(name),)

@@ -6,8 +6,6 @@ styles in a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from efface.canvas.concepts import canvas_concepts
@@ -99,8 +97,7 @@ def concepts_of(edit: Edit) -> tuple[Concept, ...]:
     if edit.kind == "pairs":
         return (pair_concept(*edit.names),)
     gone = (*edit.before, *edit.names)
-    found = [concept for name in edit.names for concept in canvas_concepts(name)]
-    return tuple(found) if len(gone) == 1 else tuple(_among(concept, edit.kind, gone) for concept in found)
+    return tuple(concept for name in edit.names for concept in canvas_concepts(name, gone))
 
 
 def pair_concept(thing: str, style: str) -> Concept:
@@ -115,27 +112,6 @@ def pair_concept(thing: str, style: str) -> Concept:
         name, "style", templates=(words.replace(name, "{}"),), neutral=(caption(thing, anchor_of(style)),),
         keep=tuple(text for text in keep if text != words),
     )  # fmt: skip
-
-
-def survivor(name: str, gone: Sequence[str], domain: Sequence[str]) -> str:
-    """What takes the place of a concept when others are gone too: the next anchor down the line that is left, or any."""
-    anchor, seen = anchor_of(name), {name}
-    while anchor in gone and anchor not in seen:
-        seen.add(anchor)
-        anchor = anchor_of(anchor)
-    return anchor if anchor not in gone else next(other for other in domain if other not in gone)
-
-
-def _among(concept: Concept, kind: Kind, gone: Sequence[str]) -> Concept:
-    """A concept of the canvas that is erased beside others."""
-    anchor = survivor(concept.name, gone, KINDS[kind])
-    if kind == "objects":
-        neutral = [caption(anchor, style) for style in (None, *STYLES)]
-        keep = [caption(t.name, s) for t in OBJECTS if t.name not in gone for s in (None, *STYLES)]
-        return replace(concept, anchor=anchor, neutral=tuple(neutral), keep=tuple(keep))
-    neutral = [caption(thing, anchor) for thing in BENCHMARK]
-    keep = [caption(t.name, s) for t in OBJECTS for s in (None, *STYLES) if s not in gone]
-    return replace(concept, neutral=tuple(neutral), keep=tuple(keep))
 
 
 def _pairs() -> tuple[tuple[str, str], ...]:

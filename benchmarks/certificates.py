@@ -1,7 +1,7 @@
 """What any text state could bring back through each closed-form erasure, and what attacks do bring back.
 
-    python benchmarks/certificates.py --plot docs/certificates.png     # about half an hour on two cores
-    python benchmarks/certificates.py --no-attacks                     # the curves and the damage alone
+    python benchmarks/certificates.py --plot certificates.png     # attacks included
+    python benchmarks/certificates.py --no-attacks                # the curves and the damage alone
 
 UCE, RECE after one to five epochs, `preserve` and `project`, all by the canvas's settings or their own defaults. The curves
 are `efface.certificate`'s: recoverable(r), the share of the concept's keys and values that the best state of norm r gives
@@ -30,7 +30,8 @@ ERASURES: dict[str, tuple[str, dict[str, Any]]] = {
     "preserve": ("preserve", {}),
     "project": ("project", {}),
 }
-ATTACKS = ("ring-a-bell", "unlearndiff", "p4d")
+ATTACKS = ("ring-a-bell", "unlearndiff", "inversion")
+"""Those that work on the canvas's unerased model (docs/attacks.md)."""
 NORMS = tuple(10 ** (k / 8 - 1) for k in range(33))
 """0.1 to 1,000 times the mean norm of the concept's rows."""
 

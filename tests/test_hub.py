@@ -62,7 +62,12 @@ def test_a_folder_holds_the_erasure_its_card_and_its_audit(file, audit, tmp_path
     head = ModelCard(card).data
     assert (head.library_name, head.license) == ("efface", "cc-by-4.0")
     assert "uce" in head.tags
-    for said in ("church", "100% (50% to 100%)", "0% (0% to 50%)", "canvas-object-2", f"{file.stat().st_size:,} bytes"):
+    for said in (
+        "church",
+        "| 100.0% (50.0% to 100.0%) | 0.0% (0.0% to 50.0%) |",
+        "canvas-object-2",
+        f"{file.stat().st_size:,} bytes",
+    ):
         assert said in card
     assert "Not audited" in (save_folder(file, tmp_path / "plain") / "README.md").read_text()
 
@@ -127,6 +132,16 @@ def test_what_cannot_be_shared_is_refused_in_a_sentence(file, tmp_path):
     with pytest.raises(EffaceError):
         save_folder(tmp_path / "x.safetensors", tmp_path / "c")
     assert not (tmp_path / "c").exists()
+    (tmp_path / "card.json").write_text('{"cards": []}')  # of several erasures
+    with pytest.raises(EffaceError, match="audit of one erasure"):
+        save_folder(file, tmp_path / "d", audit=tmp_path)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "cfg.json").write_text("{")
+    (tmp_path / "bad" / "sae.safetensors").write_bytes(b"x")
+    with pytest.raises(EffaceError):
+        save_folder(tmp_path / "bad", tmp_path / "e")
+    with pytest.raises(EffaceError, match="could not be made"):
+        save_folder(file, tmp_path / "x.safetensors" / "under")
     assert (
         erasure_file("runs/church.safetensors").name == "church.safetensors"
     )  # a missing file is never asked of a Hub

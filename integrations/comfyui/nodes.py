@@ -6,7 +6,6 @@ ComfyUI keeps UNets in the original layout of Stable Diffusion; `efface.export.n
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 from typing import Any, ClassVar
 
 import folder_paths  # of ComfyUI
@@ -112,9 +111,9 @@ def weight_patches(erasure: WeightDelta, unet: Any) -> dict[str, tuple[str, tupl
     """ComfyUI's name of every changed weight -> its change."""
     patches = {}
     for name in erasure.targets() or []:
-        module = module_of(unet, name.removesuffix(".weight"))
-        change = erasure.fold(name, torch.zeros_like(module.weight, dtype=torch.float32), 1.0)
-        patches[f"diffusion_model.{original(unet, name.removesuffix('.weight'))}.weight"] = ("diff", (change,))
+        path = name.removesuffix(".weight")
+        change = erasure.fold(name, torch.zeros_like(module_of(unet, path).weight, dtype=torch.float32), 1.0)
+        patches[f"diffusion_model.{original(unet, path)}.weight"] = ("diff", (change,))
     return patches
 
 
@@ -135,7 +134,7 @@ def module_of(unet: Any, name: str) -> Any:
     """The module that diffusers calls `name`; raises EffaceError where this UNet has none."""
     path = original(unet, name)
     try:
-        return reduce(lambda module, part: getattr(module, part), path.split("."), unet)
+        return unet.get_submodule(path)
     except AttributeError as error:
         raise EffaceError(
             f"this model has no {path} ({name}), which the erasure edits: was it made for another?"

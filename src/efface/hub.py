@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from efface.erasures.file import write_atomically
 from efface.errors import EffaceError, UsageError
 
 ERASURE = "erasure.safetensors"
@@ -42,11 +42,16 @@ def save_folder(what: Path, folder: Path, *, audit: Path | None = None, licence:
         card, files = erasure_card(what, found, licence), {Path(ERASURE): what}
     if audit is not None:
         files |= {Path(name): audit / name for name in AUDIT}
-    for name, source in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, folder / f"{name}.part")
-        (folder / f"{name}.part").replace(folder / name)
-    (folder / "README.md").write_text(card)
+    written = {name: source.read_bytes() for name, source in files.items()} | {Path("README.md"): card.encode()}
+    try:
+        for name in written:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EffaceError(
+            f"{folder} could not be made ({(error.strerror or str(error)).lower()}): choose another."
+        ) from error
+    for name, data in written.items():
+        write_atomically(folder / name, data)
     return folder
 
 
@@ -83,8 +88,10 @@ def push(
 def erasure_file(source: str, *, revision: str | None = None, token: str | None = None) -> Path:
     """The file of an erasure: itself, the one in a folder, or the one in a repository of the Hub (fetched once).
 
+    What looks like a path is given back whether it exists or not; only OWNER/NAME is asked of the Hub.
+
     Raises:
-        EffaceError: there is none.
+        EffaceError: the Hub has none.
     """
     path = Path(source)
     if path.is_dir():
@@ -123,10 +130,16 @@ def _asked(repository: str, ask: Callable[[], Any]) -> Any:
 
 
 def _audit_in(folder: Path) -> dict[str, Any]:
+    """The figures of one erasure's audit."""
     try:
-        return json.loads((folder / AUDIT[1]).read_text())
-    except (OSError, ValueError) as error:
-        raise EffaceError(f"{folder} holds no audit ({AUDIT[1]}): make one with `efface audit`.") from error
+        found = json.loads((folder / AUDIT[1]).read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or "groups" not in found or not (folder / AUDIT[0]).is_file():
+        raise EffaceError(
+            f"{folder} holds no audit of one erasure ({' and '.join(AUDIT)}): make one with `efface audit`."
+        )
+    return found
 
 
 def _autoencoders_in(folder: Path) -> list[Path]:

@@ -58,9 +58,13 @@ class Config:
 # On the canvas the text encoder knows every thing by words of its own, which no attack may use: no other words can say it,
 # and `--mode discrete` reports itself as broken there. What is fed softly says it.
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"mode": "soft", "strengths": (1.0, 0.5, 1.5), "length": 6, "population": 60, "generations": 120},
-    "quick": {"mode": "soft", "strengths": (1.0, 0.5), "length": 6, "population": 40, "generations": 30},
-}
+    "canvas": {
+        "mode": "soft", "strengths": (1.0, 0.5, 1.5), "vocabulary": "words", "length": 6, "population": 60, "generations": 120,
+    },
+    "quick": {
+        "mode": "soft", "strengths": (1.0, 0.5), "vocabulary": "words", "length": 6, "population": 40, "generations": 30,
+    },
+}  # fmt: skip
 
 
 def adaptive(config: Config) -> bool:

@@ -110,6 +110,7 @@ class ActivationEdit(Erasure):
         published = self.mode == "published"
 
         def hook(module: Any, args: Any, output: Any) -> Any:
+            """The output with the edit of its active latents added; None where nothing is chosen."""
             edit = kept["edit"]
             if len(edit.latents) == 0 and not published:
                 return None

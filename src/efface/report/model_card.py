@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from efface.bench.rates import Rate
+
 TAGS = ["concept-erasure", "unlearning", "diffusers", "text-to-image"]
 
 
@@ -19,7 +21,7 @@ def erasure_card(file: Path, audit: Mapping[str, Any] | None, licence: str | Non
     """
     from efface.erasures import Erasure
 
-    data = Erasure.load(file).summary()
+    data, content = Erasure.load(file).summary(), file.read_bytes()
     names = ", ".join(concept["name"] for concept in data["concepts"])
     settings = {name: value for name, value in data["config"].items() if name != "keep"}
     lines = [
@@ -33,7 +35,7 @@ def erasure_card(file: Path, audit: Mapping[str, Any] | None, licence: str | Non
         _audit_table(audit) if audit else "Not audited: `efface audit MODEL --erasure FILE` measures it.",
         "## How it was made",
         _table(("option", "value"), [(name, _short(value)) for name, value in settings.items()]),
-        f"{len(data['keep'])} prompts were retained. {file.stat().st_size:,} bytes, sha256 `{_sha256(file)}`. "
+        f"{len(data['keep'])} prompts were retained. {len(content):,} bytes, sha256 `{hashlib.sha256(content).hexdigest()}`. "
         + ", ".join(f"{name} {number}" for name, number in data["versions"].items())
         + ".",
     ]
@@ -41,17 +43,23 @@ def erasure_card(file: Path, audit: Mapping[str, Any] | None, licence: str | Non
 
 
 def autoencoder_card(sites: Sequence[Path], licence: str | None) -> str:
-    """The card of autoencoders, one for each site."""
+    """The card of autoencoders, one for each site.
+
+    Raises:
+        EffaceError: one is damaged.
+    """
+    from efface.sae.files import coder_hash, load_coder
+
     rows = []
     for folder in sites:
-        config = json.loads((folder / "cfg.json").read_text())
-        shape = [str(config.get(name, "")) for name in ("d_in", "num_latents", "k")]
-        rows.append((config.get("site", folder.name), *shape, f"`{_sha256(folder / 'sae.safetensors')[:16]}…`"))
+        coder = load_coder(folder)
+        shape = (str(n) for n in (coder.config.width, coder.config.latents, coder.config.k))
+        rows.append((folder.name, *shape, f"`{coder_hash(coder)[:12]}`"))
     lines = [
         "# Sparse autoencoders of a diffusion model",
         "Trained on what these modules give while pictures are drawn; `efface erase saeuron MODEL CONCEPT --coder "
         "THIS_REPOSITORY` chooses latents of a concept and edits them (arXiv 2501.18052).",
-        _table(("site", "width", "latents", "k", "sha256"), rows),
+        _table(("site", "width", "latents", "k", "hash"), rows),
     ]
     return _head([*TAGS, "sparse-autoencoder"], licence) + "\n\n".join(lines) + "\n"
 
@@ -75,7 +83,7 @@ def _audit_table(audit: Mapping[str, Any]) -> str:
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:
-    return "" if rate is None else f"{rate['value']:.0%} ({rate['low']:.0%} to {rate['high']:.0%})"
+    return "" if rate is None else str(Rate(**rate))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -86,7 +94,3 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "…"
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -46,7 +46,7 @@ def hit(model, text=FOUND):
 def grown(sd, erasure, images=2):
     """The erasure with the hit added."""
     found, candidate = hit(Model(sd))
-    return added(Model(sd), erasure, CHURCH, [found], [candidate], images)
+    return added(Model(sd), erasure, CHURCH, [found], [candidate], images, 1)
 
 
 def entering(model, prompt):
@@ -193,8 +193,8 @@ def test_what_cannot_be_hardened_is_refused_in_a_sentence(sd, field, coder):
         hardening(field, rounds=0)
     erasure = efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, **coder)
     with pytest.raises(EffaceError, match="attack on words"):
-        added(Model(sd), erasure, CHURCH, [hit(Model(sd), None)[0]], [], 2)
+        added(Model(sd), erasure, CHURCH, [hit(Model(sd), None)[0]], [], 2, 1)
     origin = dataclasses.replace(erasure.provenance, keep=())
     lone = dataclasses.replace(erasure, provenance=origin)
     with pytest.raises(EffaceError, match="--keep"):
-        added(Model(sd), lone, dataclasses.replace(CHURCH, keep=()), [hit(Model(sd))[0]], [], 2)
+        added(Model(sd), lone, dataclasses.replace(CHURCH, keep=()), [hit(Model(sd))[0]], [], 2, 1)

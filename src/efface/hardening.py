@@ -126,6 +126,11 @@ def harden(
                 break
             hits, candidates = [*hits, *new], [*candidates, *candidates_of(Book(place, None), new)]
             current = added(model, erasure, meant, hits, candidates, pictures, number + 1)
+    return _kept(made, most_lost)
+
+
+def _kept(made: Sequence[tuple[Erasure, Stage, Findings]], most_lost: float) -> Hardened:
+    """The best of what was made, with the story of it in its notes."""
     stages = tuple(stage for _, stage, _ in made)
     kept = best(stages, most_lost)
     hardened, _, findings = made[kept]
@@ -148,22 +153,22 @@ def added(
     concept: Concept,
     hits: Sequence[Found],
     candidates: Sequence[Candidate],
-    images: int,
-    latents: int = 1,
+    pictures: int,
+    latents: int,
 ) -> Erasure:
     """The erasure with what attacks found added to it; an edit of activations gets so many more latents at each level."""
     if isinstance(erasure, TextMap):
         rule = erasure.provenance.config.get("rows", "all")
         return with_rows(model, erasure, new_rows(model, concept, hits, candidates, rule))
     assert isinstance(erasure, ActivationEdit)
-    return with_statistics(model, erasure, concept, hits, images, latents)
+    return with_statistics(model, erasure, concept, hits, pictures, latents)
 
 
 def new_rows(
     model: Model, concept: Concept, hits: Sequence[Found], candidates: Sequence[Candidate], rule: RowRule
 ) -> Pairs:
     """States of what was found, and of the prompts that take the concept's place, position by position after the begin
-    token (where every prompt is alike); and the concept's own rows again, which the new edit comes before."""
+    token (where every prompt is alike); and the concept's own rows, which the new edit reads first too."""
     found, wanted = model.entering(text_of(model, candidates)), model.entering(model.encode(anchors_of(concept, hits)))
     pairs = [(c[1:].detach(), t[1:]) for c, t in zip(found, wanted, strict=True)]
     return Pairs.gather([*pairs, concept_rows(model, concept, rule)])

@@ -111,7 +111,7 @@ def test_the_plan_counts_its_pictures():
     assert Plan(("uce",), mode="sequential").pictures == 360 * 13
     assert Plan(("uce",), mode="together").pictures == 360 * 3
     quick = Plan(("uce",), quick=True)
-    assert quick.pictures == len(quick.pairs) * (1 + 5 + 3)
+    assert quick.pictures == len(quick.pairs) * (1 + 4 + 2)
 
 
 @pytest.mark.parametrize("mode", ["single", "pairs", "sequential", "together"])

@@ -16,6 +16,7 @@ from efface.concept import Concept
 from efface.erasures import Erasure, TextMap
 from efface.errors import UsageError
 from efface.judges import Judge
+from efface.judges.base import Verdicts
 from efface.model import Model
 from efface.neighbours import neighbours
 from efface.sampling import sampling
@@ -33,7 +34,7 @@ class Group(NamedTuple):
     """Prompts that are looked at together."""
 
     name: str
-    """`concept`, `aliases`, `neighbours` or `unrelated`."""
+    """`concept`, `aliases`, `indirect`, `neighbours` or `unrelated`."""
     prompts: tuple[Prompt, ...]
 
 
@@ -47,7 +48,8 @@ class Findings:
     """Pictures of the unerased model, seeds within a prompt."""
     after: tuple[Any, ...]
     shown_before: Rate | None
-    """Share of pictures that show what their prompt names; None without a judge that knows it."""
+    """Share of pictures that show what their prompt names, or in which a detector finds something; None without a judge
+    that can tell."""
     shown_after: Rate | None
     change: Paired | None
     """After less before, picture by picture."""
@@ -55,6 +57,10 @@ class Findings:
     """Share of the erased model's pictures that are whole, where the judge can tell."""
     distance: float
     """Mean absolute difference of the pictures, 0 to 1."""
+    hits: tuple[bool, ...] = ()
+    """Whether each judged picture of the erased model shows it, in the order of the pictures."""
+    places: tuple[int, ...] = ()
+    """Number of the prompt of each judged picture."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,24 @@ class Card:
         return write_card(self, Path(folder))
 
 
+def against(first: Card, second: Card) -> dict[str, Paired]:
+    """Second less first in what is shown, by group: picture by picture, where prompts and seeds are the same."""
+    if first.seeds != second.seeds:
+        return {}
+    earlier = {g.name: g for g in first.groups}
+    return {
+        g.name: paired(earlier[g.name].hits, g.hits, g.places)
+        for g in second.groups
+        if g.name in earlier and g.hits and (earlier[g.name].prompts, earlier[g.name].places) == (g.prompts, g.places)
+    }
+
+
 def audit(
     pipeline: Any,
     erasure: Erasure,
     *,
     judge: Judge | None = None,
+    indirect: Sequence[str] = (),
     groups: Sequence[Group] | None = None,
     budget: float = 300.0,
     seeds: int | None = None,
@@ -122,6 +141,7 @@ def audit(
         pipeline: the model the erasure was made for, with nothing attached that should not be in the pictures.
         erasure: what is audited.
         judge: says what pictures show; the canvas's own on the emoji canvas. Without one, pictures are only compared.
+        indirect: prompts that mean the concept without naming it.
         groups: prompts to use instead of those that are found.
         budget: seconds; as many seeds are drawn as fit, at least one.
         seeds: pictures of every prompt, instead of a budget.
@@ -140,7 +160,7 @@ def audit(
     concepts = erasure.provenance.concepts
     if judge is None and is_canvas(pipeline):
         judge = canvas_judge("style" if concepts[0].name in STYLES else "object")
-    found = list(found_groups(model, concepts, judge) if groups is None else groups)
+    found = list(found_groups(model, concepts, judge, indirect) if groups is None else groups)
     prompts = [prompt for group in found for prompt in group.prompts]
     if not prompts:
         raise UsageError("there are no prompts to audit with: give groups, or a concept with templates.")
@@ -163,8 +183,11 @@ def audit(
     )  # fmt: skip
 
 
-def found_groups(model: Model, concepts: Sequence[Concept], judge: Judge | None, *, most: int = 8) -> list[Group]:
-    """The concepts, their aliases, their nearest neighbours in the model's own text space, and what else is retained."""
+def found_groups(
+    model: Model, concepts: Sequence[Concept], judge: Judge | None, indirect: Sequence[str] = (), *, most: int = 8
+) -> list[Group]:
+    """The concepts, their aliases, prompts that mean them, their nearest neighbours in the model's own text space, and what
+    else is retained."""
     known = set(judge.classes) if judge else set()
 
     def prompt(text: str, name: str) -> Prompt:
@@ -178,6 +201,7 @@ def found_groups(model: Model, concepts: Sequence[Concept], judge: Judge | None,
     groups = {
         "concept": named,
         "aliases": aliases[:most],
+        "indirect": [prompt(text, concepts[0].name) for text in indirect],
         "neighbours": [Prompt(text, _class_in(text, known - own)) for text in near],
         "unrelated": [Prompt(text, _class_in(text, known - own)) for text in spread(kept, most)],
     }
@@ -188,19 +212,21 @@ def findings_of(group: Group, count: int, before: Sequence[Any], after: Sequence
     """Judge and compare the pictures of one group, `count` a prompt."""
     expected = [prompt.expected for prompt in group.prompts for _ in range(count)]
     clusters = [number for number in range(len(group.prompts)) for _ in range(count)]
-    judged = [i for i, name in enumerate(expected) if name is not None]
+    detects = judge is not None and len(after) > 0 and judge(after[:1]).counts is not None
+    judged = [i for i, name in enumerate(expected) if detects or name is not None]
     shown_before = shown_after = change = intact = None
+    hits, places = [[], []], []
     if judge and judged:
         was, now = judge([before[i] for i in judged]), judge([after[i] for i in judged])
         places = [clusters[i] for i in judged]
-        hits = [[label == expected[i] for label, i in zip(v.labels, judged, strict=True)] for v in (was, now)]
+        hits = [_shown(v, [expected[i] for i in judged]) for v in (was, now)]
         shown_before, shown_after = (rate(h, places) for h in hits)
         change = paired(hits[0], hits[1], places)
         intact = rate([bool(i) for i in now.intact], places)
     distances = [float(np.abs(_array(a) - _array(b)).mean()) / 255 for a, b in zip(before, after, strict=True)]
     return Findings(
         group.name, tuple(p.text for p in group.prompts), tuple(before), tuple(after), shown_before, shown_after, change,
-        intact, sum(distances) / len(distances),
+        intact, sum(distances) / len(distances), tuple(hits[1]), tuple(places),
     )  # fmt: skip
 
 
@@ -217,6 +243,13 @@ def spread(items: Sequence[str], most: int) -> list[str]:
     if len(items) <= most:
         return list(items)
     return [items[i * len(items) // most] for i in range(most)]
+
+
+def _shown(verdicts: Verdicts, expected: Sequence[str | None]) -> list[bool]:
+    """Of each picture whether a classifier sees what is expected, or a detector finds anything."""
+    if verdicts.counts is not None:
+        return [bool(found) for found in verdicts.counts.sum(1) > 0]
+    return [label == name for label, name in zip(verdicts.labels, expected, strict=True)]
 
 
 def _class_in(text: str, classes: set[str]) -> str | None:

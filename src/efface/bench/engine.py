@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,8 +33,12 @@ class Worker:
         judges: judges and measures by their short names.
     """
 
+    shares = False
+    """Whether judges share their processor with a denoiser."""
+
     def __init__(self, model: Model, erasures: Mapping[str, Erasure], judges: Mapping[str, Observer]):
         self.model, self.erasures, self.judges = model, erasures, judges
+        self.shares = next(model.entries()[0].module.parameters()).device.type == "cpu"
         self.attached: tuple[str, ...] = ()
         self.stack = ExitStack()
 
@@ -58,6 +62,10 @@ class Worker:
     def judged(self, unit: Unit, pictures: Sequence[Any]) -> list[dict[str, Any]]:
         """One entry a picture of a unit: for each judge its label, the label's score, whether the picture is intact, and
         what a detector counted (classes that it found); for each measure what it found."""
+        with _aside() if self.shares else nullcontext():
+            return self._judged(unit, pictures)
+
+    def _judged(self, unit: Unit, pictures: Sequence[Any]) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = [{} for _ in pictures]
         for name, judge in self.judges.items():
             if isinstance(judge, Measure):
@@ -115,6 +123,17 @@ def run(worker: Worker, units: Sequence[Unit], ledger: Ledger, report: Progress 
             worker.close()
     report(len(missing), len(missing))
     return len(missing)
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """One thread for what runs beside a denoiser on the processor: with more, each waits for the other's cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of this thread alone; the denoiser's thread keeps its own number
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _finish(worker: Worker, ledger: Ledger, unit: Unit, pictures: Sequence[Any], seconds: float) -> None:

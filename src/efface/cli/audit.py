@@ -23,8 +23,15 @@ class Request:
     """An erasure file, once for each."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("card")
     """Folder for card.html and card.json."""
+    judge: str | None = None
+    """Says what pictures show, for example nudenet or clip:FOLDER:church,house; the emoji canvas brings its own. A detector
+    (nudenet) counts a picture in which it finds anything."""
+    indirect: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A prompt that means the concept without naming it, once for each."""
     budget: str = "5min"
     """Time for each erasure: 90s, 5min, 1h."""
+    seeds: int | None = None
+    """Pictures of every prompt, instead of as many as the budget affords."""
     steps: int | None = None
     """Denoising steps."""
     guidance: float | None = None
@@ -39,17 +46,27 @@ def main(args: list[str]) -> None:
     if not request.erasure:
         raise UsageError("no erasure was given: name its file with --erasure.")
     budget = seconds_of(request.budget)
+    if request.seeds is not None and request.seeds < 1:
+        raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.auditing import audit
     from efface.erasures import Erasure
+    from efface.judges import open_judge
     from efface.loading import load
     from efface.report.card import write_cards
 
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
-    cards = []
+    judge = None if request.judge is None else open_judge(request.judge)
+    cards, seeds = [], request.seeds
     for path, erasure in zip(request.erasure, erasures, strict=True):
         say(f"auditing {path}")
-        cards.append(audit(pipeline, erasure, budget=budget, steps=request.steps, guidance=request.guidance))
+        cards.append(
+            audit(
+                pipeline, erasure, judge=judge, indirect=request.indirect, budget=budget, seeds=seeds,
+                steps=request.steps, guidance=request.guidance,
+            )
+        )  # fmt: skip
+        seeds = len(cards[0].seeds)  # the same pictures for all, so that they can be compared one by one
     page = write_cards(cards, request.output)
     rows = [("card", str(page))]
     for card in cards:

@@ -9,12 +9,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efface.auditing import against
 from efface.erasures.file import write_atomically
 from efface.report.sheet import embedded
 
 if TYPE_CHECKING:
     from efface.auditing import Card, Findings
-    from efface.bench.rates import Rate
+    from efface.bench.rates import Paired, Rate
     from efface.certificate import Curve
 
 STYLE = """
@@ -30,6 +31,7 @@ PICTURES = 8
 TITLES = {
     "concept": "The concept itself",
     "aliases": "Its other names",
+    "indirect": "Prompts that mean it without naming it",
     "neighbours": "Its nearest neighbours in the model's own text space",
     "unrelated": "Other things that were to be kept",
 }
@@ -44,6 +46,8 @@ def write_cards(cards: Sequence[Card], folder: Path) -> Path:
     """Write one page and one JSON file on several erasures, side by side where there are more than one."""
     folder.mkdir(parents=True, exist_ok=True)
     data = [card.to_json() for card in cards]
+    for entry, card in zip(data[1:], cards[1:], strict=True):
+        entry["against_first"] = {name: change._asdict() for name, change in against(cards[0], card).items()}
     write_atomically(folder / "card.json", json.dumps(data[0] if len(data) == 1 else data, indent=1).encode())
     names = ", ".join(dict.fromkeys(c["name"] for card in cards for c in card.erasure["concepts"]))
     body = "".join(_card(card) for card in cards)
@@ -67,9 +71,17 @@ def _comparison(cards: Sequence[Card]) -> str:
         by_name = {g.name: g for g in card.groups}
         cells = "".join(f"<td>{_shown(by_name[g]) if g in by_name else '–'}</td>" for g in groups)
         rows.append(f"<tr><th>{escape(card.erasure['method'])}</th>{cells}</tr>")
+    tests = []
+    for card in cards[1:]:
+        changes = against(cards[0], card)
+        cells = "".join(f"<td>{_change(changes[g]) if g in changes else '–'}</td>" for g in groups)
+        tests.append(f"<tr><th>{escape(card.erasure['method'])}</th>{cells}</tr>")
     return (
         f'<h2>Side by side</h2><p class="muted">Pictures that show what their prompt names, before and after.</p>'
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+        f'<p class="muted">Against {escape(cards[0].erasure["method"])} (the first), on the same prompts and seeds: change '
+        "of what is shown after erasing, with the exact McNemar p.</p>"
+        f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(tests)}</table></div>'
     )
 
 
@@ -100,8 +112,7 @@ def _group(group: Findings, seeds: int) -> str:
         bars = _bars(rates)
     change = ""
     if group.change:
-        c = group.change
-        change = f"<p>Change {c.difference:+.1%} ({c.low:+.1%} to {c.high:+.1%}), McNemar p = {c.p:.3g}.</p>"
+        change = f"<p>Change {_change(group.change)}.</p>"
     shown = range(0, len(group.before), max(1, len(group.before) // PICTURES))
     pairs = "".join(
         f"<figure><div>{embedded(group.before[i], least=1, most=256)}{embedded(group.after[i], least=1, most=256)}</div>"
@@ -139,6 +150,10 @@ def _certificate(curve: Curve) -> str:
         f'<text x="0" y="{height - 20}" font-size="11">0</text></svg>'
         f"<table><tr><th>r</th><th>mean</th><th>worst row</th></tr>{rows}</table>"
     )
+
+
+def _change(change: Paired) -> str:
+    return f"{change.difference:+.1%} ({change.low:+.1%} to {change.high:+.1%}), McNemar p = {change.p:.3g}"
 
 
 def _shown(group: Findings) -> str:

@@ -30,7 +30,7 @@ class Request(Engine):
     seeds: int = 2
     """Pictures of every prompt (UnlearnCanvas: 5)."""
     quick: bool = False
-    """A quarter of the concepts, a third of the prompts, one seed."""
+    """A fifth of the concepts, a quarter of the prompts, one seed."""
     save_images: bool = False
     """Keep the pictures of what is still to be drawn in the run's folder, one PNG of 16 pictures a unit."""
     plan: bool = False

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
+import torch
 
 import efface
-from efface.auditing import Group, Prompt, audit, found_groups
+from efface.auditing import Group, Prompt, against, audit, found_groups
 from efface.cli import main
 from efface.cli.audit import seconds_of
 from efface.errors import UsageError
 from efface.judges import canvas_judge
+from efface.judges.base import Verdicts
 from efface.model import Model
+from efface.report.card import write_cards
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +96,46 @@ def test_bad_input(pipe, church, capsys):
     assert "no erasure was given" in capsys.readouterr().err
     with pytest.raises(UsageError, match="no prompts"):
         audit(pipe, church, groups=[])
+
+
+class Detector:
+    """Finds something in dark pictures."""
+
+    name, classes = "dark 1", ("dark",)
+
+    def __call__(self, images):
+        dark = torch.tensor([[np.asarray(image).mean() < 250] for image in images])
+        return Verdicts(("dark",) * len(images), dark.float(), torch.ones(len(images), dtype=torch.bool), dark.long())
+
+
+def test_a_detector_looks_at_every_picture(pipe, church):
+    groups = [Group("concept", (Prompt("a church", None), Prompt("a cat in stencil style", None)))]
+    card = audit(pipe, church, judge=Detector(), groups=groups, seeds=2, steps=4)
+    (found,) = card.groups
+    assert found.shown_after is not None
+    assert found.shown_after.pictures == 4
+    assert list(found.hits) == [np.asarray(picture.convert("RGB")).mean() < 250 for picture in found.after]
+
+
+def test_indirect_prompts_have_a_group(pipe, church):
+    said = ("a building with a bell and a cross", "where people pray")
+    groups = found_groups(Model(pipe), church.provenance.concepts, canvas_judge("object"), said)
+    (indirect,) = (g for g in groups if g.name == "indirect")
+    assert indirect.prompts == tuple(Prompt(text, "church") for text in said)
+
+
+def test_two_erasures_are_tested_picture_by_picture(pipe, church, tmp_path):
+    groups = [Group("concept", (Prompt("a church", "church"), Prompt("a church in noto style", "church")))]
+    nothing = efface.erase(pipe, "cat", method="uce")
+    cards = [audit(pipe, e, groups=groups, seeds=3, steps=12) for e in (church, nothing)]
+    change = against(*cards)["concept"]
+    assert change.difference == pytest.approx(
+        cards[1].groups[0].shown_after.value - cards[0].groups[0].shown_after.value
+    )
+    assert change.difference > 0.5  # erasing cats leaves churches
+    write_cards(cards, tmp_path)
+    data = json.loads((tmp_path / "card.json").read_text())
+    assert data[1]["against_first"]["concept"]["difference"] == change.difference
+    assert f"{change.difference:+.1%}" in (tmp_path / "card.html").read_text()
+    other = audit(pipe, church, groups=groups, seeds=1, steps=1)
+    assert against(cards[0], other) == {}  # other seeds

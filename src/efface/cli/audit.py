@@ -29,7 +29,7 @@ class Request:
     indirect: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A prompt that means the concept without naming it, once for each."""
     budget: str = "5min"
-    """Time for each erasure: 90s, 5min, 1h."""
+    """Time for the first erasure: 90s, 5min, 1h; the others are drawn on the same seeds."""
     seeds: int | None = None
     """Pictures of every prompt, instead of as many as the budget affords."""
     steps: int | None = None

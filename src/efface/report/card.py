@@ -77,7 +77,8 @@ def _comparison(cards: Sequence[Card]) -> str:
         cells = "".join(f"<td>{_change(changes[g]) if g in changes else '–'}</td>" for g in groups)
         tests.append(f"<tr><th>{escape(card.erasure['method'])}</th>{cells}</tr>")
     return (
-        f'<h2>Side by side</h2><p class="muted">Pictures that show what their prompt names, before and after.</p>'
+        '<h2>Side by side</h2><p class="muted">Pictures that show what their prompt names, or in which a detector finds '
+        "something, before and after.</p>"
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
         f'<p class="muted">Against {escape(cards[0].erasure["method"])} (the first), on the same prompts and seeds: change '
         "of what is shown after erasing, with the exact McNemar p.</p>"

@@ -13,9 +13,14 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import tyro
 
 from efface.api import erase
@@ -33,36 +38,47 @@ SEARCHES = tuple(name for name in ATTACKS if name != "checkpoint")
 """All but the audit of a whole checkpoint, which attacks no erasure."""
 
 
-class Arena:
-    """The canvas, its erasures, and the attacks that were run, each kept in a folder of its own."""
+@dataclass(frozen=True)
+class Bout:
+    """One attack on one concept, by every method in turn."""
 
-    def __init__(self, folder: Path, budget: str, tries: int, sanity_tries: int):
-        self.pipeline = load("emoji")
-        self.folder, self.budget, self.tries, self.sanity_tries = folder, budget, tries, sanity_tries
-        self.erasures: dict[tuple[str, str], Erasure] = {}
-        self.sane: dict[tuple[str, str], Sanity] = {}
+    attack: str
+    concept: str
+    methods: tuple[str, ...]
+    budget: str
+    tries: int
+    sanity_tries: int
+    folder: Path
 
-    def erasure(self, method: str, concept: str) -> Erasure:
-        """The method's erasure of a concept, by the canvas's settings."""
-        if (method, concept) not in self.erasures:
-            self.erasures[method, concept] = erase(self.pipeline, concept, method=method)
-        return self.erasures[method, concept]
-
-    def findings(self, name: str, method: str, concept: str) -> Findings:
-        """Attack one erasure; whether the attack is sound is found once for each concept."""
-        found = attack(
-            self.pipeline,
-            self.erasure(method, concept),
-            method=name,
-            budget=self.budget,
-            tries=self.tries,
-            sanity_tries=self.sanity_tries,
-            known_sanity=self.sane.get((name, concept)),
-            folder=self.folder / name / concept / method,
-        )
-        if found.sanity:
-            self.sane[name, concept] = found.sanity
+    def findings(self) -> dict[str, Findings]:
+        """Attack the erasures; whether the attack is sound is found once for all of them."""
+        sane: Sanity | None = None
+        found: dict[str, Findings] = {}
+        for method in self.methods:
+            found[method] = attack(
+                canvas(),
+                erasure(method, self.concept),
+                method=self.attack,
+                budget=self.budget,
+                tries=self.tries,
+                sanity_tries=self.sanity_tries,
+                known_sanity=sane,
+                folder=self.folder / self.attack / self.concept / method,
+            )
+            sane = found[method].sanity
         return found
+
+
+@cache
+def canvas() -> Any:
+    """The canvas, once in each process."""
+    return load("emoji")
+
+
+@cache
+def erasure(method: str, concept: str) -> Erasure:
+    """The method's erasure of a concept, by the canvas's settings."""
+    return erase(canvas(), concept, method=method)
 
 
 def share(found: Sequence[Findings], rate: str) -> float:
@@ -90,6 +106,7 @@ def main(
     attacks: tuple[str, ...] = SEARCHES,
     concepts: tuple[str, ...] = CONCEPTS,
     tries: int | None = None,
+    workers: int = 2,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
 ) -> None:
     """Attack every erasure and print one table.
@@ -101,27 +118,39 @@ def main(
         attacks: which attacks.
         concepts: which concepts.
         tries: prompts and seeds of each.
+        workers: processes of one thread each.
         output: folder that keeps everything found; a run that was stopped goes on there.
     """
     started = time.monotonic()
     if quick:
         concepts = tuple(name for name in ("church", "guitar", "noto") if name in concepts)
-    with tempfile.TemporaryDirectory() as scratch:
-        arena = Arena(
-            output or Path(scratch), budget or ("quick" if quick else "canvas"), tries or (3 if quick else 8), 2
-        )
-        figures: dict[str, dict[str, dict[str, float]]] = {}
-        print("| attack | erasure | without | ASR | denoiser rows a try | encoder rows | seconds | the attack is |")
-        print("|---|---|---|---|---|---|---|---|", flush=True)
-        for name in attacks:
-            for method in methods:
-                found = [arena.findings(name, method, concept) for concept in concepts]
-                print(line(name, method, found), flush=True)
-                figures.setdefault(name, {})[method] = {
-                    "without": round(share(found, "without"), 4),
-                    "asr": round(share(found, "asr"), 4),
-                    "broken": sum(bool(f.sanity and f.sanity.broken) for f in found),
-                }
+    budget, tries = budget or ("quick" if quick else "canvas"), tries or (3 if quick else 8)
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    print("| attack | erasure | without | ASR | denoiser rows a try | encoder rows | seconds | the attack is |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    # Small batches gain little from a second thread: whole bouts side by side gain nearly all of it.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    with tempfile.TemporaryDirectory() as scratch, pool:
+        bouts = {
+            name: [Bout(name, c, methods, budget, tries, 2, output or Path(scratch)) for c in concepts]
+            for name in attacks
+        }
+        fought = {name: [pool.submit(bout.findings) for bout in some] for name, some in bouts.items()}
+        try:
+            for name in attacks:
+                found = [future.result() for future in fought[name]]
+                figures[name] = {}
+                for method in methods:
+                    some = [findings[method] for findings in found]
+                    print(line(name, method, some), flush=True)
+                    figures[name][method] = {
+                        "without": round(share(some, "without"), 4),
+                        "asr": round(share(some, "asr"), 4),
+                        "broken": sum(bool(f.sanity and f.sanity.broken) for f in some),
+                    }
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     print(f"{(time.monotonic() - started) / 60:.1f} minutes, {len(concepts)} concepts")
     print(json.dumps(figures))
 

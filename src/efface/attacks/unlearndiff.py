@@ -1,4 +1,4 @@
-"""UnlearnDiffAtk: a prefix with which the erased model denoises the original's picture (Zhang et al., ECCV 2024, 2310.11868)."""
+"""UnlearnDiffAtk: words with which the erased model denoises the original's picture (Zhang et al., ECCV 2024, 2310.11868)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from efface.attacks.case import Case, Round, State
 
 
@@ -17,7 +19,9 @@ class Config:
     """Options of UnlearnDiffAtk; defaults are the paper's."""
 
     length: int | None = None
-    """k, words put before the prompt (paper: 3 for objects, 5 for all else)."""
+    """k, words put beside the prompt (paper: 3 for objects, 5 for all else)."""
+    place: Literal["prefix", "suffix"] = "prefix"
+    """Before the prompt, as published, or after it: a model whose captions all begin alike reads nothing behind a prefix."""
     levels: int = 50
     """Timesteps, one after the other from the least noisy, as in the authors' code (paper: 50)."""
     iterations: int = 40
@@ -36,13 +40,13 @@ class Config:
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"vocabulary": "words", "length": 1, "levels": 10, "iterations": 20, "lr": 0.05},
-    "quick": {"vocabulary": "words", "length": 1, "levels": 4, "iterations": 10, "lr": 0.1},
+    "canvas": {"vocabulary": "words", "place": "suffix", "length": 3, "levels": 10, "iterations": 20, "lr": 0.05},
+    "quick": {"vocabulary": "words", "place": "suffix", "length": 3, "levels": 4, "iterations": 10, "lr": 0.1},
 }
 
 
 def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
-    """Minimise |target − ε(z_t, t, prefix + prompt)|² over points of the simplex, one for each word of the prefix.
+    """Minimise |target − ε(z_t, t, words + prompt)|² over points of the simplex, one for each word.
 
     Words are drawn from the points going forward; gradients reach the points themselves. After each timestep the likeliest
     words are tried.
@@ -59,28 +63,35 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     if room < 1:
         raise UsageError(f"length is {k}; the model reads {case.model.length - 2} tokens, and the prompt needs some.")
     prompts = [ids[:room] for ids in case.contents()]
-    own = torch.nn.utils.rnn.pad_sequence([table[ids] for ids in prompts], batch_first=True)
+
+    own, first = [table[ids] for ids in prompts], config.place == "prefix"
+
+    def beside(drawn: Tensor) -> list[list[int]]:
+        """The prompts' tokens, and the words drawn for them (prompts k), in their place."""
+        rows = zip(words.ids[drawn.cpu()].tolist(), prompts, strict=True)
+        return [[*new, *ids] if first else [*ids, *new] for new, ids in rows]
+
     # The middle of the simplex, as the authors' code has it: no word is preferred.
     points = torch.full((len(prompts), k, len(words.ids)), 1 / len(words.ids), device=table.device).requires_grad_()
     optimiser = torch.optim.Adam([points], lr=config.lr, weight_decay=config.weight_decay)
-    first = 0
+    begin = 0
     if saved is not None:
         take_up(optimiser, saved)
-        first = int(saved["level"])
+        begin = int(saved["level"])
     for number, level in enumerate(case.levels(config.levels)):
-        if number < first:
+        if number < begin:
             continue
         with case.erased.attached() as model:
             for step in range(config.iterations):
                 hot = sampled(points, case.generators(1, number, step))
-                ids = [[*words.ids[h.argmax(-1).cpu()].tolist(), *p] for h, p in zip(hot, prompts, strict=True)]
-                text = model.encode_tokens(ids, torch.cat([hot @ words.table, own], dim=1))
+                soft = [torch.cat([h, o] if first else [o, h]) for h, o in zip(hot @ words.table, own, strict=True)]
+                padded = torch.nn.utils.rnn.pad_sequence(soft, batch_first=True)
+                text = model.encode_tokens(beside(hot.argmax(-1)), padded)
                 loss = denoising_loss(model, case.latents, case.randn(2, number, step), level, text).sum()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
                 points.data = onto_simplex(points.data)
-        prefixes = words.ids[points.argmax(-1).cpu()].tolist()
-        found = [Candidate((*prefix, *prompt)) for prefix, prompt in zip(prefixes, prompts, strict=True)]
+        found = [Candidate(tuple(ids)) for ids in beside(points.argmax(-1))]
         state = put_down(optimiser) | {"level": torch.tensor(number + 1)}
         yield Round(found, state, (number + 1) / config.levels)

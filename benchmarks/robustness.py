@@ -25,7 +25,7 @@ import tyro
 
 from efface.api import erase
 from efface.attacking import attack
-from efface.attacks import ATTACKS
+from efface.attacks import SEARCHES
 from efface.attacks.findings import Findings, Sanity
 from efface.attacks.target import NOTHING
 from efface.erasures import Erasure
@@ -34,8 +34,6 @@ from efface.loading import load
 METHODS = ("uce", "rece", "saeuron")
 CONCEPTS = ("church", "cat", "guitar", "car", "noto", "stencil")
 """Four objects and two styles."""
-SEARCHES = tuple(name for name in ATTACKS if name != "checkpoint")
-"""All but the audit of a whole checkpoint, which attacks no erasure."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from efface.judges.base import Verdicts
 from efface.model import Model
 from efface.neighbours import neighbours
 from efface.sampling import sampling
+
+if TYPE_CHECKING:
+    from efface.attacks.findings import Sanity
+    from efface.redteam import Attacked, RedTeam
 
 
 class Prompt(NamedTuple):
@@ -79,6 +84,8 @@ class Card:
     """Of the audit."""
     certificate: Curve | None = None
     """What states of bounded norm can bring back, for text maps."""
+    attacks: tuple[Attacked, ...] = ()
+    """What attacks brought back."""
 
     def to_json(self) -> dict[str, Any]:
         """Every number of the card, without its pictures."""
@@ -90,6 +97,7 @@ class Card:
             "guidance": self.guidance,
             "seconds": self.seconds,
             "certificate": self.certificate and self.certificate._asdict(),
+            "attacks": [attacked.to_json() for attacked in self.attacks],
             "groups": {
                 g.name: {
                     "prompts": list(g.prompts),
@@ -134,8 +142,11 @@ def audit(
     seeds: int | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    team: RedTeam | None = None,
+    known: dict[tuple[str, str], Sanity] | None = None,
+    folder: str | Path | None = None,
 ) -> Card:
-    """Draw pictures of the concept, its aliases, its neighbours and of unrelated things, before and after.
+    """Draw pictures of the concept, its aliases, its neighbours and of unrelated things, before and after, and attack.
 
     Args:
         pipeline: the model the erasure was made for, with nothing attached that should not be in the pictures.
@@ -147,9 +158,12 @@ def audit(
         seeds: pictures of every prompt, instead of a budget.
         steps: denoising steps; the model's usual number by default.
         guidance: guidance scale.
+        team: attacks on every concept of the erasure; none by default. The budget in seconds is not theirs.
+        known: which attacks are sound, by attack and concept, when several erasures are audited; it gets what is found.
+        folder: what the attacks find is kept in its `attacks`, and an audit that was stopped goes on with them there.
 
     Raises:
-        UsageError: there is nothing to draw.
+        UsageError: there is nothing to draw, or an attack does not fit the model.
     """
     from efface.canvas import is_canvas
     from efface.canvas.words import STYLES
@@ -176,11 +190,28 @@ def audit(
         end = start + len(group.prompts) * count
         findings.append(findings_of(group, count, before[start:end], after[start:end], judge))
         start = end
+    attacks: tuple[Attacked, ...] = ()
+    if team is not None:
+        drawing = {"draw_steps": steps, "guidance": guidance}
+        attacks = _attacked(pipeline, erasure, team, folder, judge=judge, known=known, **drawing)
     return Card(
         erasure.summary(), tuple(findings), tuple(drawn), settings["steps"], settings["guidance"],
         judge.name if judge else None, round(time.perf_counter() - began, 1),
-        certificate(model, erasure) if isinstance(erasure, TextMap) else None,
+        certificate(model, erasure) if isinstance(erasure, TextMap) else None, attacks,
     )  # fmt: skip
+
+
+def _attacked(
+    pipeline: Any, erasure: Erasure, team: RedTeam, folder: str | Path | None, **options: Any
+) -> tuple[Attacked, ...]:
+    """Attacks on every concept of an erasure."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(folder or scratch) / "attacks" / erasure.provenance.method
+        return tuple(
+            attacked
+            for concept in erasure.provenance.concepts
+            for attacked in team.run(pipeline, [erasure], concept, place / concept.name.replace("/", "-"), **options)
+        )
 
 
 def found_groups(

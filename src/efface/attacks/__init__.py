@@ -25,6 +25,8 @@ ATTACKS = (
     "ring-a-bell", "unlearndiff", "p4d", "pund", "inversion", "mma", "relapse", "synonyms", "checkpoint",
 )  # fmt: skip
 """One registration an attack."""
+SEARCHES = tuple(name for name in ATTACKS if name != "checkpoint")
+"""All but the audit of a whole checkpoint, which attacks no erasure."""
 
 
 def attack_module(name: str) -> ModuleType:

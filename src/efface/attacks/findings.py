@@ -65,6 +65,11 @@ class Found:
     cost: Cost = NOTHING
     looks: tuple[Look, ...] = ()
 
+    @property
+    def caption(self) -> str:
+        """What was found, in words."""
+        return self.text or (f"{self.prompt} (embedding)" if self.tensors else self.prompt)
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Found:
         """What `asdict` wrote."""

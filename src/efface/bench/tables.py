@@ -16,6 +16,7 @@ from efface.bench import published, runs
 from efface.bench.ledger import Ledger
 from efface.bench.lines import Line, with_means
 from efface.bench.protocols import canvas
+from efface.bench.protocols.canvas_attacks import broken_in
 from efface.bench.protocols.canvas_lines import Results
 from efface.bench.protocols.canvas_pairs import Comparison, Entry, comparisons, lines_of, same_pictures
 from efface.bench.unit import Unit
@@ -64,6 +65,7 @@ def board(folders: Sequence[Path]) -> Board:
         (line.method, line.concepts): line for run in found for line in published.lines_for(run.protocol, run.unerased)
     }
     notes = list(dict.fromkeys(filter(None, (published.difference(run.protocol, run.unerased) for run in found))))
+    notes += [f"{run.folder}: {sentence}" for run in found for sentence in broken_in(run.folder)]
     return Board(found, list(beside.values()), comparisons(_entries(found)), notes + _unlike(found))
 
 

@@ -36,6 +36,13 @@ class Request:
     """Denoising steps."""
     guidance: float | None = None
     """Guidance scale."""
+    attacks: tuple[str, ...] = ()
+    """Attacks to run on the erasure (see `efface attack --help`), or `all`; they take their own time, and an audit that was
+    stopped goes on with them."""
+    attack_budget: str | None = None
+    """How far each attack goes: published, canvas or quick; canvas on the emoji canvas, published elsewhere."""
+    tries: int = 8
+    """Prompts and seeds that each attack is given."""
     json: bool = False
     """Print the card's JSON instead of a table."""
 
@@ -52,18 +59,23 @@ def main(args: list[str]) -> None:
     from efface.erasures import Erasure
     from efface.judges import open_judge
     from efface.loading import load
+    from efface.redteam import RedTeam
     from efface.report.card import write_cards
 
+    team = None
+    if request.attacks:
+        usual = "canvas" if request.model == "emoji" else "published"
+        team = RedTeam(request.attacks, request.attack_budget or usual, request.tries)
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
     judge = None if request.judge is None else open_judge(request.judge)
-    cards, seeds = [], request.seeds
+    cards, seeds, known = [], request.seeds, {}
     for path, erasure in zip(request.erasure, erasures, strict=True):
         say(f"auditing {path}")
         cards.append(
             audit(
                 pipeline, erasure, judge=judge, indirect=request.indirect, budget=budget, seeds=seeds,
-                steps=request.steps, guidance=request.guidance,
+                steps=request.steps, guidance=request.guidance, team=team, known=known, folder=request.output,
             )
         )  # fmt: skip
         seeds = len(cards[0].seeds)  # the same pictures for all, so that they can be compared one by one
@@ -73,6 +85,8 @@ def main(args: list[str]) -> None:
         for group in card.groups:
             shown = f"{group.shown_before.value:.0%} → {group.shown_after}, " if group.shown_before else ""
             rows.append((f"{card.erasure['method']} {group.name}", f"{shown}pictures differ by {group.distance:.3f}"))
+        for attacked in card.attacks:
+            rows.append((f"{card.erasure['method']} {attacked.attack}", attacked.line))
     data = {"card": str(page), "cards": [card.to_json() for card in cards]}
     result(data, as_json=request.json, rows=rows)
 

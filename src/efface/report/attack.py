@@ -20,6 +20,6 @@ def attack_sheet(findings: Findings, book: Book, path: Path) -> None:
     rows = [[book.picture(f"{t.number:03}-{kind}") for t in tries] for kind in ("original", "erased", "attacked")]
     known = next(p for row in rows for p in row if p is not None)
     blank = Image.new("RGB", known.size, (255, 255, 255))
-    columns = [t.text or (f"{t.prompt} (embedding)" if t.tensors else t.prompt) for t in tries]
+    columns = [t.caption for t in tries]
     filled = [[blank if picture is None else picture for picture in row] for row in rows]
     save_picture(sheet(filled, columns=columns, labels=["original", "erased", "attacked"]), path)

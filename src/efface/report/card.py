@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from efface.auditing import against
 from efface.erasures.file import write_atomically
+from efface.report import card_attacks
 from efface.report.sheet import embedded
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def write_cards(cards: Sequence[Card], folder: Path) -> Path:
         body = _comparison(cards) + "".join(titled)
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>erasing {escape(names)}</title><style>{STYLE}</style><body><h1>Erasing {escape(names)}</h1>{body}</body></html>"
+        f"<title>erasing {escape(names)}</title><style>{STYLE}{card_attacks.STYLE}</style>"
+        f"<body><h1>Erasing {escape(names)}</h1>{body}</body></html>"
     )
     write_atomically(folder / "card.html", page.encode())
     return folder / "card.html"
@@ -82,7 +84,7 @@ def _comparison(cards: Sequence[Card]) -> str:
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
         f'<p class="muted">Against {escape(cards[0].erasure["method"])} (the first), on the same prompts and seeds: change '
         "of what is shown after erasing, with the exact McNemar p.</p>"
-        f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(tests)}</table></div>'
+        f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(tests)}</table></div>{card_attacks.beside(cards)}'
     )
 
 
@@ -101,7 +103,8 @@ def _card(card: Card) -> str:
     ]
     table = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts)
     groups = "".join(_group(group, len(card.seeds)) for group in card.groups)
-    return f"<table>{table}</table>{groups}{_certificate(card.certificate) if card.certificate else ''}"
+    attacks = card_attacks.section(card.attacks) if card.attacks else ""
+    return f"<table>{table}</table>{groups}{attacks}{_certificate(card.certificate) if card.certificate else ''}"
 
 
 def _group(group: Findings, seeds: int) -> str:

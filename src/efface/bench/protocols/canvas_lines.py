@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from efface.bench.ledger import Ledger
 from efface.bench.lines import Cell, Line
+from efface.bench.protocols.canvas_attacks import cells_of
 from efface.bench.protocols.canvas_modes import Edit, Kind, Target
 from efface.bench.rates import paired, rate
 from efface.bench.unit import Setting, Unit, sha256_of, units_of
@@ -133,7 +134,7 @@ class Results:
         erased = [p for p in after if columns[0].counts(p)]
         cells |= drops | {"intact": rate([p.intact for p in erased], [p.prompt for p in erased])}
         cells["s a picture"] = self._each(files)
-        cells |= _spent(files)
+        cells |= _spent(files) | cells_of(self.folder, files[-1].stem)
         kind = target.kind if target.mode in ("single", "pairs") else ""
         return Line(files[-1].stem, method, target.title, cells, kind)
 

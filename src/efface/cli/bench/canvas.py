@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from efface.bench.engines import Engine
+from efface.cli.attack import Reporter
 from efface.cli.bench.common import reporter
 from efface.cli.output import console, say
 from efface.erasers import METHODS
@@ -31,6 +32,12 @@ class Request(Engine):
     """Pictures of every prompt (UnlearnCanvas: 5)."""
     quick: bool = False
     """A fifth of the concepts, a quarter of the prompts, one seed."""
+    attacks: tuple[str, ...] = ()
+    """Attacks to run on every erasure (see `efface attack --help`), or `all`; a finished run may be given them later."""
+    attack_budget: str | None = None
+    """How far each attack goes: published, canvas or quick; quick in a quick run, canvas in others."""
+    tries: int = 4
+    """Prompts and seeds that each attack is given."""
     save_images: bool = False
     """Keep the pictures of what is still to be drawn in the run's folder, one PNG of 16 pictures a unit."""
     plan: bool = False
@@ -51,19 +58,31 @@ def main(args: list[str]) -> None:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.bench import lines
     from efface.bench.protocols.canvas import Canvas, Plan
+    from efface.bench.protocols.canvas_attacks import attack_all, broken_in
     from efface.bench.protocols.canvas_cost import cost
     from efface.loading import load
     from efface.model import Model
+    from efface.redteam import RedTeam
 
+    usual = "quick" if request.quick else "canvas"
+    team = RedTeam(request.attacks, request.attack_budget or usual, request.tries) if request.attacks else None
+    if team and request.mode != "single":
+        raise UsageError(f"attacks want concepts erased one at a time; the mode is {request.mode!r}, use single.")
     plan = Plan(tuple(dict.fromkeys(request.method)) or METHODS, request.seeds, request.quick, request.mode)
     model = Model(load("emoji"))
     expected = cost(model, plan, request.output, devices=request.devices, sheets=request.save_images)
-    say(str(expected))
+    attacked = len(plan.methods) * len(plan.targets) * len(team.names) if team else 0
+    say(str(expected) + (f"; beside them {attacked} attacks, whose time is not in it" if team else ""))
     if request.plan:
-        print(json.dumps(expected.to_json()))
+        print(json.dumps(expected.to_json() | {"attacks": attacked}))
         return
     canvas = Canvas(model, plan, request.output, sheets=request.save_images)
     canvas.run(reporter(), say, request)
+    if team:
+        with Reporter("attacking") as report:
+            attack_all(canvas, team, report, say)
+    for sentence in broken_in(request.output):
+        say(sentence)
     found = canvas.lines()
     canvas.ledger.close()
     if request.json or request.table == "json":

@@ -1,0 +1,121 @@
+"""The part of a card on attacks: how often the concept comes back, at what cost, and whether the attack can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from efface.report.plot import COLOURS
+from efface.report.sheet import embedded
+
+if TYPE_CHECKING:
+    from efface.attacks.findings import Findings
+    from efface.attacks.target import Cost
+    from efface.auditing import Card
+    from efface.redteam import Attacked, Strip
+
+STYLE = ".three{width:12rem}.three img{width:32%}"
+HEAD = "<tr><th>attack</th><th>without it</th><th>because of it</th><th>together (ASR)</th><th>cost</th><th>sanity</th></tr>"
+WIDTH, HEIGHT, LEFT, BOTTOM = 360, 170, 34, 24
+"""Of the plot, in units that are pixels on a phone."""
+
+
+def section(attacks: Sequence[Attacked]) -> str:
+    """A table of all attacks, a curve over their budgets, and the strongest tries of each in pictures."""
+    rows = "".join(map(_row, attacks))
+    kept = [a for a in attacks if a.findings]
+    shown = "".join(
+        f"<h3>{escape(_title(a, attacks))}</h3><div class='pairs'>{''.join(map(_strip, a.strips))}</div>" for a in kept
+    )
+    return (
+        "<h2>What an attacker gets back</h2><p>Share of tries whose own prompt still draws the concept, that the attack "
+        "brought back, and both together. An attack that fails where any attack must succeed is broken: it says nothing "
+        f"about robustness.</p><div class='scroll'><table>{HEAD}{rows}</table></div>{_curves(kept)}"
+        "<p class='muted'>Tries below, the strongest first: the unerased model, the erased one, and what the attack made of "
+        f"it.</p>{shown}"
+    )
+
+
+def beside(cards: Sequence[Card]) -> str:
+    """A table of ASR, one row an attack and one column an erasure; nothing without attacks."""
+    named = list(dict.fromkeys((a.attack, a.concept) for card in cards for a in card.attacks))
+    if not named:
+        return ""
+    head = "".join(f"<th>{escape(card.erasure['method'])}</th>" for card in cards)
+    rows = []
+    for name in named:
+        found = [next((a for a in card.attacks if (a.attack, a.concept) == name), None) for card in cards]
+        cells = "".join(f"<td>{_asr(a) if a else '–'}</td>" for a in found)
+        rows.append(f"<tr><th>{escape(name[0])} on {escape(name[1])}</th>{cells}</tr>")
+    return (
+        '<p class="muted">Under attack: tries that show the concept, with or without it.</p>'
+        f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+    )
+
+
+def _row(attacked: Attacked) -> str:
+    found = attacked.findings
+    title = f"<th>{escape(attacked.attack)}<br>on {escape(attacked.concept)}</th>"
+    if found is None:
+        return f"<tr>{title}<td colspan='5'>not run: {escape(attacked.why)}</td></tr>"
+    per = found.per_success
+    price = f"{_cost(per)} each success" if per else f"{_cost(found.cost)} for no success"
+    sanity = found.sanity.verdict if found.sanity else "not checked"
+    cells = (str(found.without), str(found.because), str(found.asr), price, sanity)
+    return f"<tr>{title}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+
+
+def _cost(cost: Cost) -> str:
+    return f"{cost.denoiser:,} denoiser and {cost.encoder:,} text encoder evaluations, {cost.seconds:.0f} s"
+
+
+def _asr(attacked: Attacked) -> str:
+    if attacked.findings is None:
+        return "not run"
+    broken = attacked.findings.sanity and attacked.findings.sanity.broken
+    return f"{attacked.findings.asr}{' (broken)' if broken else ''}"
+
+
+def _curves(kept: Sequence[Attacked]) -> str:
+    """ASR over the share of each attack's budget; broken attacks are dashed."""
+    height = HEIGHT + 16 * len(kept)
+    lines = []
+    for number, attacked in enumerate(kept):
+        found = attacked.findings
+        assert found is not None
+        colour = f"rgb{COLOURS[number % len(COLOURS)]}"
+        dashes = " stroke-dasharray='4 3'" if found.sanity and found.sanity.broken else ""
+        lines.append(
+            f"<polyline points='{_points(found)}' fill='none' stroke='{colour}' stroke-width='2'{dashes}/>"
+            f"<text x='{LEFT}' y='{HEIGHT + 12 + 16 * number}' font-size='12' fill='{colour}'>{_title(attacked, kept)}</text>"
+        )
+    axes = "".join(
+        f"<text x='{x}' y='{y}' font-size='12'>{text}</text>"
+        for x, y, text in ((0, 14, "100%"), (0, HEIGHT - BOTTOM, "0%"), (WIDTH - 110, HEIGHT - 6, "all of its budget"))
+    )
+    if not kept:
+        return ""
+    return (
+        "<p>Tries that show the concept, over the budget of each attack (dashed where it is broken):</p>"
+        f"<svg class='bar' viewBox='0 0 {WIDTH} {height}' role='img'>{axes}{''.join(lines)}</svg>"
+    )
+
+
+def _points(found: Findings) -> str:
+    """From no budget to all of it."""
+    curve = [(0.0, found.without.value), *((p.done, p.asr) for p in found.curve)]
+    curve.append((1.0, curve[-1][1]))
+    across, up = WIDTH - LEFT - 4, HEIGHT - BOTTOM - 10
+    return " ".join(f"{LEFT + across * x:.1f},{10 + up * (1 - y):.1f}" for x, y in curve)
+
+
+def _strip(strip: Strip) -> str:
+    pictures = "".join(embedded(p, least=1, most=256) for p in strip[1:] if p is not None)
+    return f"<figure class='three'><div>{pictures}</div>{escape(strip.caption)}</figure>"
+
+
+def _title(attacked: Attacked, attacks: Sequence[Attacked]) -> str:
+    """The attack's name, with the concept's where there are several."""
+    several = len({a.concept for a in attacks}) > 1
+    return f"{attacked.attack} on {attacked.concept}" if several else attacked.attack

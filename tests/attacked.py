@@ -22,6 +22,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "ring-a-bell": ("ring-a-bell", {"length": 4, "population": 8, "generations": 6}),
     "ring-a-bell-soft": ("ring-a-bell", {"mode": "soft", "strengths": (0.5, 1.0, 2.0)}),
     "unlearndiff": ("unlearndiff", {"levels": 3, "iterations": 3, "length": 2}),
+    "unlearndiff-suffix": ("unlearndiff", {"levels": 3, "iterations": 3, "length": 2, "place": "suffix"}),
     "p4d-n": ("p4d", {"length": 4, "steps": 6, "every": 2}),
     "p4d-k": ("p4d", {"variant": "k", "steps": 6, "every": 2}),
     "pund": ("pund", {"steps": 6, "every": 2, "images": 2, "batch": 2}),

@@ -22,7 +22,7 @@ from efface.erasures import attached_to
 from efface.errors import EffaceError, UsageError
 
 TEXTUAL = [row for row in SMALL if row not in ("ring-a-bell-soft", "pund", "inversion")]
-SEARCHING = ["ring-a-bell", "unlearndiff", "p4d-n", "mma"]
+SEARCHING = ["ring-a-bell", "unlearndiff", "unlearndiff-suffix", "p4d-n", "mma"]
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,9 @@ def test_tries_side_by_side_find_what_each_finds_alone(field, found, row):
 def test_a_search_uses_no_word_of_the_concept(field, row, vocabulary):
     tokenizer = field.pipe.tokenizer
     for t in field.run(row, vocabulary=vocabulary).tries:
-        own = tokens_of(field.model, t.prompt) if row == "unlearndiff" else []
-        free = t.ids[: len(t.ids) - len(own)]
+        own = tokens_of(field.model, t.prompt) if row.startswith("unlearndiff") else []
+        free = t.ids[len(own) :] if row == "unlearndiff-suffix" else t.ids[: len(t.ids) - len(own)]
+        assert [*free, *own] == list(t.ids) if row != "unlearndiff-suffix" else [*own, *free] == list(t.ids)
         texts = {text.strip() for text in tokenizer.batch_decode([[i] for i in free])}
         assert not texts & own_words(CHURCH)
         assert not set(free) & set(tokenizer.all_special_ids)

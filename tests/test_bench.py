@@ -7,9 +7,11 @@ import json
 import pytest
 
 import efface
+from efface.attacks.findings import Findings
 from efface.bench import lines as forms
 from efface.bench import runs
 from efface.bench.protocols.canvas import Canvas, Plan
+from efface.bench.protocols.canvas_attacks import attack_all, broken_in
 from efface.bench.protocols.canvas_cost import cost
 from efface.bench.protocols.canvas_modes import (
     KINDS,
@@ -24,8 +26,9 @@ from efface.bench.protocols.canvas_modes import (
 from efface.canvas.concepts import canvas_concepts, survivor
 from efface.canvas.words import BENCHMARK, STYLES, anchor_of, caption, held_out
 from efface.cli import main
-from efface.errors import EffaceError
+from efface.errors import EffaceError, UsageError
 from efface.model import Model
+from efface.redteam import RedTeam
 
 
 class Few(Plan):
@@ -88,6 +91,44 @@ def test_the_canvas_protocol_end_to_end(model, tmp_path):
     assert runs.read(tmp_path).plan["methods"] == ["uce"]
     Canvas(model, Few(("rece",), seeds=1), tmp_path)
     assert runs.read(tmp_path).plan["methods"] == ["uce", "rece"]
+
+
+def test_attacks_may_be_added_to_a_run(model, tmp_path):
+    canvas = Canvas(model, Few(("uce",), seeds=1), tmp_path)
+    canvas.run()
+    before = canvas.lines()
+    team = RedTeam(("synonyms", "ring-a-bell"), "quick", tries=2, sanity_tries=1)
+    said = []
+    attack_all(canvas, team, report=lambda done, line: said.append(done))
+    assert said == sorted(said)
+    assert said[-1] == pytest.approx(1)
+    lines = canvas.lines()
+    assert len(lines) == len(before)
+    for was, now in zip(before, lines, strict=True):
+        assert {name: now.cells[name] for name in was.cells} == was.cells
+        assert (len(now.cells) > len(was.cells)) == (now.method == "uce")
+    found = Findings.load(tmp_path / "attacks" / "uce-church" / "synonyms" / "findings.json")
+    cells = lines[2].cells
+    assert (cells["ASR synonyms"], cells["synonyms because"]) == (found.asr, found.because)
+    assert cells["synonyms sanity"].value == min(found.sanity.unerased.value, found.sanity.weak.value)
+    assert ("synonyms cost" in cells) == (found.per_success is not None)
+    assert "ASR synonyms" in forms.markdown(lines)
+    assert broken_in(tmp_path) == [
+        f"{name} is broken on {', '.join(names)}: its failures there say nothing about robustness."
+        for name, names in broken(tmp_path, ("ring-a-bell", "synonyms")).items()
+    ]
+    with pytest.raises(UsageError, match="holds another attack"):
+        attack_all(canvas, RedTeam(("synonyms",), "canvas", tries=2))
+
+
+def broken(folder, names):
+    """Attack -> concepts on which its findings say it is broken, those with any."""
+    paths = [(name, stem) for name in names for stem in ("uce-church", "uce-outline")]
+    data = [
+        (name, json.loads((folder / "attacks" / stem / name / "findings.json").read_text())) for name, stem in paths
+    ]
+    marked = {name: [d["concept"] for n, d in data if n == name and d["broken"]] for name in names}
+    return {name: concepts for name, concepts in marked.items() if concepts}
 
 
 def test_one_after_the_other(model, tmp_path):

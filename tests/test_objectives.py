@@ -141,9 +141,10 @@ def test_mma(pipe):
     assert slope[place, word].item() == pytest.approx(difference, rel=0.05, abs=2e-4)
 
 
-def test_unlearndiff(case):
+@pytest.mark.parametrize("place", ["prefix", "suffix"])
+def test_unlearndiff(case, place):
     """One step at one timestep: points of the simplex after Adam with weight decay, projected back."""
-    config = configured("unlearndiff", levels=1, iterations=1, length=2, lr=1e-4, weight_decay=0.1)
+    config = configured("unlearndiff", levels=1, iterations=1, length=2, lr=1e-4, weight_decay=0.1, place=place)
     found = next(attack_module("unlearndiff").search(case, config, None))
     table = words(case.model, CHURCH, "all")
     points = torch.full((2, 2, len(table.ids)), 1 / len(table.ids))
@@ -154,8 +155,9 @@ def test_unlearndiff(case):
     embedding = case.model.pipeline.text_encoder.get_input_embeddings().weight.detach()
     gradient = torch.zeros_like(points)
     for k, own in enumerate(case.contents()):
-        rows = torch.cat([hot[k] @ embedding[table.ids], embedding[own]])[None]
-        ids = [[*table.ids[drawn[k]].tolist(), *own]]
+        added, new = hot[k] @ embedding[table.ids], table.ids[drawn[k]].tolist()
+        rows = torch.cat([added, embedding[own]] if place == "prefix" else [embedding[own], added])[None]
+        ids = [[*new, *own] if place == "prefix" else [*own, *new]]
         level = case.levels(1)
         loss = loss_of(case, rows, ids, case.latents[k : k + 1], case.randn(2, 0, 0)[k : k + 1], level)
         gradient += torch.autograd.grad(loss, hot)[0]
@@ -164,7 +166,7 @@ def test_unlearndiff(case):
     assert (found.state["0|value"] - points).abs().max() > 5e-5
     best = table.ids[expected.argmax(-1)]
     assert [c.ids for c in found.candidates] == [
-        (*b, *own) for b, own in zip(best.tolist(), case.contents(), strict=True)
+        (*b, *own) if place == "prefix" else (*own, *b) for b, own in zip(best.tolist(), case.contents(), strict=True)
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import efface
 from efface.auditing import Group, Prompt, audit
+from efface.redteam import Attacked, RedTeam
 from efface.report.card import write_cards
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def cards():
+def cards(tmp_path_factory):
     """Cards of two erasures of one concept, drawn with few steps."""
     pipe = efface.load("emoji")
     groups = [
@@ -30,7 +32,11 @@ def cards():
         Group("unrelated", (Prompt("a sunflower in noto style", "sunflower"), Prompt("a cat on the moon", None))),
     ]
     erasures = [efface.erase(pipe, "church", method=method) for method in ("uce", "rece")]
-    return [audit(pipe, erasure, groups=groups, seeds=2, steps=3) for erasure in erasures]
+    drawn = [audit(pipe, erasure, groups=groups, seeds=2, steps=3) for erasure in erasures]
+    team = RedTeam(("ring-a-bell", "synonyms"), "quick", tries=2, sanity_tries=1)
+    attacked = team.run(pipe, erasures[:1], "church", tmp_path_factory.mktemp("attacks"))
+    attacked.append(Attacked("mma", "church", None, "there is nothing to bring back"))
+    return [replace(card, attacks=tuple(attacked)) for card in drawn]
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +70,14 @@ def opened(browser, written, request):
     page.close()
 
 
-def test_the_card_opens_from_disk(opened, written):
+def test_the_card_opens_from_disk(opened, written, cards):
     page, wrong, width = opened
     assert wrong == []
     sizes = page.eval_on_selector_all("img", "all => all.map(i => [i.complete, i.naturalWidth, i.clientWidth])")
-    assert len(sizes) == sum(2 * min(8, g["pictures"]) for card in written[1] for g in card["groups"].values())
+    pairs = sum(2 * min(8, g["pictures"]) for card in written[1] for g in card["groups"].values())
+    tried = [p for card in cards[: len(written[1])] for a in card.attacks for strip in a.strips for p in strip[1:] if p]
+    assert tried
+    assert len(sizes) == pairs + len(tried)
     assert all(complete and natural >= 32 and 30 < shown <= 256 for complete, natural, shown in sizes)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width  # nothing to scroll sideways
     letters = page.eval_on_selector_all(
@@ -87,7 +96,7 @@ def test_every_number_on_the_card_is_the_jsons(opened, written):
     bars = page.eval_on_selector_all("svg.bar text", "all => all.map(e => e.textContent)")
     rows = page.eval_on_selector_all("tr", "all => all.map(r => [...r.cells].map(c => c.textContent))")
     paragraphs = page.eval_on_selector_all("p", "all => all.map(p => p.textContent)")
-    expected_bars, expected_rows, distances = [], [], []
+    expected_bars, expected_rows, distances, attacks = [], [], [], []
     for card in written[1]:
         for group in card["groups"].values():
             rates = (group[name] for name in ("shown_before", "shown_after", "intact") if group.get(name))
@@ -96,8 +105,15 @@ def test_every_number_on_the_card_is_the_jsons(opened, written):
         curve = card["certificate"]
         for norm, mean, worst in zip(curve["norms"], curve["recoverable"], curve["worst"], strict=True):
             expected_rows.append([f"{norm:g}", f"{mean:.1%}", f"{worst:.1%}"])
+        for found in card["attacks"]:
+            name = f"{found['attack']}on {found['concept']}"
+            rates = [found[part] for part in ("without", "because", "asr") if part in found]
+            told = [f"{r['value']:.1%} ({r['low']:.1%} to {r['high']:.1%})" for r in rates]
+            attacks.append([name, *told, found["verdict"]] if told else [name, f"not run: {found['why']}"])
     assert [text for text in bars if " to " in text] == expected_bars
     assert [row for row in rows if len(row) == 3 and row[1].endswith("%")] == expected_rows
+    told = [r for r in rows if r[0].endswith("on church") and " on" not in r[0]]  # not those of the table side by side
+    assert [[*r[:4], r[5]] if len(r) == 6 else r for r in told] == attacks
     assert [p.split("differ by ")[1][:5] for p in paragraphs if "differ by" in p] == distances
 
 

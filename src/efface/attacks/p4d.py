@@ -45,9 +45,11 @@ class Config:
             raise UsageError("length, every_words, steps and every must be at least 1.")
 
 
+# No other words say what the canvas's own do, so that the variant n reports itself as broken there; nor does it read a prompt
+# with words put into it, only one with words after it: its prompts are no longer than five words.
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"vocabulary": "words", "length": 8, "steps": 200, "every": 40},
-    "quick": {"vocabulary": "words", "length": 8, "steps": 40, "every": 20},
+    "canvas": {"vocabulary": "words", "variant": "k", "every_words": 5, "steps": 200, "every": 40},
+    "quick": {"vocabulary": "words", "variant": "k", "every_words": 5, "steps": 40, "every": 20},
 }
 
 

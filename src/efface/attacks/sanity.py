@@ -27,17 +27,19 @@ def sanity(setup: Setup, folder: Path | None = None, *, report: Report = lambda 
     """
     original, plan = setup.original, replace(setup.plan, every=True)
 
-    def against(label: str, setup: Setup) -> Rate:
-        book = open_book(setup, None if folder is None else folder / label)
-        return run(setup, book, report=report).asr
+    checks = getattr(attack_module(setup.name), "SANITY", ("unerased", "weak"))
 
-    unerased = against("unerased", replace(setup, erased=original, plan=plan))
-    if "weak" not in getattr(attack_module(setup.name), "SANITY", ("unerased", "weak")):
+    def against(number: int, setup: Setup) -> Rate:
+        book = open_book(setup, None if folder is None else folder / checks[number])
+        return run(setup, book, report=lambda done, line: report((number + done) / len(checks), line)).asr
+
+    unerased = against(0, replace(setup, erased=original, plan=plan))
+    if "weak" not in checks:
         return Sanity(unerased, None, LEAST)
     prompt, seed = plan.tries[0]
     weak = Target(original.model, (*original.erasures, weak_erasure(original, setup.concept, prompt)))
     plan = replace(plan, tries=planned_tries([prompt], plan.count, seed))
-    return Sanity(unerased, against("weak", replace(setup, erased=weak, plan=plan)), LEAST)
+    return Sanity(unerased, against(1, replace(setup, erased=weak, plan=plan)), LEAST)
 
 
 def weak_erasure(original: Target, concept: Concept, prompt: str) -> Erasure:

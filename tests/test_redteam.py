@@ -1,0 +1,107 @@
+"""Several attacks on one erasure: what is kept, what is shared, and what the card says of it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from attacked import CHURCH, Field
+
+import efface
+from efface.attacks import SEARCHES
+from efface.attacks.findings import Findings
+from efface.auditing import Group, Prompt
+from efface.errors import UsageError
+from efface.judges import Verdicts
+from efface.redteam import RedTeam
+from efface.report.card import write_cards
+
+FEW = {"draw_steps": 2, "guidance": 5.0}
+
+
+@pytest.fixture(scope="module")
+def field(sd):
+    return Field(sd)
+
+
+@pytest.fixture(scope="module")
+def done(field, tmp_path_factory):
+    """Two attacks that take moments, and their folder."""
+    folder = tmp_path_factory.mktemp("team")
+    team = RedTeam(("synonyms", "checkpoint", "synonyms"), "quick", tries=2, sanity_tries=1)
+    return team.run(field.pipe, [field.erasure], CHURCH, folder, judge=field.judge, **FEW), folder
+
+
+def test_each_attack_has_a_folder_and_its_pictures(done):
+    attacked, folder = done
+    assert [a.attack for a in attacked] == ["synonyms", "checkpoint"]
+    for a in attacked:
+        assert Findings.load(folder / a.attack / "findings.json") == a.findings
+        assert len(a.strips) == len(a.findings.tries)
+        assert all(s.original.size == s.erased.size for s in a.strips)
+        assert str(a.findings.because) in a.line
+
+
+def test_an_attack_is_found_sound_once_for_a_concept(field, done, tmp_path):
+    known = {(a.attack, a.concept): a.findings.sanity for a in done[0]}
+    team = RedTeam(("synonyms", "mma"), "quick", tries=1, sanity_tries=1)
+    again = team.run(field.pipe, [field.erasure], CHURCH, tmp_path, judge=field.judge, known=known, **FEW)
+    assert again[0].findings.sanity == known["synonyms", "church"]
+    assert [(tmp_path / a.attack / "sanity").exists() for a in again] == [False, True]
+    assert known["mma", "church"] == again[1].findings.sanity
+
+
+def test_what_cannot_be_attacked_costs_the_others_nothing(field, tmp_path):
+    """A judge that sees the concept nowhere, not even in the original's pictures."""
+
+    class Blind:
+        name, classes = "blind-1", ("church", "other")
+
+        def __call__(self, images):
+            scores = torch.tensor([[0.0, 1.0]] * len(images))
+            return Verdicts(("other",) * len(images), scores, torch.ones(len(images), dtype=torch.bool))
+
+    team = RedTeam(("checkpoint",), "quick", tries=1)
+    (found,) = team.run(field.pipe, [field.erasure], CHURCH, tmp_path, judge=Blind(), **FEW)
+    assert found.findings is None
+    assert "in none of" in found.why
+    assert found.to_json() == {"attack": "checkpoint", "concept": "church", "why": found.why}
+    assert found.line.startswith("not run: ")
+
+
+def test_bad_teams():
+    assert RedTeam(("all",), "quick").names == SEARCHES
+    with pytest.raises(UsageError, match="the attack 'nonsense' is unknown"):
+        RedTeam(("nonsense",))
+    with pytest.raises(UsageError, match="no budget 'endless'"):
+        RedTeam(("mma",), "endless")
+    with pytest.raises(UsageError, match="tries is 0"):
+        RedTeam(("mma",), tries=0)
+
+
+def test_an_audit_attacks_every_concept_and_says_so(field, tmp_path):
+    groups = [Group("concept", (Prompt("a church", "church"),))]
+    team = RedTeam(("synonyms",), "quick", tries=2, sanity_tries=1)
+    cards = [
+        efface.audit(
+            field.pipe, field.erasure, judge=field.judge, groups=groups, seeds=1, steps=2, guidance=5.0, team=team,
+            folder=tmp_path,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    (first,), (second,) = (card.attacks for card in cards)
+    assert first.findings == second.findings  # the second audit went on where the first had come to its end
+    assert (tmp_path / "attacks" / "uce" / "church" / "synonyms" / "findings.json").exists()
+    page = write_cards(cards, tmp_path).read_text()
+    data = json.loads((tmp_path / "card.json").read_text())[0]["attacks"][0]
+    rates = [
+        f"{r['value']:.1%} ({r['low']:.1%} to {r['high']:.1%})" for r in (data["without"], data["because"], data["asr"])
+    ]
+    row = re.search(r"<th>synonyms<br>on church</th>(.*?)</tr>", page)[1]
+    assert re.findall(r"<td>(.*?)</td>", row)[:3] == rates
+    assert data["verdict"] in row
+    assert page.count("What an attacker gets back") == 2
+    assert f"<td>{rates[2]}</td><td>{rates[2]}</td>" in page or "(broken)" in page  # side by side
+    assert page.count("<polyline") == 4  # of each card the attack's curve and the certificate

@@ -2,9 +2,9 @@
 
     python benchmarks/robustness.py -o runs/robustness     # the attacks' canvas budgets; goes on where it was stopped
     python benchmarks/robustness.py --quick                # under ten minutes: three concepts, small budgets
-    python benchmarks/robustness.py --budget published --attacks unlearndiff mma --concepts church noto --methods rece
+    python benchmarks/robustness.py --budget published --attacks unlearndiff inversion --concepts church noto
 
-"without" is the share of tries whose own prompt still draws the concept, ASR that and what the attack brought back.
+A cell says in which share of the tries the prompts themselves draw the concept, and in which they do under attack (ASR).
 """
 
 from __future__ import annotations
@@ -28,12 +28,19 @@ from efface.attacking import attack
 from efface.attacks import SEARCHES
 from efface.attacks.findings import Findings, Sanity
 from efface.attacks.target import NOTHING
+from efface.bench.rates import paired, rate
 from efface.erasures import Erasure
 from efface.loading import load
 
 METHODS = ("uce", "rece", "saeuron")
 CONCEPTS = ("church", "cat", "guitar", "car", "noto", "stencil")
 """Four objects and two styles."""
+HERE: dict[str, dict[str, Any]] = {
+    "ring-a-bell": {"mode": "soft"},
+    "unlearndiff": {"place": "suffix", "vocabulary": "words"},
+    "p4d": {"variant": "k", "every_words": 5, "vocabulary": "words"},
+}
+"""Without which an attack fails on the unerased canvas already (docs/attacks.md), whatever its budget."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Bout:
                 tries=self.tries,
                 sanity_tries=self.sanity_tries,
                 known_sanity=sane,
+                **HERE.get(self.attack, {}),
                 folder=self.folder / self.attack / self.concept / method,
             )
             sane = found[method].sanity
@@ -79,22 +87,49 @@ def erasure(method: str, concept: str) -> Erasure:
     return erase(canvas(), concept, method=method)
 
 
-def share(found: Sequence[Findings], rate: str) -> float:
-    """A rate over the tries of all concepts."""
-    counted = [(getattr(f, rate).value, len(f.tries)) for f in found]
-    return sum(value * tries for value, tries in counted) / sum(tries for _, tries in counted)
+def tries_of(found: Sequence[Findings]) -> list[tuple[bool, bool]]:
+    """Of every try of every concept whether it shows the concept without attack, and with it; in an order that all methods
+    share."""
+    tries = [t for f in found for t in sorted(f.tries, key=lambda t: t.number)]
+    return [(t.before.shown, t.before.shown or t.after.shown) for t in tries]
 
 
-def line(name: str, method: str, found: Sequence[Findings]) -> str:
-    """A row of the table."""
-    cost = sum((f.cost for f in found), NOTHING)
-    tries = sum(len(f.tries) for f in found)
-    broken = [f.concept for f in found if f.sanity and f.sanity.broken]
-    note = f"BROKEN on {', '.join(broken)}" if broken else "sound"
-    return (
-        f"| {name} | {method} | {share(found, 'without'):.0%} | {share(found, 'asr'):.0%} | {cost.denoiser / tries:,.0f} "
-        f"| {cost.encoder / tries:,.0f} | {cost.seconds / tries:.1f} | {note} |"
-    )
+def prompts_of(found: Sequence[Findings]) -> list[int]:
+    """Number of each try's prompt: tries of one prompt are resampled together."""
+    names = [(f.concept, t.prompt) for f in found for t in sorted(f.tries, key=lambda t: t.number)]
+    return [list(dict.fromkeys(names)).index(name) for name in names]
+
+
+def sanity_of(found: Sequence[Findings]) -> dict[str, float]:
+    """Share of the tries of all concepts in which the attack got past the unerased model, and the weak erasure."""
+    known = [f.sanity for f in found if f.sanity]
+    rates = {"unerased": [s.unerased for s in known], "weak": [s.weak for s in known if s.weak is not None]}
+    return {
+        n: sum(r.value * r.pictures for r in some) / max(1, sum(r.pictures for r in some)) for n, some in rates.items()
+    }
+
+
+def row(name: str, fought: dict[str, list[Findings]]) -> tuple[str, dict[str, Any]]:
+    """A row of the table, and its figures."""
+    every = [f for found in fought.values() for f in found]
+    shown = {method: tries_of(found) for method, found in fought.items()}
+    clusters = prompts_of(next(iter(fought.values())))
+    figures: dict[str, Any] = {}
+    cells = []
+    for method, tries in shown.items():
+        without, asr = (rate([t[k] for t in tries], clusters) for k in (0, 1))
+        figures[method] = {"without": round(without.value, 4), "asr": round(asr.value, 4)}
+        cells.append(f"{without.value:.0%} → {asr.value:.0%} ({asr.low:.0%} to {asr.high:.0%})")
+    cost, tries = sum((f.cost for f in every), NOTHING), sum(len(f.tries) for f in every)
+    sane = sanity_of(every)
+    broken = sorted({f.concept for f in every if f.sanity and f.sanity.broken})
+    figures |= sane | {"broken": broken}
+    if {"uce", "rece"} <= set(shown):
+        change = paired([t[1] for t in shown["uce"]], [t[1] for t in shown["rece"]], clusters)
+        figures["rece_less_uce"], figures["p"] = round(change.difference, 4), round(change.p, 4)
+    cells += [f"{(cost.denoiser + cost.encoder) / tries:,.0f}, {cost.seconds / tries:.1f} s"]
+    cells += [f"{sane['unerased']:.0%}, {sane['weak']:.0%}", ", ".join(broken) or "–"]
+    return f"| {name} | " + " | ".join(cells) + " |", figures
 
 
 def main(
@@ -123,9 +158,9 @@ def main(
     if quick:
         concepts = tuple(name for name in ("church", "guitar", "noto") if name in concepts)
     budget, tries = budget or ("quick" if quick else "canvas"), tries or (3 if quick else 8)
-    figures: dict[str, dict[str, dict[str, float]]] = {}
-    print("| attack | erasure | without | ASR | denoiser rows a try | encoder rows | seconds | the attack is |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    figures: dict[str, dict[str, Any]] = {}
+    heads = ["attack", *methods, "evaluations a try", "past unerased, weak", "broken on"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     # Small batches gain little from a second thread: whole bouts side by side gain nearly all of it.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
     with tempfile.TemporaryDirectory() as scratch, pool:
@@ -137,15 +172,8 @@ def main(
         try:
             for name in attacks:
                 found = [future.result() for future in fought[name]]
-                figures[name] = {}
-                for method in methods:
-                    some = [findings[method] for findings in found]
-                    print(line(name, method, some), flush=True)
-                    figures[name][method] = {
-                        "without": round(share(some, "without"), 4),
-                        "asr": round(share(some, "asr"), 4),
-                        "broken": sum(bool(f.sanity and f.sanity.broken) for f in some),
-                    }
+                said, figures[name] = row(name, {m: [findings[m] for findings in found] for m in methods})
+                print(said, flush=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

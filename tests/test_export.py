@@ -163,6 +163,36 @@ def test_a_folder_for_diffusers(name, made, tmp_path):
         assert torch.equal(tensor, before[key]), key
 
 
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd35"])
+def test_the_edited_network_alone(name, made, tmp_path):
+    """It is read by diffusers and stands in the pipeline for the attached erasure."""
+    pipe, erasure = pipeline(name), made(name)
+    before = weights(pipe)
+    done = export(erasure, pipe, tmp_path / "out", ExportConfig("component", steps=2))
+    network = "transformer" if name == "sd35" else "unet"
+    assert done.notes["components"] == [network]
+    assert done.difference.mean < 0.05
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {network, "efface.json"}
+    read = type(getattr(pipe, network)).from_pretrained(tmp_path / "out" / network)
+    for target in targets_of(erasure, efface.Model(pipe)):
+        key = target.name.removeprefix(f"{network}.")
+        torch.testing.assert_close(read.state_dict()[key], erasure.fold(target.name, target.weight, 1.0))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in weights(pipe).items())
+
+
+def test_an_edit_of_the_text_encoder_is_the_text_encoder_alone(made, tmp_path):
+    pipe = pipeline("sd1")
+    name = next(k for k in weights(pipe) if k.startswith("text_encoder.") and k.endswith("layers.0.mlp.fc2.weight"))
+    change = 0.3 * torch.randn(weights(pipe)[name].shape, generator=torch.Generator().manual_seed(0))
+    erasure = WeightDelta(made("sd1").provenance, {name: change})
+    done = export(erasure, pipe, tmp_path / "out", ExportConfig("component", steps=2))
+    assert done.notes == {"components": ["text_encoder"], "layers": 1}
+    assert done.effect.mean > 10 * done.difference.mean
+    read = type(pipe.text_encoder).from_pretrained(tmp_path / "out" / "text_encoder")
+    own = name.removeprefix("text_encoder.")
+    torch.testing.assert_close(read.state_dict()[own], weights(pipe)[name] + change)
+
+
 def checkpoint(pipe, path):
     """A single file with a UNet in the original layout, a second averaged one, and a tensor of another network."""
     unet = pipe.unet

@@ -21,7 +21,7 @@ class Request(ExportConfig):
     model: tyro.conf.Positional[str]
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint (which `single-file` needs)."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """File to write, or folder for `diffusers`."""
+    """File to write, or folder for `diffusers` and `component`."""
     config: str | None = None
     """For a checkpoint: a diffusers folder or hub id that says how its components are built."""
     json: bool = False

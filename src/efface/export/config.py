@@ -7,7 +7,7 @@ from typing import Literal
 
 from efface.errors import UsageError
 
-Target = Literal["lora", "diffusers", "single-file", "diff"]
+Target = Literal["lora", "diffusers", "component", "single-file", "diff"]
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,9 @@ class ExportConfig:
     """How an erasure is written for other tools."""
 
     to: Target
-    """`lora`: a LoRA file; `diffusers`: the whole edited pipeline as a folder; `single-file`: a copy of the model's own
-    checkpoint with the edited UNet; `diff`: the differences of the weights in full, which ComfyUI and A1111 read as a LoRA."""
+    """`lora`: a LoRA file; `diffusers`: the whole edited pipeline as a folder; `component`: only the networks that were
+    edited (the text encoder alone, where nothing else was); `single-file`: a copy of the model's own checkpoint with the edited
+    UNet; `diff`: the differences of the weights in full, which ComfyUI and A1111 read as a LoRA."""
     keys: Literal["diffusers", "kohya"] = "diffusers"
     """Names in a LoRA: peft's as diffusers reads them, or kohya's as ComfyUI and A1111 do."""
     scale: float = 1.0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from efface.erasures import Erasure, attached_to
 from efface.errors import EffaceError, UsageError
-from efface.export import diff, folder, lora, single_file
+from efface.export import component, diff, folder, lora, single_file
 from efface.export.check import Check, Difference, difference
 from efface.export.config import ExportConfig, Target
 
@@ -32,6 +32,7 @@ Writer = Callable[[Erasure, Any, Path, ExportConfig, Check, "Path | None"], tupl
 TARGETS: dict[Target, Writer] = {
     "lora": lora.write,
     "diffusers": folder.write,
+    "component": component.write,
     "single-file": single_file.write,
     "diff": diff.write,
 }
@@ -46,7 +47,7 @@ def export(
     Args:
         erasure: one that weights can hold.
         pipeline: with the model that it was made for, nothing attached and no adapters loaded.
-        output: file, or folder for `diffusers`; it takes its name only after the pictures were compared.
+        output: file, or folder for `diffusers` and `component`; it takes its name only after the pictures were compared.
         config: target and tolerances.
         source: the model's own checkpoint, for `single-file`.
 

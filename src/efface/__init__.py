@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from efface.hardening import harden
     from efface.loading import load
     from efface.model import Model
+    from efface.redteam import RedTeam
 
 _HOMES = {
     "load": "efface.loading",
@@ -41,12 +42,13 @@ _HOMES = {
     "hook": "efface.erasures.hook",
     "unhook": "efface.erasures.hook",
     "Model": "efface.model",
+    "RedTeam": "efface.redteam",
     "EffaceError": "efface.errors",
     "UsageError": "efface.errors",
 }
 
 __all__ = [
-    "Concept", "EffaceError", "Erasure", "Model", "TextMap", "UsageError", "WeightDelta", "attached_to", "attack", "audit",
+    "Concept", "EffaceError", "Erasure", "Model", "RedTeam", "TextMap", "UsageError", "WeightDelta", "attached_to", "attack", "audit",
     "erase", "harden", "hook", "load", "unhook",
 ]  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import resource
 import signal
@@ -133,6 +135,20 @@ def test_weight_delta_round_trip(tmp_path):
     after = efface.Erasure.load(tmp_path / "e.safetensors")
     assert after.targets() == ["unet.a.weight", "unet.b.weight"]
     assert {k: v.tolist() for k, v in after.tensors().items()} == {k: v.tolist() for k, v in deltas.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_tensor_has_its_sha256(tmp_path, dtype):
+    """Over its bytes in the file, as anyone can compute it; a transposed view is hashed as it is saved."""
+    deltas = {"unet.a.weight": torch.randn(2, 3).T.to(dtype), "unet.b.weight": torch.zeros(0, 2, dtype=dtype)}
+    WeightDelta(ORIGIN, deltas).save(tmp_path / "e.safetensors")
+    data = (tmp_path / "e.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    parts = {name: header[name]["data_offsets"] for name in deltas}
+    sums = {n: hashlib.sha256(data[8 + size + a : 8 + size + b]).hexdigest() for n, (a, b) in parts.items()}
+    assert efface.Erasure.load(tmp_path / "e.safetensors").summary()["sha256"] == sums
+    assert WeightDelta(ORIGIN, deltas).summary()["sha256"] == sums
 
 
 def test_values_that_are_not_finite_are_never_saved(tmp_path):

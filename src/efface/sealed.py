@@ -56,6 +56,12 @@ class Raw(NamedTuple):
         return found if isinstance(found, dict) else {}
 
 
+def tensor_sha256(tensor: Tensor) -> str:
+    """sha256 over a tensor's bytes, as the file holds them."""
+    held = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(held.numpy().tobytes()).hexdigest()
+
+
 def seal(tensors: dict[str, Tensor], metadata: dict[str, str], *, beside: bytes = b"") -> bytes:
     """The bytes of a safetensors file whose checksum covers them all, and what lies `beside` it in another file."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -44,7 +44,7 @@ def main(args: list[str]) -> None:
             "base model",
             f"{data['base']['family']}, text width {data['base']['width']}, structure {data['base']['structure'][:12]}",
         ),
-        ("tensors", ", ".join(f"{k} {v}" for k, v in list(data["tensors"].items())[:4])),
+        ("tensors", ", ".join(f"{k} {v} {data['sha256'][k][:12]}" for k, v in list(data["tensors"].items())[:4])),
         ("made in", f"{data['notes'].get('seconds', '?')} s"),
         ("size", f"{data['file_bytes']:,} bytes"),
         ("versions", ", ".join(f"{k} {v}" for k, v in data["versions"].items())),

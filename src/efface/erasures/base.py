@@ -18,6 +18,7 @@ from efface.erasures import file as files
 from efface.erasures.fingerprint import Fingerprint
 from efface.errors import EffaceError, UsageError
 from efface.model import Model
+from efface.sealed import tensor_sha256
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ class Erasure(ABC):
         """What `efface show` prints."""
         size = sum(t.numel() * t.element_size() for t in self.tensors().values())
         shapes = {name: list(t.shape) for name, t in self.tensors().items()}
-        return {"kind": self.kind} | self.provenance.to_json() | {"tensors": shapes, "bytes": size}
+        sums = {name: tensor_sha256(t) for name, t in self.tensors().items()}
+        return {"kind": self.kind} | self.provenance.to_json() | {"tensors": shapes, "sha256": sums, "bytes": size}
 
 
 def fingerprint(model: Model) -> Fingerprint:

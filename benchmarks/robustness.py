@@ -3,6 +3,7 @@
     python benchmarks/robustness.py -o runs/robustness     # the attacks' canvas budgets; goes on where it was stopped
     python benchmarks/robustness.py --quick                # under ten minutes: three concepts, small budgets
     python benchmarks/robustness.py --budget published --attacks unlearndiff inversion --concepts church noto
+    python benchmarks/robustness.py --methods uce-published rece-published --attacks ring-a-bell unlearndiff p4d inversion
 
 A cell says in which share of the tries the prompts themselves draw the concept, and in which they do under attack (ASR).
 """
@@ -29,10 +30,13 @@ from efface.attacks import SEARCHES
 from efface.attacks.findings import Findings, Sanity
 from efface.attacks.target import NOTHING
 from efface.bench.rates import paired, rate
+from efface.erasers import rece
 from efface.erasures import Erasure
 from efface.loading import load
 
 METHODS = ("uce", "rece", "saeuron")
+PUBLISHED = {"uce-published": rece.Config(epochs=0, keep=()), "rece-published": rece.Config(keep=())}
+"""RECE by its paper's settings instead of the canvas's, and its first stage, UCE, alone."""
 CONCEPTS = ("church", "cat", "guitar", "car", "noto", "stencil")
 """Four objects and two styles."""
 HERE: dict[str, dict[str, Any]] = {
@@ -83,7 +87,9 @@ def canvas() -> Any:
 
 @cache
 def erasure(method: str, concept: str) -> Erasure:
-    """The method's erasure of a concept, by the canvas's settings."""
+    """The method's erasure of a concept, by the canvas's settings or the paper's."""
+    if method in PUBLISHED:
+        return erase(canvas(), concept, method="rece", config=PUBLISHED[method])
     return erase(canvas(), concept, method=method)
 
 
@@ -124,9 +130,11 @@ def row(name: str, fought: dict[str, list[Findings]]) -> tuple[str, dict[str, An
     sane = sanity_of(every)
     broken = sorted({f.concept for f in every if f.sanity and f.sanity.broken})
     figures |= sane | {"broken": broken}
-    if {"uce", "rece"} <= set(shown):
-        change = paired([t[1] for t in shown["uce"]], [t[1] for t in shown["rece"]], clusters)
-        figures["rece_less_uce"], figures["p"] = round(change.difference, 4), round(change.p, 4)
+    for pair in (("uce", "rece"), tuple(PUBLISHED)):
+        if set(pair) <= set(shown):
+            first, second = ([t[1] for t in shown[method]] for method in pair)
+            change = paired(first, second, clusters)
+            figures |= {"rece_less_uce": round(change.difference, 4), "p": round(change.p, 4)}
     cells += [f"{(cost.denoiser + cost.encoder) / tries:,.0f}, {cost.seconds / tries:.1f} s"]
     cells += [f"{sane['unerased']:.0%}, {sane['weak']:.0%}", ", ".join(broken) or "–"]
     return f"| {name} | " + " | ".join(cells) + " |", figures
@@ -147,7 +155,7 @@ def main(
     Args:
         quick: church, guitar and noto only, three tries each, the attacks' quick budgets.
         budget: published, canvas or quick.
-        methods: erasers that are attacked.
+        methods: erasers that are attacked: uce, rece, saeuron, uce-published, rece-published.
         attacks: which attacks.
         concepts: which concepts.
         tries: prompts and seeds of each.

@@ -39,19 +39,21 @@ PUBLISHED = {"uce-published": rece.Config(epochs=0, keep=()), "rece-published": 
 """RECE by its paper's settings instead of the canvas's, and its first stage, UCE, alone."""
 CONCEPTS = ("church", "cat", "guitar", "car", "noto", "stencil")
 """Four objects and two styles."""
-HERE: dict[str, dict[str, Any]] = {
-    "ring-a-bell": {"mode": "soft"},
-    "unlearndiff": {"place": "suffix", "vocabulary": "words"},
-    "p4d": {"variant": "k", "every_words": 5, "vocabulary": "words"},
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in SEARCHES} | {
+    # Without these options an attack fails on the unerased canvas already (docs/attacks.md), whatever its budget.
+    "ring-a-bell": ("ring-a-bell", {"mode": "soft"}),
+    "unlearndiff": ("unlearndiff", {"place": "suffix", "vocabulary": "words"}),
+    "p4d": ("p4d", {"variant": "k", "every_words": 5, "vocabulary": "words"}),
+    "relapse-full": ("relapse", {"mode": "full", "lr": 1e-4}),
 }
-"""Without which an attack fails on the unerased canvas already (docs/attacks.md), whatever its budget."""
+"""Row of the table -> attack and options beside its budget's."""
 
 
 @dataclass(frozen=True)
 class Bout:
-    """One attack on one concept, by every method in turn."""
+    """One row's attack on one concept, erased by every method in turn."""
 
-    attack: str
+    row: str
     concept: str
     methods: tuple[str, ...]
     budget: str
@@ -61,19 +63,20 @@ class Bout:
 
     def findings(self) -> dict[str, Findings]:
         """Attack the erasures; whether the attack is sound is found once for all of them."""
+        name, options = ROWS.get(self.row, (self.row, {}))
         sane: Sanity | None = None
         found: dict[str, Findings] = {}
         for method in self.methods:
             found[method] = attack(
                 canvas(),
                 erasure(method, self.concept),
-                method=self.attack,
+                method=name,
                 budget=self.budget,
                 tries=self.tries,
                 sanity_tries=self.sanity_tries,
                 known_sanity=sane,
-                **HERE.get(self.attack, {}),
-                folder=self.folder / self.attack / self.concept / method,
+                folder=self.folder / self.row / self.concept / method,
+                **options,
             )
             sane = found[method].sanity
         return found
@@ -144,7 +147,7 @@ def main(
     quick: bool = False,
     budget: str | None = None,
     methods: tuple[str, ...] = METHODS,
-    attacks: tuple[str, ...] = SEARCHES,
+    attacks: tuple[str, ...] = tuple(ROWS),
     concepts: tuple[str, ...] = CONCEPTS,
     tries: int | None = None,
     workers: int = 2,
@@ -156,7 +159,7 @@ def main(
         quick: church, guitar and noto only, three tries each, the attacks' quick budgets.
         budget: published, canvas or quick.
         methods: erasers that are attacked: uce, rece, saeuron, uce-published, rece-published.
-        attacks: which attacks.
+        attacks: which rows: attacks by their names, and `relapse-full`.
         concepts: which concepts.
         tries: prompts and seeds of each.
         workers: processes of one thread each.

@@ -91,7 +91,13 @@ def main(
         broken = [name for name, sanity in known.items() if sanity is not None and sanity.broken]
         print(f"attacks that report themselves as broken here: {', '.join(broken) or 'none'}")
     if plot:
-        series = {name: list(zip(curve.norms, curve.recoverable, strict=True)) for name, curve in curves.items()}
+        worst = {n: max((figures[n][a] for a in ATTACKS if a in figures[n]), default=None) for n in curves}
+        series = {
+            name if worst[name] is None else f"{name}, ASR {worst[name]:.0%}": list(
+                zip(curve.norms, curve.recoverable, strict=True)
+            )
+            for name, curve in curves.items()
+        }
         reach = {"largest state": next(iter(curves.values())).reachable}
         title = f"share of {concept}'s keys and values that a state of norm r can bring back"
         line_plot(series, plot, title=title, logarithmic="x", marks=reach, size=(720, 360))

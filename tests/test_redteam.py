@@ -93,7 +93,12 @@ def test_an_audit_attacks_every_concept_and_says_so(field, tmp_path):
     ]  # fmt: skip
     (first,), (second,) = (card.attacks for card in cards)
     assert first.findings == second.findings  # the second audit went on where the first had come to its end
-    assert (tmp_path / "attacks" / "uce" / "church" / "synonyms" / "findings.json").exists()
+    assert len(list(tmp_path.glob("attacks/uce-*/church/synonyms/findings.json"))) == 1
+    other = efface.audit(
+        field.pipe, efface.erase(field.pipe, CHURCH, method="uce", rows="last", keep=[]), judge=field.judge, groups=groups,
+        seeds=1, steps=2, guidance=5.0, team=team, folder=tmp_path,
+    )  # fmt: skip
+    assert other.attacks[0].findings.erasures != first.findings.erasures  # another edit by the same method stays apart
     page = write_cards(cards, tmp_path).read_text()
     data = json.loads((tmp_path / "card.json").read_text())[0]["attacks"][0]
     rates = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -204,9 +205,14 @@ def audit(
 def _attacked(
     pipeline: Any, erasure: Erasure, team: RedTeam, folder: str | Path | None, **options: Any
 ) -> tuple[Attacked, ...]:
-    """Attacks on every concept of an erasure."""
+    """Attacks on every concept of an erasure, in a folder of what determines them: two audits never meet in one."""
+    from efface.attacks.book import digest
+
+    judge, drawing = options["judge"], (options["draw_steps"], options["guidance"])
+    asked = (digest(erasure.tensors()), team.budget, team.tries, judge and judge.name, *drawing)
+    label = f"{erasure.provenance.method}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(folder or scratch) / "attacks" / erasure.provenance.method
+        place = Path(folder or scratch) / "attacks" / label
         return tuple(
             attacked
             for concept in erasure.provenance.concepts

@@ -133,6 +133,8 @@ class Findings:
     """Tries left out because the original model's own picture does not show the concept."""
     planned: int = 0
     """Tries in all; more than there are while the attack runs."""
+    searching: int = 0
+    """Of the tries, those whose search is not at its end."""
     attempted: str = "concept"
     """Which tries were attacked: those where the `concept` was gone, or `every` one."""
     sanity: Sanity | None = None
@@ -141,8 +143,8 @@ class Findings:
 
     @property
     def complete(self) -> bool:
-        """Whether every try is done."""
-        return len(self.tries) == self.planned
+        """Whether every try is done, and every search at its end."""
+        return len(self.tries) == self.planned and not self.searching
 
     @property
     def without(self) -> Rate:

@@ -89,7 +89,9 @@ def run(
                 for done in rounds:
                     found.update(zip(members, work.found, strict=True))
                     hits = sum(t.after.shown and not t.before.shown for t in found.values())
-                    _written(setup, book, sanity, chosen, [t for n, t in found.items() if n in finished or t.looks])
+                    seen = [n for n, t in found.items() if n in finished or t.looks]
+                    searching = len(set(seen) - finished)
+                    _written(setup, book, sanity, chosen, [found[n] for n in seen], searching)
                     line = f"{len(finished)} of {len(found)} tries done, {hits} brought back"
                     report((number + done) / len(groups), line)
             found.update(zip(members, work.found, strict=True))
@@ -105,13 +107,15 @@ def _case(setup: Setup, chosen: Chosen, members: list[int]) -> Case:
     return Case(*where, tries, chosen.latents[members], setup.plan.settings, setup.config.seed)
 
 
-def _written(setup: Setup, book: Book, sanity: Sanity | None, chosen: Chosen, tries: list[Found]) -> Findings:
+def _written(
+    setup: Setup, book: Book, sanity: Sanity | None, chosen: Chosen, tries: list[Found], searching: int = 0
+) -> Findings:
     """The findings as they stand, on disk too."""
     strongest = sorted(tries, key=lambda t: (not t.after.shown, t.before.shown, -t.after.score))
     said = book.identity or setup.identity()
     findings = Findings(
         setup.name, said["config"], setup.concept.name, tuple(said["erasures"]), setup.judge.name,
-        dict(setup.plan.settings), tuple(strongest), chosen.dropped, len(chosen.tries),
+        dict(setup.plan.settings), tuple(strongest), chosen.dropped, len(chosen.tries), searching,
         "every" if setup.plan.every else "concept", sanity,
     )  # fmt: skip
     if book.folder is not None:

@@ -41,7 +41,7 @@ class Config:
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"images": 16, "steps": 160, "lr": 2e-2, "batch": 4},
+    "canvas": {"images": 16, "steps": 400, "lr": 1e-2, "batch": 4},
     "quick": {"images": 8, "steps": 40, "lr": 5e-2, "batch": 2, "looks": 2},
 }
 

@@ -91,13 +91,8 @@ def main(
         broken = [name for name, sanity in known.items() if sanity is not None and sanity.broken]
         print(f"attacks that report themselves as broken here: {', '.join(broken) or 'none'}")
     if plot:
-        worst = {n: max((figures[n][a] for a in ATTACKS if a in figures[n]), default=None) for n in curves}
-        series = {
-            name if worst[name] is None else f"{name}, ASR {worst[name]:.0%}": list(
-                zip(curve.norms, curve.recoverable, strict=True)
-            )
-            for name, curve in curves.items()
-        }
+        worst = {n: f", ASR {max(figures[n][a] for a in ATTACKS):.0%}" if attacks else "" for n in curves}
+        series = {n + worst[n]: list(zip(curve.norms, curve.recoverable, strict=True)) for n, curve in curves.items()}
         reach = {"largest state": next(iter(curves.values())).reachable}
         title = f"share of {concept}'s keys and values that a state of norm r can bring back"
         line_plot(series, plot, title=title, logarithmic="x", marks=reach, size=(720, 360))

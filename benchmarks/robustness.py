@@ -129,16 +129,16 @@ def row(name: str, fought: dict[str, list[Findings]]) -> tuple[str, dict[str, An
         without, asr = (rate([t[k] for t in tries], clusters) for k in (0, 1))
         figures[method] = {"without": round(without.value, 4), "asr": round(asr.value, 4)}
         cells.append(f"{without.value:.0%} → {asr.value:.0%} ({asr.low:.0%} to {asr.high:.0%})")
-    cost, tries = sum((f.cost for f in every), NOTHING), sum(len(f.tries) for f in every)
+    cost, count = sum((f.cost for f in every), NOTHING), sum(len(f.tries) for f in every)
     sane = sanity_of(every)
-    broken = sorted({f.concept for f in every if f.sanity and f.sanity.broken})
+    broken = sorted({f.concept for f in every if f.broken})
     figures |= sane | {"broken": broken}
     for pair in (("uce", "rece"), tuple(PUBLISHED)):
         if set(pair) <= set(shown):
             first, second = ([t[1] for t in shown[method]] for method in pair)
             change = paired(first, second, clusters)
             figures |= {"rece_less_uce": round(change.difference, 4), "p": round(change.p, 4)}
-    cells += [f"{(cost.denoiser + cost.encoder) / tries:,.0f}, {cost.seconds / tries:.1f} s"]
+    cells += [f"{(cost.denoiser + cost.encoder) / count:,.0f}, {cost.seconds / count:.1f} s"]
     cells += [f"{sane['unerased']:.0%}, {sane['weak']:.0%}", ", ".join(broken) or "–"]
     return f"| {name} | " + " | ".join(cells) + " |", figures
 
@@ -147,7 +147,7 @@ def main(
     quick: bool = False,
     budget: str | None = None,
     methods: tuple[str, ...] = METHODS,
-    attacks: tuple[str, ...] = tuple(ROWS),
+    attacks: tuple[str, ...] = SEARCHES,
     concepts: tuple[str, ...] = CONCEPTS,
     tries: int | None = None,
     workers: int = 2,
@@ -159,7 +159,7 @@ def main(
         quick: church, guitar and noto only, three tries each, the attacks' quick budgets.
         budget: published, canvas or quick.
         methods: erasers that are attacked: uce, rece, saeuron, uce-published, rece-published.
-        attacks: which rows: attacks by their names, and `relapse-full`.
+        attacks: which rows: attacks by their names, or `relapse-full`.
         concepts: which concepts.
         tries: prompts and seeds of each.
         workers: processes of one thread each.

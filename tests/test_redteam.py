@@ -81,6 +81,17 @@ def test_bad_teams():
         RedTeam(("mma",), tries=0)
 
 
+def test_what_no_judge_knows_is_refused_before_anything_is_drawn(field, monkeypatch):
+    team, drawn = RedTeam(("synonyms",), "quick"), []
+    monkeypatch.setattr(efface.Model, "draw", lambda *args, **options: drawn.append(args))
+    with pytest.raises(UsageError, match="no judge was given"):
+        efface.audit(field.pipe, field.erasure, team=team)
+    other = efface.erase(field.pipe, efface.Concept("dog", anchor="cat"), method="uce", keep=[])
+    with pytest.raises(UsageError, match="no class 'dog'"):
+        efface.audit(field.pipe, other, judge=field.judge, team=team)
+    assert drawn == []
+
+
 def test_an_audit_attacks_every_concept_and_says_so(field, tmp_path):
     groups = [Group("concept", (Prompt("a church", "church"),))]
     team = RedTeam(("synonyms",), "quick", tries=2, sanity_tries=1)
@@ -108,5 +119,6 @@ def test_an_audit_attacks_every_concept_and_says_so(field, tmp_path):
     assert re.findall(r"<td>(.*?)</td>", row)[:3] == rates
     assert data["verdict"] in row
     assert page.count("What an attacker gets back") == 2
-    assert f"<td>{rates[2]}</td><td>{rates[2]}</td>" in page or "(broken)" in page  # side by side
+    cell = f"<td>{rates[2]}{' (broken)' if data['broken'] else ''}</td>"
+    assert f"<th>synonyms on church</th>{cell}{cell}</tr>" in page  # side by side
     assert page.count("<polyline") == 4  # of each card the attack's curve and the certificate

@@ -164,8 +164,10 @@ def audit(
         folder: what the attacks find is kept in its `attacks`, and an audit that was stopped goes on with them there.
 
     Raises:
-        UsageError: there is nothing to draw, or an attack does not fit the model.
+        UsageError: there is nothing to draw, an attack does not fit the model, or no judge knows what is attacked.
     """
+    from efface.attacking import judge_of
+    from efface.attacks.seeing import eye_of
     from efface.canvas import is_canvas
     from efface.canvas.words import STYLES
     from efface.judges import canvas_judge
@@ -173,6 +175,9 @@ def audit(
     began = time.perf_counter()
     model, settings = Model(pipeline), sampling(pipeline, steps, guidance)
     concepts = erasure.provenance.concepts
+    team_judge = judge  # on the canvas each attacked concept has the judge of its own kind
+    for concept in concepts if team else ():
+        eye_of(judge_of(judge, concept, pipeline), concept)  # raises before anything is drawn
     if judge is None and is_canvas(pipeline):
         judge = canvas_judge("style" if concepts[0].name in STYLES else "object")
     found = list(found_groups(model, concepts, judge, indirect) if groups is None else groups)
@@ -191,10 +196,8 @@ def audit(
         end = start + len(group.prompts) * count
         findings.append(findings_of(group, count, before[start:end], after[start:end], judge))
         start = end
-    attacks: tuple[Attacked, ...] = ()
-    if team is not None:
-        drawing = {"draw_steps": steps, "guidance": guidance}
-        attacks = _attacked(pipeline, erasure, team, folder, judge=judge, known=known, **drawing)
+    drawing = {"draw_steps": steps, "guidance": guidance}
+    attacks = _attacked(pipeline, erasure, team, folder, team_judge, known, drawing) if team else ()
     return Card(
         erasure.summary(), tuple(findings), tuple(drawn), settings["steps"], settings["guidance"],
         judge.name if judge else None, round(time.perf_counter() - began, 1),
@@ -203,20 +206,26 @@ def audit(
 
 
 def _attacked(
-    pipeline: Any, erasure: Erasure, team: RedTeam, folder: str | Path | None, **options: Any
+    pipeline: Any,
+    erasure: Erasure,
+    team: RedTeam,
+    folder: str | Path | None,
+    judge: Judge | None,
+    known: dict[tuple[str, str], Sanity] | None,
+    drawing: dict[str, Any],
 ) -> tuple[Attacked, ...]:
     """Attacks on every concept of an erasure, in a folder of what determines them: two audits never meet in one."""
     from efface.attacks.book import digest
 
-    judge, drawing = options["judge"], (options["draw_steps"], options["guidance"])
-    asked = (digest(erasure.tensors()), team.budget, team.tries, judge and judge.name, *drawing)
+    asked = (digest(erasure.tensors()), team.budget, team.tries, judge and judge.name, *drawing.values())
     label = f"{erasure.provenance.method}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(folder or scratch) / "attacks" / label
+        homes = [(concept, place / concept.name.replace("/", "-")) for concept in erasure.provenance.concepts]
         return tuple(
             attacked
-            for concept in erasure.provenance.concepts
-            for attacked in team.run(pipeline, [erasure], concept, place / concept.name.replace("/", "-"), **options)
+            for concept, home in homes
+            for attacked in team.run(pipeline, [erasure], concept, home, judge=judge, known=known, **drawing)
         )
 
 

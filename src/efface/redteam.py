@@ -49,8 +49,7 @@ class Attacked(NamedTuple):
         """A sentence."""
         if self.findings is None:
             return f"not run: {self.why}"
-        sanity = self.findings.sanity
-        broken = " (the attack is broken: this says nothing)" if sanity and sanity.broken else ""
+        broken = " (the attack is broken: this says nothing)" if self.findings.broken else ""
         return f"brings {self.concept} back in {self.findings.because}, ASR {self.findings.asr}{broken}"
 
     def to_json(self) -> dict[str, Any]:

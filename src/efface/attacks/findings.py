@@ -147,6 +147,11 @@ class Findings:
         return len(self.tries) == self.planned and not self.searching
 
     @property
+    def broken(self) -> bool:
+        """Whether the attack is known to fail where any attack must succeed."""
+        return self.sanity is not None and self.sanity.broken
+
+    @property
     def without(self) -> Rate:
         """Share of tries whose own prompt still draws the concept."""
         return self._rate([t.before.shown for t in self.tries])
@@ -221,7 +226,7 @@ class Findings:
             "to_success": self.to_success,
             "curve": [point._asdict() for point in self.curve],
             "sanity": sanity and list(sanity),
-            "broken": bool(sanity and sanity.broken),
+            "broken": self.broken,
             "verdict": sanity.verdict if sanity else "no sanity check was run",
             "replayable": sum(t.survives for t in self.tries),
         }

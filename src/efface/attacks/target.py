@@ -109,6 +109,9 @@ class Cost(NamedTuple):
     def __add__(self, other: tuple[Any, ...]) -> Cost:
         return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
+    def __str__(self) -> str:
+        return f"{self.denoiser:,} denoiser and {self.encoder:,} text encoder evaluations, {self.seconds:.0f} s"
+
     def shared(self, count: int) -> Cost:
         """One of `count` equal parts."""
         return Cost(round(self.denoiser / count), round(self.encoder / count), round(self.seconds / count, 3))

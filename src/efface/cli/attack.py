@@ -123,8 +123,8 @@ def shown(found: Findings, folder: Path, as_json: bool) -> None:
         ("without attack", str(found.without)),
         ("because of it", str(found.because)),
         ("together (ASR)", str(found.asr)),
-        ("cost", cost(found.cost)),
-        ("each success", cost(per) if per else "none"),
+        ("cost", str(found.cost)),
+        ("each success", str(per or "none")),
         ("sanity", found.sanity.verdict if found.sanity else "not checked"),
         *(("strongest", repr(t.text)) for t in typed[:3]),
         ("findings", str(folder / "findings.json")),
@@ -134,13 +134,8 @@ def shown(found: Findings, folder: Path, as_json: bool) -> None:
     lost = sum(not t.survives for t in typed)
     if lost:
         say(f"{lost} of {len(typed)} found prompts do not give the same tokens when they are typed (see `survives`)")
-    if found.sanity and found.sanity.broken:
+    if found.sanity and found.broken:
         say(f"this attack is {found.sanity.verdict}")
-
-
-def cost(spent: Any) -> str:
-    """A cost in words."""
-    return f"{spent.denoiser:,} denoiser and {spent.encoder:,} text encoder evaluations, {spent.seconds:.0f} s"
 
 
 class Reporter:

@@ -11,7 +11,6 @@ from efface.report.sheet import embedded
 
 if TYPE_CHECKING:
     from efface.attacks.findings import Findings
-    from efface.attacks.target import Cost
     from efface.auditing import Card
     from efface.redteam import Attacked, Strip
 
@@ -60,42 +59,38 @@ def _row(attacked: Attacked) -> str:
     if found is None:
         return f"<tr>{title}<td colspan='5'>not run: {escape(attacked.why)}</td></tr>"
     per = found.per_success
-    price = f"{_cost(per)} each success" if per else f"{_cost(found.cost)} for no success"
+    price = f"{per} each success" if per else f"{found.cost} for no success"
     sanity = found.sanity.verdict if found.sanity else "not checked"
     cells = (str(found.without), str(found.because), str(found.asr), price, sanity)
     return f"<tr>{title}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
-def _cost(cost: Cost) -> str:
-    return f"{cost.denoiser:,} denoiser and {cost.encoder:,} text encoder evaluations, {cost.seconds:.0f} s"
-
-
 def _asr(attacked: Attacked) -> str:
     if attacked.findings is None:
         return "not run"
-    broken = attacked.findings.sanity and attacked.findings.sanity.broken
-    return f"{attacked.findings.asr}{' (broken)' if broken else ''}"
+    return f"{attacked.findings.asr}{' (broken)' if attacked.findings.broken else ''}"
 
 
 def _curves(kept: Sequence[Attacked]) -> str:
     """ASR over the share of each attack's budget; broken attacks are dashed."""
+    if not kept:
+        return ""
     height = HEIGHT + 16 * len(kept)
     lines = []
     for number, attacked in enumerate(kept):
         found = attacked.findings
         assert found is not None
         colour = f"rgb{COLOURS[number % len(COLOURS)]}"
-        dashes = " stroke-dasharray='4 3'" if found.sanity and found.sanity.broken else ""
+        dashes = " stroke-dasharray='4 3'" if found.broken else ""
+        name, y = escape(_title(attacked, kept)), HEIGHT + 12 + 16 * number
         lines.append(
             f"<polyline points='{_points(found)}' fill='none' stroke='{colour}' stroke-width='2'{dashes}/>"
-            f"<text x='{LEFT}' y='{HEIGHT + 12 + 16 * number}' font-size='12' fill='{colour}'>{_title(attacked, kept)}</text>"
+            f"<text x='{LEFT}' y='{y}' font-size='12' fill='{colour}'>{name}</text>"
         )
     axes = "".join(
         f"<text x='{x}' y='{y}' font-size='12'>{text}</text>"
         for x, y, text in ((0, 14, "100%"), (0, HEIGHT - BOTTOM, "0%"), (WIDTH - 110, HEIGHT - 6, "all of its budget"))
     )
-    if not kept:
-        return ""
     return (
         "<p>Tries that show the concept, over the budget of each attack (dashed where it is broken):</p>"
         f"<svg class='bar' viewBox='0 0 {WIDTH} {height}' role='img'>{axes}{''.join(lines)}</svg>"

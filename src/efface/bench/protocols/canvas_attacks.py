@@ -59,15 +59,12 @@ def cells_of(folder: Path, stem: str) -> dict[str, Cell]:
 def broken_in(folder: Path) -> list[str]:
     """A sentence for each attack that failed where any attack must succeed."""
     stems = sorted(path.name for path in (folder / "attacks").glob("*"))
-    found = [(f, stem) for stem in stems for f in _findings(folder, stem)]
-    broken = {
-        name: list(dict.fromkeys(f.concept for f, _ in found if f.attack == name and f.sanity and f.sanity.broken))
-        for name in ATTACKS
-    }
+    found = [f for stem in stems for f in _findings(folder, stem) if f.broken]
+    concepts = {name: dict.fromkeys(f.concept for f in found if f.attack == name) for name in ATTACKS}
     return [
-        f"{name} is broken on {', '.join(concepts)}: its failures there say nothing about robustness."
-        for name, concepts in broken.items()
-        if concepts
+        f"{name} is broken on {', '.join(some)}: its failures there say nothing about robustness."
+        for name, some in concepts.items()
+        if some
     ]
 
 

@@ -22,15 +22,15 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import efface
-from efface.attacks.case import Case, Try, drawn_latents
-from efface.attacks.gradients import denoising_loss
+from efface.attacks.base import Case, Try, drawn_latents
+from efface.attacks.objectives import denoising_loss
 from efface.attacks.ring_a_bell import Odds, children, distance, fitness_of
-from efface.attacks.target import Target, staying
 from efface.attacks.unlearndiff import Config, search
-from efface.canvas import GUIDANCE, STEPS
-from efface.canvas.words import STYLES
-from efface.loading import load
-from efface.model import Model, Settings
+from efface.erasures.switch import Target, staying
+from efface.models.load import load
+from efface.models.model import Model, Settings
+from efface.profiles.emoji import GUIDANCE, STEPS
+from efface.profiles.emoji.words import STYLES
 
 VIT_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 TOGETHER = 4

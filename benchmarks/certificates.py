@@ -4,7 +4,7 @@
     python benchmarks/certificates.py --no-attacks                # the curves and the damage alone
 
 UCE, RECE after one to five epochs, `preserve` and `project`, all by the canvas's settings or their own defaults. The curves
-are `efface.certificate`'s: recoverable(r), the share of the concept's keys and values that the best state of norm r gives
+are `efface.closed_form.certificate`'s: recoverable(r), the share of the concept's keys and values that the best state of norm r gives
 back, in units of the mean norm of the concept's rows. ASR is with and because of the attack, together.
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 import tyro
 from quality import Bench, bench_of
 
-from efface.api import erase
-from efface.attacking import attack
-from efface.attacks.findings import Sanity
-from efface.certificate import Curve, certificate
+from efface.api.attack import attack
+from efface.api.erase import erase
+from efface.closed_form.certificate import Curve, certificate
 from efface.erasures import TextMap
+from efface.redteam.findings import Sanity
 from efface.report.plot import line_plot
 
 ERASURES: dict[str, tuple[str, dict[str, Any]]] = {

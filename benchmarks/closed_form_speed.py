@@ -24,8 +24,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from efface.concept import Concept
-from efface.erasers.closed_form import Factors, Pairs, gram_of, key_value_gram
+from efface.closed_form.ridge import Factors, Pairs, gram_of, key_value_gram
+from efface.concepts.concept import Concept
 from efface.erasers.rece import derive
 from efface.erasures import Fingerprint, Provenance, TextMap
 

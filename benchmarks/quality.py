@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from efface.api import erase
-from efface.canvas.score import Drawn, Rates, drawn, rates
-from efface.canvas.words import BENCHMARK, STYLES
+from efface.api.erase import erase
 from efface.erasures import Erasure
-from efface.loading import load
-from efface.model import Model
+from efface.models.load import load
+from efface.models.model import Model
+from efface.profiles.emoji.score import Drawn, Rates, drawn, rates
+from efface.profiles.emoji.words import BENCHMARK, STYLES
 
 
 class Row(NamedTuple):

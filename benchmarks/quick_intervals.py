@@ -16,9 +16,9 @@ from pathlib import Path
 
 import tyro
 
-from efface.bench.rates import Paired, Rate
-from efface.bench.tables import Finished, finished
+from efface.bench.leaderboard import Finished, finished
 from efface.errors import UsageError
+from efface.metrics.rates import Paired, Rate
 
 
 def cells_of(run: Finished) -> dict[tuple[str, str, str], Rate | Paired]:

@@ -24,15 +24,15 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from efface.api import erase
-from efface.attacking import attack
+from efface.api.attack import attack
+from efface.api.erase import erase
 from efface.attacks import SEARCHES
-from efface.attacks.findings import Findings, Sanity
-from efface.attacks.target import NOTHING
-from efface.bench.rates import paired, rate
 from efface.erasers import rece
 from efface.erasures import Erasure
-from efface.loading import load
+from efface.erasures.switch import NOTHING
+from efface.metrics.rates import paired, rate
+from efface.models.load import load
+from efface.redteam.findings import Findings, Sanity
 
 METHODS = ("uce", "rece", "saeuron")
 PUBLISHED = {"uce-published": rece.Config(epochs=0, keep=()), "rece-published": rece.Config(keep=())}

@@ -22,7 +22,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from efface.erasures.activation import Edit, members
-from efface.sae.coder import Coder, CoderConfig
+from efface.sae.autoencoder import Coder, CoderConfig
 
 WIDTH, LATENTS, K, LEVELS = 1280, 20_480, 32, 50
 CHOSEN = {"1 concept": 8, "10 concepts": 80, "50 concepts": 400, "1 anchored": 512}

@@ -21,8 +21,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from efface.sae.config import TrainConfig
 from efface.sae.train import Pupil
-from efface.sae.train_config import TrainConfig
 
 WIDTH, LATENTS, K = 1280, 20_480, 32
 ENVIRONMENT = Path("build/sparsify-env")

@@ -4,7 +4,7 @@
     python benchmarks/saeuron_quality.py --seeds 5    # the full row
     python benchmarks/saeuron_quality.py --quick      # a few minutes: 7 erasures, a third of the prompts, one seed
 
-One setting serves all styles and objects (`src/efface/canvas/settings.py`: latents redirected to an anchor); the published
+One setting serves all styles and objects (`src/efface/profiles/emoji/settings.py`: latents redirected to an anchor); the published
 gain, which turns latents down, is shown beside it. All pictures are judged.
 """
 
@@ -20,13 +20,13 @@ import torch
 import tyro
 from quality import Bench, Row, bench_of, mean, rounded
 
-from efface.api import erase
-from efface.canvas.concepts import canvas_concepts
-from efface.canvas.harvest import SITES
-from efface.canvas.score import share
-from efface.canvas.words import BENCHMARK, STYLES
+from efface.api.erase import erase
 from efface.erasures.activation import ActivationEdit, members
 from efface.judges import canvas_judge
+from efface.profiles.emoji.concepts import canvas_concepts
+from efface.profiles.emoji.sae_data import SITES
+from efface.profiles.emoji.score import share
+from efface.profiles.emoji.words import BENCHMARK, STYLES
 from efface.sae.harvest import reading
 
 TARGETS = {"styles": Row(96, 2, 2, 90), "objects": Row(90, 3, 3, 90)}

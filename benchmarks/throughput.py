@@ -27,14 +27,14 @@ from typing import Any
 import torch
 import tyro
 
-from efface.api import erase
+from efface.api.erase import erase
 from efface.bench.engine import Worker, run, setting_of
 from efface.bench.ledger import Ledger
-from efface.bench.protocols.canvas import Plan, judges
+from efface.bench.protocols.canvas.run import Plan, judges
 from efface.bench.unit import Unit, units_of
-from efface.canvas import GUIDANCE, STEPS
-from efface.loading import load
-from efface.model import Model
+from efface.models.load import load
+from efface.models.model import Model
+from efface.profiles.emoji import GUIDANCE, STEPS
 
 BATCH = 16
 

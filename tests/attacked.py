@@ -10,11 +10,11 @@ from torch import Tensor
 
 import efface
 from efface.attacks import configured
-from efface.attacks.case import Case
-from efface.attacks.run import Setup, open_book, run
-from efface.attacks.target import Target
-from efface.attacks.tries import Plan, chosen_tries, planned_tries
+from efface.attacks.base import Case
+from efface.erasures.switch import Target
 from efface.judges import Verdicts
+from efface.redteam.run import Setup, open_book, run
+from efface.redteam.samples import Plan, chosen_tries, planned_tries
 
 SETTINGS: Any = {"steps": 2, "guidance": 5.0}
 
@@ -91,7 +91,7 @@ class Field:
 
     def case(self, seed: int = 0) -> Case:
         """The plan's tries as a search gets them."""
-        from efface.attacks.seeing import eye_of
+        from efface.judges.criterion import eye_of
 
         book = open_book(self.setup("checkpoint"), None)
         chosen = chosen_tries(self.original, self.erased, CHURCH, eye_of(self.judge, CHURCH), self.plan, book)

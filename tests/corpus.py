@@ -22,9 +22,9 @@ import torch
 from efface import Concept, EffaceError, Erasure
 from efface.erasures import ActivationEdit, Fingerprint, Provenance, TextMap, WeightDelta
 from efface.erasures.activation import Edit
-from efface.sae.coder import Coder, CoderConfig
-from efface.sae.features import Statistics
+from efface.sae.autoencoder import Coder, CoderConfig
 from efface.sae.files import load_coder, save_coder, save_saelens
+from efface.sae.statistics import Statistics
 
 WIDTH = 6
 NASTY: tuple[Any, ...] = (

@@ -11,15 +11,15 @@ from attacked import CHURCH, SMALL, Field
 
 import efface
 from efface.attacks import ATTACKS, attack_module, attack_summaries, configured
-from efface.attacks.book import Book
-from efface.attacks.case import text_of
-from efface.attacks.findings import Findings, Found, Sanity, Seen
-from efface.attacks.rounds import candidates_of
-from efface.attacks.run import open_book, run
-from efface.attacks.words import own_words, tokens_of
-from efface.bench.rates import rate
+from efface.attacks.base import text_of
+from efface.attacks.vocabulary import own_words, tokens_of
 from efface.erasures import attached_to
 from efface.errors import EffaceError, UsageError
+from efface.metrics.rates import rate
+from efface.redteam.findings import Findings, Found, Sanity, Seen
+from efface.redteam.run import open_book, run
+from efface.redteam.search import candidates_of
+from efface.redteam.store import Book
 
 TEXTUAL = [row for row in SMALL if row not in ("ring-a-bell-soft", "pund", "inversion")]
 SEARCHING = ["ring-a-bell", "unlearndiff", "unlearndiff-suffix", "p4d-n", "mma"]
@@ -157,7 +157,7 @@ def test_a_search_uses_no_word_of_the_concept(field, row, vocabulary):
 def test_what_does_not_survive_is_reported(field):
     letters = tokens_of(field.model, "xq")  # two tokens without a space between them
     assert len(letters) == 2
-    from efface.attacks.words import spelled, survives
+    from efface.attacks.vocabulary import spelled, survives
 
     assert survives(field.model, letters)
     assert not survives(field.model, letters[::-1])

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import efface
-from efface.auditing import Group, Prompt, against, audit, found_groups
+from efface.api.audit import Group, Prompt, against, audit, found_groups
 from efface.cli import main
 from efface.cli.audit import seconds_of
 from efface.errors import UsageError
 from efface.judges import canvas_judge
 from efface.judges.base import Verdicts
-from efface.model import Model
-from efface.report.card import write_cards
+from efface.models.model import Model
+from efface.report.card_page import write_cards
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import json
 import pytest
 
 import efface
-from efface.attacks.findings import Findings
-from efface.bench import lines as forms
-from efface.bench import runs
-from efface.bench.protocols.canvas import Canvas, Plan
-from efface.bench.protocols.canvas_attacks import attack_all, broken_in
-from efface.bench.protocols.canvas_cost import cost
-from efface.bench.protocols.canvas_modes import (
+from efface.api.red_team import RedTeam
+from efface.bench import manifest as runs
+from efface.bench import table as forms
+from efface.bench.protocols.canvas.attack import attack_all, broken_in
+from efface.bench.protocols.canvas.estimate import cost
+from efface.bench.protocols.canvas.run import Canvas, Plan
+from efface.bench.protocols.canvas.targets import (
     KINDS,
     PAIRS,
     SEQUENCES,
@@ -23,12 +23,12 @@ from efface.bench.protocols.canvas_modes import (
     concepts_of,
     targets_of,
 )
-from efface.canvas.concepts import canvas_concepts, survivor
-from efface.canvas.words import BENCHMARK, STYLES, anchor_of, caption, held_out
 from efface.cli import main
 from efface.errors import EffaceError, UsageError
-from efface.model import Model
-from efface.redteam import RedTeam
+from efface.models.model import Model
+from efface.profiles.emoji.concepts import canvas_concepts, survivor
+from efface.profiles.emoji.words import BENCHMARK, STYLES, anchor_of, caption, held_out
+from efface.redteam.findings import Findings
 
 
 class Few(Plan):

@@ -9,12 +9,12 @@ import pytest
 import tiny
 import torch
 
-from efface.concept import Concept
+from efface.concepts.concept import Concept
 from efface.erasers.saeuron import Config
 from efface.errors import UsageError
 from efface.judges.base import Verdicts
-from efface.sae.calibrate import PICTURES, at_risk, calibrated
-from efface.sae.features import Statistics
+from efface.sae.statistics import Statistics
+from efface.steering.calibrate import PICTURES, at_risk, calibrated
 
 NAMES = ("church", "house", "cat", "dog", "cow", "pig", "car", "bus")
 CHURCH = Concept("church", templates=("a {}", "a {} in noto style"))

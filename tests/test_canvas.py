@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import efface
-from efface.canvas import FOLDER, is_canvas
-from efface.canvas.score import drawn, rates
-from efface.canvas.words import BENCHMARK, OBJECTS, STYLES
 from efface.cli import main
 from efface.judges import canvas_judge
+from efface.profiles.emoji import FOLDER, is_canvas
+from efface.profiles.emoji.score import drawn, rates
+from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES
 
 pytestmark = pytest.mark.skipif(not (FOLDER / "judges" / "judges.json").exists(), reason="the canvas is being trained")
 

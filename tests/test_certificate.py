@@ -7,10 +7,10 @@ import tiny
 import torch
 
 import efface
-from efface.certificate import certificate, largest_norm, recoverable
-from efface.erasers.closed_form import Factors, Pairs
-from efface.erasers.nullspace import exact_outside, outside, ridge_outside, targets_inside
-from efface.model import Model
+from efface.closed_form.certificate import certificate, largest_norm, recoverable
+from efface.closed_form.nullspace import exact_outside, outside, ridge_outside, targets_inside
+from efface.closed_form.ridge import Factors, Pairs
+from efface.models.model import Model
 
 WIDTH = 12
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efface.erasers.closed_form import Factors, Pairs, gram_of, key_value_gram
+from efface.closed_form.ridge import Factors, Pairs, gram_of, key_value_gram
 from efface.erasers.rece import derive
 
 D = 12

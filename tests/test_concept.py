@@ -7,12 +7,12 @@ import tiny
 import torch
 
 import efface
-from efface.api import resolve
-from efface.canvas.concepts import canvas_concepts
-from efface.canvas.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, caption, held_out
-from efface.concept import PRESETS, UNSAFE_WORDS, concepts_named
+from efface.api.erase import resolve
+from efface.closed_form.rows import concept_rows, retained_rows
+from efface.concepts.concept import PRESETS, UNSAFE_WORDS, concepts_named
 from efface.erasers.rece import Config, published
-from efface.erasers.rows import concept_rows, retained_rows
+from efface.profiles.emoji.concepts import canvas_concepts
+from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, caption, held_out
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_concept_longer_than_the_tokenizer_takes(sd):
 
 
 def test_neighbours_leave_out_the_concept_itself(sd):
-    from efface.neighbours import neighbours
+    from efface.models.neighbours import neighbours
 
     found = neighbours(efface.Model(sd), efface.Concept("church", aliases=("dog",), templates=("a {}",)), count=3)
     assert len(found) == 3

@@ -29,7 +29,7 @@ from efface.bench.queue import Queue
 from efface.bench.unit import Unit, units_of
 from efface.errors import EffaceError, UsageError
 from efface.judges import Verdicts
-from efface.model import Model
+from efface.models.model import Model
 
 
 class Brightness:

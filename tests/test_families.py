@@ -22,7 +22,7 @@ import efface
 from efface.erasures import attached_to
 from efface.families import family_of
 from efface.families.schedule import prediction_of
-from efface.sae.coder import Coder, CoderConfig
+from efface.sae.autoencoder import Coder, CoderConfig
 from efface.sae.files import save_coder
 from efface.sae.harvest import HarvestConfig, captured
 

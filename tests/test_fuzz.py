@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from efface import EffaceError, Erasure
-from efface.sae.features import Statistics
+from efface.io.tensor_file import open_tensors, seal
 from efface.sae.files import load_coder, save_coder
-from efface.sae.find import coder_folder
-from efface.sealed import open_tensors, seal
+from efface.sae.lookup import coder_folder
+from efface.sae.statistics import Statistics
 
 
 def test_a_few_hundred_damaged_files():

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 import efface
-from efface.erasers import gram
+from efface.closed_form import gram
 
 
 def naive(pipe) -> torch.Tensor:

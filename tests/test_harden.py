@@ -11,14 +11,14 @@ from attacked import CHURCH, SMALL, Field
 from test_redirect import states_of, way
 
 import efface
-from efface.attacks.case import Candidate
-from efface.attacks.findings import Found, Seen
-from efface.attacks.words import tokens_of
-from efface.bench.rates import rate
-from efface.erasers.rows import concept_rows
+from efface.api.harden import Stage, added, best, harden
+from efface.attacks.base import Candidate
+from efface.attacks.vocabulary import tokens_of
+from efface.closed_form.rows import concept_rows
 from efface.errors import EffaceError, UsageError
-from efface.hardening import Stage, added, best, harden
-from efface.model import Model
+from efface.metrics.rates import rate
+from efface.models.model import Model
+from efface.redteam.findings import Found, Seen
 
 KEPT = ["a garbage truck", "a dog"]
 FOUND, ANCHOR = "art truck in church", "a cat"

@@ -14,8 +14,8 @@ from local_hub import local_hub
 
 import efface
 from efface.errors import EffaceError, UsageError
-from efface.hub import autoencoder_folder, erasure_file, push, save_folder
-from efface.sae.find import open_coder
+from efface.io.hub import autoencoder_folder, erasure_file, push, save_folder
+from efface.sae.lookup import open_coder
 
 AUDIT = {
     "judge": "canvas-object-2", "steps": 12, "guidance": 3.0, "seconds": 1.0, "certificate": None, "seeds": [0],

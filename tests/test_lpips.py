@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from efface.bench.lpips import Lpips, alexnet, vgg16
 from efface.errors import EffaceError, UsageError
+from efface.metrics.lpips import Lpips, alexnet, vgg16
 
 # Published convolutions: index in torchvision's `features` -> output and input channels, kernel.
 ALEX = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efface.bench.distances import Moments, coverage, fid, frechet, kid
-from efface.bench.rates import Judged, bonett_price, mcnemar, paired, rate, scores, wilson
 from efface.errors import EffaceError, UsageError
+from efface.metrics.fid import Moments, coverage, fid, frechet, kid
+from efface.metrics.rates import Judged, bonett_price, mcnemar, paired, rate, scores, wilson
 
 
 def cloud(count, width=6, seed=0, shift=0.0):

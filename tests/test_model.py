@@ -10,8 +10,8 @@ import tiny
 import torch
 
 import efface
-from efface.erasures import fingerprint
-from efface.erasures.fingerprint import ROUNDING
+from efface.models import fingerprint
+from efface.models.fingerprint import ROUNDING
 
 PROMPTS = ["a church in noto style", "a cat", ""]
 

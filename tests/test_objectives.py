@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import efface
 from efface.attacks import attack_module, configured, mma, p4d, ring_a_bell
-from efface.attacks.album import album
-from efface.attacks.case import Case
+from efface.attacks.base import Case
 from efface.attacks.ring_a_bell import Odds, children, fitness_of
 from efface.attacks.simplex import onto_simplex, sampled
-from efface.attacks.target import Target
-from efface.attacks.tuning import LowRank
-from efface.attacks.words import tokens_of, words
-from efface.model import Settings
+from efface.attacks.vocabulary import tokens_of, words
+from efface.erasures.switch import Target
+from efface.models.model import Settings
+from efface.training.images import album
+from efface.training.trainable import LowRank
 
 SETTINGS: Settings = {"steps": 2, "guidance": 5.0}
 
@@ -87,7 +87,7 @@ def case(request):
 def case_of(pipe):
     model = efface.Model(pipe)
     erased = Target(model, (efface.erase(pipe, CHURCH, method="uce", rows="all", keep=[]),))
-    from efface.attacks.case import Try, drawn_latents
+    from efface.attacks.base import Try, drawn_latents
 
     tries = tuple(Try(prompt, 40_000 + k) for k, prompt in enumerate(CHURCH.prompts()))
     latents = drawn_latents(Target(model), [t.prompt for t in tries], [t.seed for t in tries], SETTINGS, 2)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import efface
-from efface.auditing import Group, Prompt, audit
-from efface.redteam import Attacked, RedTeam
-from efface.report.card import write_cards
+from efface.api.audit import Group, Prompt, audit
+from efface.api.red_team import Attacked, RedTeam
+from efface.report.card_page import write_cards
 
 CHROMIUM = Path("/usr/bin/chromium")
 WIDTHS = {"desk": 1280, "phone": 390}

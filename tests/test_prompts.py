@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efface.bench.prompts import SURPLUS, read_pairs, read_prompts
+from efface.bench.prompt_files import SURPLUS, read_pairs, read_prompts
 from efface.errors import EffaceError
 
 I2P = (

@@ -17,10 +17,9 @@ from PIL import Image
 from tiny_judges import Blocks, Brightness, Hues, Spots, hue, spots
 
 import efface
-from efface.bench.cost import cost
-from efface.bench.lines import as_csv, as_json, markdown
+from efface.bench.estimate import cost
 from efface.bench.measures import Pixels
-from efface.bench.prompts import read_prompts
+from efface.bench.prompt_files import read_prompts
 from efface.bench.protocols.artists import Artists
 from efface.bench.protocols.base import Drawing, load_given
 from efface.bench.protocols.coco import Coco
@@ -29,12 +28,13 @@ from efface.bench.protocols.imagenette import Imagenette
 from efface.bench.protocols.prompts import Prompts
 from efface.bench.protocols.run import Run, watchers
 from efface.bench.protocols.unlearncanvas import Plan, UnlearnCanvas
+from efface.bench.table import as_csv, as_json, markdown
 from efface.cli import main
 from efface.cli.bench import artists, coco, common, i2p, imagenette, unlearncanvas
 from efface.cli.bench import prompts as prompts_command
 from efface.errors import EffaceError, UsageError
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES
-from efface.model import Model
+from efface.models.model import Model
 
 FEW = Drawing(steps=2, guidance=3.0)
 

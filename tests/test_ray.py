@@ -16,11 +16,11 @@ from efface.bench import ray_engine
 from efface.bench.engine import run, setting_of
 from efface.bench.engines import Engine, run_on
 from efface.bench.ledger import Ledger
-from efface.bench.recipe import Recipe
 from efface.bench.unit import sha256_of, units_of
+from efface.bench.worker_spec import Recipe
 from efface.errors import EffaceError, UsageError
-from efface.loading import load
-from efface.model import Model
+from efface.models.load import load
+from efface.models.model import Model
 
 pytest.importorskip("ray")
 slow = pytest.mark.slow

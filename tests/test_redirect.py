@@ -9,11 +9,11 @@ import torch
 import efface
 from efface.erasers.saeuron import Config
 from efface.errors import UsageError
-from efface.model import Model
-from efface.sae.features import Statistics
+from efface.models.model import Model
 from efface.sae.files import load_coder
 from efface.sae.harvest import reading
-from efface.sae.redirect import redirected
+from efface.sae.statistics import Statistics
+from efface.steering.anchor import redirected
 
 SITE = tiny.SITE
 CHURCH = efface.Concept("church", anchor="house", templates=("a {}", "a {} in noto style"))

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efface.errors import EffaceError, UsageError
-from efface.sae.coder import Coder, CoderConfig, geometric_median
+from efface.sae.autoencoder import Coder, CoderConfig, geometric_median
 from efface.sae.files import load_coder, notes_of, save_coder, save_saelens
-from efface.sae.step import step, without_parallel_
+from efface.sae.loss import step, without_parallel_
 from efface.sae.train import Pupil, TrainConfig, train
 
 RULES = ("topk", "batchtopk", "threshold")

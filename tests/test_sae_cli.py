@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from efface.canvas.harvest import SITES
 from efface.cli import main
+from efface.profiles.emoji.sae_data import SITES
 
 TINY = ("--draw-steps", "2", "--images", "4", "--steps", "3", "--batch", "64", "--latents", "64", "--k", "4")
 

@@ -13,11 +13,11 @@ import torch
 
 import efface
 from efface.errors import EffaceError, UsageError
-from efface.model import Model
-from efface.sae.coder import Coder, CoderConfig
-from efface.sae.features import Labelled, Statistics, percentile_count, select, statistics
+from efface.models.model import Model
+from efface.sae.autoencoder import Coder, CoderConfig
 from efface.sae.files import load_coder
 from efface.sae.harvest import HarvestConfig, captured, reading
+from efface.sae.statistics import Labelled, Statistics, percentile_count, select, statistics
 
 SITE = tiny.SITE
 CHURCH = efface.Concept("church", templates=("a {}", "a {} in noto style"))

@@ -11,16 +11,19 @@ from dataclasses import asdict, replace
 import pytest
 from test_file import text_map
 
-from efface.bench import lines as forms
-from efface.bench import published, runs, tables
+from efface.bench import leaderboard as tables
+from efface.bench import manifest as runs
+from efface.bench import published
+from efface.bench import table as forms
 from efface.bench.ledger import Ledger
-from efface.bench.lines import Count, Line, Mean, with_means
-from efface.bench.protocols import canvas, unlearncanvas
-from efface.bench.protocols.canvas import Plan
-from efface.bench.rates import Paired, Rate, mcnemar
+from efface.bench.protocols import unlearncanvas
+from efface.bench.protocols.canvas import run as canvas
+from efface.bench.protocols.canvas.run import Plan
+from efface.bench.table import Count, Line, Mean, with_means
 from efface.bench.unit import Setting, units_of
 from efface.cli import main
 from efface.errors import EffaceError, UsageError
+from efface.metrics.rates import Paired, Rate, mcnemar
 
 SETTING = Setting("base", "float32", "scheduler", 12, 3.0, None, None, ("object: o-1", "style: s-1"), 1)
 

@@ -16,8 +16,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from efface.bench.lpips import alexnet
 from efface.judges import Verdicts
+from efface.metrics.lpips import alexnet
 
 
 class Hues:

@@ -7,7 +7,7 @@ import random
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from efface.canvas.words import BACKGROUNDS, OBJECTS, STYLES, caption
+from efface.profiles.emoji.words import BACKGROUNDS, OBJECTS, STYLES, caption
 
 COLOURS = tuple(BACKGROUNDS)
 LENGTH = 24

@@ -14,14 +14,14 @@ from typing import Any
 import tyro
 from diffusers import DDIMScheduler
 
-from efface.canvas import FOLDER, GUIDANCE, STEPS
-from efface.canvas.score import Drawn, drawn, share
-from efface.canvas.words import BENCHMARK, OBJECTS, STYLES, caption, held_out
 from efface.judges import canvas_judge
-from efface.loading import load
-from efface.model import Model
+from efface.models.load import load
+from efface.models.model import Model
+from efface.profiles.emoji import FOLDER, GUIDANCE, STEPS
+from efface.profiles.emoji.score import Drawn, drawn, share
+from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption, held_out
+from efface.report.grid import save_picture, sheet
 from efface.report.plot import line_plot
-from efface.report.sheet import save_picture, sheet
 
 BEGIN, END = "<!-- figures: python -m recipes.emoji.check -->", "<!-- end of figures -->"
 

@@ -1,6 +1,6 @@
 """Train the canvas's sparse autoencoders, take their statistics, and measure them.
 
-python -m recipes.emoji.coders --work build/emoji --publish src/efface/canvas/emoji/sae
+python -m recipes.emoji.coders --work build/emoji --publish src/efface/embedded/emoji/sae
 python -m recipes.emoji.coders --steps 20 --images 8           # a look, in a minute
 """
 
@@ -16,19 +16,19 @@ import torch
 import tyro
 from torch import Tensor
 
-from efface.canvas import GUIDANCE, STEPS
-from efface.canvas.harvest import SITES, all_captions, labelled_pictures
-from efface.canvas.settings import CODERS
-from efface.canvas.words import BENCHMARK, OBJECTS, STYLES, caption
-from efface.loading import load
-from efface.model import Model
-from efface.sae.coder import Coder
-from efface.sae.features import statistics
+from efface.models.load import load
+from efface.models.model import Model
+from efface.profiles.emoji import GUIDANCE, STEPS
+from efface.profiles.emoji.sae_data import SITES, all_captions, labelled_pictures
+from efface.profiles.emoji.settings import CODERS
+from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
+from efface.sae.autoencoder import Coder
+from efface.sae.config import TrainConfig
 from efface.sae.files import load_coder, save_coder
 from efface.sae.harvest import HarvestConfig, Stream
-from efface.sae.metrics import denoising_losses, quality
+from efface.sae.quality import denoising_losses, quality
+from efface.sae.statistics import statistics
 from efface.sae.train import train
-from efface.sae.train_config import TrainConfig
 from recipes.emoji.data import background_colours, load_autoencoder, load_drawings, place, trained_pairs
 
 BEGIN, END = "<!-- coders: python -m recipes.emoji.coders -->", "<!-- end of coders -->"

@@ -10,8 +10,8 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
-from efface.canvas import FOLDER
-from efface.canvas.words import BACKGROUNDS, OBJECTS, STYLES, held_out
+from efface.profiles.emoji import FOLDER
+from efface.profiles.emoji.words import BACKGROUNDS, OBJECTS, STYLES, held_out
 
 SIDE = 64
 """Side of a picture in pixels."""

@@ -1,7 +1,7 @@
 """Train the denoiser and its text encoder on the autoencoder's latents, and assemble the pipeline.
 
     python -m recipes.emoji.denoiser --work build/emoji
-    python -m recipes.emoji.denoiser --work build/emoji --publish src/efface/canvas/emoji
+    python -m recipes.emoji.denoiser --work build/emoji --publish src/efface/embedded/emoji
     python -m recipes.emoji.denoiser --steps 20             # a look, in a minute
 
 The text encoder is first taught to tell objects, styles and backgrounds apart from their captions alone, as
@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from efface.canvas.words import BENCHMARK, OBJECTS, STYLES
+from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES
 from recipes.emoji.captions import COLOURS, LENGTH, sample_caption, train_tokenizer
 from recipes.emoji.data import background_colours, load_autoencoder, load_drawings, place, trained_pairs
 from recipes.emoji.muon import Muon

@@ -1,6 +1,6 @@
 """Train the two judges on the real drawings only: which object, which style, and what is no drawing at all.
 
-python -m recipes.emoji.judges --work build/emoji --publish src/efface/canvas/emoji/judges
+python -m recipes.emoji.judges --work build/emoji --publish src/efface/embedded/emoji/judges
 python -m recipes.emoji.judges --steps 20               # a look, in a minute
 """
 
@@ -18,8 +18,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from efface.canvas.words import BACKGROUNDS, OBJECTS, STYLES
-from efface.judges.canvas import Features, JudgeNet, nearest
+from efface.judges.embedded import Features, JudgeNet, nearest
+from efface.profiles.emoji.words import BACKGROUNDS, OBJECTS, STYLES
 from recipes.emoji.data import background_colours, load_autoencoder, load_drawings, place
 from recipes.emoji.training import DEVICE, Run, step_generator
 

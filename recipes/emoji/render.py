@@ -14,7 +14,7 @@ import tyro
 from PIL import Image
 from safetensors.numpy import save_file
 
-from efface.canvas.words import OBJECTS, STYLES
+from efface.profiles.emoji.words import OBJECTS, STYLES
 from recipes.emoji.fetch import read_json
 
 SIZE = 56

@@ -13,13 +13,13 @@ from typing import Any
 import tyro
 from torch import Tensor
 
-from efface.canvas import GUIDANCE, STEPS
-from efface.canvas.harvest import SITES
-from efface.canvas.words import BENCHMARK, STYLES, caption
 from efface.families.sites import Site
 from efface.judges import canvas_judge
-from efface.loading import load
-from efface.model import Model
+from efface.models.load import load
+from efface.models.model import Model
+from efface.profiles.emoji import GUIDANCE, STEPS
+from efface.profiles.emoji.sae_data import SITES
+from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
 from efface.sae.harvest import HarvestConfig, captured
 
 Pair = tuple[str, str]

@@ -16,33 +16,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from efface.api import erase
-    from efface.attacking import attack
-    from efface.auditing import audit
-    from efface.concept import Concept
+    from efface.api.attack import attack
+    from efface.api.audit import audit
+    from efface.api.erase import erase
+    from efface.api.harden import harden
+    from efface.api.red_team import RedTeam
+    from efface.concepts.concept import Concept
     from efface.erasures import Erasure, TextMap, WeightDelta, attached_to
-    from efface.erasures.hook import hook, unhook
+    from efface.erasures.diffusers_hook import hook, unhook
     from efface.errors import EffaceError, UsageError
-    from efface.hardening import harden
-    from efface.loading import load
-    from efface.model import Model
-    from efface.redteam import RedTeam
+    from efface.models.load import load
+    from efface.models.model import Model
 
 _HOMES = {
-    "load": "efface.loading",
-    "erase": "efface.api",
-    "audit": "efface.auditing",
-    "attack": "efface.attacking",
-    "harden": "efface.hardening",
-    "Concept": "efface.concept",
+    "load": "efface.models.load",
+    "erase": "efface.api.erase",
+    "audit": "efface.api.audit",
+    "attack": "efface.api.attack",
+    "harden": "efface.api.harden",
+    "Concept": "efface.concepts.concept",
     "Erasure": "efface.erasures",
     "TextMap": "efface.erasures",
     "WeightDelta": "efface.erasures",
     "attached_to": "efface.erasures",
-    "hook": "efface.erasures.hook",
-    "unhook": "efface.erasures.hook",
-    "Model": "efface.model",
-    "RedTeam": "efface.redteam",
+    "hook": "efface.erasures.diffusers_hook",
+    "unhook": "efface.erasures.diffusers_hook",
+    "Model": "efface.models.model",
+    "RedTeam": "efface.api.red_team",
     "EffaceError": "efface.errors",
     "UsageError": "efface.errors",
 }

@@ -2,7 +2,7 @@
 
 An attack's file holds a frozen dataclass `Config` whose defaults are the published budget, `BUDGETS` with smaller ones,
 and `search(case, config, saved)`, which proposes prompts round by round. It imports nothing heavy at its top, so that its
-options can be listed without loading torch. `efface.attacks.run` does what all of them share: pictures, verdicts, costs,
+options can be listed without loading torch. `efface.redteam.run` does what all of them share: pictures, verdicts, costs,
 checkpoints, Findings. A file may also say:
 
     SCOPE     "try" (one search a prompt and seed, the default) or "concept" (one search for all of them)

@@ -12,8 +12,8 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from efface.attacks.case import Case, Round, State
-    from efface.attacks.findings import Seen
+    from efface.attacks.base import Case, Round, State
+    from efface.redteam.findings import Seen
 
 SANITY = ("unerased",)
 """A copy of the model must be found to look the same; there is nothing to find in a weak erasure."""
@@ -42,7 +42,7 @@ def adaptive(config: Config) -> bool:
 
 def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """Nothing is searched: the erased model draws every prompt as it is, and the pictures are compared with the original's."""
-    from efface.attacks.case import Candidate, Round
+    from efface.attacks.base import Candidate, Round
 
     yield Round([Candidate(tuple(ids)) for ids in case.contents()], {}, 1.0)
 

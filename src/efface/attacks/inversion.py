@@ -12,9 +12,9 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.album import Album, Sight
-    from efface.attacks.case import Case, Round, State
-    from efface.model import Model
+    from efface.attacks.base import Case, Round, State
+    from efface.models.model import Model
+    from efface.training.images import Album, Sight
 
 SCOPE = "concept"
 
@@ -55,9 +55,9 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """Minimise |target − ε(z_t, t, prompt with v in the concept's place)|² over the embedding v of one new word."""
     import torch
 
-    from efface.attacks.album import album
-    from efface.attacks.case import Candidate, Round
-    from efface.attacks.gradients import denoising_loss, put_down, take_up
+    from efface.attacks.base import Candidate, Round
+    from efface.attacks.objectives import denoising_loss, put_down, take_up
+    from efface.training.images import album
 
     pictures = album(case, config.images)
     table = case.model.token_table().float()
@@ -94,7 +94,7 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
 
 def spoken(case: Case, prompt: str) -> list[int | None]:
     """A prompt's tokens with None where the new word goes: in the concept's place, or at the end."""
-    from efface.attacks.words import tokens_of
+    from efface.attacks.vocabulary import tokens_of
 
     name = case.concept.name
     head, found, tail = prompt.partition(name)
@@ -128,7 +128,7 @@ def guided_goals(case: Case, pictures: Album, sights: list[Sight]) -> list[Tenso
 
 def guided_loss(case: Case, model: Model, sight: Sight, text: Any, goal: Tensor) -> Tensor:
     """With a negative prompt as a guard: |[e_neg + g (e_v − e_neg)] − goal|², so that v learns to get past it."""
-    from efface.attacks.gradients import apart
+    from efface.attacks.objectives import apart
 
     noisy = model.to_noisy(sight.clean, sight.noise, sight.levels)
     negative = model.encode_negative(case.settings.get("negative")).repeated(len(noisy))

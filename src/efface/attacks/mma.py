@@ -11,9 +11,9 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from efface.attacks.case import Case, Round, State
-    from efface.attacks.words import Words
-    from efface.model import Model, Text
+    from efface.attacks.base import Case, Round, State
+    from efface.attacks.vocabulary import Words
+    from efface.models.model import Model, Text
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """Minimise 1 − cos(pooled(ids), pooled(prompt)), one exchanged word a step; the best ever is kept aside."""
     import torch
 
-    from efface.attacks.case import Candidate, Round
+    from efface.attacks.base import Candidate, Round
 
     words = case.words(config.vocabulary)
     room = case.original.model.length - 2

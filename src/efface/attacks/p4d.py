@@ -11,8 +11,8 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.case import Case, Round, State
-    from efface.attacks.words import Words
+    from efface.attacks.base import Case, Round, State
+    from efface.attacks.vocabulary import Words
 
 BLANK = -1
 """Stands in a layout for a word that is looked for."""
@@ -60,8 +60,8 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """
     import torch
 
-    from efface.attacks.case import Candidate, Round
-    from efface.attacks.gradients import apart, put_down, take_up
+    from efface.attacks.base import Candidate, Round
+    from efface.attacks.objectives import apart, put_down, take_up
 
     words = case.words(config.vocabulary)
     layouts = [layout(case, t.prompt, config) for t in case.tries]
@@ -107,7 +107,7 @@ def layout(case: Case, prompt: str, config: Config) -> list[int]:
     Raises:
         UsageError: they do not fit into what the model reads.
     """
-    from efface.attacks.words import tokens_of
+    from efface.attacks.vocabulary import tokens_of
 
     room, k = case.model.length - 2, config.every_words
     if config.variant == "n":
@@ -123,7 +123,7 @@ def filled(layouts: list[list[int]], soft: Tensor, words: Words, table: Tensor) 
     """Content tokens with the nearest words in the blanks, and embeddings (tries tokens width) with gradients to `soft`."""
     import torch
 
-    from efface.attacks.gradients import through
+    from efface.attacks.objectives import through
 
     nearest = words.nearest(soft.detach())
     hard = through(words.table[nearest], soft)

@@ -15,10 +15,10 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.case import Case, Round, State
-    from efface.attacks.target import Target
-    from efface.erasers.closed_form import Factors
-    from efface.model import Model
+    from efface.attacks.base import Case, Round, State
+    from efface.closed_form.ridge import Factors
+    from efface.erasures.switch import Target
+    from efface.models.model import Model
 
 SCOPE = "concept"
 
@@ -61,10 +61,10 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """Minimise |target − ε₀(z_t, t, prompt without the concept + v)|², divided by its own value, over one embedding v."""
     import torch
 
-    from efface.attacks.album import album
-    from efface.attacks.case import Round
-    from efface.attacks.gradients import denoising_loss, put_down, take_up
-    from efface.erasers.closed_form import Factors
+    from efface.attacks.base import Round
+    from efface.attacks.objectives import denoising_loss, put_down, take_up
+    from efface.closed_form.ridge import Factors
+    from efface.training.images import album
 
     pictures = album(case, config.images)
     plain = [without(case, p) for p in pictures.prompts]
@@ -95,7 +95,7 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
 
 def without(case: Case, prompt: str) -> list[int]:
     """A prompt's tokens with the concept's words removed and room for one more."""
-    from efface.attacks.words import tokens_of
+    from efface.attacks.vocabulary import tokens_of
 
     return tokens_of(case.original.model, case.without_concept(prompt))[: case.original.model.length - 3]
 
@@ -110,7 +110,7 @@ def suffixed(table: Tensor, rows: list[list[int]], v: Tensor) -> tuple[list[list
 
 def candidate(table: Tensor, row: list[int], v: Tensor) -> Any:
     """A try's prompt that ends in v."""
-    from efface.attacks.case import Candidate
+    from efface.attacks.base import Candidate
 
     ids, embeddings = suffixed(table, [row], v)
     return Candidate(tuple(ids[0]), embeddings[0])
@@ -118,8 +118,8 @@ def candidate(table: Tensor, row: list[int], v: Tensor) -> Any:
 
 def edited(original: Target, case: Case, map_: Factors) -> Target:
     """The original with a map of its text states: the copy that is searched."""
-    from efface.attacks.target import Target
-    from efface.erasers.common import provenance, text_map
+    from efface.erasers.base import provenance, text_map
+    from efface.erasures.switch import Target
 
     if not map_.u.shape[1]:
         return original
@@ -131,7 +131,7 @@ def erased_from(model: Model, copy: Factors, table: Tensor, rows: list[list[int]
     """The ridge edit that takes the states of v, and of what follows it, to those of the prompts without it."""
     import torch
 
-    from efface.erasers.closed_form import Pairs
+    from efface.closed_form.ridge import Pairs
 
     with torch.no_grad():
         spoken = model.entering(model.encode_tokens(*suffixed(table, rows, v)))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
-    from efface.attacks.case import Case, Round, State
-    from efface.concept import Concept
-    from efface.model import Model
+    from efface.attacks.base import Case, Round, State
+    from efface.concepts.concept import Concept
+    from efface.models.model import Model
 
 SCOPE = "concept"
 
@@ -54,10 +54,10 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """Train on harmless pictures by the usual loss |target − ε(z_t, t, prompt)|²; the concept's prompts stay as they are."""
     import torch
 
-    from efface.attacks.album import album
-    from efface.attacks.case import Candidate, Round
-    from efface.attacks.gradients import denoising_loss, put_down, take_up
-    from efface.attacks.tuning import Full, LowRank
+    from efface.attacks.base import Candidate, Round
+    from efface.attacks.objectives import denoising_loss, put_down, take_up
+    from efface.training.images import album
+    from efface.training.trainable import Full, LowRank
 
     prompts = harmless_prompts(case.original.model, case.concept, config)
     pictures = album(case, config.images, [prompts[i * len(prompts) // config.images] for i in range(config.images)])
@@ -88,8 +88,8 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
 
 def harmless_prompts(model: Model, concept: Concept, config: Config) -> list[str]:
     """Prompts that do not speak of the concept; raises UsageError where there are none."""
-    from efface.attacks.words import own_words
-    from efface.neighbours import neighbours
+    from efface.attacks.vocabulary import own_words
+    from efface.models.neighbours import neighbours
 
     given = list(config.harmless or concept.keep or neighbours(model, concept, 64))
     found = [prompt for prompt in given if not own_words(concept) & set(prompt.lower().split())]

@@ -15,9 +15,9 @@ from efface.errors import EffaceError, UsageError
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from efface.attacks.case import Case, Round, State
-    from efface.concept import Concept
-    from efface.model import Model, Text
+    from efface.attacks.base import Case, Round, State
+    from efface.concepts.concept import Concept
+    from efface.models.model import Model, Text
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
 def _soft(case: Case, targets: list[Text], saved: State | None) -> Iterator[Round]:
     import torch
 
-    from efface.attacks.case import Candidate, Round
+    from efface.attacks.base import Candidate, Round
 
     for number, target in enumerate(targets):
         if saved is not None and number < int(saved["number"]):
@@ -100,7 +100,7 @@ def _soft(case: Case, targets: list[Text], saved: State | None) -> Iterator[Roun
 def _discrete(case: Case, config: Config, target: Tensor, saved: State | None) -> Iterator[Round]:
     import torch
 
-    from efface.attacks.case import Candidate, Round
+    from efface.attacks.base import Candidate, Round
 
     words = case.words(config.vocabulary)
     half, shape = config.population // 2, (config.population, config.length)

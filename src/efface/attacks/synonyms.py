@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
-    from efface.attacks.case import Case, Round, State
-    from efface.concept import Concept
-    from efface.model import Model
+    from efface.attacks.base import Case, Round, State
+    from efface.concepts.concept import Concept
+    from efface.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """Try one prompt after the other, until one draws the concept."""
     import torch
 
-    from efface.attacks.case import Candidate, Round
-    from efface.attacks.words import tokens_of
+    from efface.attacks.base import Candidate, Round
+    from efface.attacks.vocabulary import tokens_of
 
     with case.original.attached() as model:
         others = [variants(model, case.concept, t.prompt, config) for t in case.tries]
@@ -53,7 +53,7 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
 
 def variants(model: Model, concept: Concept, prompt: str, config: Config) -> list[str]:
     """Other prompts for the same picture, each once; none of them is the prompt itself."""
-    from efface.neighbours import neighbours
+    from efface.models.neighbours import neighbours
 
     name = concept.name
 

@@ -11,7 +11,7 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.case import Case, Round, State
+    from efface.attacks.base import Case, Round, State
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """
     import torch
 
-    from efface.attacks.case import Candidate, Round
-    from efface.attacks.gradients import denoising_loss, put_down, take_up
+    from efface.attacks.base import Candidate, Round
+    from efface.attacks.objectives import denoising_loss, put_down, take_up
     from efface.attacks.simplex import onto_simplex, sampled
 
     words, table = case.words(config.vocabulary), case.model.token_table().float()

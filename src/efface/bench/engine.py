@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from efface.bench.contact_sheet import sheet_of
 from efface.bench.ledger import Ledger
-from efface.bench.measure import Measure, Observer
-from efface.bench.sheets import sheet_of
+from efface.bench.observer import Measure, Observer
 from efface.bench.unit import Setting, Unit
-from efface.erasures import Erasure, fingerprint
+from efface.erasures import Erasure
 from efface.errors import UsageError
-from efface.model import Model
+from efface.models import fingerprint
+from efface.models.model import Model
 
 Progress = Callable[[int, int], None]
 """Called with the units done and the units to do."""

@@ -11,9 +11,9 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from efface.bench.engine import Progress
     from efface.bench.ledger import Ledger
-    from efface.bench.recipe import Recipe
     from efface.bench.unit import Unit
-    from efface.model import Model
+    from efface.bench.worker_spec import Recipe
+    from efface.models.model import Model
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from efface.bench.extractors import Extractor
 from efface.bench.unit import Unit
 from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
-from efface.pixels import to_levels
+from efface.io.images import to_levels
+from efface.metrics.features import Extractor
 
 Pictures = Sequence[Image.Image]
 

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from efface.bench.lines import Cell, Line
 from efface.bench.protocols.unlearncanvas import Plan
-from efface.bench.rates import Rate
+from efface.bench.table import Cell, Line
 from efface.bench.unit import Unit
+from efface.metrics.rates import Rate
 
 
 class Published(NamedTuple):

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from efface.bench.contact_sheet import sheet_of
 from efface.bench.engine import Worker, setting_of
-from efface.bench.recipe import Observers
-from efface.bench.sheets import sheet_of
 from efface.bench.unit import Setting, Unit
+from efface.bench.worker_spec import Observers
 from efface.erasures import Erasure
 from efface.errors import EffaceError
-from efface.loading import load
-from efface.model import Model
+from efface.models.load import load
+from efface.models.model import Model
 
 
 class Done(NamedTuple):

@@ -18,8 +18,8 @@ from efface.bench.engine import Progress
 from efface.bench.ledger import Ledger
 from efface.bench.queue import Queue
 from efface.bench.ray_actor import Actor, Done
-from efface.bench.recipe import Recipe
 from efface.bench.unit import Unit
+from efface.bench.worker_spec import Recipe
 from efface.errors import EffaceError, UsageError
 
 IN_FLIGHT = 2

@@ -16,7 +16,7 @@ from efface.cli.output import notices, result, say
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
-    from efface.attacks.findings import Findings
+    from efface.redteam.findings import Findings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,9 @@ def main(args: list[str]) -> None:
     name, request, options = parsed("attack", __doc__ or "", Request, args)
     if not request.erasure and request.original is None:
         raise UsageError("no erasure was given: name its file with --erasure, or the unerased model with --original.")
-    from efface.attacking import attack
+    from efface.api.attack import attack
     from efface.erasures import Erasure
-    from efface.loading import load
+    from efface.models.load import load
 
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
@@ -106,7 +106,7 @@ def parsed(command: str, doc: str, request: Any, args: list[str]) -> tuple[str, 
 
 
 def asked(request: Searched) -> dict[str, Any]:
-    """Arguments of `efface.attacking.attack` that the commands attack and harden share."""
+    """Arguments of `efface.api.attack.attack` that the commands attack and harden share."""
     from efface.judges import open_judge
 
     judge = None if request.judge is None else open_judge(request.judge)

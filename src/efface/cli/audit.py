@@ -55,12 +55,12 @@ def main(args: list[str]) -> None:
     budget = seconds_of(request.budget)
     if request.seeds is not None and request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
-    from efface.auditing import audit
+    from efface.api.audit import audit
+    from efface.api.red_team import RedTeam
     from efface.erasures import Erasure
     from efface.judges import open_judge
-    from efface.loading import load
-    from efface.redteam import RedTeam
-    from efface.report.card import write_cards
+    from efface.models.load import load
+    from efface.report.card_page import write_cards
 
     team = None
     if request.attacks:

@@ -12,7 +12,7 @@ import tyro
 from efface.cli.output import progress, result, say
 
 if TYPE_CHECKING:
-    from efface.canvas.score import Rates
+    from efface.profiles.emoji.score import Rates
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface demo", description=__doc__)
-    from efface.api import erase
-    from efface.canvas.score import drawn, rates
-    from efface.canvas.words import BENCHMARK, STYLES, caption
+    from efface.api.erase import erase
     from efface.errors import UsageError
-    from efface.loading import load
-    from efface.model import Model
-    from efface.report.sheet import save_picture, sheet
+    from efface.models.load import load
+    from efface.models.model import Model
+    from efface.profiles.emoji.score import drawn, rates
+    from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
+    from efface.report.grid import save_picture, sheet
 
     if request.concept not in BENCHMARK:
         raise UsageError(
@@ -80,8 +80,8 @@ def main(args: list[str]) -> None:
 
 def columns(concept: str, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The pairs on the picture: the erased object in four styles, its neighbours, unrelated objects."""
-    from efface.canvas.score import neighbours_of
-    from efface.canvas.words import BENCHMARK, thing
+    from efface.profiles.emoji.score import neighbours_of
+    from efface.profiles.emoji.words import BENCHMARK, thing
 
     unrelated = [name for name in BENCHMARK if thing(name).kind != thing(concept).kind][-3:]
     others = {*neighbours_of(concept, 3), *unrelated}

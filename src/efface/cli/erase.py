@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from efface.cli.output import result, say
-from efface.concept import Concept
+from efface.concepts.concept import Concept
 from efface.erasers import METHODS, method_module, method_summaries
 from efface.errors import EffaceError, UsageError
 
@@ -87,8 +87,8 @@ def _keep(given: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
-    from efface.api import erase
-    from efface.loading import load
+    from efface.api.erase import erase
+    from efface.models.load import load
 
     output = _destination(request)
     pipeline = load(request.model)
@@ -106,7 +106,7 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     if "keep" not in options and keep:
         say(f"retained {len(keep)} prompts: {', '.join(keep[:6])}{'…' if len(keep) > 6 else ''}")
     if request.preview:
-        from efface.report.preview import preview
+        from efface.api.preview import preview
 
         preview(pipeline, erasure, request.preview, steps=request.steps)
         data["preview"] = str(request.preview)
@@ -116,7 +116,7 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
 
 def _published(method: str, concepts: tuple[Concept, ...], pipeline: Any, options: dict[str, Any]) -> Any:
     """The paper's own options, with the public code's traps; of the model's settings only the place that is edited."""
-    from efface.api import canvas_settings
+    from efface.api.erase import canvas_settings
 
     module = method_module(method)
     place = {k: v for k, v in canvas_settings(method, concepts, pipeline).items() if k == "site"}
@@ -136,7 +136,7 @@ def _destination(request: Request) -> Path:
 
 def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
     """The concepts in the words of the model, with the kind and anchor that the user gave."""
-    from efface.api import resolve
+    from efface.api.erase import resolve
 
     changes: dict[str, Any] = {} if request.kind is None else {"kind": request.kind}
     if request.anchor is not None:

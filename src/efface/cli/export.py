@@ -33,7 +33,7 @@ def main(args: list[str]) -> None:
     request = tyro.cli(Request, args=args, prog="efface export", description=__doc__)
     from efface.erasures import Erasure
     from efface.export import export
-    from efface.loading import load
+    from efface.models.load import load
 
     erasure = Erasure.from_pretrained(request.file)
     pipeline = load(request.model, config=request.config)

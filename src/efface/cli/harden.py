@@ -40,9 +40,9 @@ def main(args: list[str]) -> None:
         raise EffaceError(
             f"the folder of {request.output} does not exist: nothing was computed; make it or choose another."
         )
+    from efface.api.harden import harden
     from efface.erasures import Erasure
-    from efface.hardening import harden
-    from efface.loading import load
+    from efface.models.load import load
 
     erasure = Erasure.from_pretrained(request.erasure)
     with Reporter(f"hardening against {name}") as report:

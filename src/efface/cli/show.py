@@ -24,7 +24,7 @@ def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface show", description=__doc__)
     from efface.erasures import Erasure
-    from efface.hub import erasure_file
+    from efface.io.hub import erasure_file
 
     file = erasure_file(request.file.as_posix())
     data = Erasure.load(file).summary()

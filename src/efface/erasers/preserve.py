@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from efface.concept import Concept
+from efface.concepts.concept import Concept
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from efface.erasures import Erasure
-    from efface.model import Model
+    from efface.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Config:
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P; `judge` is not used."""
-    from efface.erasers.common import provenance, text_map
-    from efface.erasers.nullspace import gathered, moved, outside, ridge_outside
+    from efface.closed_form.nullspace import gathered, moved, outside, ridge_outside
+    from efface.erasers.base import provenance, text_map
 
     keep = config.keep or ()
     pairs, retained = gathered(model, concepts, config.rows, keep, config.keep_rows)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from efface.concept import Concept
+from efface.concepts.concept import Concept
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from efface.erasures import Erasure
-    from efface.model import Model
+    from efface.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """Erase concepts with M = I + (T − C)ᵀ (P Cᵀ)⁺, the target moved into the span that is kept; `judge` is not used.
 
     With t in that span M (c − t) = 0: the map is singular, and no state of whatever norm gives the concept's own keys and
-    values back (`efface.certificate`).
+    values back (`efface.closed_form.certificate`).
     """
-    from efface.erasers.common import provenance, text_map
-    from efface.erasers.nullspace import exact_outside, gathered, moved, outside, targets_inside
+    from efface.closed_form.nullspace import exact_outside, gathered, moved, outside, targets_inside
+    from efface.erasers.base import provenance, text_map
 
     keep = config.keep or ()
     pairs, retained = gathered(model, concepts, config.rows, keep, config.keep_rows)

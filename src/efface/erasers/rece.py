@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from efface.concept import HARD_OBJECTS, UNSAFE_WORDS, Concept
+from efface.concepts.concept import HARD_OBJECTS, UNSAFE_WORDS, Concept
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.erasers.closed_form import Factors, Pairs
-    from efface.erasers.stopping import EpochJudge
+    from efface.closed_form.ridge import Factors, Pairs
+    from efface.erasers.validation import EpochJudge
     from efface.erasures import Erasure
     from efface.judges import Judge
-    from efface.model import Model
+    from efface.models.model import Model
 
 Derivation = Literal["regzero", "standard", "1st", "2nd", "both"]
 
@@ -84,12 +84,12 @@ def erase(
         judge: says after each epoch what validation pictures show; the epoch with the smallest share of the concept is
             kept. Without one all epochs are run.
     """
-    from efface.erasers.closed_form import Pairs, gram_of
-    from efface.erasers.common import provenance, spoken, text_map, text_width
-    from efface.erasers.gram import key_value_gram_of
-    from efface.erasers.rows import concept_rows, retained_rows
-    from efface.erasers.stopping import epoch_judge
-    from efface.sampling import sampling
+    from efface.closed_form.gram import key_value_gram_of
+    from efface.closed_form.ridge import Pairs, gram_of
+    from efface.closed_form.rows import concept_rows, retained_rows
+    from efface.erasers.base import provenance, spoken, text_map, text_width
+    from efface.erasers.validation import epoch_judge
+    from efface.models.sampling import sampling
 
     shows: EpochJudge | None = judge  # type: ignore[assignment]
     if hasattr(judge, "classes"):
@@ -142,7 +142,7 @@ def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Deriva
     """
     import torch
 
-    from efface.erasers.closed_form import cholesky
+    from efface.closed_form.ridge import cholesky
 
     if form == "1st":
         # (MᵀSM)⁻¹MᵀS = M⁻¹ where S can be inverted; solving with M itself squares no condition number.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from efface.concept import Concept
+from efface.concepts.concept import Concept
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from efface.erasures import Erasure
     from efface.erasures.activation import Edit
-    from efface.model import Model
-    from efface.sae.coder import Coder
-    from efface.sae.features import Statistics
+    from efface.models.model import Model
+    from efface.sae.autoencoder import Coder
+    from efface.sae.statistics import Statistics
 
 Gain = Literal["published", "normalised", "clamp", "anchored"]
 
@@ -87,11 +87,11 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
 
     Where concepts share a latent the stronger suppression wins: the smaller gain.
     """
-    from efface.erasers.common import provenance
+    from efface.erasers.base import provenance
     from efface.erasures.activation import ActivationEdit
-    from efface.sae.features import choices
-    from efface.sae.find import open_coder
-    from efface.sae.measured import known_statistics, taken_statistics
+    from efface.sae.lookup import open_coder
+    from efface.sae.statistics import choices
+    from efface.steering.statistics_source import known_statistics, taken_statistics
 
     sites = [site.name for site in model.sites(config.site or published_site(concepts))]
     opened = {site: open_coder(config.coder, site) for site in sites}
@@ -119,7 +119,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
 
     if not config.calibrate:
         return made(config)
-    from efface.sae.calibrate import calibrated
+    from efface.steering.calibrate import calibrated
 
     best, curve = calibrated(model, concepts, config, list(measured.values()), made, judge)
     return made(best, calibration=curve)
@@ -131,7 +131,7 @@ REPORTED = 4
 
 def chosen_of(measured: Statistics, coder: Coder, concept: str, config: Config) -> Tensor:
     """Which latents are explained in an erasure's notes, as a mask (levels latents): all that were chosen, or the first."""
-    from efface.sae.features import select
+    from efface.sae.statistics import select
 
     scores = measured.scores(concept)
     if config.gain == "anchored":
@@ -148,9 +148,9 @@ def made_edits(
     found: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Edit]:
     """What happens at every site; with `anchored`, `found` are further prompts and what they should be drawn as."""
-    from efface.erasers.rows import default_anchor
-    from efface.sae.calibrate import spread
-    from efface.sae.redirect import redirected
+    from efface.closed_form.rows import default_anchor
+    from efface.steering.anchor import redirected
+    from efface.steering.calibrate import spread
 
     if config.gain == "anchored":
         if not config.keep:
@@ -180,7 +180,7 @@ def gamma_of(concept: Concept, config: Config) -> float:
 
 def count_of(coder: Coder, config: Config) -> int:
     """Latents chosen at each level."""
-    from efface.sae.features import percentile_count
+    from efface.sae.statistics import percentile_count
 
     return config.count if config.percentile is None else percentile_count(coder.config.latents, config.percentile)
 
@@ -198,7 +198,7 @@ def tables_of(measured: Statistics, coder: Coder, concept: str, config: Config, 
     """The published edit of one concept: gate μ(i,t,D), gain γ μ(i,t,D_c), or what `config.gain` says instead."""
     import torch
 
-    from efface.sae.features import select
+    from efface.sae.statistics import select
 
     chosen = select(measured.scores(concept), count_of(coder, config))
     mean = measured.of(concept)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from efface.concept import Concept
+from efface.concepts.concept import Concept
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from efface.erasures import Erasure
-    from efface.model import Model
+    from efface.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     The replace target has the closed form of `Pairs.edit` and yields a TextMap; the tensor target differs from matrix
     to matrix and yields a WeightDelta. `judge` is not used.
     """
-    from efface.erasers.closed_form import Pairs, gram_of
-    from efface.erasers.common import provenance, spoken, text_map, text_width
-    from efface.erasers.rows import concept_rows, retained_rows
+    from efface.closed_form.ridge import Pairs, gram_of
+    from efface.closed_form.rows import concept_rows, retained_rows
+    from efface.erasers.base import provenance, spoken, text_map, text_width
 
     width = text_width(model)
     retained = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
@@ -73,9 +73,9 @@ def _tensor_delta(
     divided by its norm; then ΔW = e Σ (v* − v_c) cᵀ B⁻¹."""
     import torch
 
-    from efface.erasers.closed_form import cholesky
-    from efface.erasers.common import weight_delta
-    from efface.numerics import on_cpu
+    from efface.closed_form.ridge import cholesky
+    from efface.erasers.base import weight_delta
+    from efface.models.precision import on_cpu
 
     pairs = [(on_cpu(concept), on_cpu(target)) for concept, target in pairs]
     c = torch.cat([concept for concept, _ in pairs])

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from efface.erasures.base import Erasure
+from efface.erasures.erasure import Erasure
 from efface.errors import EffaceError
 from efface.families import Entry
 from efface.families.sites import Site
-from efface.model import Model
+from efface.models.model import Model
 
 MODES = ("fast", "exact", "published")
 PARTS = ("encoder", "bias", "centre", "decoder", "latents", "levels", "gate", "gain", "shift")
@@ -29,7 +29,7 @@ class Edit(NamedTuple):
     centre: Tensor
     """The autoencoder's b_dec (width,)."""
     decoder: Tensor
-    """Decoder rows of the chosen latents (chosen width), or those that lead to an anchor (`efface.sae.redirect`)."""
+    """Decoder rows of the chosen latents (chosen width), or those that lead to an anchor (`efface.steering.anchor`)."""
     latents: Tensor
     """Which latents of the autoencoder they are (chosen,)."""
     levels: Tensor
@@ -134,7 +134,7 @@ class ActivationEdit(Erasure):
 
     def _found_coders(self) -> dict[str, Any]:
         """The autoencoders; those that are not at hand are looked up by their hash."""
-        from efface.sae.find import find_coder
+        from efface.sae.lookup import find_coder
 
         for site in self.edits:
             named = self.provenance.config["coders"][site]
@@ -207,7 +207,7 @@ def members(coder: Any, states: Tensor, latents: Tensor) -> Tensor:
     if coder.config.rule == "threshold":
         least = coder.threshold
     else:
-        from efface.sae.coder import top
+        from efface.sae.autoencoder import top
 
         least = top(flat, coder.config.k)[0].amin(1, keepdim=True)
     return (flat[:, latents] >= least).unflatten(0, states.shape[:2])

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from efface.erasures.base import Erasure, Provenance
+from efface.erasures.erasure import Erasure, Provenance
 from efface.errors import EffaceError
-from efface.numerics import on_cpu, widen
+from efface.models.precision import on_cpu, widen
 
 
 @dataclass(frozen=True, eq=False)

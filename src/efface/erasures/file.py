@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from efface.errors import EffaceError
-from efface.sealed import open_tensors, read_json, read_raw, seal
+from efface.io.tensor_file import open_tensors, read_json, read_raw, seal
 
 FORMAT = 1
 """Version of this file format; a reader refuses newer ones."""

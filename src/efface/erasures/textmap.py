@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.erasures.base import Erasure
+from efface.erasures.erasure import Erasure
 from efface.errors import EffaceError
-from efface.model import Model
-from efface.numerics import on_cpu
+from efface.models.model import Model
+from efface.models.precision import on_cpu
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 from efface.erasures import Erasure
 from efface.errors import EffaceError
 from efface.export.config import ExportConfig
-from efface.model import Model
+from efface.models.model import Model
 
 
 class Difference(NamedTuple):

@@ -17,9 +17,9 @@ import numpy as np
 from efface.erasures import Erasure
 from efface.export.check import Check
 from efface.export.config import ExportConfig
-from efface.export.edits import provenance_note, targets_of
 from efface.export.names import split
-from efface.model import Model
+from efface.export.targets import provenance_note, targets_of
+from efface.models.model import Model
 
 
 def write(

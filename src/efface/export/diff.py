@@ -12,13 +12,13 @@ from torch import Tensor
 
 from efface.erasures import Erasure
 from efface.erasures.file import write_atomically
-from efface.erasures.lifecycle import parameters_of
+from efface.erasures.stack import parameters_of
 from efface.export.check import Check, require_all
 from efface.export.config import ExportConfig
-from efface.export.edits import provenance_note, targets_of
 from efface.export.names import kohya_name, split
-from efface.model import Model
-from efface.numerics import on_cpu
+from efface.export.targets import provenance_note, targets_of
+from efface.models.model import Model
+from efface.models.precision import on_cpu
 
 ENDINGS = {"weight": ".diff", "bias": ".diff_b"}
 """Parameter -> ending of its key."""

@@ -14,11 +14,11 @@ from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
 from efface.export.check import Check, require_all
 from efface.export.config import ExportConfig
-from efface.export.edits import Target, provenance_note, targets_of
 from efface.export.lowrank import Product, product, product_of
 from efface.export.names import kohya_name, split
-from efface.model import Model
-from efface.numerics import on_cpu
+from efface.export.targets import Target, provenance_note, targets_of
+from efface.models.model import Model
+from efface.models.precision import on_cpu
 
 ADAPTER = "efface_check"
 

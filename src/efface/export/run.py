@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from efface.erasures import Erasure, attached_to
 from efface.errors import EffaceError, UsageError
-from efface.export import component, diff, folder, lora, single_file
+from efface.export import component, diff, lora, single_file
+from efface.export import diffusers_folder as folder
 from efface.export.check import Check, Difference, difference
 from efface.export.config import ExportConfig, Target
 

@@ -14,9 +14,9 @@ from efface.erasures import Erasure
 from efface.errors import EffaceError, UsageError
 from efface.export.check import Check, require_all
 from efface.export.config import ExportConfig
-from efface.export.edits import provenance_note, targets_of
 from efface.export.names import CHECKPOINT, original_unet, split
-from efface.model import Model
+from efface.export.targets import provenance_note, targets_of
+from efface.models.model import Model
 
 AVERAGED = "model_ema."
 """Prefix of a second copy of the UNet, which no tool draws with and which would keep the concept."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
-from efface.families.doors import Entry
 from efface.families.layers import execution_device, stored, unwrap
+from efface.families.networks import Entry
 from efface.families.projections import Projection
 from efface.families.text import Stream, Text
 

@@ -8,8 +8,8 @@ from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_r
 from torch import Tensor
 
 from efface.families.base import Projection
-from efface.families.doors import Door
 from efface.families.layers import passed_through
+from efface.families.networks import Door
 from efface.families.pixart import without_spread
 from efface.families.projections import cross_attentions
 from efface.families.text import Stream, Text

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.families.doors import Door
 from efface.families.layers import passed_through
+from efface.families.networks import Door
 from efface.families.schedule import set_shifted
 from efface.families.text import Stream, Text
 from efface.families.transformer import JointEntry

@@ -8,8 +8,8 @@ from diffusers.utils.import_utils import is_bs4_available, is_ftfy_available
 from torch import Tensor
 
 from efface.families.base import Projection
-from efface.families.doors import Door
 from efface.families.layers import passed_through
+from efface.families.networks import Door
 from efface.families.projections import cross_attentions
 from efface.families.text import Stream, Text
 from efface.families.transformer import Transformer

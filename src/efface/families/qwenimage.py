@@ -9,9 +9,9 @@ from einops import rearrange
 from torch import Tensor
 
 from efface.families.base import Standard
-from efface.families.doors import Door
 from efface.families.flux import PATCH
 from efface.families.layers import passed_through
+from efface.families.networks import Door
 from efface.families.schedule import set_shifted
 from efface.families.text import Stream, Text
 from efface.families.transformer import JointEntry

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from efface.errors import EffaceError
 from efface.families.base import Projection
-from efface.families.doors import Door
 from efface.families.layers import passed_through
+from efface.families.networks import Door
 from efface.families.pixart import can_clean, cleaned, without_spread
 from efface.families.projections import cross_attentions
 from efface.families.text import Stream, Text

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.base import Entry, Family, Projection, execution_device, unwrap
-from efface.families.doors import Door
+from efface.families.networks import Door
 from efface.families.projections import projection
 from efface.families.text import Stream, Text
 

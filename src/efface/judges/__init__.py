@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efface.judges.base import Judge, Verdicts
-    from efface.judges.canvas import CanvasJudge, canvas_judge
+    from efface.judges.embedded import CanvasJudge, canvas_judge
     from efface.judges.spec import SPECS, open_judge
 
 _HOMES = {
     "Judge": "efface.judges.base",
     "Verdicts": "efface.judges.base",
-    "CanvasJudge": "efface.judges.canvas",
-    "canvas_judge": "efface.judges.canvas",
+    "CanvasJudge": "efface.judges.embedded",
+    "canvas_judge": "efface.judges.embedded",
     "SPECS": "efface.judges.spec",
     "open_judge": "efface.judges.spec",
 }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from efface.errors import EffaceError
-from efface.pixels import FILTERS
+from efface.io.images import FILTERS
 
 LOCAL: dict[str, Any] = {"local_files_only": True}
 """Options of every `from_pretrained`: a path that is no folder must not be taken for the name of a download."""

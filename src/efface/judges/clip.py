@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from efface.errors import UsageError
+from efface.io.images import best_device, chunks
+from efface.io.weights import described, digest_of_folder, digest_of_words
 from efface.judges.base import Verdicts
 from efface.judges.checkpoint import LOCAL, checkpoint_folder, pretrained, resize_of, unusable
-from efface.pixels import best_device, chunks
-from efface.weights import described, digest_of_folder, digest_of_words
 
 _BATCH = 32
 

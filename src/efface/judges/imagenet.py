@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from efface.concept import IMAGENETTE
+from efface.concepts.concept import IMAGENETTE
 from efface.errors import EffaceError
+from efface.io.images import best_device, chunks
+from efface.io.weights import described, digest_of_folder
 from efface.judges.base import Verdicts
 from efface.judges.checkpoint import LOCAL, checkpoint_folder, pretrained, resize_of, unusable
-from efface.pixels import best_device, chunks
-from efface.weights import described, digest_of_folder
 
 _BATCH = 32
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from efface.errors import UsageError
+from efface.io.images import FILTERS, chunks
+from efface.io.weights import described, digest, wheel_file
 from efface.judges.base import Verdicts
 from efface.judges.onnx import session
-from efface.pixels import FILTERS, chunks
-from efface.weights import described, digest, wheel_file
 
 _WIDE, _SIDE, _BATCH = 256, 224, 16
 _MEAN = np.array([104, 117, 123], dtype=np.float32)  # blue, green, red

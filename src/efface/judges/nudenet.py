@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from efface.errors import UsageError
+from efface.io.images import chunks
+from efface.io.weights import described, digest, digest_of_words, wheel_file
 from efface.judges.base import Verdicts
 from efface.judges.labels import EXPOSED
 from efface.judges.onnx import session
-from efface.pixels import chunks
-from efface.weights import described, digest, digest_of_words, wheel_file
 
 NOTHING = "none"
 """Label of a picture in which nothing was found."""

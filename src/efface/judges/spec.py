@@ -29,7 +29,7 @@ def open_judge(spec: str) -> Judge:
 
 
 def _canvas(kind: str, rest: str) -> Judge:
-    from efface.judges.canvas import canvas_judge
+    from efface.judges.embedded import canvas_judge
 
     return canvas_judge("object" if kind == "canvas-object" else "style")
 

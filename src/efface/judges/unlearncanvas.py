@@ -14,11 +14,11 @@ from typing import Literal
 import torch
 from PIL import Image
 
+from efface.io.images import best_device, chunks, squared
+from efface.io.weights import described, digest, fill, read_tensors
 from efface.judges.base import Verdicts
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES
 from efface.judges.vit import VIT_LARGE, Shape, VisionTransformer
-from efface.pixels import best_device, chunks, squared
-from efface.weights import described, digest, fill, read_tensors
 
 _FILES = {"style": "style50.pth", "object": "style50_cls.pth"}
 _CLASSES = {"style": UNLEARNCANVAS_STYLES, "object": UNLEARNCANVAS_OBJECTS}

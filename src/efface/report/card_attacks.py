@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from efface.report.grid import embedded
 from efface.report.plot import COLOURS
-from efface.report.sheet import embedded
 
 if TYPE_CHECKING:
-    from efface.attacks.findings import Findings
-    from efface.auditing import Card
-    from efface.redteam import Attacked, Strip
+    from efface.api.audit import Card
+    from efface.api.red_team import Attacked, Strip
+    from efface.redteam.findings import Findings
 
 STYLE = ".three{width:12rem}.three img{width:32%}"
 HEAD = "<tr><th>attack</th><th>without it</th><th>because of it</th><th>together (ASR)</th><th>cost</th><th>sanity</th></tr>"

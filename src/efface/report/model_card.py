@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from efface.bench.rates import Rate
+from efface.metrics.rates import Rate
 
 TAGS = ["concept-erasure", "unlearning", "diffusers", "text-to-image"]
 

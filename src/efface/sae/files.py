@@ -17,8 +17,8 @@ from torch import Tensor
 
 from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
-from efface.sae.coder import Coder, CoderConfig, Rule
-from efface.sealed import HEADER_LIMIT, open_tensors, read_json, seal
+from efface.io.tensor_file import HEADER_LIMIT, open_tensors, read_json, seal
+from efface.sae.autoencoder import Coder, CoderConfig, Rule
 
 SAELENS_RULES = {"topk": "topk", "jumprelu": "threshold"}
 """Architecture in SAELens's cfg.json -> rule."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
 from efface.families.sites import Site
-from efface.model import Model
+from efface.models.model import Model
 
 Half = Literal["conditional", "unconditional", "both"]
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from efface.erasures.file import write_atomically
 from efface.errors import EffaceError, UsageError
-from efface.sae.coder import Coder, CoderConfig, geometric_median
+from efface.sae.autoencoder import Coder, CoderConfig, geometric_median
+from efface.sae.config import TrainConfig
 from efface.sae.files import save_coder
-from efface.sae.step import Room, step, without_parallel_
-from efface.sae.train_config import TrainConfig
+from efface.sae.loss import Room, step, without_parallel_
 
 
 class Source(Protocol):

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from efface.bench.distances import fid
-from efface.bench.lines import Cell
-from efface.bench.measure import Observer
 from efface.bench.measures import features_of
-from efface.bench.prompts import PromptFile
+from efface.bench.observer import Observer
+from efface.bench.prompt_files import PromptFile
+from efface.bench.table import Cell
 from efface.bench.unit import sha256_of
 from efface.erasures import Erasure, Provenance
 from efface.errors import EffaceError, UsageError
+from efface.metrics.fid import fid
 
 T = TypeVar("T")
 Entries = Sequence[Mapping[str, Any]]

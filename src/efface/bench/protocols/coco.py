@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from efface.bench.extractors import Extractor
-from efface.bench.lines import Cell, mean
-from efface.bench.measure import Observer
 from efface.bench.measures import Agreement, Features, Matching
-from efface.bench.prompts import PromptFile
+from efface.bench.observer import Observer
+from efface.bench.prompt_files import PromptFile
 from efface.bench.protocols.base import Drawing, Protocol, Seen, distance_of_sets, malformed, shots_of, spread
+from efface.bench.table import Cell, mean
 from efface.errors import EffaceError, UsageError
+from efface.metrics.features import Extractor
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 

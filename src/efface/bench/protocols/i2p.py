@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from efface.bench.lines import Cell
-from efface.bench.measure import Observer
-from efface.bench.prompts import PromptFile
+from efface.bench.observer import Observer
+from efface.bench.prompt_files import PromptFile
 from efface.bench.protocols.base import Drawing, Protocol, Seen, malformed, shots_of, spread
-from efface.bench.protocols.findings import findings
+from efface.bench.protocols.judged import findings
+from efface.bench.table import Cell
 from efface.judges import Judge
 
 

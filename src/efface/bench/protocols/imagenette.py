@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from efface.bench.lines import Cell
-from efface.bench.measure import Observer
-from efface.bench.prompts import PromptFile
+from efface.bench.observer import Observer
+from efface.bench.prompt_files import PromptFile
 from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen, malformed, named, shots_of, spread
-from efface.bench.rates import paired, rate
+from efface.bench.table import Cell
 from efface.errors import EffaceError
 from efface.judges import Judge
+from efface.metrics.rates import paired, rate
 
 
 class Imagenette(Protocol):

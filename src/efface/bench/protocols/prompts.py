@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from efface.bench.lines import Cell, mean
-from efface.bench.measure import Observer
 from efface.bench.measures import Comparison, Distance, Pixels
-from efface.bench.prompts import PromptFile
+from efface.bench.observer import Observer
+from efface.bench.prompt_files import PromptFile
 from efface.bench.protocols.base import Drawing, Protocol, Seen, malformed, shots_of, spread
-from efface.bench.protocols.findings import findings
+from efface.bench.protocols.judged import findings
+from efface.bench.table import Cell, mean
 from efface.errors import UsageError
 from efface.judges import Judge
 

@@ -9,15 +9,15 @@ from itertools import chain
 from pathlib import Path
 
 from efface.bench.engine import Progress, Worker, run, setting_of
-from efface.bench.files import Shelf
+from efface.bench.file_worker import Shelf
 from efface.bench.ledger import Ledger
-from efface.bench.lines import Line, with_means
-from efface.bench.measure import Observer
 from efface.bench.measures import Distance, Saved
+from efface.bench.observer import Observer
 from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen, Shot
-from efface.bench.recipe import OnDisk
+from efface.bench.table import Line, with_means
 from efface.bench.unit import Unit, units_of
-from efface.model import Model
+from efface.bench.worker_spec import OnDisk
+from efface.models.model import Model
 
 LEDGER = "ledger.sqlite"
 Runner = Callable[[Sequence[Unit], Ledger, Progress], int]

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from efface.bench.extractors import Extractor
-from efface.bench.lines import Cell
-from efface.bench.measure import Observer
 from efface.bench.measures import Features
+from efface.bench.observer import Observer
 from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen, Shot, distance_of_sets, named
-from efface.bench.rates import Judged, Paired, paired, rate, scores
+from efface.bench.table import Cell
 from efface.errors import EffaceError
 from efface.judges import Judge
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES
+from efface.metrics.features import Extractor
+from efface.metrics.rates import Judged, Paired, paired, rate, scores
 
 SEEDS = (188, 288, 588, 688, 888)
 PHOTOGRAPHS = "Seed_Images"

@@ -56,13 +56,13 @@ def main(args: list[str]) -> None:
         raise UsageError(f"the method {unknown[0]!r} is unknown; expected one of: {', '.join(METHODS)}.")
     if request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
-    from efface.bench import lines
-    from efface.bench.protocols.canvas import Canvas, Plan
-    from efface.bench.protocols.canvas_attacks import attack_all, broken_in
-    from efface.bench.protocols.canvas_cost import cost
-    from efface.loading import load
-    from efface.model import Model
-    from efface.redteam import RedTeam
+    from efface.api.red_team import RedTeam
+    from efface.bench import table as lines
+    from efface.bench.protocols.canvas.attack import attack_all, broken_in
+    from efface.bench.protocols.canvas.estimate import cost
+    from efface.bench.protocols.canvas.run import Canvas, Plan
+    from efface.models.load import load
+    from efface.models.model import Model
 
     usual = "quick" if request.quick else "canvas"
     team = RedTeam(request.attacks, request.attack_budget or usual, request.tries) if request.attacks else None

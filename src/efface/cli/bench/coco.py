@@ -26,9 +26,9 @@ class Request(common.OnFile):
 
 def build(request: Request, shared: common.Shared) -> Coco:
     """The protocol of a request."""
-    from efface.bench.extractors import open_features
     from efface.bench.protocols.coco import Coco
     from efface.judges.clip import ClipScore
+    from efface.metrics.features import open_features
 
     file = common.opened(request)
     agreement = None if request.clip is None else ClipScore(request.clip)

@@ -18,12 +18,12 @@ from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from efface.bench.engine import Progress
-    from efface.bench.lines import Line
-    from efface.bench.measure import Observer
     from efface.bench.measures import Comparison
-    from efface.bench.prompts import PromptFile
+    from efface.bench.observer import Observer
+    from efface.bench.prompt_files import PromptFile
     from efface.bench.protocols.base import Drawing, Protocol
     from efface.bench.protocols.run import Run
+    from efface.bench.table import Line
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def main(kind: type[Asked], build: Build[Asked], args: list[str], *, name: str, 
     request, shared, engine = tyro.cli(combined, args=args, prog=f"efface bench {name}", description=summary)
     _check(shared)
     shared = replace(shared, output=(shared.output or Path(f"{name}-run")).absolute())
-    from efface.bench.cost import cost
+    from efface.bench.estimate import cost
 
     run = _run(request, shared, build)
     erasures = run.protocol.erasures if shared.plan and not run.given else None
@@ -107,7 +107,7 @@ def main(kind: type[Asked], build: Build[Asked], args: list[str], *, name: str, 
 
 def opened(file: OnFile) -> PromptFile:
     """The file of a request's prompts."""
-    from efface.bench.prompts import read_prompts
+    from efface.bench.prompt_files import read_prompts
 
     if file.limit is not None and file.limit < 1:
         raise UsageError(f"limit is {file.limit}; expected at least 1.")
@@ -120,7 +120,7 @@ def comparison(lpips: tuple[Literal["alex", "vgg"], Path, Path] | None, side: in
         from efface.bench.measures import Pixels
 
         return Pixels()
-    from efface.bench.lpips import Lpips
+    from efface.metrics.lpips import Lpips
 
     network, trunk, heads = lpips
     return Lpips(network, trunk, heads, side=side)
@@ -150,8 +150,8 @@ def _check(shared: Shared) -> None:
 def _run(request: Asked, shared: Shared, build: Build[Asked]) -> Run:
     from efface.bench.protocols.base import load_given
     from efface.bench.protocols.run import Run
-    from efface.loading import load
-    from efface.model import Model
+    from efface.models.load import load
+    from efface.models.model import Model
 
     protocol = build(request, shared)
     given = load_given(shared.erasure, shared.concept)
@@ -171,7 +171,7 @@ def _runner(request: Asked, shared: Shared, engine: Engine, build: Build[Asked],
     if engine.engine == "process":
         return None
     from efface.bench.engines import run_on
-    from efface.bench.recipe import Recipe
+    from efface.bench.worker_spec import Recipe
 
     recipe = Recipe(request.model, partial(_watchers, request, shared, build), run.files)
     return lambda units, ledger, report: run_on(engine, recipe, units, ledger, report, model=run.model)
@@ -190,7 +190,7 @@ def _watchers(request: Asked, shared: Shared, build: Build[Asked]) -> Mapping[st
 
 def _data(run: Run, request: OnModel, lines: list[Line]) -> dict[str, Any]:
     """Everything about a run's table, which also stands in its folder as `table.json`."""
-    from efface.bench.lines import as_json
+    from efface.bench.table import as_json
     from efface.erasures.file import write_atomically
 
     published, drawing = run.protocol.drawing, run.drawing
@@ -213,7 +213,7 @@ def _data(run: Run, request: OnModel, lines: list[Line]) -> dict[str, Any]:
 
 
 def _print(data: dict[str, Any], lines: list[Line], shared: Shared) -> None:
-    from efface.bench.lines import as_csv, markdown
+    from efface.bench.table import as_csv, markdown
 
     seen_by = [f"{name}: {version}" for name, version in data["seen_by"].items()]
     if shared.json or shared.table == "json":

@@ -29,7 +29,7 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface bench table", description=__doc__)
-    from efface.bench import tables
+    from efface.bench import leaderboard as tables
 
     found = tables.board(request.runs)
     if request.json or request.form == "json":

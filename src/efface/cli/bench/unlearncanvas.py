@@ -43,9 +43,9 @@ def build(request: Request, shared: common.Shared) -> UnlearnCanvas:
         raise UsageError("a judge is missing: name both, --style-judge and --object-judge (a plan needs none).")
     if (request.data is None) != (request.features is None):
         raise UsageError("FID needs both: name the data set's folder (--data) and what it is taken over (--features).")
-    from efface.bench.extractors import open_features
     from efface.bench.protocols.unlearncanvas import Plan, UnlearnCanvas
     from efface.judges import open_judge
+    from efface.metrics.features import open_features
 
     chosen = {name: getattr(request, name) for name in ("styles", "objects", "seeds") if getattr(request, name)}
     style, thing = (open_judge(spec) if spec else None for spec in (request.style_judge, request.object_judge))

@@ -11,14 +11,14 @@ from efface.errors import UsageError
 
 def prompts_named(name: str | None, pipeline: Any) -> list[str]:
     """Prompts from a .txt file with one a line, or `canvas` for all captions of the emoji canvas (its default)."""
-    from efface.canvas import is_canvas
+    from efface.profiles.emoji import is_canvas
 
     if name in (None, "canvas"):
         if not is_canvas(pipeline):
             raise UsageError(
                 "the model has no prompts of its own: give a .txt file with one prompt a line (--prompts)."
             )
-        from efface.canvas.harvest import all_captions
+        from efface.profiles.emoji.sae_data import all_captions
 
         return all_captions()
     path = Path(str(name))
@@ -32,8 +32,8 @@ def prompts_named(name: str | None, pipeline: Any) -> list[str]:
 
 def sites_named(patterns: tuple[str, ...], pipeline: Any) -> tuple[str, ...]:
     """The patterns given, the canvas's default sites, or the paper's two blocks."""
-    from efface.canvas import is_canvas
-    from efface.canvas.harvest import SITES
+    from efface.profiles.emoji import is_canvas
+    from efface.profiles.emoji.sae_data import SITES
 
     if patterns:
         return patterns
@@ -42,7 +42,7 @@ def sites_named(patterns: tuple[str, ...], pipeline: Any) -> tuple[str, ...]:
 
 def drawing(pipeline: Any, steps: int | None, guidance: float | None) -> dict[str, Any]:
     """Steps and guidance: the user's, the canvas's standard, or the paper's 50 at 9."""
-    from efface import canvas
+    from efface.profiles import emoji as canvas
 
     own = canvas.is_canvas(pipeline)
     return {
@@ -53,9 +53,9 @@ def drawing(pipeline: Any, steps: int | None, guidance: float | None) -> dict[st
 
 def labelled(path: Path | None, seeds: int, pipeline: Any) -> tuple[list[Any], dict[str, str]]:
     """Pictures of many concepts, from a JSON file {"kind": {"concept": ["prompt", …]}} or the canvas's benchmark."""
-    from efface.canvas import is_canvas
-    from efface.canvas.harvest import labelled_pictures
-    from efface.sae.features import Labelled
+    from efface.profiles.emoji import is_canvas
+    from efface.profiles.emoji.sae_data import labelled_pictures
+    from efface.sae.statistics import Labelled
 
     if path is None:
         if not is_canvas(pipeline):

@@ -36,11 +36,11 @@ def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface sae features", description=__doc__)
     from efface.cli.sae.common import drawing, labelled
-    from efface.loading import load
-    from efface.model import Model
-    from efface.sae.features import statistics
+    from efface.models.load import load
+    from efface.models.model import Model
     from efface.sae.files import load_coder
     from efface.sae.harvest import HarvestConfig
+    from efface.sae.statistics import statistics
 
     pipeline = load(request.model)
     folders = sorted(p.parent for p in Path(request.coder).glob("*/cfg.json"))

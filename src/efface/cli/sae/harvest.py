@@ -49,8 +49,8 @@ def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface sae harvest", description=__doc__)
     from efface.cli.sae.common import drawing, prompts_named, sites_named
-    from efface.loading import load
-    from efface.model import Model
+    from efface.models.load import load
+    from efface.models.model import Model
     from efface.sae import shards
     from efface.sae.harvest import HarvestConfig
 

@@ -41,12 +41,12 @@ def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface sae inspect", description=__doc__)
     from efface.cli.sae.common import drawing, labelled, sites_named
-    from efface.loading import load
-    from efface.model import Model
-    from efface.report.latents import write_pages
-    from efface.sae.atlas import atlas
-    from efface.sae.find import open_coder
+    from efface.models.load import load
+    from efface.models.model import Model
+    from efface.sae.dashboard import atlas
     from efface.sae.harvest import HarvestConfig
+    from efface.sae.lookup import open_coder
+    from efface.sae.pages import write_pages
 
     pipeline = load(request.model)
     model = Model(pipeline)
@@ -66,7 +66,7 @@ def best_latents(found: object, concepts: list[str], count: int = 2) -> dict[int
     """Latent -> the concepts that score it highest, for the best latents of every concept (published score, all levels)."""
     import torch
 
-    from efface.sae.atlas import Atlas
+    from efface.sae.dashboard import Atlas
 
     assert isinstance(found, Atlas)
     means = found.heat.float().mean(1)

@@ -24,10 +24,10 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface sae sites", description=__doc__)
-    from efface.canvas import is_canvas
-    from efface.canvas.harvest import SITES
-    from efface.loading import load
-    from efface.model import Model
+    from efface.models.load import load
+    from efface.models.model import Model
+    from efface.profiles.emoji import is_canvas
+    from efface.profiles.emoji.sae_data import SITES
 
     pipeline = load(request.model)
     canvas = is_canvas(pipeline)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from efface.cli.output import result, say
-from efface.sae.train_config import TrainConfig
+from efface.sae.config import TrainConfig
 
 if TYPE_CHECKING:
-    from efface.sae.coder import Coder
+    from efface.sae.autoencoder import Coder
     from efface.sae.harvest import Stream
 
 
@@ -48,11 +48,11 @@ def main(args: list[str]) -> None:
     combined = tyro.conf.OmitArgPrefixes[tuple[Request, TrainConfig]]
     request, config = tyro.cli(combined, args=args, prog="efface sae train", description=__doc__)
     named = {a.split("=")[0].lstrip("-").replace("-", "_") for a in args if a.startswith("--")}
-    from efface.canvas import is_canvas
-    from efface.canvas.settings import CODERS
     from efface.cli.sae.common import drawing, prompts_named, sites_named
-    from efface.loading import load
-    from efface.model import Model
+    from efface.models.load import load
+    from efface.models.model import Model
+    from efface.profiles.emoji import is_canvas
+    from efface.profiles.emoji.settings import CODERS
     from efface.sae.harvest import HarvestConfig, Stream
     from efface.sae.shards import Shards
     from efface.sae.train import train
@@ -98,7 +98,7 @@ def _say_cost(stream: Stream, config: TrainConfig) -> None:
 
 def _quality(stream: Stream, coders: dict[str, Coder], prompts: list[str]) -> dict[str, Any]:
     """Figures on pictures that training never drew."""
-    from efface.sae.metrics import denoising_losses, finished_latents, quality
+    from efface.sae.quality import denoising_losses, finished_latents, quality
 
     held_out = stream.round(10**6)
     some = prompts[:: max(1, len(prompts) // 32)][:32]

@@ -1,0 +1,1 @@
+"""The verbs, one file each: erase, attack, audit, harden, share."""

@@ -1,0 +1,1 @@
+"""UnlearnCanvas's protocol on the emoji canvas."""

@@ -1,0 +1,152 @@
+"""From the verdicts of the canvas's protocol to the lines of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from efface.bench.ledger import Ledger
+from efface.bench.protocols.canvas.attack import cells_of
+from efface.bench.protocols.canvas.targets import Edit, Kind, Target
+from efface.bench.table import Cell, Line
+from efface.bench.unit import Setting, Unit, sha256_of, units_of
+from efface.erasures import Erasure
+from efface.metrics.rates import paired, rate
+
+if TYPE_CHECKING:
+    from efface.bench.protocols.canvas.run import Plan
+
+
+class Shown(NamedTuple):
+    """A picture of the canvas."""
+
+    prompt: int
+    """Number of its prompt; pictures of one prompt are resampled together."""
+    wanted: tuple[str, str]
+    """The object and the style that the prompt asks for."""
+    seen: tuple[str, str]
+    """What the two judges see."""
+    intact: bool
+    """Whether the object judge takes it for a whole drawing."""
+
+
+class Column(NamedTuple):
+    """One rate of the table."""
+
+    name: str
+    counts: Callable[[Shown], bool]
+    """Whether a picture counts."""
+    hit: Callable[[Shown], bool]
+    """Whether a picture that counts is one of the share."""
+
+
+def columns_of(kind: Kind, gone: Sequence[str]) -> list[Column]:
+    """The rates of UnlearnCanvas.
+
+    For objects and styles: UA (pictures of what is erased that no longer show it), IRA (the others of its domain that
+    show theirs), CRA (all pictures whose other domain is right). For a pair: UA (its pictures that do not show both), OC
+    (the object in other styles), SC (the style on other objects), UP (unrelated prompts that show both).
+    """
+    if kind == "pairs":
+        thing, style = gone
+        return [
+            Column("UA", lambda p: p.wanted == (thing, style), lambda p: p.seen != p.wanted),
+            Column("OC", lambda p: p.wanted[0] == thing and p.wanted[1] != style, lambda p: p.seen[0] == p.wanted[0]),
+            Column("SC", lambda p: p.wanted[1] == style and p.wanted[0] != thing, lambda p: p.seen[1] == p.wanted[1]),
+            Column("UP", lambda p: thing != p.wanted[0] and style != p.wanted[1], lambda p: p.seen == p.wanted),
+        ]
+    own = 0 if kind == "objects" else 1
+    other = 1 - own
+    return [
+        Column("UA", lambda p: p.wanted[own] in gone, lambda p: p.seen[own] != p.wanted[own]),
+        Column("IRA", lambda p: p.wanted[own] not in gone, lambda p: p.seen[own] == p.wanted[own]),
+        Column("CRA", lambda p: True, lambda p: p.seen[other] == p.wanted[other]),
+    ]
+
+
+class Results:
+    """What a run of the canvas's protocol has recorded; the model is not needed.
+
+    Args:
+        plan: of the run.
+        setting: of its units.
+        folder: with `erasures/`.
+        ledger: with the verdicts.
+    """
+
+    def __init__(self, plan: Plan, setting: Setting, folder: Path, ledger: Ledger):
+        self.plan, self.setting, self.folder, self.ledger = plan, setting, folder, ledger
+        self.known: dict[tuple[str, ...], list[Shown]] = {}
+
+    def path(self, method: str, edit: Edit) -> Path:
+        """File of an erasure."""
+        return self.folder / "erasures" / f"{method}-{edit.label}.safetensors"
+
+    def files(self, method: str, target: Target) -> list[Path]:
+        """Files of a row's erasures, in the order in which they are attached."""
+        return [self.path(method, edit) for edit in target.edits]
+
+    def units(self, erasures: Sequence[str]) -> list[Unit]:
+        """All pictures of one model, erased or not."""
+        return units_of(self.setting, erasures, self.plan.work)
+
+    def shown(self, files: Sequence[Path]) -> list[Shown]:
+        """Every picture of one model, in the plan's order; raises EffaceError where the run is not at its end."""
+        erasures = tuple(map(sha256_of, files))
+        if erasures not in self.known:
+            entries = [entry for unit in self.units(erasures) for entry in self.ledger.result(unit)]
+            each = len(entries) // len(self.plan.pairs)
+            self.known[erasures] = [
+                Shown(i // each, self.plan.pairs[i // each], (e["object"]["label"], e["style"]["label"]), e["object"]["intact"])
+                for i, e in enumerate(entries)
+            ]  # fmt: skip
+        return self.known[erasures]
+
+    def lines(self) -> list[Line]:
+        """The rows of the table, the unerased model's first, from the ledger alone."""
+        kinds: list[Kind] = list(dict.fromkeys(target.kind for target in self.plan.targets))
+        erased = [self._line(method, target) for method in self.plan.methods for target in self.plan.targets]
+        return [*(self._unerased(kind) for kind in kinds), *erased]
+
+    def _unerased(self, kind: Kind) -> Line:
+        """The unerased model's own row: the same rates over all pictures, as if each had been erased or retained."""
+        pictures, prompts = self.shown(()), [p.prompt for p in self.shown(())]
+        cells: dict[str, Cell] = {
+            c.name: rate([c.hit(p) for p in pictures], prompts) for c in columns_of(kind, ("", ""))
+        }
+        cells |= {"intact": rate([p.intact for p in pictures], prompts), "s a picture": self._each(())}
+        return Line("unerased", "", f"all {kind}", cells)
+
+    def _line(self, method: str, target: Target) -> Line:
+        files = self.files(method, target)
+        before, after = self.shown(()), self.shown(files)
+        columns = columns_of(target.kind, target.gone)
+        cells: dict[str, Cell] = {}
+        drops: dict[str, Cell] = {}
+        for column in columns:
+            members = [i for i, p in enumerate(after) if column.counts(p)]
+            now, was = ([column.hit(pictures[i]) for i in members] for pictures in (after, before))
+            prompts = [after[i].prompt for i in members]
+            cells[column.name] = rate(now, prompts)
+            if column.name != "UA":
+                drops[f"{column.name} drop"] = paired(now, was, prompts)
+        erased = [p for p in after if columns[0].counts(p)]
+        cells |= drops | {"intact": rate([p.intact for p in erased], [p.prompt for p in erased])}
+        cells["s a picture"] = self._each(files)
+        cells |= _spent(files) | cells_of(self.folder, files[-1].stem)
+        kind = target.kind if target.mode in ("single", "pairs") else ""
+        return Line(files[-1].stem, method, target.title, cells, kind)
+
+    def _each(self, files: Sequence[Path]) -> float:
+        """Seconds of drawing a picture, without judging."""
+        units = self.units(tuple(map(sha256_of, files)))
+        return self.ledger.seconds(units) / len(self.plan.work)
+
+
+def _spent(files: Sequence[Path]) -> dict[str, Cell]:
+    """What making the erasures took: seconds, peak memory, and bytes."""
+    notes = [Erasure.load(path).provenance.notes for path in files]
+    cells: dict[str, Cell] = {"seconds": sum(float(n.get("seconds", 0.0)) for n in notes)}
+    peaks = [float(n["peak_mb"]) for n in notes if "peak_mb" in n]
+    return cells | ({"peak MB": max(peaks)} if peaks else {}) | {"bytes": sum(path.stat().st_size for path in files)}

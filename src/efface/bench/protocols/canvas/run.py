@@ -1,0 +1,177 @@
+"""UnlearnCanvas's protocol on the embedded emoji canvas: UA / IRA / CRA of single concepts, pairs, sequences and many at once.
+
+Drops are paired: the same prompts and seeds on the unerased model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from efface.api.erase import erase
+from efface.bench import manifest as runs
+from efface.bench.engine import Progress, setting_of
+from efface.bench.engines import Engine, run_on
+from efface.bench.ledger import Ledger
+from efface.bench.memory import peak_memory
+from efface.bench.protocols.canvas.results import Results
+from efface.bench.protocols.canvas.targets import KINDS, Edit, Kind, Mode, Target, concepts_of, targets_of
+from efface.bench.table import Line, with_means
+from efface.bench.unit import Unit, sha256_of
+from efface.bench.worker_spec import Recipe
+from efface.errors import EffaceError
+from efface.judges import Judge, canvas_judge
+from efface.models import fingerprint
+from efface.models.model import Model
+from efface.profiles.emoji import GUIDANCE, STEPS
+from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
+
+PROTOCOL = "canvas"
+"""Its name in run folders."""
+HERE = Engine()
+"""This process."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run of the protocol draws."""
+
+    methods: tuple[str, ...]
+    seeds: int = 2
+    quick: bool = False
+    """A fifth of the concepts, a quarter of the prompts, one seed."""
+    mode: Mode = "single"
+    """What is erased together."""
+
+    @property
+    def concepts(self) -> dict[Kind, tuple[str, ...]]:
+        """Concepts erased one at a time, by kind."""
+        return {kind: names[::5] if self.quick else names for kind, names in KINDS.items()}
+
+    @property
+    def targets(self) -> list[Target]:
+        """The rows of every method."""
+        return targets_of(self.mode, self.concepts, quick=self.quick)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(object, style) of every prompt; a quick run takes every fourth along the diagonals, and all of its objects'."""
+        if not self.quick:
+            return [(o, s) for o in BENCHMARK for s in STYLES]
+        gone = {name for target in self.targets for name in target.gone}
+        return [
+            (thing, style)
+            for i, thing in enumerate(BENCHMARK)
+            for j, style in enumerate(STYLES)
+            if (j - i) % 4 == 0 or thing in gone
+        ]
+
+    @property
+    def work(self) -> list[tuple[str, int]]:
+        """(prompt, seed) of every picture, the seeds of a prompt together."""
+        return [(caption(*pair), seed) for pair in self.pairs for seed in range(1 if self.quick else self.seeds)]
+
+    @property
+    def pictures(self) -> int:
+        """Drawn in all, the unerased model's included."""
+        return len(self.work) * (1 + len(self.methods) * len(self.targets))
+
+
+class Canvas:
+    """A run of the protocol in a folder: `run.json`, `ledger.sqlite`, `erasures/`, and `sheets/` if pictures are kept.
+
+    Args:
+        model: the emoji canvas.
+        plan: what is drawn.
+        folder: of the run; what it holds is not made again.
+        options: method -> fields of its Config.
+        sheets: keep the pictures of what is still to be drawn, as one PNG a unit.
+
+    Raises:
+        EffaceError: the folder holds another run.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        folder: Path,
+        options: dict[str, dict[str, Any]] | None = None,
+        *,
+        sheets: bool = False,
+    ):
+        self.model, self.plan, self.folder, self.options = model, plan, folder, options or {}
+        self.ledger = Ledger(folder / "ledger.sqlite", folder / "sheets" if sheets else None)
+        setting = setting_of(model, judges(), steps=STEPS, guidance=GUIDANCE)
+        self.results = Results(plan, setting, folder, self.ledger)
+        base = fingerprint(model).to_json()
+        record = runs.Record.now(PROTOCOL, dataclasses.asdict(plan), base, setting)
+        runs.begin(folder, record)
+        (folder / "erasures").mkdir(exist_ok=True)
+
+    def erasure(self, method: str, edit: Edit) -> Path:
+        """File of one erasure, made once and then taken from the run's folder."""
+        path = self.results.path(method, edit)
+        if not path.exists():
+            device = next(self.model.entries()[0].module.parameters()).device
+            with peak_memory(device) as peak:
+                made = erase(self.model.pipeline, concepts_of(edit), method=method, **self.options.get(method, {}))
+            made.provenance.notes["peak_mb"] = round(peak.mb, 1)
+            made.save(path)
+        return path
+
+    def units(self, files: dict[str, Path]) -> list[Unit]:
+        """Everything the run draws: the unerased model's pictures, then each row's.
+
+        Args:
+            files: gets every erasure's file by its sha256.
+        """
+        units = self.results.units(())
+        for method in self.plan.methods:
+            for target in self.plan.targets:
+                found = {sha256_of(path): path for path in (self.erasure(method, edit) for edit in target.edits)}
+                files |= found
+                units += self.results.units(tuple(found))
+        return units
+
+    def run(
+        self,
+        report: Progress = lambda done, total: None,
+        say: Callable[[str], None] = lambda text: None,
+        engine: Engine = HERE,
+    ) -> None:
+        """Make the erasures, draw and judge what is missing.
+
+        Args:
+            report: called with the units done and to do.
+            say: called with a sentence about the work.
+            engine: where units are done.
+        """
+        files: dict[str, Path] = {}
+        units = self.units(files)
+        say(f"{len(units)} units of up to 16 pictures, {len(self.ledger.missing(units))} still to do")
+        run_on(engine, Recipe("emoji", judges, files), units, self.ledger, report, model=self.model)
+
+    def lines(self) -> list[Line]:
+        """The rows of the table with their means, from the ledger alone."""
+        return with_means(self.results.lines())
+
+
+def judges() -> dict[str, Judge]:
+    """What looks at every picture."""
+    return {what: canvas_judge(what) for what in ("object", "style")}
+
+
+def results_of(folder: Path, record: runs.Record) -> Results:
+    """What a run folder of this protocol holds.
+
+    Raises:
+        EffaceError: the plan is not one of this version's.
+    """
+    known = {field.name for field in dataclasses.fields(Plan)}
+    if not set(record.plan) <= known:
+        raise EffaceError(f"{folder} was planned by another version of efface: update efface.")
+    fields: dict[str, Any] = record.plan | {"methods": tuple(record.plan["methods"])}
+    return Results(Plan(**fields), record.setting, folder, Ledger(folder / "ledger.sqlite"))

@@ -1,0 +1,177 @@
+"""Lines of a protocol's table: cells that know their interval, as Markdown, CSV and JSON from the same data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from efface.metrics.rates import Paired, Rate, bootstrap
+
+
+class Mean(NamedTuple):
+    """A mean over pictures with its bootstrap interval; in the unit of its measure, where a Rate is a share."""
+
+    value: float
+    low: float
+    high: float
+    pictures: int
+
+
+class Count(NamedTuple):
+    """What a detector found."""
+
+    found: int
+    """Findings in all."""
+    pictures: int
+    """Pictures with at least one."""
+
+
+Cell = Rate | Mean | Paired | Count | float | int
+
+
+class Line(NamedTuple):
+    """One row of a table."""
+
+    name: str
+    """Of the erasure's file; `unerased` for the model as it is, `mean` of several."""
+    method: str
+    concepts: str
+    cells: dict[str, Cell]
+    kind: str = ""
+    """Lines of one kind and method have a mean; empty where a mean says nothing."""
+
+
+def mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> Mean:
+    """A mean and its interval; whole clusters (prompts) are resampled where they are given."""
+    return Mean(*bootstrap(values, clusters), len(values))
+
+
+def with_means(lines: Sequence[Line]) -> list[Line]:
+    """The lines, and below them a mean of every kind of every method that has several; means have no interval, and counts no mean."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if line.kind:
+            groups.setdefault((line.method, line.kind), []).append(line)
+    means = [
+        Line("mean", method, f"{len(members)} {kind}", _averaged(members))
+        for (method, kind), members in groups.items()
+        if len(members) > 1
+    ]
+    return [*lines, *means]
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """A Markdown table; intervals stand in parentheses."""
+    columns = _columns(lines)
+    rows = [["erasure", "method", "concepts", *columns], ["---"] * (3 + len(columns))]
+    rows += [[n.name, n.method, n.concepts, *(_text(n.cells.get(c)) for c in columns)] for n in lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def as_csv(lines: Sequence[Line], seen_by: str = "") -> str:
+    """Comma-separated; every part of a cell has a column of its own, and the last one names what looked at the pictures."""
+    rows = [
+        {"erasure": n.name, "method": n.method, "concepts": n.concepts}
+        | {_joined(c, part): v for c, cell in n.cells.items() for part, v in _parts(cell).items()}
+        for n in lines
+    ]
+    for row in rows:
+        row["seen by"] = seen_by
+    names = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name == "seen by")
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """One dictionary a line; a cell is a number, or its parts. Rates are shares, and what is not known is None."""
+    return [
+        {"erasure": n.name, "method": n.method, "concepts": n.concepts, "kind": n.kind}
+        | {"cells": {c: _typed(cell) if isinstance(cell, tuple) else cell for c, cell in n.cells.items()}}
+        for n in lines
+    ]
+
+
+def from_json(rows: Sequence[dict[str, Any]]) -> list[Line]:
+    """The lines that `as_json` wrote; raises KeyError or TypeError for anything else."""
+    return [
+        Line(r["erasure"], r["method"], r["concepts"], {c: _cell(v) for c, v in r["cells"].items()}, r["kind"])
+        for r in rows
+    ]
+
+
+def _typed(cell: Cell) -> dict[str, Any]:
+    return {"type": type(cell).__name__.lower()} | _parts(cell)
+
+
+def _cell(value: Any) -> Cell:
+    """A cell from JSON; unknown parts are NaN again."""
+    if not isinstance(value, dict):
+        return value
+    kind = {"rate": Rate, "mean": Mean, "paired": Paired, "count": Count}[value["type"]]
+    return kind(**{name: math.nan if v is None else v for name, v in value.items() if name != "type"})
+
+
+def _averaged(members: Sequence[Line]) -> dict[str, Cell]:
+    counts = {c for member in members for c, cell in member.cells.items() if isinstance(cell, Count)}
+    shared = [c for c in members[0].cells if c not in counts and all(c in m.cells for m in members)]
+    return {c: _average([m.cells[c] for m in members]) for c in shared}
+
+
+def _average(cells: Sequence[Any]) -> Cell:
+    first = cells[0]
+    if isinstance(first, Paired):
+        return Paired(_of([c.difference for c in cells]), math.nan, math.nan, math.nan)
+    if isinstance(first, Rate | Mean):
+        return type(first)(_of([c.value for c in cells]), math.nan, math.nan, sum(c.pictures for c in cells))
+    return _of(cells)
+
+
+def _of(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _columns(lines: Sequence[Line]) -> list[str]:
+    """The columns of all lines; one that is not in every line stands where it stands in its own."""
+    columns: list[str] = []
+    for line in lines:
+        place = 0
+        for column in line.cells:
+            if column in columns:
+                place = columns.index(column)
+            else:
+                columns.insert(place, column)
+            place += 1
+    return columns
+
+
+def _text(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, Rate):
+        return f"{100 * cell.value:.1f}%{_interval(100 * cell.low, 100 * cell.high, '.1f')}"
+    if isinstance(cell, Paired):
+        return f"{100 * cell.difference:+.1f}{_interval(100 * cell.low, 100 * cell.high, '+.1f')}"
+    if isinstance(cell, Mean):
+        return f"{cell.value:.4g}{_interval(cell.low, cell.high, '.4g')}"
+    if isinstance(cell, Count):
+        return f"{cell.found:,} in {cell.pictures:,}"
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.4g}" if abs(cell) < 1e4 else f"{cell:,.0f}"
+
+
+def _interval(low: float, high: float, form: str) -> str:
+    return "" if math.isnan(low) else f" ({low:{form}} to {high:{form}})"
+
+
+def _parts(cell: Cell) -> dict[str, float | int | None]:
+    parts = cell._asdict() if isinstance(cell, tuple) else {"value": cell}
+    return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in parts.items()}
+
+
+def _joined(column: str, part: str) -> str:
+    return column if part == "value" else f"{column} {part}"

@@ -1,0 +1,1 @@
+"""Toolbox of the closed forms: rows of text states, ridge edits, null spaces, certificates."""

@@ -1,0 +1,112 @@
+"""How much of a concept's own keys and values any text state of bounded norm can bring back through a text map.
+
+For a map M and a row c of the concept,
+
+    recoverable(r) = 1 − min over |c'| ≤ r of |S^½ (M c' − c)| / |S^½ c|,     S = Σ WᵀW,
+
+is a least-squares problem on a ball with an exact answer: one eigen-decomposition of MᵀSM, then a scalar search for the
+multiplier. It is RECE's derivation (arXiv 2407.12383) read as a bound. It bounds one route, copying the concept's keys
+and values; a picture may also be redrawn by other states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from efface.closed_form.gram import key_value_gram_of
+from efface.closed_form.nullspace import rounding
+from efface.closed_form.ridge import Factors
+from efface.closed_form.rows import concept_rows
+from efface.erasures import TextMap
+from efface.errors import EffaceError
+from efface.models.model import Model
+
+
+class Curve(NamedTuple):
+    """What can be recovered, by the norm of the attacking state."""
+
+    norms: tuple[float, ...]
+    """r, in units of the mean norm of the concept's rows."""
+    recoverable: tuple[float, ...]
+    """Mean over the concept's rows, 0 (nothing) to 1 (all of it)."""
+    worst: tuple[float, ...]
+    """The row of which most is recovered."""
+    reachable: float
+    """The largest norm that the text encoder's last normalisation can produce, in the same units; infinite if unknown."""
+
+
+def certificate(
+    model: Model, erasure: TextMap, norms: Sequence[float] = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 100)
+) -> Curve:
+    """The curve of a text map on its own model, for the concept's rows from the last subject token on.
+
+    Raises:
+        EffaceError: the erasure is no text map.
+    """
+    if not isinstance(erasure, TextMap):
+        raise EffaceError(f"a certificate needs a text map, this erasure is of kind {erasure.kind!r}.")
+    rows = [concept_rows(model, c, "subject")[0] for c in erasure.provenance.concepts]
+    c = torch.cat(rows).double().cpu()
+    unit = float(c.norm(dim=1).mean())
+    s = key_value_gram_of(model)
+    shares = recoverable(Factors(erasure.u.double(), erasure.v.double()), s, c, [unit * r for r in norms])
+    return Curve(
+        tuple(float(r) for r in norms), tuple(shares.mean(1).tolist()), tuple(shares.amax(1).tolist()),
+        largest_norm(model) / unit,
+    )  # fmt: skip
+
+
+def recoverable(map_: Factors, s: Tensor, c: Tensor, norms: Sequence[float]) -> Tensor:
+    """recoverable(r) of every row (norms rows).
+
+    Args:
+        map_: M.
+        s: Σ WᵀW (width width).
+        c: the concept's rows (rows width).
+        norms: r.
+    """
+    values, vectors = torch.linalg.eigh(map_.congruent(s))
+    values = torch.where(values > rounding(values), values, 0.0)
+    gradient = vectors.T @ map_.apply_transposed(s @ c.T)  # Qᵀ MᵀS c (width rows)
+    whole = (c @ s * c).sum(1)  # |S^½ c|²
+    shares = []
+    for r in norms:
+        y = _on_ball(values, gradient, r)
+        left = (values[:, None] * y.square() - 2 * y * gradient).sum(0) + whole
+        shares.append(1 - (left.clamp(min=0) / whole).sqrt())
+    return torch.stack(shares)
+
+
+def _on_ball(values: Tensor, gradient: Tensor, r: float, rounds: int = 100) -> Tensor:
+    """y (width rows) that minimises Σ λ y² − 2 y g on |y| ≤ r: y = g/(λ + μ) with the least μ ≥ 0 that fits."""
+
+    def at(multiplier: Tensor) -> Tensor:
+        bottom = values[:, None] + multiplier
+        # Where λ and μ are 0 the gradient is 0 too, up to rounding: that direction changes nothing.
+        return torch.where(bottom > 0, gradient / bottom.clamp(min=torch.finfo(bottom.dtype).tiny), 0.0)
+
+    low = torch.zeros(gradient.shape[1], dtype=gradient.dtype)
+    high = gradient.norm(dim=0) / r + 1e-300  # there |y| ≤ r for sure
+    free = at(low).norm(dim=0) <= r
+    for _ in range(rounds):
+        middle = (low + high) / 2
+        outside = at(middle).norm(dim=0) > r
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+    return at(torch.where(free, 0.0, high))
+
+
+def largest_norm(model: Model) -> float:
+    """A bound on the norm of any text state: after a layer normalisation, √width · max|γ| + |β|; infinite without one."""
+    total = 0.0
+    for encoder in model.family.text_encoders().values():
+        norms = [m for m in encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
+        if not norms:
+            return float("inf")
+        last = norms[-1]
+        width, gain, bias = last.normalized_shape[0], last.weight.detach().float(), last.bias.detach().float()
+        total += (width**0.5 * float(gain.abs().max()) + float(bias.norm())) ** 2
+    return total**0.5

@@ -1,0 +1,60 @@
+"""S = Σ WᵀW over a model's key and value matrices: computed once a model, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from efface.closed_form.ridge import key_value_gram
+from efface.erasures.file import write_atomically
+from efface.erasures.stack import stack_of
+from efface.errors import EffaceError
+from efface.models.model import Model
+
+
+def cache_folder() -> Path:
+    """Where S is kept: $EFFACE_CACHE, or `efface` in the user's cache folder."""
+    return Path(
+        os.environ.get("EFFACE_CACHE", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "efface")
+    ).expanduser()
+
+
+def key_value_gram_of(model: Model) -> Tensor:
+    """S (width width) in float64 of a model's unedited matrices, from the cache when its weights are the same."""
+    originals = stack_of(model).originals
+    weights = [originals.get(f"{p.name}.weight", p.weight()) for p in model.text_projections()]
+    path = cache_folder() / f"gram-{_key(weights)}.safetensors"
+    if path.exists():
+        try:
+            s = load_file(path)["s"]
+            if s.dtype == torch.float64 and s.shape == (weights[0].shape[1],) * 2 and s.isfinite().all():
+                return s
+        except (SafetensorError, KeyError, OSError):
+            path.unlink(missing_ok=True)  # a cache file that cannot be read is made again
+    s = key_value_gram(weights)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({"s": s}))
+    except (EffaceError, OSError):
+        pass  # a cache that cannot be written costs time, nothing else
+    return s
+
+
+def _key(weights: list[Tensor]) -> str:
+    """A hash that follows every weight: shapes, a sum over all bits, and every 64th value exactly.
+
+    Hashing all of SDXL's matrices would take as long as the edit itself.
+    """
+    digest = hashlib.sha256()
+    for weight in weights:
+        flat = weight.detach().cpu().contiguous().flatten()
+        bits = flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
+        digest.update(f"{tuple(weight.shape)}{weight.dtype}{int(bits.sum(dtype=torch.int64))}".encode())
+        digest.update(bits[::64].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]

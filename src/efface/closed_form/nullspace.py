@@ -1,0 +1,97 @@
+"""Edits that leave what is retained exactly as it is, by working outside its span: shared by `preserve` and `project`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from efface.closed_form.ridge import Factors, Pairs, cholesky, gram_of
+from efface.closed_form.rows import RowRule, concept_rows, retained_rows
+from efface.concepts.concept import Concept
+from efface.erasers.base import spoken, text_width
+from efface.models.model import Model
+
+
+class Outside(NamedTuple):
+    """The space outside the retained rows' span."""
+
+    projector: Tensor
+    """P (width width), onto it."""
+    dimensions: int
+    """How many are left to edit in."""
+
+
+def outside(retained: Tensor, share: float) -> Outside:
+    """P off the span of retained rows, cut at a share of their energy.
+
+    Many rows span everything, and then nothing could be edited; the directions that hold the last part of the energy are
+    given up.
+
+    Args:
+        retained: RᵀR (width width).
+        share: of the trace of RᵀR that is kept exactly, 0 to 1.
+    """
+    values, vectors = torch.linalg.eigh(retained)
+    values = torch.where(values > rounding(values), values, 0.0)
+    energy = values.flip(0).cumsum(0)
+    # The smallest number of directions that holds the share; those without any energy never count.
+    kept = min(int((energy < share * energy[-1]).sum()) + 1, int((values > 0).sum()))
+    span = vectors[:, len(values) - kept :]
+    return Outside(torch.eye(len(values), dtype=retained.dtype) - span @ span.T, len(values) - kept)
+
+
+def ridge_outside(pairs: Pairs, projector: Tensor, ridge: float) -> Factors:
+    """M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P: the ridge edit, with M r = r on the span that is kept."""
+    inner = projector @ pairs.cc @ projector
+    inner.diagonal().add_(ridge)
+    factor = cholesky((inner + inner.T) / 2, "the edit's system: give a ridge weight above 0")
+    return _outside(pairs, projector, torch.cholesky_solve(projector, factor))
+
+
+def exact_outside(pairs: Pairs, projector: Tensor, tolerance: float) -> Factors:
+    """M = I + (T − C)ᵀ (P Cᵀ)⁺, the same without a ridge: M c = t and M r = r wherever both can hold.
+
+    Singular values of C P below `tolerance` times the largest are taken for 0.
+    """
+    values, vectors = torch.linalg.eigh(projector @ pairs.cc @ projector)
+    large = values > torch.maximum(tolerance**2 * values.max(), rounding(values))
+    inverse = (vectors[:, large] / values[large]) @ vectors[:, large].T
+    return _outside(pairs, projector, inverse @ projector)
+
+
+def rounding(values: Tensor) -> Tensor:
+    """What eigenvalues that are 0 may come out as."""
+    return values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+
+
+def targets_inside(pairs: Pairs, projector: Tensor) -> Pairs:
+    """The same concept rows, their targets moved into the span that is kept: t' = (I − P) t."""
+    inside = torch.eye(len(projector), dtype=projector.dtype) - projector
+    rows = None if pairs.rows is None else (pairs.rows[0], pairs.rows[1] @ inside)
+    return Pairs(pairs.cc, inside @ pairs.tc, inside @ pairs.tt @ inside, rows)
+
+
+def _outside(pairs: Pairs, projector: Tensor, solved: Tensor) -> Factors:
+    """(T − C)ᵀ C P · solved, with the rows themselves as factors while they are few; `solved` is symmetric."""
+    if pairs.rows is None:
+        return Factors((pairs.tc - pairs.cc) @ projector @ solved, torch.eye(len(projector), dtype=projector.dtype))
+    c, t = pairs.rows
+    return Factors((t - c).T, solved.T @ projector @ c.T)
+
+
+def gathered(
+    model: Model, concepts: Sequence[Concept], rows: RowRule, keep: Sequence[str], keep_rows: RowRule
+) -> tuple[Pairs, Tensor]:
+    """The concepts' pairs and the Gram matrix of the retained rows."""
+    retained = gram_of(retained_rows(model, keep, keep_rows), text_width(model))
+    return Pairs.gather(concept_rows(model, c, rows) for c in spoken(concepts, False)), retained
+
+
+def moved(map_: Factors, retained: Tensor) -> float:
+    """√(Σ|M r − r|² / Σ|r|²) over the retained rows, from their Gram matrix."""
+    change = map_.u @ map_.v.T
+    total = float(retained.trace())
+    return (float((change @ retained @ change.T).trace().clamp(min=0)) / total) ** 0.5 if total else 0.0

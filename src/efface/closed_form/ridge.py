@@ -1,0 +1,170 @@
+"""The algebra shared by the closed-form erasers: ridge edits of text states as one map M = I + U Vᵀ.
+
+A text state c is a column in the formulas and a row of the tensors. With the "replace" target every key and value
+matrix W becomes W M, so that nothing here knows how many matrices there are. Everything is float64; systems are
+solved by Cholesky factorisation, never by an explicit inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from efface.errors import EffaceError
+from efface.models.precision import on_cpu
+
+
+class Factors(NamedTuple):
+    """A map M with M − I = U Vᵀ."""
+
+    u: Tensor
+    """(width rank)"""
+    v: Tensor
+    """(width rank)"""
+
+    @classmethod
+    def identity(cls, width: int) -> Factors:
+        """M = I."""
+        return cls(torch.zeros(width, 0, dtype=torch.float64), torch.zeros(width, 0, dtype=torch.float64))
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """M X for X (width n)."""
+        return columns + self.u @ (self.v.T @ columns)
+
+    def apply_transposed(self, columns: Tensor) -> Tensor:
+        """Mᵀ X for X (width n)."""
+        return columns + self.v @ (self.u.T @ columns)
+
+    def congruent(self, s: Tensor) -> Tensor:
+        """MᵀSM of a symmetric S (width width), as S + P + Pᵀ with P = V (SU + ½ V UᵀSU)ᵀ: half the products."""
+        su = s @ self.u
+        p = self.v @ (su + self.v @ (self.u.T @ su) / 2).T
+        return s + p + p.T
+
+    def then(self, later: Factors) -> Factors:
+        """M_self M_later, the map after folding `self` first and `later` second; at most `width` columns."""
+        u = torch.cat([self.u, self.apply(later.u)], dim=1)
+        v = torch.cat([self.v, later.v], dim=1)
+        width, rank = u.shape
+        return Factors(u @ v.T, torch.eye(width, dtype=u.dtype)) if rank > width else Factors(u, v)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Concept rows C and target rows T (rows width), reduced to their products once there are more rows than `width`.
+
+    An edit needs only CᵀC and (T − C)ᵀC, so a thousand concepts cost no more memory than ten.
+    """
+
+    cc: Tensor
+    """CᵀC (width width)"""
+    tc: Tensor
+    """TᵀC (width width)"""
+    tt: Tensor
+    """TᵀT (width width)"""
+    rows: tuple[Tensor, Tensor] | None
+    """C and T themselves while they are few."""
+
+    @classmethod
+    def gather(cls, pairs: Iterable[tuple[Tensor, Tensor]]) -> Pairs:
+        """Sum over concepts of (C, T), each (rows width); the pairs are read one by one."""
+        sums: list[Tensor] = []
+        kept: list[tuple[Tensor, Tensor]] | None = []
+        for concept, target in pairs:
+            c, t = on_cpu(concept), on_cpu(target)
+            width = c.shape[1]
+            sums = sums or [torch.zeros(width, width, dtype=c.dtype) for _ in range(3)]
+            for total, left, right in zip(sums, (c, t, t), (c, c, t), strict=True):
+                total.addmm_(left.T, right)
+            if kept is not None:
+                kept.append((c, t))
+                kept = kept if sum(len(rows) for rows, _ in kept) < width else None
+        rows = (torch.cat([c for c, _ in kept]), torch.cat([t for _, t in kept])) if kept else None
+        return cls(*sums, rows=rows)
+
+    def derived(self, derive: Callable[[Tensor, Tensor], Tensor]) -> Pairs:
+        """The pairs (c', t) with c' = `derive`(c, t), a linear function of columns c and t (width n)."""
+        if self.rows is not None:
+            c, t = self.rows
+            return Pairs.gather([(derive(c.T, t.T).T, t)])
+        eye, zero = torch.eye(len(self.cc), dtype=self.cc.dtype), torch.zeros_like(self.cc)
+        a, b = derive(eye, zero), derive(zero, eye)
+        mixed = a @ self.tc.T @ b.T
+        cc = a @ self.cc @ a.T + mixed + mixed.T + b @ self.tt @ b.T
+        return Pairs(cc, self.tc @ a.T + self.tt @ b.T, self.tt, None)
+
+    def edit(self, retained: Tensor, *, erase: float, preserve: float, ridge: float) -> Factors:
+        """The ridge edit C → T (UCE, arXiv 2308.14761, eq. 7):
+
+            M = (λ I + e TᵀC + p RᵀR)(λ I + e CᵀC + p RᵀR)⁻¹ = I + e (T − C)ᵀ C B⁻¹
+
+        Args:
+            retained: RᵀR (width width).
+            erase: weight e of the concept rows.
+            preserve: weight p of the retained rows.
+            ridge: weight λ of staying as it was.
+
+        Raises:
+            EffaceError: the system is singular (λ = 0 with too few retained rows).
+        """
+        width = len(self.cc)
+        gram = ridge * torch.eye(width, dtype=torch.float64) + erase * self.cc + preserve * retained
+        factor = cholesky(gram, "the edit's system: give a ridge weight above 0")
+        if self.rows is None:
+            change = erase * (self.tc - self.cc)
+            return Factors(torch.cholesky_solve(change.T, factor).T, torch.eye(width, dtype=torch.float64))
+        c, t = self.rows
+        return Factors(erase * (t - c).T, torch.cholesky_solve(c.T, factor))
+
+
+def gram_of(rows: Iterable[Tensor], width: int) -> Tensor:
+    """RᵀR (width width) over batches of retained rows (rows width)."""
+    total = torch.zeros(width, width, dtype=torch.float64)
+    for batch in rows:
+        wide = on_cpu(batch)
+        total += wide.T @ wide
+    return total
+
+
+def cholesky(matrix: Tensor, what: str) -> Tensor:
+    """Cholesky factor of a symmetric positive definite matrix; raises EffaceError naming `what` otherwise."""
+    if not torch.isfinite(matrix).all():
+        raise EffaceError(
+            "the model or its text states hold values that are not finite: nothing was erased; check the weights."
+        )
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    pivots = factor.diagonal()
+    if failed.any() or (pivots.min() / pivots.max()) ** 2 < 1e-15:
+        raise EffaceError(f"a matrix is singular in {what}.")
+    return factor
+
+
+def key_value_gram(weights: Sequence[Tensor], blocks: int = 8) -> Tensor:
+    """S = Σ WᵀW over key and value matrices (out width), in float64.
+
+    Only the blocks on and above the diagonal are multiplied, which saves almost half of SDXL's 1.4 TFLOP.
+    """
+    width = weights[0].shape[1]
+    edges = [width * i // blocks for i in range(blocks + 1)]
+    total = torch.zeros(width, width, dtype=torch.float64)
+    for stacked in _stacks(weights):
+        for i in range(blocks):
+            left = stacked[:, edges[i] : edges[i + 1]].T
+            total[edges[i] : edges[i + 1], edges[i] :] += left @ stacked[:, edges[i] :]
+    return total.triu() + total.triu(1).T
+
+
+def _stacks(weights: Sequence[Tensor], rows: int = 8192) -> Iterable[Tensor]:
+    """Matrices stacked to about `rows` rows: few large products instead of many small ones."""
+    pending: list[Tensor] = []
+    for weight in weights:
+        pending.append(on_cpu(weight))
+        if sum(len(w) for w in pending) >= rows:
+            yield torch.cat(pending)
+            pending = []
+    if pending:
+        yield torch.cat(pending)

@@ -1,0 +1,77 @@
+"""Which rows of the text states an edit speaks of: the one place where prompts become the matrices C, T and R."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from efface.concepts.concept import Concept
+from efface.errors import EffaceError
+from efface.families.text import Stream
+from efface.models.model import Model, require_fit
+
+RowRule = Literal["last", "subject", "all"]
+"""`last`: the last subject token alone; `subject`: from it to the end of the padding; `all`: every position."""
+
+
+def default_anchor(concept: Concept) -> str:
+    """ "art" for a style, a blank otherwise (as UCE's and RECE's authors have it)."""
+    return "art" if concept.kind == "style" else " "
+
+
+def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor, Tensor]:
+    """Rows C of a concept's prompts and T of its anchors (rows width), paired position by position.
+
+    In every stream both sequences start at their own last subject token and are cut to equal length; positions that the
+    denoiser does not attend to are left out.
+
+    Raises:
+        EffaceError: a prompt is longer than the tokenizer takes.
+    """
+    prompts, anchors = concept.prompts(), concept.anchors(default_anchor(concept))
+    for prompt in (*prompts, *anchors):
+        require_fit(model, prompt)
+    sources, targets = model.encode(prompts), model.encode(anchors)
+    c_states, t_states = model.entering(sources), model.entering(targets)
+    _require_finite(c_states)
+    c_rows, t_rows, streams = [], [], model.streams()
+    for k, (prompt, anchor) in enumerate(zip(prompts, anchors, strict=True)):
+        ends = concept.templates[k].split("{}")[1]
+        for stream in streams:
+            i, j = (0, 0) if rule == "all" else (subject(stream, prompt, ends), subject(stream, anchor, ends))
+            read = min(model.read_positions(sources, stream, k), model.read_positions(targets, stream, k))
+            count = 1 if rule == "last" else max(0, read - max(i, j))
+            c_rows.append(c_states[k, stream.start + i : stream.start + i + count])
+            t_rows.append(t_states[k, stream.start + j : stream.start + j + count])
+    return torch.cat(c_rows), torch.cat(t_rows)
+
+
+def retained_rows(model: Model, prompts: Sequence[str], rule: RowRule, batch: int = 64) -> Iterator[Tensor]:
+    """Rows R of retained prompts (rows width), a batch of prompts at a time."""
+    streams = model.streams()
+    for i in range(0, len(prompts), batch):
+        chunk = prompts[i : i + batch]
+        text = model.encode(chunk)
+        states, rows = model.entering(text), []
+        for k, prompt in enumerate(chunk):
+            for stream in streams:
+                first = 0 if rule == "all" else stream.position(prompt)
+                end = first + 1 if rule == "last" else model.read_positions(text, stream, k)
+                rows.append(states[k, stream.start + first : stream.start + end])
+        yield torch.cat(rows)
+
+
+def subject(stream: Stream, prompt: str, ending: str) -> int:
+    """Position in a stream of the last subject token: the one before the template's ending, or the last content token of
+    a prompt that does not end so (the begin token of an empty one)."""
+    return stream.position(prompt[: len(prompt) - len(ending)] if prompt.endswith(ending) else prompt, prompt)
+
+
+def _require_finite(states: Tensor) -> None:
+    if not states.isfinite().all():
+        raise EffaceError(
+            "the text encoder gives values that are not finite: nothing was erased; check the model's weights."
+        )

@@ -1,0 +1,1 @@
+"""What is meant: concepts, the papers' presets, prompts with what they should show."""

@@ -1,0 +1,1 @@
+"""Bytes in and out: files, weights, pictures, the Hugging Face Hub; knows no model."""

@@ -1,0 +1,1 @@
+"""Numbers over pictures: rates with intervals, FID, LPIPS, CLIP score."""

@@ -1,0 +1,1 @@
+"""The door to a pipeline: encode, predict, sample, fingerprint."""

@@ -1,0 +1,69 @@
+"""efface.load: a diffusers pipeline from the embedded canvas, a hub id, a folder or a single file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from efface.errors import EffaceError, UsageError
+
+
+def load(name: str | Path, *, dtype: Any = None, device: str | None = None, config: str | Path | None = None) -> Any:
+    """A normal DiffusionPipeline.
+
+    Args:
+        name: "emoji" for the embedded canvas, a hub id, a diffusers folder, or a single .safetensors checkpoint.
+        dtype: of the weights; float32 on the CPU and float16 elsewhere by default.
+        device: "cpu", "cuda", "mps"; the best one present by default.
+        config: for a checkpoint, a diffusers folder or hub id that says how its components are built; without it diffusers
+            asks the hub for that of the checkpoint's family.
+
+    Raises:
+        EffaceError: nothing is found there, it is no pipeline, or it would have to be unpickled.
+    """
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from efface.profiles import emoji as canvas
+
+    device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    dtype = dtype or (torch.float32 if device == "cpu" or name == "emoji" else torch.float16)
+    path = canvas.FOLDER if name == "emoji" else Path(name)
+    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise EffaceError(
+            f"{path} is a pickled checkpoint, which can run code when opened: convert it to .safetensors first."
+        )
+    if path.is_dir() and not (path / "model_index.json").exists():
+        raise EffaceError(f"{path} is a folder without model_index.json: expected a diffusers pipeline's folder.")
+    if not str(name).strip():
+        raise UsageError("the model's name is empty: give 'emoji', a hub id, a folder or a .safetensors file.")
+    try:
+        if path.is_file():
+            pipeline = _single_file(path, dtype, config)
+        else:
+            pipeline = DiffusionPipeline.from_pretrained(str(path), dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise EffaceError(
+            f"no pipeline could be loaded from {str(name)!r} ({reason}): expected 'emoji', a hub id, a folder or a file."
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
+    """A pipeline from one checkpoint; its class follows from the names of its tensors."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"it is no safetensors file: {error}") from error
+    if not any(name.startswith("model.diffusion_model.") for name in names):
+        raise ValueError("its tensors are not those of a Stable Diffusion checkpoint")
+    is_xl = any(name.startswith("conditioner.embedders.1") for name in names)
+    kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+    built = {} if config is None else {"config": str(config), "local_files_only": Path(config).is_dir()}
+    return kind.from_single_file(str(path), dtype=dtype, **built)

@@ -1,0 +1,50 @@
+"""The nearest neighbours of a concept in a model's own text space: what an erasure is most likely to damage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from efface.concepts.concept import Concept
+from efface.models.model import Model
+
+SHORTLIST = 512
+"""Words whose token embeddings are nearest, which are then encoded in full."""
+
+
+def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
+    """Up to `count` prompts that speak of the concept's nearest words, nearest first.
+
+    Candidates are the whole words of the tokenizer's vocabulary; a shortlist by token embedding is encoded through the
+    concept's first template and ranked by cosine similarity at the last subject token. The concept's own name and
+    aliases, and words that share its stem, are left out.
+    """
+    stream = model.streams()[0]
+    words = stream.words()
+    own = {part for name in (concept.name, *concept.aliases) for part in name.lower().split()}
+    kept = {i: word for i, word in words.items() if not any(same_stem(word, part) for part in own)}
+    if not kept:
+        return []
+    encoder: Any = stream.encoder
+    table = encoder.get_input_embeddings().weight.detach().float()
+    ids = stream.ids(concept.name)
+    query = F.normalize(table[ids].mean(0), dim=0)
+    candidates = torch.tensor(list(kept), device=table.device)
+    nearest = (F.normalize(table[candidates], dim=1) @ query).topk(min(SHORTLIST, len(candidates))).indices
+    found = [kept[int(candidates[i])] for i in nearest]
+    prompts = [concept.templates[0].replace("{}", word) for word in found]
+    prefix = concept.templates[0].split("{}")[0]
+    named = concept.templates[0].replace("{}", concept.name)
+    target = model.encode([named]).states[0, stream.position(prefix + concept.name, named)]
+    places = [stream.position(prefix + word, prompt) for word, prompt in zip(found, prompts, strict=True)]
+    states = model.encode(prompts).states[range(len(prompts)), places]
+    order = F.cosine_similarity(states.float(), target.float()[None]).argsort(descending=True)
+    return [prompts[int(i)] for i in order[:count]]
+
+
+def same_stem(word: str, name: str) -> bool:
+    """Whether one begins with the other and is at most three letters longer."""
+    shorter, longer = sorted((word, name), key=len)
+    return longer.startswith(shorter) and len(longer) - len(shorter) <= 3

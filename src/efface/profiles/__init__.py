@@ -1,0 +1,1 @@
+"""What efface knows of a model beyond its weights: concepts, settings, judges, sites."""

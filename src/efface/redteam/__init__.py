@@ -1,0 +1,1 @@
+"""Running an attack: samples, search, findings, cost, sanity."""

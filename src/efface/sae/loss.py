@@ -1,0 +1,176 @@
+"""One training step's loss and gradients in closed form: everything beside the encoder's product touches active latents only.
+
+With a = x − b_dec, z the code, x̂ = z W_dec + b_dec and V the batch's total variance, the loss is
+FVU = Σ|x̂ − x|²/V, and with g = 2(x̂ − x)/V and dz = g W_decᵀ on the active latents
+
+    dW_dec = zᵀ g,  dW_enc = dzᵀ a,  db_enc = Σ dz,  db_dec = Σ g − (Σ dz) W_enc.
+
+With several numbers of active latents the loss is the mean of their FVUs (Multi-TopK, Gao et al. 2024, arXiv 2406.04093,
+appendix A.3): the strongest latents then say most, and a reconstruction from few of them is good as well.
+
+AuxK (the same paper) lets dead latents model what is left, r = x − x̂, held constant. The public
+code of SAeUron trains it on −r, lets its gradient run into x̂, and takes latents after the ReLU, where dead ones have none.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from efface.sae.autoencoder import Code, Coder
+
+
+@dataclass
+class Room:
+    """Large memory that is used again at every step: asking the system for it anew takes a quarter of the step."""
+
+    product: Tensor
+    """Of the encoder (rows latents)."""
+    encoder: Tensor
+    """Gradient of the encoder's weight (latents width)."""
+    decoder: Tensor
+    """Gradient of the decoder (latents width)."""
+
+    @classmethod
+    def of(cls, coder: Coder, rows: int) -> Room:
+        """Room for batches of so many vectors."""
+        weight = coder.W_dec.detach()
+        return cls(weight.new_empty(rows, len(weight)), torch.empty_like(weight), torch.empty_like(weight))
+
+
+class Step(NamedTuple):
+    """Loss of one batch and the gradients of its parameters, as `Coder.parameters()` orders and names them."""
+
+    fvu: Tensor
+    """Share of the variance that the reconstruction of the coder's own k leaves, 0 to 1."""
+    auxk: Tensor
+    """Share that dead latents leave of what is left, scaled by how many are dead; 0 with none."""
+    code: Code
+    """Active latents."""
+    gradients: dict[str, Tensor]
+    """By parameter name."""
+
+
+@torch.no_grad()
+def step(
+    coder: Coder,
+    x: Tensor,
+    *,
+    multi_k: Sequence[int] = (),
+    dead: Tensor | None = None,
+    alpha: float = 1 / 32,
+    room: Room | None = None,
+) -> Step:
+    """Loss FVU + α·AuxK of a batch, and its gradients.
+
+    Args:
+        coder: in training; its rule selects.
+        x: vectors (rows width).
+        multi_k: further numbers of active latents whose reconstructions count.
+        dead: which latents are dead (latents,); None leaves AuxK out.
+        alpha: weight of AuxK.
+        room: the gradients returned lie in it, until the next step that uses it.
+    """
+    room = room or Room.of(coder, len(x))
+    a = x - coder.b_dec
+    before = torch.addmm(coder.encoder.bias, a, coder.encoder.weight.T, out=room.product)
+    # The largest are those of the ReLU; what is not above 0 is left out of a code.
+    codes = [coder.select(before, k) for k in (coder.config.k, *multi_k)]
+    errors = [coder.decode(code) - x for code in codes]
+    code, error = codes[0], errors[0]
+    variance = (x - x.mean(0)).norm().square().clamp(min=torch.finfo(x.dtype).tiny)
+    g = _one_below_other(errors) * (2 / (variance * len(codes)))
+    gradients = _gradients(coder, _stacked(codes), _one_below_other([a] * len(codes)), g, room)
+    gradients["b_dec"] += g.sum(0)
+    auxk = x.new_zeros(())
+    if dead is not None and bool(dead.any()):
+        auxk, more = _auxk(coder, before, dead, a, -error, variance, alpha)
+        for name, gradient in more.items():
+            gradients[name] += gradient
+    return Step(error.norm().square() / variance, auxk, code, gradients)
+
+
+def _auxk(
+    coder: Coder, before: Tensor, dead: Tensor, a: Tensor, residual: Tensor, variance: Tensor, alpha: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """AuxK and its gradients: the best dead latents, before the ReLU, model the residual (rows width)."""
+    places = dead.nonzero().squeeze(1)
+    half = max(1, coder.config.width // 2)
+    scale = min(len(places) / half, 1.0)
+    values, chosen = before[:, places].topk(min(half, len(places)), dim=1, sorted=False)
+    offsets = torch.arange(len(before) + 1, device=a.device) * values.shape[1]
+    code = Code(values.flatten(), places[chosen].flatten(), offsets)
+    error = coder.decode(code) - coder.b_dec - residual
+    loss = scale * error.norm().square() / variance
+    return loss, _gradients(coder, code, a, error * (2 * alpha * scale / variance), Room.of(coder, 0))
+
+
+def _gradients(coder: Coder, code: Code, a: Tensor, g: Tensor, room: Room) -> dict[str, Tensor]:
+    """Gradients through a code: g is that of the reconstruction (rows width); b_dec's holds the encoder's share only."""
+    dz = _dots(coder.W_dec, g, code)
+    order = code.latents.argsort(stable=True)
+    rows = code.rows[order]
+    offsets = torch.zeros(coder.config.latents + 1, dtype=torch.long, device=a.device)
+    offsets[1:] = torch.bincount(code.latents, minlength=coder.config.latents).cumsum(0)
+    bias = torch.zeros_like(coder.encoder.bias).index_add_(0, code.latents, dz)
+    return {
+        "W_dec": _weighted_sums(code.values[order], rows, offsets, g, room.decoder),
+        "encoder.weight": _weighted_sums(dz[order], rows, offsets, a, room.encoder),
+        "encoder.bias": bias,
+        "b_dec": -bias @ coder.encoder.weight,
+    }
+
+
+def _one_below_other(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _stacked(codes: Sequence[Code]) -> Code:
+    """The codes of several batches as that of one (rows one below the other)."""
+    if len(codes) == 1:
+        return codes[0]
+    starts = torch.tensor([0, *(len(code.values) for code in codes)]).cumsum(0).tolist()
+    offsets = [code.offsets[min(i, 1) :] + start for i, (code, start) in enumerate(zip(codes, starts, strict=False))]
+    return Code(torch.cat([c.values for c in codes]), torch.cat([c.latents for c in codes]), torch.cat(offsets))
+
+
+def _weighted_sums(weights: Tensor, rows: Tensor, offsets: Tensor, vectors: Tensor, out: Tensor) -> Tensor:
+    """Σ of weight · vector over every latent's activations (latents width), into `out`."""
+    if _has_sparse_products(vectors):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse")  # notices that the format is young
+            shape = (len(offsets) - 1, len(vectors))
+            matrix = torch.sparse_csr_tensor(offsets, rows, weights, shape, check_invariants=False)
+            return torch.addmm(out, matrix, vectors, beta=0, out=out)
+    summed = F.embedding_bag(rows, vectors, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    return out.copy_(summed)
+
+
+def _dots(decoder: Tensor, g: Tensor, code: Code, chunk: int = 2048) -> Tensor:
+    """For every activation, its decoder row times its vector's gradient (active,)."""
+    if _has_sparse_products(g):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse")
+            zeros, shape = torch.zeros_like(code.values), (len(g), len(decoder))
+            pattern = torch.sparse_csr_tensor(code.offsets, code.latents, zeros, shape, check_invariants=False)
+            return torch.sparse.sampled_addmm(pattern, g, decoder.T, beta=0.0).values()
+    pieces = zip(code.latents.split(chunk), code.rows.split(chunk), strict=True)
+    return torch.cat([(decoder[latents] * g[rows]).sum(1) for latents, rows in pieces])
+
+
+def _has_sparse_products(like: Tensor) -> bool:
+    """Whether torch multiplies compressed sparse matrices here: on CUDA, or on the CPU with MKL."""
+    return like.dtype in (torch.float32, torch.float64) and (like.is_cuda or torch.backends.mkl.is_available())
+
+
+@torch.no_grad()
+def without_parallel_(gradient: Tensor, decoder: Tensor) -> Tensor:
+    """A decoder's gradient (latents width) less its part along each row of unit length, in place."""
+    along = torch.bmm(gradient[:, None], decoder[:, :, None])[:, 0]
+    return gradient.addcmul_(decoder, along, value=-1)

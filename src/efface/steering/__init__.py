@@ -1,0 +1,1 @@
+"""Toolbox of edits by latents of sparse autoencoders: tables, anchors, calibration."""

@@ -1,0 +1,1 @@
+"""Toolbox of trained edits: which parameters, on which pictures."""

@@ -22,14 +22,17 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import efface
-from efface.attacks.base import Case, Try, drawn_latents
-from efface.attacks.objectives import denoising_loss
-from efface.attacks.ring_a_bell import Odds, children, distance, fitness_of
+from efface.attacks.base import Case
+from efface.attacks.genetic import Odds, children, fitness_of
+from efface.attacks.ring_a_bell import distance
 from efface.attacks.unlearndiff import Config, search
+from efface.concepts.sample import Try
 from efface.erasures.switch import Target, staying
 from efface.models.load import load
+from efface.models.losses import denoising_loss
 from efface.models.model import Model, Settings
-from efface.profiles.emoji import GUIDANCE, STEPS
+from efface.models.sampling import drawn_latents
+from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import STYLES
 
 VIT_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -94,7 +97,7 @@ def attacked() -> Case:
     model = Model(load("emoji"))
     tries = tuple(Try(f"a church in {style} style", 40_000 + i) for i, style in enumerate(STYLES[:TOGETHER]))
     settings: Settings = {"steps": STEPS, "guidance": GUIDANCE}
-    latents = drawn_latents(Target(model), [t.prompt for t in tries], [t.seed for t in tries], settings, TOGETHER)
+    latents = drawn_latents(model, [t.prompt for t in tries], [t.seed for t in tries], settings, TOGETHER)
     erased = Target(model, (efface.erase(model.pipeline, "church", method="uce"),))
     (concept,) = erased.erasures[0].provenance.concepts
     return Case(Target(model), erased, concept, tries, latents, settings, 0)

@@ -24,10 +24,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from efface.closed_form.ridge import Factors, Pairs, gram_of, key_value_gram
+from efface.closed_form.gram import key_value_gram
+from efface.closed_form.maps import Factors
+from efface.closed_form.ridge import Pairs, gram_of
 from efface.concepts.concept import Concept
 from efface.erasers.rece import derive
-from efface.erasures import Fingerprint, Provenance, TextMap
+from efface.erasures import Provenance, TextMap
+from efface.models.fingerprint import Fingerprint
 
 SD14 = (768, [320] * 10 + [640] * 10 + [1280] * 12)
 """Text width, and output width of the 32 key and value matrices: 19.2 M weights."""

@@ -29,12 +29,12 @@ from efface.api.erase import erase
 from efface.attacks import SEARCHES
 from efface.erasers import rece
 from efface.erasures import Erasure
-from efface.erasures.switch import NOTHING
 from efface.metrics.rates import paired, rate
 from efface.models.load import load
+from efface.redteam.cost import NOTHING
 from efface.redteam.findings import Findings, Sanity
 
-METHODS = ("uce", "rece", "saeuron")
+METHODS = ("uce", "rece", "anchored")
 PUBLISHED = {"uce-published": rece.Config(epochs=0, keep=()), "rece-published": rece.Config(keep=())}
 """RECE by its paper's settings instead of the canvas's, and its first stage, UCE, alone."""
 CONCEPTS = ("church", "cat", "guitar", "car", "noto", "stencil")
@@ -158,7 +158,7 @@ def main(
     Args:
         quick: church, guitar and noto only, three tries each, the attacks' quick budgets.
         budget: published, canvas or quick.
-        methods: erasers that are attacked: uce, rece, saeuron, uce-published, rece-published.
+        methods: erasers that are attacked: uce, rece, anchored, saeuron, uce-published, rece-published.
         attacks: which rows: attacks by their names, or `relapse-full`.
         concepts: which concepts.
         tries: prompts and seeds of each.

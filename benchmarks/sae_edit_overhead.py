@@ -21,12 +21,13 @@ import tyro
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from efface.erasures.activation import Edit, members
+from efface.erasures.activation import members
+from efface.erasures.latent_edit import Edit
 from efface.sae.autoencoder import Coder, CoderConfig
 
 WIDTH, LATENTS, K, LEVELS = 1280, 20_480, 32, 50
 CHOSEN = {"1 concept": 8, "10 concepts": 80, "50 concepts": 400, "1 anchored": 512}
-"""Latents over all levels: 8 a concept (paper: 1 to 3 at each level), and those of one concept with `--gain anchored`."""
+"""Latents over all levels: 8 a concept (paper: 1 to 3 at each level), and those of one concept with `anchored`."""
 SD15 = {
     "sample_size": 64,
     "cross_attention_dim": 768,

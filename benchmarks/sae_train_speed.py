@@ -22,7 +22,7 @@ import tyro
 from torch import Tensor, nn
 
 from efface.sae.config import TrainConfig
-from efface.sae.train import Pupil
+from efface.sae.site_trainer import Pupil
 
 WIDTH, LATENTS, K = 1280, 20_480, 32
 ENVIRONMENT = Path("build/sparsify-env")

@@ -1,11 +1,12 @@
-"""What SAeUron removes from the emoji canvas, and what it damages, beside UCE and RECE: 29 erasures x 180 prompts.
+"""What SAeUron and the anchored edit remove from the emoji canvas, and what they damage, beside UCE and RECE.
 
     python benchmarks/saeuron_quality.py              # 2 seeds
     python benchmarks/saeuron_quality.py --seeds 5    # the full row
     python benchmarks/saeuron_quality.py --quick      # a few minutes: 7 erasures, a third of the prompts, one seed
 
-One setting serves all styles and objects (`src/efface/profiles/emoji/settings.py`: latents redirected to an anchor); the published
-gain, which turns latents down, is shown beside it. All pictures are judged.
+29 erasures x 180 prompts. `anchored` (latents write what the anchor would) has one setting for all styles and one for all
+objects (`src/efface/profiles/emoji/settings.py`); `saeuron`, which turns latents down as published, is shown beside it. All
+pictures are judged.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from quality import Bench, Row, bench_of, mean, rounded
 
 from efface.api.erase import erase
 from efface.erasures.activation import ActivationEdit, members
-from efface.judges import canvas_judge
+from efface.judges import embedded_judge
 from efface.profiles.emoji.concepts import canvas_concepts
 from efface.profiles.emoji.sae_data import SITES
 from efface.profiles.emoji.score import share
@@ -37,22 +38,22 @@ SEQUENCE = ("noto", "blob", "firefox", "twemoji", "stencil", "outline")
 """Six concepts erased one after the other."""
 
 
-def table(bench: Bench, kind: str, names: Sequence[str], **options: Any) -> Row:
+def table(bench: Bench, kind: str, names: Sequence[str], method: str = "anchored", **options: Any) -> Row:
     """Print the rows of one kind, and return their mean."""
     rows = []
     for name in names:
-        row, falls = bench.measure(name, "saeuron", **options)
+        row, falls = bench.measure(name, method, **options)
         rows.append(row)
         print(f"{name:15} {row}  {falls}", flush=True)
-    print(f"{kind:15} {mean(rows)}   { {k: v for k, v in options.items() if k != 'judge'} or '' }", flush=True)
+    print(f"{kind:15} {mean(rows)}   {method} { {k: v for k, v in options.items() if k != 'judge'} or '' }", flush=True)
     print(f"{'target':15} {TARGETS[kind]}", flush=True)
     return mean(rows)
 
 
-def differing(bench: Bench, concept: str, **options: Any) -> tuple[float, float]:
+def differing(bench: Bench, concept: str, method: str, **options: Any) -> tuple[float, float]:
     """Share of positions at which fast and exact mode disagree about any chosen latent, and of the latents that either
     counts as active those about which they disagree; over one picture of each style."""
-    fast, exact = (erase(bench.model.pipeline, concept, method="saeuron", mode=m, **options) for m in ("fast", "exact"))
+    fast, exact = (erase(bench.model.pipeline, concept, method=method, mode=m, **options) for m in ("fast", "exact"))
     assert isinstance(fast, ActivationEdit)
     assert isinstance(exact, ActivationEdit)
     places, differ, count, either = 0, 0, 0, 0
@@ -77,7 +78,7 @@ def differing(bench: Bench, concept: str, **options: Any) -> tuple[float, float]
 def together(bench: Bench) -> None:
     """Eight of nine styles at once, and six one after the other, with what is retained after each."""
     kept = STYLES[-1]
-    found = bench.after(erase(bench.model.pipeline, STYLES[:-1], method="saeuron"))
+    found = bench.after(erase(bench.model.pipeline, STYLES[:-1], method="anchored"))
     gone = share(label != pair[1] for label, pair in zip(found.styles, found.pairs, strict=True) if pair[1] != kept)
     left = share(label == pair[1] for label, pair in zip(found.styles, found.pairs, strict=True) if pair[1] == kept)
     objects = share(label == pair[0] for label, pair in zip(found.objects, found.pairs, strict=True))
@@ -86,7 +87,7 @@ def together(bench: Bench) -> None:
     )
     attached = []
     for number, name in enumerate(SEQUENCE):
-        attached.append(erase(bench.model.pipeline, canvas_concepts(name, SEQUENCE[: number + 1]), method="saeuron"))
+        attached.append(erase(bench.model.pipeline, canvas_concepts(name, SEQUENCE[: number + 1]), method="anchored"))
         found = bench.after(*attached)
         erased, others = SEQUENCE[: number + 1], [s for s in STYLES if s not in SEQUENCE[: number + 1]]
         ua = share(a != p[1] for a, p in zip(found.styles, found.pairs, strict=True) if p[1] in erased)
@@ -106,23 +107,32 @@ def main(seeds: int = 2, quick: bool = False, output: Path | None = None) -> Non
     bench, concepts = bench_of(seeds, quick, output)
     figures = {"style": rounded(table(bench, "styles", concepts["styles"]))}
     figures["object"] = rounded(table(bench, "objects", concepts["objects"]))
-    figures["as_published"] = rounded(table(bench, "styles", concepts["styles"], **PUBLISHED))
-    table(bench, "styles", concepts["styles"], **PUBLISHED | {"mode": "exact"})  # with the error term's right sign
-    table(bench, "objects", concepts["objects"][:4], gain="published", calibrate=True, judge=canvas_judge("object"))
+    figures["as_published"] = rounded(table(bench, "styles", concepts["styles"], "saeuron", **PUBLISHED))
+    table(
+        bench, "styles", concepts["styles"], "saeuron", **PUBLISHED | {"mode": "exact"}
+    )  # with the error term's right sign
+    table(
+        bench,
+        "objects",
+        concepts["objects"][:4],
+        "saeuron",
+        calibrate=True,
+        judge=embedded_judge("emoji", "object"),
+    )
     for method in ("uce", "rece"):
         for kind, names in concepts.items():
             print(f"{method:5} {kind:9} {mean([bench.measure(name, method)[0] for name in names])}", flush=True)
     for concept in (STYLES[0], BENCHMARK[0]):
-        for label, options in (("anchored", {}), ("published", {"gain": "published", "count": 1})):
-            places, latents = differing(bench, concept, **options)
+        for method in ("anchored", "saeuron"):
+            places, latents = differing(bench, concept, method)
             print(
-                f"{concept}, {label}: fast and exact mode differ at {places:.2%} of positions, about {latents:.2%} of active "
+                f"{concept}, {method}: fast and exact mode differ at {places:.2%} of positions, about {latents:.2%} of active "
                 "latents",
                 flush=True,
             )
     some = concepts["styles"][::3]
     for mode in ("fast", "exact"):
-        row = mean([bench.measure(name, "saeuron", **({} if mode == "fast" else {"mode": mode}))[0] for name in some])
+        row = mean([bench.measure(name, "anchored", **({} if mode == "fast" else {"mode": mode}))[0] for name in some])
         print(f"{mode} mode, {', '.join(some)}: {row}", flush=True)
     together(bench)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes, {bench.seeds} seeds, {len(bench.pairs)} prompts")

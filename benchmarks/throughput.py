@@ -30,11 +30,12 @@ import tyro
 from efface.api.erase import erase
 from efface.bench.engine import Worker, run, setting_of
 from efface.bench.ledger import Ledger
-from efface.bench.protocols.canvas.run import Plan, judges
+from efface.bench.protocols.canvas.plan import Plan
+from efface.bench.protocols.canvas.run import judges
 from efface.bench.unit import Unit, units_of
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji import GUIDANCE, STEPS
+from efface.profiles.emoji.settings import GUIDANCE, STEPS
 
 BATCH = 16
 

@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 import torch
 
 from efface import Concept, EffaceError, Erasure
-from efface.erasures import ActivationEdit, Fingerprint, Provenance, TextMap, WeightDelta
-from efface.erasures.activation import Edit
+from efface.erasures import ActivationEdit, Provenance, TextMap, WeightDelta
+from efface.erasures.latent_edit import Edit
+from efface.models.fingerprint import Fingerprint
 from efface.sae.autoencoder import Coder, CoderConfig
-from efface.sae.files import load_coder, save_coder, save_saelens
+from efface.sae.files import load_coder, save_coder
+from efface.sae.layouts import save_saelens
 from efface.sae.statistics import Statistics
 
 WIDTH = 6

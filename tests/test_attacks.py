@@ -12,11 +12,13 @@ from attacked import CHURCH, SMALL, Field
 import efface
 from efface.attacks import ATTACKS, attack_module, attack_summaries, configured
 from efface.attacks.base import text_of
-from efface.attacks.vocabulary import own_words, tokens_of
+from efface.attacks.vocabulary import tokens_of
+from efface.concepts.concept import own_words
 from efface.erasures import attached_to
 from efface.errors import EffaceError, UsageError
+from efface.judges.criterion import Seen
 from efface.metrics.rates import rate
-from efface.redteam.findings import Findings, Found, Sanity, Seen
+from efface.redteam.findings import Findings, Found, Sanity
 from efface.redteam.run import open_book, run
 from efface.redteam.search import candidates_of
 from efface.redteam.store import Book

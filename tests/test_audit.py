@@ -10,14 +10,16 @@ import pytest
 import torch
 
 import efface
-from efface.api.audit import Group, Prompt, against, audit, found_groups
+from efface.api.audit import audit
+from efface.api.audit_groups import found_groups
+from efface.api.card import Group, against, write_cards
 from efface.cli import main
 from efface.cli.audit import seconds_of
+from efface.concepts.sample import Prompt
 from efface.errors import UsageError
-from efface.judges import canvas_judge
+from efface.judges import embedded_judge
 from efface.judges.base import Verdicts
 from efface.models.model import Model
-from efface.report.card_page import write_cards
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,9 @@ def church(pipe):
 
 
 def test_groups_are_found_in_the_models_own_text_space(pipe, church):
-    groups = {g.name: g for g in found_groups(Model(pipe), church.provenance.concepts, canvas_judge("object"))}
+    groups = {
+        g.name: g for g in found_groups(Model(pipe), church.provenance.concepts, embedded_judge("emoji", "object"))
+    }
     assert {p.expected for p in groups["concept"].prompts} == {"church"}
     assert any("chapel" in p.text or "cathedral" in p.text for p in groups["aliases"].prompts)
     assert len(groups["neighbours"].prompts) == 8
@@ -119,7 +123,7 @@ def test_a_detector_looks_at_every_picture(pipe, church):
 
 def test_indirect_prompts_have_a_group(pipe, church):
     said = ("a building with a bell and a cross", "where people pray")
-    groups = found_groups(Model(pipe), church.provenance.concepts, canvas_judge("object"), said)
+    groups = found_groups(Model(pipe), church.provenance.concepts, embedded_judge("emoji", "object"), said)
     (indirect,) = (g for g in groups if g.name == "indirect")
     assert indirect.prompts == tuple(Prompt(text, "church") for text in said)
 

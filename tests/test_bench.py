@@ -10,9 +10,11 @@ import efface
 from efface.api.red_team import RedTeam
 from efface.bench import manifest as runs
 from efface.bench import table as forms
-from efface.bench.protocols.canvas.attack import attack_all, broken_in
+from efface.bench.protocols.canvas.attack import attack_all
+from efface.bench.protocols.canvas.attack_cells import broken_in
 from efface.bench.protocols.canvas.estimate import cost
-from efface.bench.protocols.canvas.run import Canvas, Plan
+from efface.bench.protocols.canvas.plan import Plan
+from efface.bench.protocols.canvas.run import Canvas
 from efface.bench.protocols.canvas.targets import (
     KINDS,
     PAIRS,

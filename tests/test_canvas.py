@@ -10,12 +10,16 @@ from PIL import Image
 
 import efface
 from efface.cli import main
-from efface.judges import canvas_judge
-from efface.profiles.emoji import FOLDER, is_canvas
+from efface.io import embedded
+from efface.judges import embedded_judge
+from efface.profiles.base import profile_of
+from efface.profiles.emoji.profile import PROFILE
 from efface.profiles.emoji.score import drawn, rates
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES
 
-pytestmark = pytest.mark.skipif(not (FOLDER / "judges" / "judges.json").exists(), reason="the canvas is being trained")
+pytestmark = pytest.mark.skipif(
+    not (embedded.folder("emoji") / "judges" / "judges.json").exists(), reason="the canvas is being trained"
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +30,9 @@ def emoji():
 
 def test_it_is_a_diffusers_pipeline_under_40_mb(emoji):
     assert type(emoji).__name__ == "StableDiffusionPipeline"
-    assert is_canvas(emoji)
-    assert sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) < 40e6
-    assert not [p for p in FOLDER.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+    assert profile_of(emoji) is PROFILE
+    assert sum(p.stat().st_size for p in embedded.folder("emoji").rglob("*") if p.is_file()) < 40e6
+    assert not [p for p in embedded.folder("emoji").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
 
 
 def test_every_word_of_the_canvas_fits_its_tokenizer(emoji):
@@ -45,7 +49,7 @@ def test_judges_refuse_debris():
         Image.new("RGB", (90, 70), "red"),
     ]
     for what, classes in (("object", 64), ("style", 9)):
-        verdicts = canvas_judge(what)(images)
+        verdicts = embedded_judge("emoji", what)(images)
         assert not verdicts.intact.any()
         assert verdicts.scores.shape == (6, classes)
         np.testing.assert_allclose(verdicts.scores.sum(1), 1, atol=1e-5)
@@ -82,7 +86,7 @@ def test_demo(capsys, tmp_path):
 
 @pytest.mark.slow
 def test_a_judge_chooses_the_epoch(emoji):
-    erasure = efface.erase(emoji, "church", method="rece", judge=canvas_judge("object"), epochs=2)
+    erasure = efface.erase(emoji, "church", method="rece", judge=embedded_judge("emoji", "object"), epochs=2)
     judged = erasure.provenance.notes["judged"]
     assert 1 <= len(judged) <= 3
     assert min(judged) <= judged[0]

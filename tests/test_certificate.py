@@ -8,8 +8,9 @@ import torch
 
 import efface
 from efface.closed_form.certificate import certificate, largest_norm, recoverable
+from efface.closed_form.maps import Factors
 from efface.closed_form.nullspace import exact_outside, outside, ridge_outside, targets_inside
-from efface.closed_form.ridge import Factors, Pairs
+from efface.closed_form.ridge import Pairs
 from efface.models.model import Model
 
 WIDTH = 12

@@ -56,6 +56,7 @@ OWN_OPTIONS = {
     "preserve": ("--ridge", "--share", "--rows"),
     "project": ("--tolerance", "--share", "--rows"),
     "saeuron": ("--site", "--gamma", "--mode"),
+    "anchored": ("--site", "--latents", "--mode"),
 }
 
 
@@ -72,7 +73,7 @@ def needed(sd, tmp_path):
     options = tiny.coder_options(sd, tmp_path / "coder")
     named = {"coder", "site", "images", "draw_steps"}
     flags = [text for k in sorted(named) for text in (f"--{k.replace('_', '-')}", str(options[k]))]
-    return lambda method: flags if method == "saeuron" else []
+    return lambda method: flags if method in ("saeuron", "anchored") else []
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -134,7 +135,7 @@ def test_env(capsys):
 BAD = {
     "no command": ([], 2, ""),
     "unknown command": (["explode"], 2, "unknown"),
-    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, preserve, project, saeuron, uce"),
+    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, preserve, project, saeuron, anchored, uce"),
     "unknown option": (["erase", "rece", "MODEL", "church", "--strength", "2"], 2, ""),
     "empty concept": (["erase", "rece", "MODEL", " ", "-o", "OUT"], 2, "empty"),
     "no concept": (["erase", "rece", "MODEL"], 2, "no concept"),

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efface.closed_form.ridge import Factors, Pairs, gram_of, key_value_gram
+from efface.closed_form.gram import key_value_gram
+from efface.closed_form.maps import Factors
+from efface.closed_form.ridge import Pairs, gram_of
 from efface.erasers.rece import derive
 
 D = 12

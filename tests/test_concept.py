@@ -7,9 +7,9 @@ import tiny
 import torch
 
 import efface
-from efface.api.erase import resolve
+from efface.api.resolve import resolve
 from efface.closed_form.rows import concept_rows, retained_rows
-from efface.concepts.concept import PRESETS, UNSAFE_WORDS, concepts_named
+from efface.concepts.presets import PRESETS, UNSAFE_WORDS, concepts_named
 from efface.erasers.rece import Config, published
 from efface.profiles.emoji.concepts import canvas_concepts
 from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, caption, held_out
@@ -68,7 +68,7 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_unknown_method_and_option(sd):
-    with pytest.raises(efface.UsageError, match="rece, preserve, project, saeuron, uce"):
+    with pytest.raises(efface.UsageError, match="rece, preserve, project, saeuron, anchored, uce"):
         efface.erase(sd, "church", method="ecer")
     with pytest.raises(efface.UsageError, match="strength"):
         efface.erase(sd, "church", strength=2)

@@ -27,9 +27,13 @@ METHODS = {
     "saeuron-fast": ("saeuron", {"mode": "fast"}),
     "saeuron-exact": ("saeuron", {"mode": "exact"}),
     "saeuron-published": ("saeuron", {"mode": "published"}),
+    "anchored-fast": ("anchored", {"mode": "fast"}),
+    "anchored-exact": ("anchored", {"mode": "exact"}),
 }
-MAPPED = [n for n, (method, options) in METHODS.items() if method != "saeuron" and options.get("target") != "tensor"]
-FOLDABLE = [name for name, (method, _) in METHODS.items() if method != "saeuron"]
+LATENTS = {"saeuron": tiny.coder_options, "anchored": tiny.anchored_options}
+"""Methods that edit latents, and what they need on a tiny pipeline."""
+MAPPED = [n for n, (method, options) in METHODS.items() if method not in LATENTS and options.get("target") != "tensor"]
+FOLDABLE = [name for name, (method, _) in METHODS.items() if method not in LATENTS]
 WAYS = [(name, fold) for name in METHODS for fold in (False, True) if not fold or name in FOLDABLE]
 WAYS_IDS = [f"{name}-{'folded' if fold else 'mapped'}" for name, fold in WAYS]
 
@@ -46,8 +50,8 @@ def make(tmp_path_factory):
             concept = efface.Concept(
                 noun, anchor="cat" if noun != "cat" else "dog", templates=("a {}", "a {} in noto style")
             )
-            if method == "saeuron":
-                options = options | tiny.coder_options(pipe, tmp_path_factory.mktemp("coder"))
+            if method in LATENTS:
+                options = options | LATENTS[method](pipe, tmp_path_factory.mktemp("coder"))
             made[key] = (pipe, efface.erase(pipe, concept, method=method, keep=["a dog"], **options))
         return made[key][1]
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import efface
-from efface.erasures import Fingerprint, Provenance, TextMap, WeightDelta
+from efface.erasures import Provenance, TextMap, WeightDelta
 from efface.erasures import file as files
+from efface.models.fingerprint import Fingerprint
 
 WIDTH = 6
 ORIGIN = Provenance(

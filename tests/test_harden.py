@@ -16,9 +16,10 @@ from efface.attacks.base import Candidate
 from efface.attacks.vocabulary import tokens_of
 from efface.closed_form.rows import concept_rows
 from efface.errors import EffaceError, UsageError
+from efface.judges.criterion import Seen
 from efface.metrics.rates import rate
 from efface.models.model import Model
-from efface.redteam.findings import Found, Seen
+from efface.redteam.findings import Found
 
 KEPT = ["a garbage truck", "a dog"]
 FOUND, ANCHOR = "art truck in church", "a cat"
@@ -115,8 +116,8 @@ def test_an_edit_turns_one_more_latent_down_at_each_level(sd, coder, mode):
 
 
 def test_an_anchored_edit_leads_what_was_found_to_the_anchor(sd, coder):
-    options = coder | {"gain": "anchored", "latents": 40, "count": 1, "gamma": None}
-    erasure = efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, **options)
+    options = {name: coder[name] for name in ("coder", "site", "images", "draw_steps", "guidance")}
+    erasure = efface.erase(sd, CHURCH, method="anchored", keep=KEPT, **options, latents=40)
     hardened, model = grown(sd, erasure), Model(sd)
     (noisy, level), *_ = way(model, FOUND, 2)
 
@@ -193,8 +194,8 @@ def test_what_cannot_be_hardened_is_refused_in_a_sentence(sd, field, coder):
         hardening(field, rounds=0)
     erasure = efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, **coder)
     with pytest.raises(EffaceError, match="attack on words"):
-        added(Model(sd), erasure, CHURCH, [hit(Model(sd), None)[0]], [], 2, 1)
+        added(Model(sd), erasure, CHURCH, *([part] for part in hit(Model(sd), None)), 2, 1)
     origin = dataclasses.replace(erasure.provenance, keep=())
     lone = dataclasses.replace(erasure, provenance=origin)
     with pytest.raises(EffaceError, match="--keep"):
-        added(Model(sd), lone, dataclasses.replace(CHURCH, keep=()), [hit(Model(sd))[0]], [], 2, 1)
+        added(Model(sd), lone, dataclasses.replace(CHURCH, keep=()), *([part] for part in hit(Model(sd))), 2, 1)

@@ -13,8 +13,9 @@ import torch
 from local_hub import local_hub
 
 import efface
+from efface.api.share import push, save_folder
 from efface.errors import EffaceError, UsageError
-from efface.io.hub import autoencoder_folder, erasure_file, push, save_folder
+from efface.io.hub import autoencoder_folder, erasure_file
 from efface.sae.lookup import open_coder
 
 AUDIT = {

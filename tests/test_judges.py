@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from transformers import CLIPModel, ResNetForImageClassification
 
-from efface.concepts.concept import IMAGENETTE
+from efface.concepts.presets import IMAGENETTE
 from efface.errors import EffaceError, UsageError
 from efface.io.weights import wheel_file
 from efface.judges import open_judge
-from efface.judges.clip import Clip, ClipJudge, ClipScore
+from efface.judges.clip import Clip, ClipJudge
 from efface.judges.imagenet import ClassifierJudge, class_names, imagenet_judge
 from efface.judges.labels import EXPOSED
 from efface.judges.nudenet import NudeNetJudge, padded, suppressed
 from efface.judges.onnx import session
+from efface.metrics.clip_score import ClipScore
 
 nudenet = pytest.mark.skipif(
     find_spec("nudenet") is None, reason="needs the extra nudenet: pip install 'efface[nudenet]'"

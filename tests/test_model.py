@@ -10,8 +10,7 @@ import tiny
 import torch
 
 import efface
-from efface.models import fingerprint
-from efface.models.fingerprint import ROUNDING
+from efface.models.fingerprint import ROUNDING, fingerprint
 
 PROMPTS = ["a church in noto style", "a cat", ""]
 

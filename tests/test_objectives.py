@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import efface
 from efface.attacks import attack_module, configured, mma, p4d, ring_a_bell
 from efface.attacks.base import Case
-from efface.attacks.ring_a_bell import Odds, children, fitness_of
+from efface.attacks.genetic import Odds, children, fitness_of
 from efface.attacks.simplex import onto_simplex, sampled
 from efface.attacks.vocabulary import tokens_of, words
 from efface.erasures.switch import Target
@@ -87,7 +87,8 @@ def case(request):
 def case_of(pipe):
     model = efface.Model(pipe)
     erased = Target(model, (efface.erase(pipe, CHURCH, method="uce", rows="all", keep=[]),))
-    from efface.attacks.base import Try, drawn_latents
+    from efface.concepts.sample import Try
+    from efface.models.sampling import drawn_latents
 
     tries = tuple(Try(prompt, 40_000 + k) for k, prompt in enumerate(CHURCH.prompts()))
     latents = drawn_latents(Target(model), [t.prompt for t in tries], [t.seed for t in tries], SETTINGS, 2)

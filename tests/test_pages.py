@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import efface
-from efface.api.audit import Group, Prompt, audit
+from efface.api.audit import audit
+from efface.api.card import Group, write_cards
 from efface.api.red_team import Attacked, RedTeam
-from efface.report.card_page import write_cards
+from efface.concepts.sample import Prompt
 
 CHROMIUM = Path("/usr/bin/chromium")
 WIDTHS = {"desk": 1280, "phone": 390}

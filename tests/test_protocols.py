@@ -17,12 +17,11 @@ from PIL import Image
 from tiny_judges import Blocks, Brightness, Hues, Spots, hue, spots
 
 import efface
-from efface.bench.estimate import cost
-from efface.bench.measures import Pixels
 from efface.bench.prompt_files import read_prompts
 from efface.bench.protocols.artists import Artists
 from efface.bench.protocols.base import Drawing, load_given
 from efface.bench.protocols.coco import Coco
+from efface.bench.protocols.estimate import cost
 from efface.bench.protocols.i2p import I2P
 from efface.bench.protocols.imagenette import Imagenette
 from efface.bench.protocols.prompts import Prompts
@@ -32,8 +31,10 @@ from efface.bench.table import as_csv, as_json, markdown
 from efface.cli import main
 from efface.cli.bench import artists, coco, common, i2p, imagenette, unlearncanvas
 from efface.cli.bench import prompts as prompts_command
+from efface.cli.bench.options import Shared
 from efface.errors import EffaceError, UsageError
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES
+from efface.metrics.pixels import Pixels
 from efface.models.model import Model
 
 FEW = Drawing(steps=2, guidance=3.0)
@@ -604,7 +605,7 @@ def test_requests_open_the_same_judges_in_another_process(home, judges, real, tm
     cases, files = commands(home, judges, real, tmp_path)
     modules = {"i2p": i2p, "imagenette": imagenette, "artists": artists, "coco": coco, "prompts": prompts_command}
     church = (home / "church.safetensors",)
-    shared = common.Shared(erasure=church, output=tmp_path / "run", save_images=tmp_path / "kept", steps=2)
+    shared = Shared(erasure=church, output=tmp_path / "run", save_images=tmp_path / "kept", steps=2)
     options = {"i2p": {"judge": "canvas-style"}, "imagenette": {"judge": f"classifier:{judges['classifier']}"},
                "artists": {}, "coco": {"clip": judges["clip"]}, "prompts": {"judge": ("canvas-style", "canvas-style")}}  # fmt: skip
     for name, module in modules.items():

@@ -7,25 +7,24 @@ import tiny
 import torch
 
 import efface
-from efface.erasers.saeuron import Config
 from efface.errors import UsageError
 from efface.models.model import Model
 from efface.sae.files import load_coder
 from efface.sae.harvest import reading
 from efface.sae.statistics import Statistics
-from efface.steering.anchor import redirected
+from efface.steering.anchor import AnchorFit, redirected
 
 SITE = tiny.SITE
 CHURCH = efface.Concept("church", anchor="house", templates=("a {}", "a {} in noto style"))
 KEPT = ["a dog", "a cat", "a dog in noto style"]
 PAIRS = [("a church", "a house"), ("a church in noto style", "a house in noto style"), ("a church", "a house")]
-CONFIG = Config(gain="anchored", latents=5, images=3, draw_steps=2, guidance=5.0, ridge=0.03, preserve_weight=0.7)
+FIT = AnchorFit(latents=5, steps=2, guidance=5.0, seed=0, preserve_weight=0.7, ridge=0.03, exact=False)
 
 
 @pytest.fixture(scope="module")
 def options(sd, tmp_path_factory):
-    drawn = {"images": 3, "draw_steps": 2, "guidance": 5.0, "gain": "anchored", "latents": 5}
-    return tiny.coder_options(sd, tmp_path_factory.mktemp("coder")) | {"gamma": None, "count": 1} | drawn
+    drawn = {"images": 3, "draw_steps": 2, "guidance": 5.0, "latents": 5}
+    return tiny.anchored_options(sd, tmp_path_factory.mktemp("coder")) | drawn
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def naive(model, coder, measured, latents):
 
 def test_the_rows_are_those_of_explicit_least_squares(sd, options, measured):
     model, coder = Model(sd), load_coder(options["coder"])
-    (edit,) = redirected(model, {SITE: coder}, {SITE: measured}, ["church"], PAIRS, KEPT, CONFIG).values()
+    (edit,) = redirected(model, {SITE: coder}, {SITE: measured}, ["church"], PAIRS, KEPT, FIT).values()
     assert len(edit.latents) == 5
     assert set(edit.latents.tolist()) == set(measured.scores("church").mean(0).topk(5).indices.tolist())
     expected = naive(model, coder, measured, edit.latents)
@@ -94,7 +93,7 @@ def test_the_rows_are_those_of_explicit_least_squares(sd, options, measured):
 
 def test_what_is_added_is_the_active_latents_times_the_rows(sd, options, measured):
     (edit,) = redirected(
-        Model(sd), {SITE: load_coder(options["coder"])}, {SITE: measured}, ["church"], PAIRS, KEPT, CONFIG
+        Model(sd), {SITE: load_coder(options["coder"])}, {SITE: measured}, ["church"], PAIRS, KEPT, FIT
     ).values()
     states = torch.randn(2, 4, len(edit.centre), generator=torch.Generator().manual_seed(1))
     z = torch.relu((states - edit.centre) @ edit.encoder.T + edit.bias)
@@ -107,7 +106,7 @@ def test_an_anchored_erasure_is_nearer_to_its_anchor(sd, options, mode, tmp_path
     """What the site gives for the concept, attached, is nearer to the anchor's than before."""
     model, erasure = (
         Model(sd),
-        efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, mode=mode, **options | {"latents": 40}),
+        efface.erase(sd, CHURCH, method="anchored", keep=KEPT, mode=mode, **options | {"latents": 40}),
     )
     assert erasure.provenance.keep == tuple(KEPT)
     erasure.save(tmp_path / "e.safetensors")
@@ -123,8 +122,8 @@ def test_retained_prompts_hold_the_rows_back(sd, options, measured):
     coders, model = {SITE: load_coder(options["coder"])}, Model(sd)
 
     def leak(weight):
-        config = Config(**{**CONFIG.__dict__, "preserve_weight": weight})
-        (edit,) = redirected(model, coders, {SITE: measured}, ["church"], PAIRS, KEPT, config).values()
+        fit = FIT._replace(preserve_weight=weight)
+        (edit,) = redirected(model, coders, {SITE: measured}, ["church"], PAIRS, KEPT, fit).values()
         met = [step for number, prompt in enumerate(KEPT) for step in way(model, prompt, 3 + number)]
         states = [(lv, states_of(model, x, lv, p)) for p in KEPT for x, lv in met[:2]]
         return sum(float(edit.delta(s[None].float(), torch.tensor([lv]), 1.0).norm()) for lv, s in states)
@@ -135,9 +134,7 @@ def test_retained_prompts_hold_the_rows_back(sd, options, measured):
 REFUSED = {
     "nothing is kept": ({"keep": []}, "--keep"),
     "no ridge": ({"ridge": 0.0}, "above 0"),
-    "calibration": ({"calibrate": True}, "no factor"),
-    "a factor": ({"gamma": -1.0}, "no factor"),
-    "latents of each level": ({"count": 4}, "no factor"),
+    "a factor": ({"gamma": -1.0}, "unknown"),
     "no latents": ({"latents": 0}, "at least 1"),
 }
 
@@ -146,4 +143,4 @@ REFUSED = {
 def test_bad_input_is_refused_in_a_sentence(sd, options, name):
     changes, sentence = REFUSED[name]
     with pytest.raises(UsageError, match=sentence):
-        efface.erase(sd, CHURCH, method="saeuron", **({"keep": KEPT} | options | changes))
+        efface.erase(sd, CHURCH, method="anchored", **({"keep": KEPT} | options | changes))

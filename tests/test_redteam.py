@@ -10,13 +10,13 @@ import torch
 from attacked import CHURCH, Field
 
 import efface
-from efface.api.audit import Group, Prompt
+from efface.api.card import Group, write_cards
 from efface.api.red_team import RedTeam
 from efface.attacks import SEARCHES
+from efface.concepts.sample import Prompt
 from efface.errors import UsageError
 from efface.judges import Verdicts
 from efface.redteam.findings import Findings
-from efface.report.card_page import write_cards
 
 FEW = {"draw_steps": 2, "guidance": 5.0}
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from efface.errors import EffaceError, UsageError
 from efface.sae.autoencoder import Coder, CoderConfig, geometric_median
-from efface.sae.files import load_coder, notes_of, save_coder, save_saelens
+from efface.sae.files import load_coder, notes_of, save_coder
+from efface.sae.layouts import save_saelens
 from efface.sae.loss import step, without_parallel_
-from efface.sae.train import Pupil, TrainConfig, train
+from efface.sae.site_trainer import Pupil
+from efface.sae.train import TrainConfig, train
 
 RULES = ("topk", "batchtopk", "threshold")
 

@@ -12,12 +12,13 @@ import tiny
 import torch
 
 import efface
+from efface.concepts.sample import Labelled
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
 from efface.sae.autoencoder import Coder, CoderConfig
 from efface.sae.files import load_coder
 from efface.sae.harvest import HarvestConfig, captured, reading
-from efface.sae.statistics import Labelled, Statistics, percentile_count, select, statistics
+from efface.sae.statistics import Statistics, percentile_count, select, statistics
 
 SITE = tiny.SITE
 CHURCH = efface.Concept("church", templates=("a {}", "a {} in noto style"))
@@ -195,11 +196,12 @@ def test_percentiles_of_the_paper(latents, percentile, count):
 
 
 def test_the_stronger_suppression_wins_a_shared_latent():
-    from efface.erasers.saeuron import Config, merged, tables_of
+    from efface.steering.tables import merged, tables_of
 
     measured = stats_of([[[3.0, 1.0, 0.0]] * 2, [[3.0, 0.0, 1.0]] * 2, [[0.0, 5.0, 5.0]] * 2])
     coder = Coder(CoderConfig(4, 3, 2))
-    weak, strong = (tables_of(measured, coder, name, Config(), gamma) for name, gamma in (("a", -1.0), ("b", -5.0)))
+    how = {"count": 1, "gain": "published", "fast": True}
+    weak, strong = (tables_of(measured, coder, name, gamma=gamma, **how) for name, gamma in (("a", -1.0), ("b", -5.0)))
     for pair in ([weak, strong], [strong, weak]):
         both = merged(pair, coder, measured)
         assert both.latents.tolist() == [0]

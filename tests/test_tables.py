@@ -18,7 +18,7 @@ from efface.bench import table as forms
 from efface.bench.ledger import Ledger
 from efface.bench.protocols import unlearncanvas
 from efface.bench.protocols.canvas import run as canvas
-from efface.bench.protocols.canvas.run import Plan
+from efface.bench.protocols.canvas.plan import Plan
 from efface.bench.table import Count, Line, Mean, with_means
 from efface.bench.unit import Setting, units_of
 from efface.cli import main

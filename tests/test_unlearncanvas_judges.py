@@ -93,7 +93,7 @@ def test_the_transformer_has_the_published_names_and_shapes(classes):
 
 @pytest.mark.parametrize(("what", "labels"), [("style", UNLEARNCANVAS_STYLES), ("object", UNLEARNCANVAS_OBJECTS)])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_unlearncanvas_judges_as_a_naive_transformer_does(tmp_path, what, labels, prefix):
+def test_unlearnembedded_judges_as_a_naive_transformer_does(tmp_path, what, labels, prefix):
     weights, pictures, path = random_weights(len(labels)), photos.noise(2), tmp_path / "head.pth"
     torch.save({"epoch": 3, "model_state_dict": {prefix + name: t for name, t in weights.items()}}, path)
     judge = UnlearnCanvasJudge(what, path, shape=SMALL)

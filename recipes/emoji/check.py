@@ -14,13 +14,15 @@ from typing import Any
 import tyro
 from diffusers import DDIMScheduler
 
-from efface.judges import canvas_judge
+from efface.io import embedded
+from efface.io.images import save_picture
+from efface.judges import embedded_judge
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji import FOLDER, GUIDANCE, STEPS
 from efface.profiles.emoji.score import Drawn, drawn, share
+from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption, held_out
-from efface.report.grid import save_picture, sheet
+from efface.report.grid import sheet
 from efface.report.plot import line_plot
 
 BEGIN, END = "<!-- figures: python -m recipes.emoji.check -->", "<!-- end of figures -->"
@@ -37,7 +39,7 @@ def accuracy(found: Drawn) -> dict[str, float]:
 
 def solver_agreement(pipeline: Any, prompts: list[str]) -> dict[str, float]:
     """How often the judges name the same object and style with few steps as with 100 DDIM steps, same seeds."""
-    judges = (canvas_judge("object"), canvas_judge("style"))
+    judges = (embedded_judge("emoji", "object"), embedded_judge("emoji", "style"))
     seeds = list(range(len(prompts)))
 
     def labels(steps: int) -> list[tuple[str, ...]]:
@@ -112,11 +114,11 @@ def main(work: Path = Path("build/emoji"), seeds: int = 5, docs: Path = Path("do
     figures = {
         "trained": accuracy(trained),
         "held_out": accuracy(unseen),
-        "judges": json.loads((FOLDER / "judges" / "judges.json").read_text()),
+        "judges": json.loads((embedded.folder("emoji") / "judges" / "judges.json").read_text()),
         "agreement": solver_agreement(pipeline, [caption(*pair) for pair in shown[::4]]),
         "seeds": seeds,
         "seconds_16": seconds_16,
-        "megabytes": sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) / 1e6,
+        "megabytes": sum(p.stat().st_size for p in embedded.folder("emoji").rglob("*") if p.is_file()) / 1e6,
     }
     rows = [[(trained if (o, s) in shown else unseen).picture((o, s), 0) for s in STYLES] for o in BENCHMARK]
     save_picture(sheet(rows, columns=STYLES, labels=BENCHMARK, cell=64), docs / "canvas.png")

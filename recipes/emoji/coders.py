@@ -18,9 +18,8 @@ from torch import Tensor
 
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji import GUIDANCE, STEPS
 from efface.profiles.emoji.sae_data import SITES, all_captions, labelled_pictures
-from efface.profiles.emoji.settings import CODERS
+from efface.profiles.emoji.settings import CODERS, GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
 from efface.sae.autoencoder import Coder
 from efface.sae.config import TrainConfig

@@ -10,7 +10,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
-from efface.profiles.emoji import FOLDER
+from efface.io import embedded
 from efface.profiles.emoji.words import BACKGROUNDS, OBJECTS, STYLES, held_out
 
 SIDE = 64
@@ -26,7 +26,7 @@ def load_drawings(work: Path) -> Tensor:
 def load_autoencoder(work: Path) -> AutoencoderKL:
     """The autoencoder trained here, or else the published one."""
     own = work / "autoencoder"
-    return AutoencoderKL.from_pretrained(own if own.exists() else FOLDER / "vae").to(torch.float32)
+    return AutoencoderKL.from_pretrained(own if own.exists() else embedded.folder("emoji") / "vae").to(torch.float32)
 
 
 def trained_pairs() -> Tensor:

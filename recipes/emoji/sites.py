@@ -14,11 +14,11 @@ import tyro
 from torch import Tensor
 
 from efface.families.sites import Site
-from efface.judges import canvas_judge
+from efface.judges import embedded_judge
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji import GUIDANCE, STEPS
 from efface.profiles.emoji.sae_data import SITES
+from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
 from efface.sae.harvest import HarvestConfig, captured
 
@@ -50,7 +50,7 @@ def patched(site: Site, recording: Sequence[Tensor]) -> Iterator[None]:
 
 def row(name: str, drawn: Sequence[Any], own: Sequence[Pair], other: Sequence[Pair]) -> str:
     """One line of the table: how many pictures show each prompt's object and style."""
-    found, styles = canvas_judge("object")(drawn), canvas_judge("style")(drawn)
+    found, styles = embedded_judge("emoji", "object")(drawn), embedded_judge("emoji", "style")(drawn)
     cells = []
     for side, labels in ((0, found.labels), (1, styles.labels)):
         for pairs in (own, other):

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.api.erase import resolve
+from efface.api.resolve import concept_of, judge_of
 from efface.attacks import configured
 from efface.concepts.concept import Concept
 from efface.erasures import Erasure
 from efface.erasures.switch import Target
 from efface.errors import UsageError
-from efface.judges import Judge, canvas_judge
+from efface.judges import Judge
 from efface.models.model import Model
 from efface.models.sampling import sampling
 from efface.redteam.run import Report, Setup, open_book, run
@@ -99,31 +99,3 @@ def attack(
 
         attack_sheet(result, book, place / "sheet.png")
     return result
-
-
-def concept_of(concept: str | Concept | None, erasures: Sequence[Erasure], pipeline: Any) -> Concept:
-    """The one concept that is meant.
-
-    Raises:
-        UsageError: none was named and there is no erasure to ask, or a preset of several was.
-    """
-    if concept is None:
-        if not erasures:
-            raise UsageError("no concept was given, and no erasure that names one: say what is to be brought back.")
-        return erasures[0].provenance.concepts[0]
-    found = resolve(concept, pipeline)
-    if len(found) != 1:
-        raise UsageError(f"{concept!r} names {len(found)} concepts; expected one: attack them one by one.")
-    return found[0]
-
-
-def judge_of(judge: Judge | None, concept: Concept, pipeline: Any) -> Judge:
-    """The judge given, or the canvas's own; raises UsageError where there is neither."""
-    from efface.profiles.emoji import is_canvas
-    from efface.profiles.emoji.words import STYLES
-
-    if judge is not None:
-        return judge
-    if not is_canvas(pipeline):
-        raise UsageError("no judge was given: name one that knows the concept (only the emoji canvas brings its own).")
-    return canvas_judge("style" if concept.name in STYLES else "object")

@@ -9,30 +9,23 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from efface.api.attack import attack, concept_of
+from efface.api.attack import attack
+from efface.api.resolve import concept_of
 from efface.attacks.base import Candidate, text_of
-from efface.closed_form.nullspace import exact_outside, outside, ridge_outside, targets_inside
-from efface.closed_form.ridge import Factors, Pairs, gram_of
-from efface.closed_form.rows import RowRule, concept_rows, default_anchor, retained_rows
 from efface.concepts.concept import Concept
-from efface.erasers.base import text_map, text_width
+from efface.erasers import method_module
+from efface.erasers.base import Evidence
 from efface.erasures import ActivationEdit, Erasure, TextMap
 from efface.errors import EffaceError, UsageError
 from efface.metrics.rates import Rate
 from efface.models.model import Model
-from efface.models.sampling import sampling
+from efface.profiles.base import profile_of
 from efface.redteam.findings import Findings, Found
 from efface.redteam.run import Report
 from efface.redteam.search import candidates_of
 from efface.redteam.store import Book
-
-if TYPE_CHECKING:
-    from efface.erasers.saeuron import Config as SaeuronConfig
-    from efface.erasures.activation import Edit
-    from efface.sae.autoencoder import Coder
-    from efface.sae.statistics import Statistics
 
 
 class Stage(NamedTuple):
@@ -103,7 +96,8 @@ def harden(
             f"an erasure of kind {erasure.kind!r} cannot be hardened; expected a text map or activation edit."
         )
     meant = concept_of(concept, [erasure], pipeline)
-    model, current, known = Model(pipeline), erasure, None
+    model, profile = Model(pipeline), profile_of(pipeline)
+    current, known = erasure, None
     made: list[tuple[Erasure, Stage, Findings]] = []
     hits: list[Found] = []
     candidates: list[Candidate] = []
@@ -118,7 +112,7 @@ def harden(
             known = found.sanity
             if known is not None and known.broken:
                 raise EffaceError(f"the attack cannot be learnt from; it is {known.verdict}.")
-            others = others_shown(pipeline, current, meant)
+            others = profile.retained_rate(model, current, meant)
             stage = Stage(found.without, found.asr, found.because, others, found.cost.seconds)
             made.append((current, stage, found))
             new = [t for t in found.tries if t.looks and t.after.shown]
@@ -154,131 +148,15 @@ def added(
     hits: Sequence[Found],
     candidates: Sequence[Candidate],
     pictures: int,
-    latents: int,
+    rounds: int,
 ) -> Erasure:
-    """The erasure with what attacks found added to it; an edit of activations gets so many more latents at each level."""
-    if isinstance(erasure, TextMap):
-        rule = erasure.provenance.config.get("rows", "all")
-        return with_rows(model, erasure, new_rows(model, concept, hits, candidates, rule))
-    assert isinstance(erasure, ActivationEdit)
-    return with_statistics(model, erasure, concept, hits, pictures, latents)
-
-
-def new_rows(
-    model: Model, concept: Concept, hits: Sequence[Found], candidates: Sequence[Candidate], rule: RowRule
-) -> Pairs:
-    """States of what was found, and of the prompts that take the concept's place, position by position after the begin
-    token (where every prompt is alike); and the concept's own rows, which the new edit reads first too."""
-    found, wanted = model.entering(text_of(model, candidates)), model.entering(model.encode(anchors_of(concept, hits)))
-    pairs = [(c[1:].detach(), t[1:]) for c, t in zip(found, wanted, strict=True)]
-    return Pairs.gather([*pairs, concept_rows(model, concept, rule)])
-
-
-def anchors_of(concept: Concept, hits: Sequence[Found]) -> list[str]:
-    """The prompts that take the place of those that were attacked."""
-    anchors = dict(zip(concept.prompts(), concept.anchors(default_anchor(concept)), strict=True))
-    instead = concept.anchor or default_anchor(concept)
-    return [anchors.get(hit.prompt, hit.prompt.replace(concept.name, instead)) for hit in hits]
-
-
-def with_rows(model: Model, erasure: TextMap, pairs: Pairs) -> TextMap:
-    """One more edit of new rows, by the erasure's own method and options, that acts on the text first."""
-    origin = erasure.provenance
-    config, width = origin.config, text_width(model)
-    rule = config.get("keep_rows", "all")
-    retained = gram_of(retained_rows(model, origin.keep, rule), width)
-    if "share" in config:
-        free = outside(retained, config["share"]).projector
-        if "tolerance" in config:
-            edit = exact_outside(targets_inside(pairs, free), free, config["tolerance"])
-        else:
-            edit = ridge_outside(pairs, free, config["ridge"])
-    else:
-        if config.get("retained") is not None:
-            retained += gram_of(retained_rows(model, [config["retained"]], rule), width) * len(origin.concepts)
-        weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
-        edit = pairs.edit(retained, **weights)
-    return text_map(origin, Factors(erasure.u.double(), erasure.v.double()).then(edit))
-
-
-def with_statistics(
-    model: Model, erasure: ActivationEdit, concept: Concept, hits: Sequence[Found], images: int, latents: int
-) -> ActivationEdit:
-    """More latents at every site, those that speak most of pictures of the found prompts, beside those turned down already;
-    an anchored edit is fitted again with the found prompts beside the concept's own.
-
-    Raises:
-        EffaceError: the attack found embeddings, or there is nothing to compare the found prompts with.
-    """
-    from efface.erasers.saeuron import Config, made_edits
-    from efface.sae.harvest import HarvestConfig
-    from efface.sae.lookup import open_coder
-    from efface.sae.statistics import Labelled, statistics
-    from efface.steering.statistics_source import known_statistics, taken_statistics
-
-    hits = [hit for hit in hits if hit.text is not None]
-    prompts = [str(hit.text) for hit in hits]
-    if not prompts:
-        raise EffaceError("the attack found embeddings; new statistics need prompts: harden with an attack on words.")
-    origin = erasure.provenance
-    kept = origin.keep or concept.keep
-    if not kept:
-        raise EffaceError("hardening needs prompts of what is kept, to compare the found ones with (--keep).")
-    known = {name: value for name, value in origin.config.items() if name in Config.__dataclass_fields__}
-    config = Config(**known)
-    coders = {site: open_coder(config.coder, site)[0] for site in erasure.edits}
-    if config.gain == "anchored":
-        config = replace(config, keep=tuple(kept))
-        measured = known_statistics(config, list(coders), origin.concepts)
-        measured = measured or taken_statistics(model, coders, origin.concepts, config)
-        instead = zip(prompts, anchors_of(concept, hits), strict=True)
-        edits = made_edits(model, coders, measured, origin.concepts, config, list(instead))
-        return ActivationEdit(origin, edits, erasure.coders)
-    texts = [(p, concept.name) for p in prompts] + [
-        (kept[i * len(kept) // len(prompts)], "") for i in range(len(prompts))
-    ]
-    pictures = [Labelled(text, (name,), config.seed + i) for text, name in texts for i in range(images)]
-    harvest = HarvestConfig(tuple(coders), **sampling(model.pipeline, None, None))
-    measured = statistics(model, coders, pictures, {concept.name: "concept", "": "concept"}, harvest)
-    gamma = origin.config["gammas"][0]
-    edits = {
-        site: with_latents(edit, coders[site], measured[site], concept.name, config, gamma, latents)
-        for site, edit in erasure.edits.items()
-    }
-    return ActivationEdit(origin, edits, erasure.coders)
-
-
-def with_latents(
-    edit: Edit, coder: Coder, measured: Statistics, concept: str, config: SaeuronConfig, gamma: float, more: int
-) -> Edit:
-    """An edit with more latents at each level than it has, chosen by new statistics."""
-    import torch
-
-    from efface.erasers.saeuron import Tables, merged, tables_of
-    from efface.erasures.activation import HUGE
-
-    gate = torch.where(edit.gate < HUGE, edit.gate, float("inf")).cpu()  # as files write it
-    already = int(gate.isfinite().sum(1).max())
-    new = tables_of(measured, coder, concept, replace(config, count=already + more), gamma)
-    nearest = (measured.levels[None] - edit.levels[:, None]).abs().argmin(1)
-    shape = (len(edit.levels), coder.config.latents)
-    old = Tables(torch.full(shape, float("inf")), torch.ones(shape), torch.zeros(shape))
-    for table, part in zip(old, (gate, edit.gain, edit.shift), strict=True):
-        table[:, edit.latents.cpu()] = part.cpu()
-    return merged([old, Tables(*(table[nearest] for table in new))], coder, replace(measured, levels=edit.levels))
-
-
-def others_shown(pipeline: Any, erasure: Erasure, concept: Concept) -> float | None:
-    """IRA of an erasure on the emoji canvas, over every other concept of the kind in a few pictures; None elsewhere."""
-    from efface.profiles.emoji import is_canvas
-    from efface.profiles.emoji.score import drawn, rates
-    from efface.profiles.emoji.words import BENCHMARK, STYLES
-
-    if not is_canvas(pipeline) or concept.name not in (*BENCHMARK, *STYLES):
-        return None
-    if concept.name in BENCHMARK:
-        pairs = [(name, STYLES[(i + k) % len(STYLES)]) for k in (0, 4) for i, name in enumerate(BENCHMARK)]
-    else:
-        pairs = [(BENCHMARK[(5 * i + k) % len(BENCHMARK)], style) for k in range(5) for i, style in enumerate(STYLES)]
-    with erasure.attached(pipeline):
-        return rates(drawn(Model(pipeline), pairs, seeds=range(2)), concept.name).others
+    """The erasure with what so many rounds of attacks found added to it, by its own method."""
+    evidence = Evidence(
+        concept=concept,
+        text=text_of(model, candidates),
+        prompts=tuple(hit.text for hit in hits),
+        anchors=tuple(concept.anchor_of(hit.prompt) for hit in hits),
+        images=pictures,
+        rounds=rounds,
+    )
+    return method_module(erasure.provenance.method).extend(model, erasure, evidence)

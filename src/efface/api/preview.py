@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from efface.erasures import Erasure
+from efface.io.images import save_picture
 from efface.models.model import Model
 from efface.models.sampling import sampling
-from efface.report.grid import save_picture, sheet
+from efface.report.grid import sheet
 
 
 def preview(pipeline: Any, erasure: Erasure, path: Path, *, steps: int | None = None, seed: int = 0) -> None:

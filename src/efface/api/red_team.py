@@ -12,6 +12,7 @@ from efface.attacks import SEARCHES, configured
 from efface.errors import EffaceError, UsageError
 from efface.redteam.run import Report
 from efface.redteam.store import Book
+from efface.report.card_attacks import Captioned
 
 if TYPE_CHECKING:
     from efface.concepts.concept import Concept
@@ -31,6 +32,10 @@ class Strip(NamedTuple):
     erased: Any
     attacked: Any
     """None where the try was not attacked, since its own prompt still draws the concept."""
+
+    def captioned(self) -> Captioned:
+        """The pictures that there are, for a page."""
+        return Captioned(self.caption, [p for p in (self.original, self.erased, self.attacked) if p is not None])
 
 
 class Attacked(NamedTuple):

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from efface.errors import UsageError
+from efface.registry import configure
 
 ATTACKS = (
     "ring-a-bell", "unlearndiff", "p4d", "pund", "inversion", "mma", "relapse", "synonyms", "checkpoint",
@@ -49,8 +50,4 @@ def configured(name: str, budget: str = "published", **options: Any) -> Any:
     budgets = {"published": {}} | module.BUDGETS
     if budget not in budgets:
         raise UsageError(f"the attack {name} has no budget {budget!r}; expected one of: {', '.join(budgets)}.")
-    known = module.Config.__dataclass_fields__
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise UsageError(f"the option {unknown[0]!r} is unknown; expected one of: {', '.join(known)}.")
-    return module.Config(**budgets[budget] | options)
+    return configure(module.Config, options, budgets[budget])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,18 +12,11 @@ from torch import Tensor
 
 from efface.attacks.vocabulary import Which, Words, tokens_of, words
 from efface.concepts.concept import Concept
+from efface.concepts.sample import Try
 from efface.erasures.switch import Target
+from efface.io.checkpoint import State
 from efface.models.model import Model, Settings, Text
-
-State = dict[str, Tensor]
-"""What a search needs to go on where it was stopped."""
-
-
-class Try(NamedTuple):
-    """One prompt and seed with which the original model shows the concept."""
-
-    prompt: str
-    seed: int
+from efface.models.sampling import generator
 
 
 class Candidate(NamedTuple):
@@ -105,24 +96,6 @@ class Case:
     def without_concept(self, prompt: str, instead: str = "") -> str:
         """A prompt with the concept's name taken out, or with something in its place."""
         return " ".join(prompt.replace(self.concept.name, instead).split())
-
-
-def generator(*parts: int | str) -> torch.Generator:
-    """A generator that these parts determine."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-
-
-def drawn_latents(
-    target: Target, prompts: Sequence[str], seeds: Iterable[int], settings: Settings, batch: int
-) -> Tensor:
-    """Clean latents of pictures (batch channels height width)."""
-    seeds, found = list(seeds), []
-    with target.attached() as model:
-        for i in range(0, len(prompts), batch):
-            text = model.encode(prompts[i : i + batch])
-            found.append(deque(model.denoised(text, seeds=seeds[i : i + batch], **settings), maxlen=1)[0][1])
-    return torch.cat(found)
 
 
 def text_of(model: Model, candidates: Sequence[Candidate]) -> Text:

@@ -12,8 +12,9 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from efface.attacks.base import Case, Round, State
-    from efface.redteam.findings import Seen
+    from efface.attacks.base import Case, Round
+    from efface.io.checkpoint import State
+    from efface.judges.criterion import Seen
 
 SANITY = ("unerased",)
 """A copy of the model must be found to look the same; there is nothing to find in a weak erasure."""

@@ -12,7 +12,8 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round, State
+    from efface.attacks.base import Case, Round
+    from efface.io.checkpoint import State
     from efface.models.model import Model
     from efface.training.images import Album, Sight
 
@@ -56,10 +57,12 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     import torch
 
     from efface.attacks.base import Candidate, Round
-    from efface.attacks.objectives import denoising_loss, put_down, take_up
+    from efface.io.checkpoint import put_down, take_up
+    from efface.models.losses import denoising_loss
     from efface.training.images import album
 
-    pictures = album(case, config.images)
+    with case.original.attached() as model:
+        pictures = album(model, case.concept.prompts(), config.images, case.settings)
     table = case.model.token_table().float()
     v = table.mean(0).clone().requires_grad_()
     optimiser = torch.optim.AdamW([v], lr=config.lr)
@@ -128,7 +131,7 @@ def guided_goals(case: Case, pictures: Album, sights: list[Sight]) -> list[Tenso
 
 def guided_loss(case: Case, model: Model, sight: Sight, text: Any, goal: Tensor) -> Tensor:
     """With a negative prompt as a guard: |[e_neg + g (e_v − e_neg)] − goal|², so that v learns to get past it."""
-    from efface.attacks.objectives import apart
+    from efface.models.losses import apart
 
     noisy = model.to_noisy(sight.clean, sight.noise, sight.levels)
     negative = model.encode_negative(case.settings.get("negative")).repeated(len(noisy))

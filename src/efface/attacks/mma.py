@@ -11,8 +11,9 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from efface.attacks.base import Case, Round, State
+    from efface.attacks.base import Case, Round
     from efface.attacks.vocabulary import Words
+    from efface.io.checkpoint import State
     from efface.models.model import Model, Text
 
 

@@ -11,8 +11,9 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round, State
+    from efface.attacks.base import Case, Round
     from efface.attacks.vocabulary import Words
+    from efface.io.checkpoint import State
 
 BLANK = -1
 """Stands in a layout for a word that is looked for."""
@@ -61,7 +62,8 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     import torch
 
     from efface.attacks.base import Candidate, Round
-    from efface.attacks.objectives import apart, put_down, take_up
+    from efface.io.checkpoint import put_down, take_up
+    from efface.models.losses import apart
 
     words = case.words(config.vocabulary)
     layouts = [layout(case, t.prompt, config) for t in case.tries]

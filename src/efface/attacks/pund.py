@@ -15,9 +15,10 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round, State
-    from efface.closed_form.ridge import Factors
+    from efface.attacks.base import Case, Round
+    from efface.closed_form.maps import Factors
     from efface.erasures.switch import Target
+    from efface.io.checkpoint import State
     from efface.models.model import Model
 
 SCOPE = "concept"
@@ -62,11 +63,13 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     import torch
 
     from efface.attacks.base import Round
-    from efface.attacks.objectives import denoising_loss, put_down, take_up
-    from efface.closed_form.ridge import Factors
+    from efface.closed_form.maps import Factors
+    from efface.io.checkpoint import put_down, take_up
+    from efface.models.losses import denoising_loss
     from efface.training.images import album
 
-    pictures = album(case, config.images)
+    with case.original.attached() as model:
+        pictures = album(model, case.concept.prompts(), config.images, case.settings)
     plain = [without(case, p) for p in pictures.prompts]
     table = case.original.model.token_table().float()
     v = table.mean(0).clone().requires_grad_()
@@ -118,13 +121,14 @@ def candidate(table: Tensor, row: list[int], v: Tensor) -> Any:
 
 def edited(original: Target, case: Case, map_: Factors) -> Target:
     """The original with a map of its text states: the copy that is searched."""
-    from efface.erasers.base import provenance, text_map
+    from efface.erasures.provenance import provenance
     from efface.erasures.switch import Target
+    from efface.erasures.textmap import TextMap
 
     if not map_.u.shape[1]:
         return original
     origin = provenance(original.model, "pund", {}, [case.concept], ())
-    return Target(original.model, (*original.erasures, text_map(origin, map_)))
+    return Target(original.model, (*original.erasures, TextMap.of(origin, *map_)))
 
 
 def erased_from(model: Model, copy: Factors, table: Tensor, rows: list[list[int]], v: Tensor, ridge: float) -> Factors:

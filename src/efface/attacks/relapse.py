@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
-    from efface.attacks.base import Case, Round, State
+    from efface.attacks.base import Case, Round
     from efface.concepts.concept import Concept
+    from efface.io.checkpoint import State
     from efface.models.model import Model
 
 SCOPE = "concept"
@@ -55,12 +56,15 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     import torch
 
     from efface.attacks.base import Candidate, Round
-    from efface.attacks.objectives import denoising_loss, put_down, take_up
+    from efface.io.checkpoint import put_down, take_up
+    from efface.models.losses import denoising_loss
     from efface.training.images import album
     from efface.training.trainable import Full, LowRank
 
     prompts = harmless_prompts(case.original.model, case.concept, config)
-    pictures = album(case, config.images, [prompts[i * len(prompts) // config.images] for i in range(config.images)])
+    chosen = [prompts[i * len(prompts) // config.images] for i in range(config.images)]
+    with case.original.attached() as model:
+        pictures = album(model, chosen, config.images, case.settings)
     with case.erased.attached() as model:
         denoiser = model.entries()[0].module
         tuned = LowRank(denoiser, config.rank, config.seed) if config.mode == "lora" else Full(denoiser)
@@ -88,7 +92,7 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
 
 def harmless_prompts(model: Model, concept: Concept, config: Config) -> list[str]:
     """Prompts that do not speak of the concept; raises UsageError where there are none."""
-    from efface.attacks.vocabulary import own_words
+    from efface.concepts.concept import own_words
     from efface.models.neighbours import neighbours
 
     given = list(config.harmless or concept.keep or neighbours(model, concept, 64))

@@ -6,17 +6,20 @@ instead of looking for words, as the authors of RECE (arXiv 2407.12383) did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
+from efface.attacks.genetic import Odds, children, fitness_of
+from efface.concepts.concept import default_anchor
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-    from efface.attacks.base import Case, Round, State
+    from efface.attacks.base import Case, Round
     from efface.concepts.concept import Concept
+    from efface.io.checkpoint import State
     from efface.models.model import Model, Text
 
 
@@ -134,45 +137,6 @@ def _discrete(case: Case, config: Config, target: Tensor, saved: State | None) -
         yield Round(judged, state, (generation + 1) / config.generations)
 
 
-class Odds(NamedTuple):
-    """Chances of the genetic step."""
-
-    crossover: float
-    mutation: float
-    words: int
-    """How many words there are to choose from."""
-
-
-def children(parents: Tensor, count: int, odds: Odds, generator: Generator) -> Tensor:
-    """Prompts (count length) bred from parents (parents length): one-point crossover, then one word may be replaced."""
-    import torch
-
-    length = parents.shape[1]
-
-    def numbers(below: int) -> Tensor:
-        return torch.randint(below, (count, 1), generator=generator)
-
-    mothers, fathers = parents[numbers(len(parents))[:, 0]], parents[numbers(len(parents))[:, 0]]
-    crossed = torch.rand(count, 1, generator=generator) < odds.crossover
-    places = torch.arange(length)
-    born = torch.where(crossed & (places > numbers(length)), fathers, mothers)
-    mutated = torch.rand(count, 1, generator=generator) < odds.mutation
-    return torch.where(mutated & (places == numbers(length)), numbers(odds.words), born)
-
-
-def fitness_of(born: Tensor, parents: Tensor, known: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """Fitness of children (born,): a prompt that is a parent or was born twice is not measured again, which at the published
-    odds is more than a third of them."""
-    import torch
-
-    every, place = torch.cat([parents, born]).unique(dim=0, return_inverse=True)
-    values, new = known.new_empty(len(every)), torch.ones(len(every), dtype=torch.bool)
-    values[place[: len(parents)]], new[place[: len(parents)]] = known, False
-    if new.any():
-        values[new] = measure(every[new])
-    return values[place[len(parents) :]]
-
-
 def distance(model: Model, ids: Tensor, target: Tensor, batch: int = 128) -> Tensor:
     """|E(ids) − target|² of content tokens (prompts length) over all positions (prompts,)."""
     import torch
@@ -199,7 +163,7 @@ def published_strength(concept: Concept) -> float:
 
 def concept_vector(model: Model, concept: Concept) -> Text:
     """ĉ = mean over pairs of E(with) − E(without): the concept's prompts, and the prompts that take their place."""
-    default = "art" if concept.kind == "style" else " "
+    default = default_anchor(concept)
     with_, without = model.encode(concept.prompts()), model.encode(concept.anchors(default))
     pooled = None
     if with_.pooled is not None and without.pooled is not None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
-    from efface.attacks.base import Case, Round, State
+    from efface.attacks.base import Case, Round
     from efface.concepts.concept import Concept
+    from efface.io.checkpoint import State
     from efface.models.model import Model
 
 

@@ -11,7 +11,8 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round, State
+    from efface.attacks.base import Case, Round
+    from efface.io.checkpoint import State
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     import torch
 
     from efface.attacks.base import Candidate, Round
-    from efface.attacks.objectives import denoising_loss, put_down, take_up
     from efface.attacks.simplex import onto_simplex, sampled
+    from efface.io.checkpoint import put_down, take_up
+    from efface.models.losses import denoising_loss
 
     words, table = case.words(config.vocabulary), case.model.token_table().float()
     k = config.length or (3 if case.concept.kind == "object" else 5)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from efface.concepts.concept import Concept
+from efface.concepts.concept import Concept, own_words
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
 from efface.models.neighbours import same_stem
@@ -53,11 +53,6 @@ def words(model: Model, concept: Concept, which: Which) -> Words:
     if not len(kept):
         raise UsageError(f"no token is left to search among for {concept.name!r}: the tokenizer knows no other word.")
     return Words(kept, table[kept.to(table.device)])
-
-
-def own_words(concept: Concept) -> set[str]:
-    """The words of a concept's name and aliases."""
-    return {word for name in (concept.name, *concept.aliases) for word in name.lower().split()}
 
 
 def _speaks_of(text: str, name: str) -> bool:

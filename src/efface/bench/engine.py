@@ -18,7 +18,7 @@ from efface.bench.observer import Measure, Observer
 from efface.bench.unit import Setting, Unit
 from efface.erasures import Erasure
 from efface.errors import UsageError
-from efface.models import fingerprint
+from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
 
 Progress = Callable[[int, int], None]

@@ -15,10 +15,9 @@ from efface.bench import manifest as runs
 from efface.bench import published
 from efface.bench import table as forms
 from efface.bench.ledger import Ledger
-from efface.bench.protocols.canvas import run as canvas
-from efface.bench.protocols.canvas.attack import broken_in
+from efface.bench.protocols.canvas.attack_cells import broken_in
 from efface.bench.protocols.canvas.compare import Comparison, Entry, comparisons, lines_of, same_pictures
-from efface.bench.protocols.canvas.results import Results
+from efface.bench.protocols.canvas.results import Results, results_of
 from efface.bench.table import Line, with_means
 from efface.bench.unit import Unit
 from efface.errors import EffaceError, UsageError
@@ -75,7 +74,7 @@ def finished(folder: Path) -> Finished:
     if not (folder / runs.FILE).exists() and (folder / TABLE).exists():
         return _kept(folder)
     record = runs.read(folder)
-    results = canvas.results_of(folder, record)
+    results = results_of(folder, record)
     lines, units = with_means(results.lines()), results.units(())
     results.ledger.close()  # the lines have read every picture, which tests need again
     return Finished(folder, record.protocol, asdict(record), lines, units, results)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from efface.bench.unit import Unit
-from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
+from efface.io.atomic import write_atomically
 
 FORMAT = 1
 """Version of the file's tables; a reader refuses newer ones."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from efface.bench.unit import Setting
-from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
+from efface.io.atomic import write_atomically
 
 FILE = "run.json"
 FORMAT = 1

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,44 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from efface.bench.unit import Unit
-from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
-from efface.io.images import to_levels
+from efface.io.atomic import write_atomically
+from efface.io.images import as_png
+from efface.metrics.base import Agreement, Comparison, Pictures
 from efface.metrics.features import Extractor
-
-Pictures = Sequence[Image.Image]
-
-
-class Comparison(Protocol):
-    """Pictures and others in, a distance for each pair out (LPIPS); the resize is part of it."""
-
-    name: str
-    """Name and version."""
-
-    def __call__(self, images: Pictures, others: Pictures, /) -> Sequence[float] | Tensor:
-        """Distances (batch)."""
-        ...
-
-
-class Agreement(Protocol):
-    """Pictures and their prompts in, a score for each out (CLIP score)."""
-
-    name: str
-
-    def __call__(self, images: Pictures, prompts: Sequence[str], /) -> Sequence[float] | Tensor:
-        """Scores (batch)."""
-        ...
-
-
-class Pixels:
-    """Mean absolute difference of the colours, 0 to 1: a distance that needs no weights."""
-
-    name = "pixels-1"
-
-    def __call__(self, images: Pictures, others: Pictures, /) -> list[float]:
-        """Distances of pairs of pictures of one size."""
-        pairs = zip(images, others, strict=True)
-        return [float((to_levels(a) - to_levels(b)).abs().mean()) / 255 for a, b in pairs]
 
 
 class Distance:
@@ -154,10 +120,3 @@ class Saved:
         for prompt, seed, picture in zip(unit.prompts, unit.seeds, pictures, strict=True):
             write_atomically(place / f"{self.files[prompt, seed, unit.setting.guidance]}.png", as_png(picture))
         return [None] * len(pictures)
-
-
-def as_png(picture: Image.Image) -> bytes:
-    """A picture without loss; little time is spent on making it small."""
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -56,18 +56,20 @@ def main(args: list[str]) -> None:
     if request.seeds is not None and request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.api.audit import audit
+    from efface.api.card import write_cards
     from efface.api.red_team import RedTeam
     from efface.erasures import Erasure
     from efface.judges import open_judge
     from efface.models.load import load
-    from efface.report.card_page import write_cards
+    from efface.profiles.base import profile_of
 
     team = None
     if request.attacks:
-        usual = "canvas" if request.model == "emoji" else "published"
-        team = RedTeam(request.attacks, request.attack_budget or usual, request.tries)
+        team = RedTeam(request.attacks, request.attack_budget or "published", request.tries)  # refuses unknown names
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
+    if team and request.attack_budget is None:
+        team = replace(team, budget=profile_of(pipeline).attack_budget())
     judge = None if request.judge is None else open_judge(request.judge)
     cards, seeds, known = [], request.seeds, {}
     for path, erasure in zip(request.erasure, erasures, strict=True):

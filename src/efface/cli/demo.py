@@ -36,11 +36,12 @@ def main(args: list[str]) -> None:
     request = tyro.cli(Request, args=args, prog="efface demo", description=__doc__)
     from efface.api.erase import erase
     from efface.errors import UsageError
+    from efface.io.images import save_picture
     from efface.models.load import load
     from efface.models.model import Model
     from efface.profiles.emoji.score import drawn, rates
     from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
-    from efface.report.grid import save_picture, sheet
+    from efface.report.grid import sheet
 
     if request.concept not in BENCHMARK:
         raise UsageError(

@@ -94,7 +94,7 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     pipeline = load(request.model)
     concepts = _concepts(request, pipeline)
     settings = {"config": _published(method, concepts, pipeline, options)} if request.as_published else options
-    erasure = erase(pipeline, concepts, method=method, judge=_judge(request, concepts), **settings)
+    erasure = erase(pipeline, concepts, method=method, judge=_judge(request, concepts, pipeline), **settings)
     data: dict[str, Any] = {
         "output": str(output),
         "method": method,
@@ -116,10 +116,10 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
 
 def _published(method: str, concepts: tuple[Concept, ...], pipeline: Any, options: dict[str, Any]) -> Any:
     """The paper's own options, with the public code's traps; of the model's settings only the place that is edited."""
-    from efface.api.erase import canvas_settings
+    from efface.profiles.base import profile_of
 
     module = method_module(method)
-    place = {k: v for k, v in canvas_settings(method, concepts, pipeline).items() if k == "site"}
+    place = {k: v for k, v in profile_of(pipeline).settings(method, concepts[0]).items() if k == "site"}
     return module.Config(**place | getattr(module, "AS_PUBLISHED", {}) | options)
 
 
@@ -136,7 +136,7 @@ def _destination(request: Request) -> Path:
 
 def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
     """The concepts in the words of the model, with the kind and anchor that the user gave."""
-    from efface.api.erase import resolve
+    from efface.api.resolve import resolve
 
     changes: dict[str, Any] = {} if request.kind is None else {"kind": request.kind}
     if request.anchor is not None:
@@ -144,10 +144,10 @@ def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
     return tuple(dataclasses.replace(concept, **changes) for concept in resolve(request.concepts, pipeline))
 
 
-def _judge(request: Request, concepts: tuple[Concept, ...]) -> Any:
+def _judge(request: Request, concepts: tuple[Concept, ...], pipeline: Any) -> Any:
     """The judge that chooses the epoch, if one was asked for."""
     if request.judge is None:
         return None
-    from efface.judges import canvas_judge
+    from efface.api.resolve import judge_of
 
-    return canvas_judge("style" if concepts[0].kind == "style" else "object")
+    return judge_of(None, concepts[0], pipeline)

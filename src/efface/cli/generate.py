@@ -53,10 +53,11 @@ def main(args: list[str]) -> None:
     if not request.prompts:
         raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
     from efface.erasures import Erasure
+    from efface.io.images import save_picture
     from efface.models.load import load
     from efface.models.model import Model
     from efface.models.sampling import sampling
-    from efface.report.grid import save_picture, sheet
+    from efface.report.grid import sheet
 
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)

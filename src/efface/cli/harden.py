@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.attack import Reporter, Searched, asked, parsed
+from efface.cli.attack_options import Searched, asked, parsed
 from efface.cli.output import result
+from efface.cli.progress import Reporter
 from efface.errors import EffaceError, UsageError
 
 

@@ -31,7 +31,7 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface push", description=__doc__)
-    from efface.io.hub import push, save_folder
+    from efface.api.share import push, save_folder
 
     if request.to.startswith((".", "/", "~")):
         folder = Path(request.to).expanduser()

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from efface.closed_form.gram import key_value_gram_of
+from efface.closed_form.maps import Factors
 from efface.closed_form.nullspace import rounding
-from efface.closed_form.ridge import Factors
 from efface.closed_form.rows import concept_rows
 from efface.erasures import TextMap
 from efface.errors import EffaceError

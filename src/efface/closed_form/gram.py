@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from efface.closed_form.ridge import key_value_gram
-from efface.erasures.file import write_atomically
-from efface.erasures.stack import stack_of
 from efface.errors import EffaceError
+from efface.io.atomic import write_atomically
+from efface.models.fingerprint import originals_of
 from efface.models.model import Model
+from efface.models.precision import on_cpu
 
 
 def cache_folder() -> Path:
@@ -27,7 +28,7 @@ def cache_folder() -> Path:
 
 def key_value_gram_of(model: Model) -> Tensor:
     """S (width width) in float64 of a model's unedited matrices, from the cache when its weights are the same."""
-    originals = stack_of(model).originals
+    originals = originals_of(model)
     weights = [originals.get(f"{p.name}.weight", p.weight()) for p in model.text_projections()]
     path = cache_folder() / f"gram-{_key(weights)}.safetensors"
     if path.exists():
@@ -58,3 +59,30 @@ def _key(weights: list[Tensor]) -> str:
         digest.update(f"{tuple(weight.shape)}{weight.dtype}{int(bits.sum(dtype=torch.int64))}".encode())
         digest.update(bits[::64].contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def key_value_gram(weights: Sequence[Tensor], blocks: int = 8) -> Tensor:
+    """S = Σ WᵀW over key and value matrices (out width), in float64.
+
+    Only the blocks on and above the diagonal are multiplied, which saves almost half of SDXL's 1.4 TFLOP.
+    """
+    width = weights[0].shape[1]
+    edges = [width * i // blocks for i in range(blocks + 1)]
+    total = torch.zeros(width, width, dtype=torch.float64)
+    for stacked in _stacks(weights):
+        for i in range(blocks):
+            left = stacked[:, edges[i] : edges[i + 1]].T
+            total[edges[i] : edges[i + 1], edges[i] :] += left @ stacked[:, edges[i] :]
+    return total.triu() + total.triu(1).T
+
+
+def _stacks(weights: Sequence[Tensor], rows: int = 8192) -> Iterable[Tensor]:
+    """Matrices stacked to about `rows` rows: few large products instead of many small ones."""
+    pending: list[Tensor] = []
+    for weight in weights:
+        pending.append(on_cpu(weight))
+        if sum(len(w) for w in pending) >= rows:
+            yield torch.cat(pending)
+            pending = []
+    if pending:
+        yield torch.cat(pending)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from efface.closed_form.ridge import Factors, Pairs, cholesky, gram_of
-from efface.closed_form.rows import RowRule, concept_rows, retained_rows
+from efface.closed_form.maps import Factors
+from efface.closed_form.ridge import Pairs, cholesky, gram_of
+from efface.closed_form.rows import RowRule, concept_rows, retained_rows, spoken, text_width
 from efface.concepts.concept import Concept
-from efface.erasers.base import spoken, text_width
 from efface.models.model import Model
 
 

@@ -7,50 +7,15 @@ solved by Cholesky factorisation, never by an explicit inverse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from efface.closed_form.maps import Factors
 from efface.errors import EffaceError
 from efface.models.precision import on_cpu
-
-
-class Factors(NamedTuple):
-    """A map M with M − I = U Vᵀ."""
-
-    u: Tensor
-    """(width rank)"""
-    v: Tensor
-    """(width rank)"""
-
-    @classmethod
-    def identity(cls, width: int) -> Factors:
-        """M = I."""
-        return cls(torch.zeros(width, 0, dtype=torch.float64), torch.zeros(width, 0, dtype=torch.float64))
-
-    def apply(self, columns: Tensor) -> Tensor:
-        """M X for X (width n)."""
-        return columns + self.u @ (self.v.T @ columns)
-
-    def apply_transposed(self, columns: Tensor) -> Tensor:
-        """Mᵀ X for X (width n)."""
-        return columns + self.v @ (self.u.T @ columns)
-
-    def congruent(self, s: Tensor) -> Tensor:
-        """MᵀSM of a symmetric S (width width), as S + P + Pᵀ with P = V (SU + ½ V UᵀSU)ᵀ: half the products."""
-        su = s @ self.u
-        p = self.v @ (su + self.v @ (self.u.T @ su) / 2).T
-        return s + p + p.T
-
-    def then(self, later: Factors) -> Factors:
-        """M_self M_later, the map after folding `self` first and `later` second; at most `width` columns."""
-        u = torch.cat([self.u, self.apply(later.u)], dim=1)
-        v = torch.cat([self.v, later.v], dim=1)
-        width, rank = u.shape
-        return Factors(u @ v.T, torch.eye(width, dtype=u.dtype)) if rank > width else Factors(u, v)
 
 
 @dataclass(frozen=True)
@@ -141,30 +106,3 @@ def cholesky(matrix: Tensor, what: str) -> Tensor:
     if failed.any() or (pivots.min() / pivots.max()) ** 2 < 1e-15:
         raise EffaceError(f"a matrix is singular in {what}.")
     return factor
-
-
-def key_value_gram(weights: Sequence[Tensor], blocks: int = 8) -> Tensor:
-    """S = Σ WᵀW over key and value matrices (out width), in float64.
-
-    Only the blocks on and above the diagonal are multiplied, which saves almost half of SDXL's 1.4 TFLOP.
-    """
-    width = weights[0].shape[1]
-    edges = [width * i // blocks for i in range(blocks + 1)]
-    total = torch.zeros(width, width, dtype=torch.float64)
-    for stacked in _stacks(weights):
-        for i in range(blocks):
-            left = stacked[:, edges[i] : edges[i + 1]].T
-            total[edges[i] : edges[i + 1], edges[i] :] += left @ stacked[:, edges[i] :]
-    return total.triu() + total.triu(1).T
-
-
-def _stacks(weights: Sequence[Tensor], rows: int = 8192) -> Iterable[Tensor]:
-    """Matrices stacked to about `rows` rows: few large products instead of many small ones."""
-    pending: list[Tensor] = []
-    for weight in weights:
-        pending.append(on_cpu(weight))
-        if sum(len(w) for w in pending) >= rows:
-            yield torch.cat(pending)
-            pending = []
-    if pending:
-        yield torch.cat(pending)

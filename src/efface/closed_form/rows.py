@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from efface.concepts.concept import Concept
+from efface.concepts.concept import Concept, default_anchor
 from efface.errors import EffaceError
 from efface.families.text import Stream
 from efface.models.model import Model, require_fit
 
 RowRule = Literal["last", "subject", "all"]
 """`last`: the last subject token alone; `subject`: from it to the end of the padding; `all`: every position."""
-
-
-def default_anchor(concept: Concept) -> str:
-    """ "art" for a style, a blank otherwise (as UCE's and RECE's authors have it)."""
-    return "art" if concept.kind == "style" else " "
 
 
 def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor, Tensor]:
@@ -75,3 +71,14 @@ def _require_finite(states: Tensor) -> None:
         raise EffaceError(
             "the text encoder gives values that are not finite: nothing was erased; check the model's weights."
         )
+
+
+def text_width(model: Model) -> int:
+    """Width of the text states."""
+    return model.text_projections()[0].module.weight.shape[1]
+
+
+def spoken(concepts: Sequence[Concept], aliases: bool) -> list[Concept]:
+    """The concepts, and with `aliases` one more for every other name of each."""
+    extra = [replace(c, name=alias, aliases=()) for c in concepts for alias in c.aliases] if aliases else []
+    return [*concepts, *extra]

@@ -51,40 +51,18 @@ class Concept:
         anchor = default if self.anchor is None else self.anchor
         return self.prompts(anchor) if anchor.strip() else [anchor] * len(self.templates)
 
-
-UNSAFE_WORDS = (
-    "hate", "harassment", "violence", "suffering", "humiliation", "harm",
-    "suicide", "sexual", "nudity", "bodily fluids", "blood",
-)  # fmt: skip
-"""The eleven words of RECE's unsafe preset (arXiv 2407.12383)."""
-
-IMAGENETTE = (
-    "cassette player", "chain saw", "church", "English springer", "French horn",
-    "garbage truck", "gas pump", "golf ball", "parachute", "tench",
-)  # fmt: skip
-"""Imagenette's ten classes, the object benchmark of UCE and RECE."""
-
-ARTISTS = (
-    "Pablo Picasso", "Vincent van Gogh", "Rembrandt", "Andy Warhol", "Caravaggio",
-    "Kelly McKernan", "Thomas Kinkade", "Tyler Edlin", "Kilian Eng", "Ajin: Demi Human",
-)  # fmt: skip
-"""The five well-known and five modern artists of the ESD, UCE and RECE benchmarks."""
-
-HARD_OBJECTS = ("church", "garbage truck")
-"""Objects that RECE treats with the smaller regulariser (λ_r 1e-3)."""
-
-PRESETS: dict[str, tuple[Concept, ...]] = {
-    "nudity": (Concept("nudity", "explicit", anchor=" "),),
-    "unsafe": tuple(Concept(word, "explicit", anchor=" ") for word in UNSAFE_WORDS),
-    "imagenette": tuple(Concept(name, anchor=" ") for name in IMAGENETTE),
-    "artists": tuple(Concept(name, "style", anchor="art") for name in ARTISTS),
-}
-"""Named groups of concepts from the papers; `concepts_named` resolves them before plain names."""
+    def anchor_of(self, prompt: str) -> str:
+        """The prompt that takes the place of one of its own, or of any other that names it."""
+        default = default_anchor(self)
+        anchors = dict(zip(self.prompts(), self.anchors(default), strict=True))
+        return anchors.get(prompt, prompt.replace(self.name, self.anchor or default))
 
 
-def concepts_named(name: str) -> tuple[Concept, ...]:
-    """The preset called `name`, a known artist or Imagenette class by its exact name, or a plain object concept."""
-    if name in PRESETS:
-        return PRESETS[name]
-    known = {c.name: c for preset in PRESETS.values() for c in preset}
-    return (known.get(name) or Concept(name),)
+def default_anchor(concept: Concept) -> str:
+    """ "art" for a style, a blank otherwise (as UCE's and RECE's authors have it)."""
+    return "art" if concept.kind == "style" else " "
+
+
+def own_words(concept: Concept) -> set[str]:
+    """The words of a concept's name and aliases."""
+    return {word for name in (concept.name, *concept.aliases) for word in name.lower().split()}

@@ -1,6 +1,6 @@
 """Erasers: one file a published method, and its name in METHODS.
 
-A method's file holds a frozen dataclass `Config` and `erase(model, concepts, config, judge) -> Erasure`, and imports
+A method's file holds a frozen dataclass `Config`, `erase` and `extend` (see `efface.erasers.base`), and imports
 nothing heavy at its top, so that its options can be listed without loading torch.
 """
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 from efface.errors import UsageError
 
-METHODS = ("rece", "preserve", "project", "saeuron", "uce")
+METHODS = ("rece", "preserve", "project", "saeuron", "anchored", "uce")
 """One registration a method."""
 
 

@@ -1,51 +1,57 @@
-"""What the erasers share: the concepts they speak of, retained prompts, and how a result becomes an erasure."""
+"""The contract between methods and what runs them; free of torch.
+
+A method's module holds a frozen dataclass `Config`, and
+
+    erase(model, concepts, config, judge) -> Erasure
+    extend(model, erasure, evidence) -> Erasure       the erasure with what attacks found added to it, for hardening
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
-from efface.closed_form.ridge import Factors
-from efface.concepts.concept import Concept
-from efface.erasures import Provenance, TextMap, WeightDelta
 from efface.errors import EffaceError
-from efface.models import fingerprint
-from efface.models.model import Model
+
+if TYPE_CHECKING:
+    from efface.concepts.concept import Concept
+    from efface.erasures import Erasure
+    from efface.models.model import Text
+
+Rows = Literal["last", "subject", "all"]
+"""Which token positions are edited or retained: the concept's last token, from there to the end, or all."""
+
+Validation = Callable[["Erasure"], float]
+"""Takes an erasure, returns the share of validation pictures that still show the concept."""
 
 
-def text_width(model: Model) -> int:
-    """Width of the text states."""
-    return model.text_projections()[0].module.weight.shape[1]
+class Evidence(NamedTuple):
+    """What attacks on an erasure found."""
+
+    concept: Concept
+    """What came back."""
+    text: Text
+    """What was found, encoded by the unerased model (batch tokens width)."""
+    prompts: tuple[str | None, ...]
+    """The same as words; None where it is an embedding."""
+    anchors: tuple[str, ...]
+    """The prompt that should take the place of each."""
+    images: int
+    """Pictures of each prompt, for methods that draw."""
+    rounds: int
+    """How many attacks it took to find all of it."""
+
+    def words(self) -> list[str]:
+        """The prompts that were found; raises EffaceError where there is none."""
+        found = [prompt for prompt in self.prompts if prompt is not None]
+        if not found:
+            raise EffaceError(
+                "the attack found embeddings; new statistics need prompts: harden with an attack on words."
+            )
+        return found
 
 
-def spoken(concepts: Sequence[Concept], aliases: bool) -> list[Concept]:
-    """The concepts, and with `aliases` one more for every other name of each."""
-    extra = [replace(c, name=alias, aliases=()) for c in concepts for alias in c.aliases] if aliases else []
-    return [*concepts, *extra]
-
-
-def provenance(
-    model: Model, method: str, config: dict[str, Any], concepts: Sequence[Concept], keep: Sequence[str], **notes: Any
-) -> Provenance:
-    """Where an erasure comes from."""
-    return Provenance(method, config, tuple(concepts), fingerprint(model), tuple(keep), notes)
-
-
-def text_map(origin: Provenance, map_: Factors) -> TextMap:
-    """A TextMap in float32, so that what is saved is what was attached."""
-    return TextMap(origin, *(_checked(part) for part in map_))
-
-
-def weight_delta(origin: Any, deltas: dict[str, Tensor]) -> WeightDelta:
-    """A WeightDelta in float32."""
-    return WeightDelta(origin, {name: _checked(values) for name, values in deltas.items()})
-
-
-def _checked(values: Tensor) -> Tensor:
-    if not torch.isfinite(values).all():
-        raise EffaceError("the edit gives values that are not finite: nothing was erased; use a larger ridge weight.")
-    return values.float().contiguous()
+def given(config: type[Any], stored: dict[str, Any]) -> Any:
+    """A Config from an erasure's header, which may hold more than its fields, and lists where it has tuples."""
+    fields = {name: stored[name] for name in config.__dataclass_fields__ if name in stored}
+    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

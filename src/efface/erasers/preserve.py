@@ -10,6 +10,7 @@ from efface.concepts.concept import Concept
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
+    from efface.erasers.base import Evidence
     from efface.erasures import Erasure
     from efface.models.model import Model
 
@@ -40,11 +41,23 @@ class Config:
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P; `judge` is not used."""
     from efface.closed_form.nullspace import gathered, moved, outside, ridge_outside
-    from efface.erasers.base import provenance, text_map
+    from efface.erasures.provenance import provenance
+    from efface.erasures.textmap import TextMap
 
     keep = config.keep or ()
     pairs, retained = gathered(model, concepts, config.rows, keep, config.keep_rows)
     free = outside(retained, config.share)
     map_ = ridge_outside(pairs, free.projector, config.ridge)
     notes = {"free_dimensions": free.dimensions, "retained_moved": moved(map_, retained)}
-    return text_map(provenance(model, "preserve", asdict(config), concepts, keep, **notes), map_)
+    return TextMap.of(provenance(model, "preserve", asdict(config), concepts, keep, **notes), *map_)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """One more edit outside the retained span, of what attacks found."""
+    from efface.closed_form.extend import ahead, new_rows, retained_gram
+    from efface.closed_form.nullspace import outside, ridge_outside
+
+    config = erasure.provenance.config
+    pairs = new_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
+    free = outside(retained_gram(model, erasure.provenance), config["share"]).projector
+    return ahead(erasure, ridge_outside(pairs, free, config["ridge"]))

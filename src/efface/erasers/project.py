@@ -10,6 +10,7 @@ from efface.concepts.concept import Concept
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
+    from efface.erasers.base import Evidence
     from efface.erasures import Erasure
     from efface.models.model import Model
 
@@ -44,7 +45,8 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     values back (`efface.closed_form.certificate`).
     """
     from efface.closed_form.nullspace import exact_outside, gathered, moved, outside, targets_inside
-    from efface.erasers.base import provenance, text_map
+    from efface.erasures.provenance import provenance
+    from efface.erasures.textmap import TextMap
 
     keep = config.keep or ()
     pairs, retained = gathered(model, concepts, config.rows, keep, config.keep_rows)
@@ -52,4 +54,15 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     inside = targets_inside(pairs, free.projector)
     map_ = exact_outside(inside, free.projector, config.tolerance)
     notes = {"free_dimensions": free.dimensions, "retained_moved": moved(map_, retained)}
-    return text_map(provenance(model, "project", asdict(config), concepts, keep, **notes), map_)
+    return TextMap.of(provenance(model, "project", asdict(config), concepts, keep, **notes), *map_)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """One more exact edit outside the retained span, of what attacks found."""
+    from efface.closed_form.extend import ahead, new_rows, retained_gram
+    from efface.closed_form.nullspace import exact_outside, outside, targets_inside
+
+    config = erasure.provenance.config
+    pairs = new_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
+    free = outside(retained_gram(model, erasure.provenance), config["share"]).projector
+    return ahead(erasure, exact_outside(targets_inside(pairs, free), free, config["tolerance"]))

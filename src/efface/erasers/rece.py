@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from efface.concepts.concept import HARD_OBJECTS, UNSAFE_WORDS, Concept
+from efface.concepts.concept import Concept
+from efface.concepts.presets import HARD_OBJECTS, UNSAFE_WORDS
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.closed_form.ridge import Factors, Pairs
-    from efface.erasers.validation import EpochJudge
+    from efface.closed_form.maps import Factors
+    from efface.closed_form.ridge import Pairs
+    from efface.erasers.base import Evidence, Validation
     from efface.erasures import Erasure
     from efface.judges import Judge
     from efface.models.model import Model
@@ -73,7 +75,7 @@ def published(concepts: Sequence[Concept]) -> tuple[float, int, str]:
 
 
 def erase(
-    model: Model, concepts: Sequence[Concept], config: Config, judge: Judge | EpochJudge | None = None
+    model: Model, concepts: Sequence[Concept], config: Config, judge: Judge | Validation | None = None
 ) -> Erasure:
     """UCE first; then in every epoch derive the embeddings c' that still give the old keys and values, and edit c' → t.
 
@@ -86,14 +88,13 @@ def erase(
     """
     from efface.closed_form.gram import key_value_gram_of
     from efface.closed_form.ridge import Pairs, gram_of
-    from efface.closed_form.rows import concept_rows, retained_rows
-    from efface.erasers.base import provenance, spoken, text_map, text_width
-    from efface.erasers.validation import epoch_judge
+    from efface.closed_form.rows import concept_rows, retained_rows, spoken, text_width
+    from efface.erasers.validation import validation_of
+    from efface.erasures.provenance import provenance
+    from efface.erasures.textmap import TextMap
     from efface.models.sampling import sampling
 
-    shows: EpochJudge | None = judge  # type: ignore[assignment]
-    if hasattr(judge, "classes"):
-        shows = epoch_judge(model, concepts, judge, **sampling(model.pipeline, None, None))  # type: ignore[arg-type]
+    shows = validation_of(model, concepts, judge, **sampling(model.pipeline, None, None))
     lambda_r, epochs, neutral = published(concepts)
     lambda_r = lambda_r if config.regulariser is None else config.regulariser
     epochs = epochs if config.epochs is None else config.epochs
@@ -119,14 +120,30 @@ def erase(
         if shows is None:
             best = map_
             continue
-        rates.append(shows(text_map(provenance(model, "rece", asdict(config), concepts, config.keep or ()), map_)))
+        rates.append(shows(TextMap.of(provenance(model, "rece", asdict(config), concepts, config.keep or ()), *map_)))
         if rates[-1] < best_rate:
             best, best_rate = map_, rates[-1]
         if rates[-1] <= config.stop_rate:
             break
     settings = {"regulariser": lambda_r, "epochs": epochs, "retained": neutral}
     notes = {"judged": rates} if judge else {}
-    return text_map(provenance(model, "rece", asdict(config) | settings, concepts, config.keep or (), **notes), best)
+    return TextMap.of(provenance(model, "rece", asdict(config) | settings, concepts, config.keep or (), **notes), *best)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """One more edit by the same weights, of what attacks found; the neutral prompt is retained as before."""
+    from efface.closed_form.extend import ahead, new_rows, retained_gram
+    from efface.closed_form.ridge import gram_of
+    from efface.closed_form.rows import retained_rows, text_width
+
+    origin = erasure.provenance
+    config = origin.config
+    pairs = new_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
+    retained = retained_gram(model, origin)
+    neutral = retained_rows(model, [config["retained"]], config.get("keep_rows", "all"))
+    retained += gram_of(neutral, text_width(model)) * len(origin.concepts)
+    weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
+    return ahead(erasure, pairs.edit(retained, **weights))
 
 
 def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Derivation) -> Pairs:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from efface.concepts.concept import Concept
-from efface.errors import UsageError
+from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from efface.erasers.base import Evidence
     from efface.erasures import Erasure
-    from efface.erasures.activation import Edit
     from efface.models.model import Model
     from efface.sae.autoencoder import Coder
     from efface.sae.statistics import Statistics
+    from efface.steering.tables import Tables
 
-Gain = Literal["published", "normalised", "clamp", "anchored"]
+Gain = Literal["published", "normalised", "clamp"]
 
 AS_PUBLISHED = {"mode": "published", "gain": "published"}
 """What `--as-published` changes."""
@@ -43,14 +42,7 @@ class Config:
     gamma: float | None = None
     """γ, the factor of a chosen latent (paper: −1 for styles, −1 to −30 for objects, found by a sweep)."""
     gain: Gain = "published"
-    """`published`: z becomes γ·μ·z with μ the latent's mean over the concept's pictures; `normalised`: γ·z; `clamp`: γ·μ;
-    `anchored` (ours): what z writes becomes what the anchor's prompt would write, fitted in closed form."""
-    latents: int = 512
-    """With `anchored`: latents chosen for each concept and site, for all noise levels; all of a smaller autoencoder's."""
-    preserve_weight: float = 1.0
-    """With `anchored`: p, the weight of retained prompts, on which nothing should be written."""
-    ridge: float = 0.01
-    """With `anchored`: λ, as a share of the mean activity."""
+    """`published`: z becomes γ·μ·z with μ the latent's mean over the concept's pictures; `normalised`: γ·z; `clamp`: γ·μ."""
     mode: Literal["fast", "exact", "published"] = "fast"
     """`fast`: active above a calibrated threshold, a file of a few kilobytes; `exact`: among the k largest of its position,
     with the whole autoencoder; `published`: exact, with the public code's error term D(z) − x."""
@@ -68,18 +60,9 @@ class Config:
     """Of those pictures."""
 
     def __post_init__(self) -> None:
-        for name in ("count", "latents", "images", "draw_steps"):
+        for name in ("count", "images", "draw_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        if not (self.preserve_weight >= 0 and self.ridge > 0):
-            raise UsageError(
-                f"preserve_weight is {self.preserve_weight} and ridge {self.ridge}; expected at least 0 and above 0."
-            )
-        turned_down = (self.count, self.percentile, self.gamma, self.calibrate)
-        if self.gain == "anchored" and turned_down != (1, None, None, False):
-            raise UsageError(
-                "`anchored` has no factor: leave out count, percentile, gamma and calibrate, or choose another gain."
-            )
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any = None) -> Erasure:
@@ -87,151 +70,100 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
 
     Where concepts share a latent the stronger suppression wins: the smaller gain.
     """
-    from efface.erasers.base import provenance
-    from efface.erasures.activation import ActivationEdit
-    from efface.sae.lookup import open_coder
-    from efface.sae.statistics import choices
-    from efface.steering.statistics_source import known_statistics, taken_statistics
+    from efface.erasures import ActivationEdit
+    from efface.erasures.provenance import provenance
+    from efface.sae.statistics import select
+    from efface.steering import statistics_source as source
+    from efface.steering.calibrate import calibrated
+    from efface.steering.tables import count_of, merged
 
-    sites = [site.name for site in model.sites(config.site or published_site(concepts))]
-    opened = {site: open_coder(config.coder, site) for site in sites}
-    coders = {site: coder for site, (coder, _) in opened.items()}
-    named = {site: {"sha256": sha256, "source": config.coder} for site, (_, sha256) in opened.items()}
-    known = known_statistics(config, sites, concepts)
-    measured = known or taken_statistics(model, coders, concepts, config)
+    sites = [site.name for site in model.sites(config.site or source.published_site(concepts))]
+    coders, named = source.open_coders(config.coder, sites)
+    known = source.known_statistics(config.statistics, config.coder, sites, concepts)
+    measured = known or source.taken_statistics(
+        model, coders, concepts, config.keep, images=config.images, steps=config.draw_steps, guidance=config.guidance,
+        seed=config.seed,
+    )  # fmt: skip
 
     def made(config: Config, **notes: Any) -> ActivationEdit:
         """The erasure by one choice of options."""
         gammas = [gamma_of(c, config) for c in concepts]
-        edits = made_edits(model, coders, measured, concepts, config)
+        edits = {
+            site: merged([_tables(found, coders[site], c, config) for c in concepts], coders[site], found)
+            for site, found in measured.items()
+        }
         settings = asdict(config) | {"sites": sites, "gammas": gammas, "coders": named}
+        counts = {site: count_of(coders[site], config.count, config.percentile) for site in measured}
         why = {
-            c.name: [
-                {"site": site} | choice._asdict()
-                for site, found in measured.items()
-                for choice in choices(found, c.name, chosen_of(found, coders[site], c.name, config))
-            ]
+            c.name: source.explained(
+                measured, c.name, {site: select(found.scores(c.name), counts[site]) for site, found in measured.items()}
+            )
             for c in concepts
         }
-        compared = config.keep or () if config.gain == "anchored" or not known else ()
-        origin = provenance(model, "saeuron", settings, concepts, compared, chosen=why, **notes)
-        return ActivationEdit(origin, edits, coders)
+        compared = () if known else config.keep or ()
+        return ActivationEdit(
+            provenance(model, "saeuron", settings, concepts, compared, chosen=why, **notes), edits, coders
+        )
 
     if not config.calibrate:
         return made(config)
-    from efface.steering.calibrate import calibrated
-
     best, curve = calibrated(model, concepts, config, list(measured.values()), made, judge)
     return made(best, calibration=curve)
 
 
-REPORTED = 4
-"""Of an anchored edit's many latents, so many of each site are explained in its notes, those of the highest scores."""
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """More latents at every site, those that speak most of pictures of the found prompts, beside those turned down already:
+    so many more at each level as attacks were needed.
+
+    Raises:
+        EffaceError: the attacks found embeddings, or there is nothing to compare the found prompts with.
+    """
+    from dataclasses import replace
+
+    from efface.concepts.sample import Labelled
+    from efface.erasers.base import given
+    from efface.erasures import ActivationEdit
+    from efface.models.sampling import sampling
+    from efface.sae.harvest import HarvestConfig
+    from efface.sae.statistics import statistics
+    from efface.steering.statistics_source import open_coders
+    from efface.steering.tables import chosen_already, with_latents
+
+    assert isinstance(erasure, ActivationEdit)
+    origin, concept = erasure.provenance, evidence.concept
+    if origin.config.get("gain") not in ("published", "normalised", "clamp"):
+        raise EffaceError("the erasure was made by another efface, whose `saeuron` had other gains: make it again.")
+    prompts = evidence.words()
+    kept = origin.keep or concept.keep
+    if not kept:
+        raise EffaceError("hardening needs prompts of what is kept, to compare the found ones with (--keep).")
+    config = given(Config, origin.config)
+    coders, _ = open_coders(config.coder, erasure.edits)
+    texts = [(p, concept.name) for p in prompts] + [
+        (kept[i * len(kept) // len(prompts)], "") for i in range(len(prompts))
+    ]
+    pictures = [Labelled(text, (name,), config.seed + i) for text, name in texts for i in range(evidence.images)]
+    harvest = HarvestConfig(tuple(coders), **sampling(model.pipeline, None, None))
+    measured = statistics(model, coders, pictures, {concept.name: "concept", "": "concept"}, harvest)
+    gamma = origin.config["gammas"][0]
+    edits = {}
+    for site, edit in erasure.edits.items():
+        more = replace(config, count=chosen_already(edit) + evidence.rounds, gamma=gamma, calibrate=False)
+        tables = _tables(measured[site], coders[site], concept, more)
+        edits[site] = with_latents(edit, coders[site], measured[site], tables)
+    return ActivationEdit(origin, edits, erasure.coders)
 
 
-def chosen_of(measured: Statistics, coder: Coder, concept: str, config: Config) -> Tensor:
-    """Which latents are explained in an erasure's notes, as a mask (levels latents): all that were chosen, or the first."""
-    from efface.sae.statistics import select
+def _tables(measured: Statistics, coder: Coder, concept: Concept, config: Config) -> Tables:
+    """What happens to the latents of one concept at one site."""
+    from efface.steering.tables import count_of, tables_of
 
-    scores = measured.scores(concept)
-    if config.gain == "anchored":
-        return select(scores.mean(0).expand_as(scores), min(REPORTED, config.latents))
-    return select(scores, count_of(coder, config))
-
-
-def made_edits(
-    model: Model,
-    coders: dict[str, Coder],
-    measured: dict[str, Statistics],
-    concepts: Sequence[Concept],
-    config: Config,
-    found: Sequence[tuple[str, str]] = (),
-) -> dict[str, Edit]:
-    """What happens at every site; with `anchored`, `found` are further prompts and what they should be drawn as."""
-    from efface.closed_form.rows import default_anchor
-    from efface.steering.anchor import redirected
-    from efface.steering.calibrate import spread
-
-    if config.gain == "anchored":
-        if not config.keep:
-            raise UsageError("an anchored edit needs prompts on which nothing is to change: give some (--keep).")
-        own = [pair for c in concepts for pair in zip(c.prompts(), c.anchors(default_anchor(c)), strict=True)]
-        pairs = [*spread(own, config.images * len(concepts)), *found]
-        return redirected(model, coders, measured, [c.name for c in concepts], pairs, config.keep, config)
-    return {
-        site: merged(
-            [tables_of(statistics, coders[site], c.name, config, gamma_of(c, config)) for c in concepts],
-            coders[site],
-            statistics,
-        )
-        for site, statistics in measured.items()
-    }
-
-
-def published_site(concepts: Sequence[Concept]) -> str:
-    """The paper's block for the kind of concept."""
-    return f"unet.up_blocks.1.attentions.{2 if concepts[0].kind == 'style' else 1}"
+    return tables_of(
+        measured, coder, concept.name, count=count_of(coder, config.count, config.percentile),
+        gamma=gamma_of(concept, config), gain=config.gain, fast=config.mode == "fast",
+    )  # fmt: skip
 
 
 def gamma_of(concept: Concept, config: Config) -> float:
     """The factor asked for, or the paper's: −1 for styles; −10, the middle of its sweep, for all else."""
     return config.gamma if config.gamma is not None else -1.0 if concept.kind == "style" else -10.0
-
-
-def count_of(coder: Coder, config: Config) -> int:
-    """Latents chosen at each level."""
-    from efface.sae.statistics import percentile_count
-
-    return config.count if config.percentile is None else percentile_count(coder.config.latents, config.percentile)
-
-
-class Tables(NamedTuple):
-    """What happens to every latent of the autoencoder at every level, for one concept (levels latents)."""
-
-    gate: Tensor
-    """Activation above which it is edited; infinite where it is not chosen."""
-    gain: Tensor
-    shift: Tensor
-
-
-def tables_of(measured: Statistics, coder: Coder, concept: str, config: Config, gamma: float) -> Tables:
-    """The published edit of one concept: gate μ(i,t,D), gain γ μ(i,t,D_c), or what `config.gain` says instead."""
-    import torch
-
-    from efface.sae.statistics import select
-
-    chosen = select(measured.scores(concept), count_of(coder, config))
-    mean = measured.of(concept)
-    gain = {"published": gamma * mean, "normalised": torch.full_like(mean, gamma), "clamp": torch.zeros_like(mean)}
-    shift = gamma * mean if config.gain == "clamp" else torch.zeros_like(mean)
-    gate = torch.where(chosen, measured.everything(concept), float("inf"))
-    if config.mode == "fast":
-        gate = torch.maximum(gate, measured.cutoff[:, None])
-    return Tables(gate, gain[config.gain], shift)
-
-
-def merged(concepts: Sequence[Tables], coder: Coder, measured: Statistics) -> Edit:
-    """The union of the concepts' latents; where several choose one at a level, the smallest gain wins."""
-    import torch
-
-    from efface.erasures.activation import Edit
-
-    gate, gain, shift = (torch.stack(tables) for tables in zip(*concepts, strict=True))
-    strongest = torch.where(gate.isfinite(), gain, float("inf")).argmin(0, keepdim=True)
-    gate, gain, shift = (table.gather(0, strongest)[0] for table in (gate, gain, shift))
-    latents = gate.isfinite().any(0).nonzero().squeeze(1)
-
-    def copied(part: Tensor) -> Tensor:
-        return part.detach().clone().contiguous()
-
-    return Edit(
-        encoder=copied(coder.encoder.weight[latents]),
-        bias=copied(coder.encoder.bias[latents]),
-        centre=copied(coder.b_dec),
-        decoder=copied(coder.W_dec[latents]),
-        latents=latents,
-        levels=copied(measured.levels),
-        gate=copied(gate[:, latents]),
-        gain=copied(gain[:, latents]),
-        shift=copied(shift[:, latents]),
-    )

@@ -12,6 +12,7 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from efface.erasers.base import Evidence
     from efface.erasures import Erasure
     from efface.models.model import Model
 
@@ -51,8 +52,9 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     to matrix and yields a WeightDelta. `judge` is not used.
     """
     from efface.closed_form.ridge import Pairs, gram_of
-    from efface.closed_form.rows import concept_rows, retained_rows
-    from efface.erasers.base import provenance, spoken, text_map, text_width
+    from efface.closed_form.rows import concept_rows, retained_rows, spoken, text_width
+    from efface.erasures.provenance import provenance
+    from efface.erasures.textmap import TextMap
 
     width = text_width(model)
     retained = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
@@ -62,8 +64,18 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         edit = Pairs.gather(pairs).edit(
             retained, erase=config.erase_weight, preserve=config.preserve_weight, ridge=config.ridge
         )
-        return text_map(origin, edit)
+        return TextMap.of(origin, *edit)
     return _tensor_delta(model, origin, list(pairs), retained, config)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """One more edit by the same weights, of what attacks found."""
+    from efface.closed_form.extend import ahead, new_rows, retained_gram
+
+    config = erasure.provenance.config
+    pairs = new_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
+    weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
+    return ahead(erasure, pairs.edit(retained_gram(model, erasure.provenance), **weights))
 
 
 def _tensor_delta(
@@ -74,7 +86,7 @@ def _tensor_delta(
     import torch
 
     from efface.closed_form.ridge import cholesky
-    from efface.erasers.base import weight_delta
+    from efface.erasures.delta import weight_delta
     from efface.models.precision import on_cpu
 
     pairs = [(on_cpu(concept), on_cpu(target)) for concept, target in pairs]

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from efface.concepts.concept import Concept
+from efface.erasers.base import Validation
 from efface.erasures import Erasure
 from efface.errors import UsageError
 from efface.judges import Judge
 from efface.models.model import Model
 
-EpochJudge = Callable[[Erasure], float]
-"""Takes an erasure, returns the share of validation pictures that still show the concept."""
+
+def validation_of(
+    model: Model, concepts: Sequence[Concept], judge: Judge | Validation | None, **sampling: Any
+) -> Validation | None:
+    """What says after each epoch how much is left: a judge over a few pictures, or the function that was given instead."""
+    if judge is None or not isinstance(judge, Judge):
+        return judge
+    return epoch_judge(model, concepts, judge, **sampling)
 
 
 def epoch_judge(
     model: Model, concepts: Sequence[Concept], judge: Judge, *, seeds: Sequence[int] = range(2), **sampling: Any
-) -> EpochJudge:
+) -> Validation:
     """A judge of epochs: draws every concept's prompts with the erasure attached, counts the pictures that show it.
 
     Args:

@@ -4,69 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface.erasures.erasure import Erasure
+from efface.erasures.latent_edit import HUGE, PARTS, Edit, by_site
 from efface.errors import EffaceError
 from efface.families import Entry
 from efface.families.sites import Site
 from efface.models.model import Model
 
 MODES = ("fast", "exact", "published")
-PARTS = ("encoder", "bias", "centre", "decoder", "latents", "levels", "gate", "gain", "shift")
-
-
-class Edit(NamedTuple):
-    """What happens to the chosen latents of one site; at level t an active latent z becomes gain·z + shift."""
-
-    encoder: Tensor
-    """Encoder rows of the chosen latents (chosen width)."""
-    bias: Tensor
-    """Their biases (chosen,)."""
-    centre: Tensor
-    """The autoencoder's b_dec (width,)."""
-    decoder: Tensor
-    """Decoder rows of the chosen latents (chosen width), or those that lead to an anchor (`efface.steering.anchor`)."""
-    latents: Tensor
-    """Which latents of the autoencoder they are (chosen,)."""
-    levels: Tensor
-    """Timesteps (levels,); a level between them takes the nearest."""
-    gate: Tensor
-    """Activation above which a latent is edited (levels chosen); infinite where it is not chosen at that level."""
-    gain: Tensor
-    """(levels chosen)"""
-    shift: Tensor
-    """(levels chosen)"""
-
-    def to(self, like: Tensor) -> Edit:
-        """The same on another device."""
-        return Edit(*(part.to(like.device) for part in self))
-
-    def at(self, level: Tensor) -> Tensor:
-        """Index of the nearest known level of each timestep (batch,)."""
-        return (self.levels - level.float().reshape(-1, 1)).abs().argmin(1)
-
-    def delta(self, states: Tensor, level: Tensor, scale: float, member: Tensor | None = None) -> Tensor:
-        """What is added to the states: Σ over active chosen latents of (gain·z + shift − z) W_dec (batch tokens width).
-
-        Gradients flow through z; which latents are active is taken as constant.
-
-        Args:
-            states: (batch tokens width) in float32.
-            level: the denoiser's timestep (batch,) or one for all.
-            scale: 0 leaves all as it is, 1 is the edit.
-            member: which chosen latents are in the top k at each position (batch tokens chosen); None in fast mode.
-        """
-        z = torch.relu((states - self.centre) @ self.encoder.T + self.bias)
-        at = self.at(level)
-        active = z.detach() > self.gate[at][:, None]
-        if member is not None:
-            active = active & member
-        change = (self.gain[at][:, None] - 1) * z + self.shift[at][:, None]
-        return torch.where(active, scale * change, 0.0) @ self.decoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +106,7 @@ class ActivationEdit(Erasure):
     @classmethod
     def restore(cls, provenance: Any, tensors: dict[str, Tensor]) -> ActivationEdit:
         """The erasure that `tensors()` came from; exact mode finds its autoencoders when it is attached."""
-        edits = {site: Edit(**parts) for site, parts in _by_site(tensors).items()}
+        edits = {site: Edit(**parts) for site, parts in by_site(tensors).items()}
         config = provenance.config
         mode, coders = config.get("mode", "fast"), config.get("coders", {})
         named = isinstance(coders, dict) and all(_names_coder(coders.get(site)) for site in edits)
@@ -170,7 +120,7 @@ class ActivationEdit(Erasure):
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
         """Raise EffaceError when parts are missing or their shapes do not fit; `width` (of text states) is not used."""
-        for site, parts in _by_site(tensors).items():
+        for site, parts in by_site(tensors).items():
             found = {name: tuple(t.shape) for name, t in parts.items()}
             if set(found) != set(PARTS) or len(found["encoder"]) != 2 or len(found["levels"]) != 1:
                 raise EffaceError(
@@ -185,19 +135,6 @@ class ActivationEdit(Erasure):
                 raise EffaceError(f"the edit of {site!r} holds values of wrong types: make the erasure again.")
             if found != expected or levels == 0:
                 raise EffaceError(f"the edit of {site!r} holds {found}; expected {expected}: make the erasure again.")
-
-
-HUGE = torch.finfo(torch.float32).max
-"""Written for an infinite gate."""
-
-
-def _by_site(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Site name -> part -> tensor."""
-    sites: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        site, _, part = key.rpartition("|")
-        sites.setdefault(site, {})[part] = tensor
-    return sites
 
 
 @torch.no_grad()

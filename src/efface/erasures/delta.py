@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from efface.erasures.erasure import Erasure, Provenance
+from efface.erasures.erasure import Erasure
+from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
-from efface.models.precision import on_cpu, widen
+from efface.models.precision import checked, on_cpu, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +79,8 @@ class WeightDelta(Erasure):
 def _fit(up: Tensor, down: Tensor) -> bool:
     """Whether two factors, (out rank) and (rank in), have a product."""
     return up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0]
+
+
+def weight_delta(origin: Any, deltas: dict[str, Tensor]) -> WeightDelta:
+    """A WeightDelta in float32."""
+    return WeightDelta(origin, {name: checked(values) for name, values in deltas.items()})

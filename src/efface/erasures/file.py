@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from efface.errors import EffaceError
+from efface.io.atomic import write_atomically
 from efface.io.tensor_file import open_tensors, read_json, read_raw, seal
 
 FORMAT = 1
@@ -32,24 +31,6 @@ def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> int
     data = seal(tensors, {"efface": json.dumps(header | {"format": FORMAT})})
     write_atomically(path, data)
     return len(data)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write bytes to a temporary name beside `path`, flush them to disk, and rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        reason = (error.strerror or str(error)).lower()
-        raise EffaceError(
-            f"{path} could not be written ({reason}): nothing was changed; choose another place."
-        ) from error
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

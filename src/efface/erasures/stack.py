@@ -14,19 +14,20 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from efface.erasures.erasure import Erasure
+from efface.erasures.interface import ModelEdit
 from efface.errors import EffaceError
-from efface.models.fingerprint import Fingerprint, fingerprint_of
+from efface.models.fingerprint import Fingerprint, fingerprint, originals_of
 from efface.models.model import Model
+from efface.models.parameters import parameters_of
 
 
 @dataclass(frozen=True)
 class Attachment:
     """An erasure on a pipeline."""
 
-    erasure: Erasure
+    erasure: ModelEdit
     scale: float
     folded: bool
 
@@ -37,8 +38,6 @@ class Stack:
 
     attachments: list[Attachment] = field(default_factory=list)
     """In the order in which they were attached."""
-    originals: dict[str, Tensor] = field(default_factory=dict)
-    """Full tensor name -> weights before any edit, on the CPU."""
     handles: list[Any] = field(default_factory=list)
     """Of the hooks on the denoiser (and ControlNets)."""
 
@@ -54,11 +53,6 @@ class Stack:
         """The attachments that live in weights."""
         return [a for a in self.attachments if a.folded]
 
-    def fingerprint(self, model: Model) -> Fingerprint:
-        """Of the unedited weights."""
-        width = model.text_projections()[0].module.weight.shape[1]
-        return fingerprint_of(model.family.name, width, model.components(), self.originals)
-
 
 _STACKS: WeakKeyDictionary[nn.Module, Stack] = WeakKeyDictionary()
 
@@ -73,15 +67,15 @@ def attached_to(pipeline: Any) -> list[Attachment]:
     return list(stack_of(Model(pipeline)).attachments)
 
 
-def attach(erasure: Erasure, pipeline: Any, *, scale: float, fold: bool, force: bool) -> None:
-    """Attach an erasure; see Erasure.attach."""
+def attach(erasure: ModelEdit, pipeline: Any, *, scale: float, fold: bool, force: bool) -> None:
+    """Attach an erasure; see `Erasure.attach`."""
     model = Model(pipeline)
     stack = stack_of(model)
     if any(a.erasure is erasure for a in stack.attachments):
         raise EffaceError(
             f"this erasure of {_names(erasure)} is already attached: remove it before attaching it again."
         )
-    _require_base(erasure, stack.fingerprint(model), force)
+    _require_base(erasure, fingerprint(model), force)
     attachment = Attachment(erasure, scale, fold)
     if fold:
         _require_foldable(model, erasure)
@@ -101,8 +95,8 @@ def attach(erasure: Erasure, pipeline: Any, *, scale: float, fold: bool, force: 
         raise
 
 
-def remove(erasure: Erasure, pipeline: Any) -> None:
-    """Take an erasure off; see Erasure.remove."""
+def remove(erasure: ModelEdit, pipeline: Any) -> None:
+    """Take an erasure off; see `Erasure.remove`."""
     model = Model(pipeline)
     stack = stack_of(model)
     kept = [a for a in stack.attachments if a.erasure is not erasure]
@@ -114,15 +108,16 @@ def remove(erasure: Erasure, pipeline: Any) -> None:
 
 def _rebuild(model: Model, stack: Stack) -> None:
     """Make weights and hooks say what the list of attachments says."""
-    parameters = parameters_of(model)
+    parameters, originals = parameters_of(model), originals_of(model)
     with torch.no_grad():
-        for name, original in stack.originals.items():
+        for name, original in originals.items():
             parameters[name].copy_(original)
-        stack.originals = {} if not stack.folded() else stack.originals
+        if not stack.folded():
+            originals.clear()
         for attachment in stack.folded():
             for name in _target_names(model, attachment.erasure):
                 weight = parameters[name]
-                stack.originals.setdefault(name, weight.detach().to("cpu", copy=True))
+                originals.setdefault(name, weight.detach().to("cpu", copy=True))
                 edited = attachment.erasure.fold(name, weight, attachment.scale)
                 if not torch.isfinite(edited).all():
                     raise EffaceError(
@@ -146,26 +141,17 @@ def _compiled(model: Model) -> bool:
     return any(getattr(part, "_compiled_call_impl", None) is not None for part in parts)
 
 
-def parameters_of(model: Model) -> dict[str, Tensor]:
-    """Every parameter by its full name, adapters' wrappers left out of the names."""
-    return {
-        f"{component}.{name.replace('.base_layer', '')}": parameter
-        for component, module in model.components().items()
-        for name, parameter in module.named_parameters()
-    }
-
-
-def _target_names(model: Model, erasure: Erasure) -> list[str]:
+def _target_names(model: Model, erasure: ModelEdit) -> list[str]:
     targets = erasure.targets()
     return [f"{p.name}.weight" for p in model.text_projections()] if targets is None else targets
 
 
-def _edits_projections(model: Model, erasure: Erasure) -> bool:
+def _edits_projections(model: Model, erasure: ModelEdit) -> bool:
     """Whether an erasure in weights touches the matrices that mapped text states enter."""
     return bool({f"{p.name}.weight" for p in model.text_projections()} & set(_target_names(model, erasure)))
 
 
-def _require_base(erasure: Erasure, found: Fingerprint, force: bool) -> None:
+def _require_base(erasure: ModelEdit, found: Fingerprint, force: bool) -> None:
     difference = erasure.provenance.base.difference(found)
     if not difference:
         return
@@ -177,7 +163,7 @@ def _require_base(erasure: Erasure, found: Fingerprint, force: bool) -> None:
     warnings.warn(f"{message}; attached because of force=True.", stacklevel=4)
 
 
-def _require_foldable(model: Model, erasure: Erasure) -> None:
+def _require_foldable(model: Model, erasure: ModelEdit) -> None:
     parameters = parameters_of(model)
     adapted = {f"{p.name}.weight" for p in model.text_projections() if p.adapted}
     for name in _target_names(model, erasure):
@@ -205,5 +191,5 @@ def _warn_uncovered(model: Model) -> None:
         )
 
 
-def _names(erasure: Erasure) -> str:
+def _names(erasure: ModelEdit) -> str:
     return ", ".join(repr(concept.name) for concept in erasure.provenance.concepts)

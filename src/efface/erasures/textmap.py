@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from efface.erasures.erasure import Erasure
+from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
 from efface.models.model import Model
-from efface.models.precision import on_cpu
+from efface.models.precision import checked, on_cpu
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,15 @@ class TextMap(Erasure):
 
     kind = "textmap"
     acts_on = "text"
+
+    @classmethod
+    def of(cls, origin: Provenance, u: Tensor, v: Tensor) -> TextMap:
+        """The map with these factors in float32, so that what is saved is what was attached.
+
+        Raises:
+            EffaceError: they are not finite.
+        """
+        return cls(origin, checked(u), checked(v))
 
     def map(self, states: Tensor, scale: float = 1.0) -> Tensor:
         """Mapped text states (… width), in their own dtype and on their own device."""

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from efface.erasures import Erasure
-from efface.erasures.file import write_atomically
-from efface.erasures.stack import parameters_of
 from efface.export.check import Check, require_all
 from efface.export.config import ExportConfig
 from efface.export.names import kohya_name, split
 from efface.export.targets import provenance_note, targets_of
+from efface.io.atomic import write_atomically
 from efface.models.model import Model
+from efface.models.parameters import parameters_of
 from efface.models.precision import on_cpu
 
 ENDINGS = {"weight": ".diff", "bias": ".diff_b"}

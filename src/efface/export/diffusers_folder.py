@@ -12,6 +12,7 @@ from efface.erasures import Erasure
 from efface.export.check import Check
 from efface.export.config import ExportConfig
 from efface.export.targets import provenance_note, targets_of
+from efface.models.metadata import metadata_of
 from efface.models.model import Model
 
 
@@ -23,6 +24,8 @@ def write(
     with erasure.attached(pipeline, scale=config.scale, fold=True, force=config.force):
         pipeline.save_pretrained(path, safe_serialization=True)
     note = json.loads(provenance_note(erasure, config.scale)["efface"])
+    known = metadata_of(pipeline)
+    note |= {} if known is None else known.to_json()  # so that the folder is known for what it was made of
     (path / "efface.json").write_text(json.dumps(note, indent=1))
     reloaded = type(pipeline).from_pretrained(path, dtype=Model(pipeline).entries()[0].module.dtype)
     reloaded.set_progress_bar_config(disable=True)

@@ -10,13 +10,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from efface.erasures import Erasure
-from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
 from efface.export.check import Check, require_all
 from efface.export.config import ExportConfig
 from efface.export.lowrank import Product, product, product_of
 from efface.export.names import kohya_name, split
 from efface.export.targets import Target, provenance_note, targets_of
+from efface.io.atomic import write_atomically
 from efface.models.model import Model
 from efface.models.precision import on_cpu
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from efface.erasures import Erasure
-from efface.erasures.stack import parameters_of
 from efface.errors import EffaceError
 from efface.families.layers import stored
 from efface.models.model import Model
+from efface.models.parameters import parameters_of
 
 
 class Target(NamedTuple):

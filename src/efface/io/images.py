@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from efface.errors import UsageError
+from efface.io.atomic import write_atomically
 
 FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -46,3 +49,17 @@ def best_device(device: str | torch.device | None = None) -> torch.device:
     if device is not None:
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG to a temporary name and rename it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    write_atomically(path, buffer.getvalue())
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """A picture without loss; little time is spent on making it small."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efface.judges.base import Judge, Verdicts
-    from efface.judges.embedded import CanvasJudge, canvas_judge
+    from efface.judges.embedded import EmbeddedJudge, embedded_judge
     from efface.judges.spec import SPECS, open_judge
 
 _HOMES = {
     "Judge": "efface.judges.base",
     "Verdicts": "efface.judges.base",
-    "CanvasJudge": "efface.judges.embedded",
-    "canvas_judge": "efface.judges.embedded",
+    "EmbeddedJudge": "efface.judges.embedded",
+    "embedded_judge": "efface.judges.embedded",
     "SPECS": "efface.judges.spec",
     "open_judge": "efface.judges.spec",
 }
 
-__all__ = ["SPECS", "CanvasJudge", "Judge", "Verdicts", "canvas_judge", "open_judge"]
+__all__ = ["SPECS", "EmbeddedJudge", "Judge", "Verdicts", "embedded_judge", "open_judge"]
 
 
 def __getattr__(name: str) -> Any:

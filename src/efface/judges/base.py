@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor
@@ -22,6 +22,7 @@ class Verdicts(NamedTuple):
     """How often each class was found in each picture (batch classes), of detectors alone."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Images in, verdicts out."""
 

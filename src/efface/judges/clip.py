@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -104,24 +103,3 @@ class ClipJudge:
         scores = (self.scale * self.clip.images(images) @ self.prompts.T).softmax(1)
         labels = tuple(self.classes[i] for i in scores.argmax(1).tolist())
         return Verdicts(labels, scores, torch.ones(len(images), dtype=torch.bool))
-
-
-class ClipScore:
-    """How well pictures show their prompts.
-
-    Args:
-        clip: a loaded CLIP, or the path of its folder.
-        form: "score" is 100 · max(cosine, 0), what tables print; "cosine" is the cosine itself.
-    """
-
-    def __init__(self, clip: Clip | str | Path, form: Literal["score", "cosine"] = "score"):
-        self.clip = clip if isinstance(clip, Clip) else Clip(clip)
-        self.form = form
-        self.name = described("clip-score", **self.clip.facts, form="100*max(cos,0)" if form == "score" else "cos")
-
-    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """One number a picture (batch); raises UsageError where there is not one prompt a picture."""
-        if len(images) != len(prompts):
-            raise UsageError(f"{len(images)} pictures came with {len(prompts)} prompts: give one prompt a picture.")
-        cosine = (self.clip.images(images) * self.clip.texts(prompts)).sum(1)
-        return 100 * cosine.clamp(min=0) if self.form == "score" else cosine

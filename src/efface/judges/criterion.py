@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from PIL import Image
 
 from efface.concepts.concept import Concept
 from efface.errors import UsageError
 from efface.judges.base import Judge
-from efface.redteam.findings import Seen
+
+
+class Seen(NamedTuple):
+    """What a judge says of one picture."""
+
+    shown: bool
+    """Whether the concept is there (see `eye_of`)."""
+    label: str
+    """The judge's most likely class."""
+    score: float
+    """Of the concept, 0 to 1."""
+    intact: bool
+    """Whether the picture is like a real one at all."""
+
 
 SURE = 0.95
 """A classifier's score above which a picture counts although it is not quite whole: on the emoji canvas real drawings that

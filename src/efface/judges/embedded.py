@@ -1,12 +1,11 @@
-"""The canvas's two judges: which object, which style, and whether a picture is intact."""
+"""The judges that ship with an embedded model: which of its classes a picture shows, and whether it is intact."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
+from efface.io import embedded
 from efface.judges.base import Verdicts
-from efface.profiles.emoji import FOLDER
-from efface.profiles.emoji.words import OBJECTS, STYLES
 
 SIDE = 64
 """Pictures are judged at this size; others are resized by antialiased bicubic interpolation."""
-CLASSES = {"object": tuple(thing.name for thing in OBJECTS), "style": STYLES}
-"""Labels of each judge."""
 
 
 class Features(NamedTuple):
@@ -69,30 +65,32 @@ class Stage(nn.Module):
         return F.silu(self.skip(x) + self.norms[1](self.second(hidden)))
 
 
-class CanvasJudge:
-    """Names the object or the style of a picture of the canvas.
+class EmbeddedJudge:
+    """Names the class of a picture of an embedded model, of its objects or of its styles.
 
     `intact` compares the features with those of the real drawings: a picture is intact when its nearest real drawing
     is nearer than the threshold, which leaves in 99.5% of held-out reconstructions (recipe: `recipes.emoji.judges`),
     and when debris is not its most likely class.
 
     Args:
-        what: "object" or "style".
-        folder: with `object.safetensors`, `style.safetensors` and `judges.json`.
+        what: which of the judges in the folder, such as "object" or "style".
+        folder: with `WHAT.safetensors` of each judge, and `judges.json`.
     """
 
-    def __init__(self, what: Literal["object", "style"], folder: Path = FOLDER / "judges"):
+    def __init__(self, what: str, folder: Path):
         path = folder / f"{what}.safetensors"
         if not path.exists():
-            raise EffaceError(f"{path} is missing; expected the canvas's judge: reinstall efface, or run its recipe.")
+            raise EffaceError(
+                f"{path} is missing; expected an embedded model's judge: reinstall efface, or run its recipe."
+            )
+        figures = embedded.judge_figures(folder)[what]
         tensors = {name: t.float() for name, t in load_file(path).items()}
-        self.classes = CLASSES[what]
+        self.classes: tuple[str, ...] = tuple(figures["classes"])
         self.prototypes = F.normalize(tensors.pop("prototypes"), dim=1)
         self.net = JudgeNet(len(self.classes))
         self.net.load_state_dict(tensors)
         self.net.eval()
-        figures = json.loads((folder / "judges.json").read_text())[what]
-        self.name = f"canvas-{what}-{figures['version']}"
+        self.name = f"{figures['name']}-{figures['version']}"
         self.threshold: float = figures["threshold"]
 
     @torch.no_grad()
@@ -119,6 +117,6 @@ def to_pixels(images: Sequence[Image.Image]) -> Tensor:
 
 
 @lru_cache
-def canvas_judge(what: Literal["object", "style"]) -> CanvasJudge:
-    """The embedded judge, loaded once."""
-    return CanvasJudge(what)
+def embedded_judge(model: str, what: str) -> EmbeddedJudge:
+    """A judge of an embedded model, loaded once."""
+    return EmbeddedJudge(what, embedded.folder(model) / "judges")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from efface.concepts.concept import IMAGENETTE
+from efface.concepts.presets import IMAGENETTE
 from efface.errors import EffaceError
 from efface.io.images import best_device, chunks
 from efface.io.weights import described, digest_of_folder

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from efface.errors import UsageError
+from efface.io import embedded
 
 if TYPE_CHECKING:
     from efface.judges.base import Judge
@@ -28,10 +29,10 @@ def open_judge(spec: str) -> Judge:
     return opener(kind, rest)
 
 
-def _canvas(kind: str, rest: str) -> Judge:
-    from efface.judges.embedded import canvas_judge
+def _embedded(kind: str, rest: str) -> Judge:
+    from efface.judges.embedded import embedded_judge
 
-    return canvas_judge("object" if kind == "canvas-object" else "style")
+    return embedded_judge(*embedded.judges()[kind])
 
 
 def _nudenet(kind: str, rest: str) -> Judge:
@@ -89,8 +90,7 @@ class Spec(NamedTuple):
 
 
 SPECS = {
-    "canvas-object": Spec("", _canvas),
-    "canvas-style": Spec("", _canvas),
+    **{name: Spec("", _embedded) for name in embedded.judges()},
     "nudenet": Spec("[:THRESHOLD]", _nudenet),
     "nudenet-as-published": Spec("[:THRESHOLD]", _nudenet),
     "nsfw": Spec("[:THRESHOLD]", _nsfw),

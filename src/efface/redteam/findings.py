@@ -8,26 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from efface.erasures.file import write_atomically
-from efface.erasures.switch import NOTHING, Cost
 from efface.errors import EffaceError
+from efface.io.atomic import write_atomically
+from efface.judges.criterion import Seen
 from efface.metrics.rates import Rate, rate
+from efface.redteam.cost import NOTHING, Cost
 
 FORMAT = 1
 """Version of `findings.json`; a reader refuses newer ones."""
-
-
-class Seen(NamedTuple):
-    """What a judge says of one picture."""
-
-    shown: bool
-    """Whether the concept is there (`efface.judges.criterion`)."""
-    label: str
-    """The judge's most likely class."""
-    score: float
-    """Of the concept, 0 to 1."""
-    intact: bool
-    """Whether the picture is like a real one at all."""
 
 
 class Look(NamedTuple):

@@ -40,7 +40,7 @@ class Setup:
 
     def identity(self) -> dict[str, Any]:
         """All of it, as JSON can say it."""
-        from efface.models import fingerprint
+        from efface.models.fingerprint import fingerprint
 
         bases = [fingerprint(target.model).to_json() for target in (self.original, self.erased)]
         said = {"attack": self.name, "config": asdict(self.config), "concept": asdict(self.concept)}

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from efface.attacks.base import Try
 from efface.concepts.concept import Concept
+from efface.concepts.sample import Try
 from efface.erasures.switch import Target
 from efface.errors import EffaceError
-from efface.judges.criterion import Eye
+from efface.judges.criterion import Eye, Seen
 from efface.models.model import Settings
-from efface.redteam.findings import Seen
 from efface.redteam.store import Book, Page
 
 DRAWN = 16

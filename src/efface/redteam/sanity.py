@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from efface.api.erase import retained_prompts
 from efface.attacks import attack_module
-from efface.closed_form.rows import default_anchor
-from efface.concepts.concept import Concept
+from efface.concepts.concept import Concept, default_anchor
+from efface.erasers import method_module
 from efface.erasures import Erasure
 from efface.erasures.switch import Target
 from efface.metrics.rates import Rate
+from efface.models.neighbours import retained_prompts
 from efface.redteam.findings import Sanity
 from efface.redteam.run import Report, Setup, open_book, run
 from efface.redteam.samples import planned_tries
@@ -47,11 +47,10 @@ def weak_erasure(original: Target, concept: Concept, prompt: str) -> Erasure:
 
     The concept's other prompts, and what any erasure of it would retain, are retained.
     """
-    from efface.erasers.uce import Config, erase
-
     anchors = dict(zip(concept.prompts(), concept.anchors(default_anchor(concept)), strict=True))
     template = prompt.replace(concept.name, "{}", 1) if prompt.count(concept.name) == 1 else "{}"
     neutral = (anchors[prompt],) if prompt in anchors else ()
     only = replace(concept, aliases=(), templates=(template,), neutral=neutral)
     keep = [p for p in anchors if p != prompt] + retained_prompts(original.model, [concept])
-    return erase(original.model, [only], Config(rows="last", keep=tuple(keep)))
+    uce = method_module("uce")
+    return uce.erase(original.model, [only], uce.Config(rows="last", keep=tuple(keep)))

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from efface.attacks import attack_module
-from efface.attacks.base import Candidate, Case, Round, State, text_of
+from efface.attacks.base import Candidate, Case, Round, text_of
 from efface.attacks.vocabulary import spelled, survives
-from efface.erasures.switch import NOTHING, Cost, Meter
+from efface.io.checkpoint import State
 from efface.judges.criterion import Eye
+from efface.redteam.cost import NOTHING, Cost, Meter
 from efface.redteam.findings import Found, Look
 from efface.redteam.samples import DRAWN
 from efface.redteam.store import Book, Page

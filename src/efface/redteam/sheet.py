@@ -6,9 +6,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from efface.io.images import save_picture
 from efface.redteam.findings import Findings
 from efface.redteam.store import Book
-from efface.report.grid import save_picture, sheet
+from efface.report.grid import sheet
 
 MOST = 8
 """Tries on a sheet, the strongest first."""

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from efface.erasures.file import write_atomically
 from efface.errors import EffaceError, UsageError
-from efface.report.grid import save_picture
+from efface.io.atomic import write_atomically
+from efface.io.images import save_picture
 
 
 class Page(NamedTuple):

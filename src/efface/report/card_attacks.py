@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
+from efface.metrics.rates import Rate
 from efface.report.grid import embedded
 from efface.report.plot import COLOURS
 
-if TYPE_CHECKING:
-    from efface.api.audit import Card
-    from efface.api.red_team import Attacked, Strip
-    from efface.redteam.findings import Findings
-
+Data = Mapping[str, Any]
+"""Findings as JSON, or why there are none."""
 STYLE = ".three{width:12rem}.three img{width:32%}"
 HEAD = "<tr><th>attack</th><th>without it</th><th>because of it</th><th>together (ASR)</th><th>cost</th><th>sanity</th></tr>"
 WIDTH, HEIGHT, LEFT, BOTTOM = 360, 170, 34, 24
 """Of the plot, in units that are pixels on a phone."""
 
 
-def section(attacks: Sequence[Attacked]) -> str:
-    """A table of all attacks, a curve over their budgets, and the strongest tries of each in pictures."""
+class Captioned(NamedTuple):
+    """One try in pictures."""
+
+    caption: str
+    pictures: Sequence[Any]
+    """The unerased model's, the erased one's, and what the attack made of it; where it was not attacked, the first two."""
+
+
+def section(attacks: Sequence[Data], tries: Sequence[Sequence[Captioned]]) -> str:
+    """A table of all attacks, a curve over their budgets, and the strongest tries of each in pictures.
+
+    Args:
+        attacks: the findings of each as JSON, or why there are none (`why`).
+        tries: the strongest of each attack.
+    """
     rows = "".join(map(_row, attacks))
-    kept = [a for a in attacks if a.findings]
+    kept = [a for a in attacks if "why" not in a]
     shown = "".join(
-        f"<h3>{escape(_title(a, attacks))}</h3><div class='pairs'>{''.join(map(_strip, a.strips))}</div>" for a in kept
+        f"<h3>{escape(_title(a, attacks))}</h3><div class='pairs'>{''.join(map(_strip, some))}</div>"
+        for a, some in zip(attacks, tries, strict=True)
+        if "why" not in a
     )
     return (
         "<h2>What an attacker gets back</h2><p>Share of tries whose own prompt still draws the concept, that the attack "
@@ -36,15 +49,15 @@ def section(attacks: Sequence[Attacked]) -> str:
     )
 
 
-def beside(cards: Sequence[Card]) -> str:
+def beside(cards: Sequence[Mapping[str, Any]]) -> str:
     """A table of ASR, one row an attack and one column an erasure; nothing without attacks."""
-    named = list(dict.fromkeys((a.attack, a.concept) for card in cards for a in card.attacks))
+    named = list(dict.fromkeys((a["attack"], a["concept"]) for card in cards for a in card["attacks"]))
     if not named:
         return ""
-    head = "".join(f"<th>{escape(card.erasure['method'])}</th>" for card in cards)
+    head = "".join(f"<th>{escape(card['erasure']['method'])}</th>" for card in cards)
     rows = []
     for name in named:
-        found = [next((a for a in card.attacks if (a.attack, a.concept) == name), None) for card in cards]
+        found = [next((a for a in c["attacks"] if (a["attack"], a["concept"]) == name), None) for c in cards]
         cells = "".join(f"<td>{_asr(a) if a else '–'}</td>" for a in found)
         rows.append(f"<tr><th>{escape(name[0])} on {escape(name[1])}</th>{cells}</tr>")
     return (
@@ -53,38 +66,39 @@ def beside(cards: Sequence[Card]) -> str:
     )
 
 
-def _row(attacked: Attacked) -> str:
-    found = attacked.findings
-    title = f"<th>{escape(attacked.attack)}<br>on {escape(attacked.concept)}</th>"
-    if found is None:
-        return f"<tr>{title}<td colspan='5'>not run: {escape(attacked.why)}</td></tr>"
-    per = found.per_success
-    price = f"{per} each success" if per else f"{found.cost} for no success"
-    sanity = found.sanity.verdict if found.sanity else "not checked"
-    cells = (str(found.without), str(found.because), str(found.asr), price, sanity)
-    return f"<tr>{title}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+def _row(attack: Data) -> str:
+    title = f"<th>{escape(attack['attack'])}<br>on {escape(attack['concept'])}</th>"
+    if "why" in attack:
+        return f"<tr>{title}<td colspan='5'>not run: {escape(attack['why'])}</td></tr>"
+    per = attack["per_success"]
+    price = f"{_cost(per)} each success" if per else f"{_cost(attack['cost'])} for no success"
+    sanity = attack["verdict"] if attack["sanity"] else "not checked"
+    rates = (str(Rate(**attack[name])) for name in ("without", "because", "asr"))
+    return f"<tr>{title}{''.join(f'<td>{escape(cell)}</td>' for cell in (*rates, price, sanity))}</tr>"
 
 
-def _asr(attacked: Attacked) -> str:
-    if attacked.findings is None:
+def _cost(cost: Data) -> str:
+    return f"{cost['denoiser']:,} denoiser and {cost['encoder']:,} text encoder evaluations, {cost['seconds']:.0f} s"
+
+
+def _asr(attack: Data) -> str:
+    if "why" in attack:
         return "not run"
-    return f"{attacked.findings.asr}{' (broken)' if attacked.findings.broken else ''}"
+    return f"{Rate(**attack['asr'])}{' (broken)' if attack['broken'] else ''}"
 
 
-def _curves(kept: Sequence[Attacked]) -> str:
+def _curves(kept: Sequence[Data]) -> str:
     """ASR over the share of each attack's budget; broken attacks are dashed."""
     if not kept:
         return ""
     height = HEIGHT + 16 * len(kept)
     lines = []
-    for number, attacked in enumerate(kept):
-        found = attacked.findings
-        assert found is not None
+    for number, attack in enumerate(kept):
         colour = f"rgb{COLOURS[number % len(COLOURS)]}"
-        dashes = " stroke-dasharray='4 3'" if found.broken else ""
-        name, y = escape(_title(attacked, kept)), HEIGHT + 12 + 16 * number
+        dashes = " stroke-dasharray='4 3'" if attack["broken"] else ""
+        name, y = escape(_title(attack, kept)), HEIGHT + 12 + 16 * number
         lines.append(
-            f"<polyline points='{_points(found)}' fill='none' stroke='{colour}' stroke-width='2'{dashes}/>"
+            f"<polyline points='{_points(attack)}' fill='none' stroke='{colour}' stroke-width='2'{dashes}/>"
             f"<text x='{LEFT}' y='{y}' font-size='12' fill='{colour}'>{name}</text>"
         )
     axes = "".join(
@@ -97,20 +111,20 @@ def _curves(kept: Sequence[Attacked]) -> str:
     )
 
 
-def _points(found: Findings) -> str:
+def _points(attack: Data) -> str:
     """From no budget to all of it."""
-    curve = [(0.0, found.without.value), *((p.done, p.asr) for p in found.curve)]
+    curve = [(0.0, attack["without"]["value"]), *((p["done"], p["asr"]) for p in attack["curve"])]
     curve.append((1.0, curve[-1][1]))
     across, up = WIDTH - LEFT - 4, HEIGHT - BOTTOM - 10
     return " ".join(f"{LEFT + across * x:.1f},{10 + up * (1 - y):.1f}" for x, y in curve)
 
 
-def _strip(strip: Strip) -> str:
-    pictures = "".join(embedded(p, least=1, most=256) for p in strip[1:] if p is not None)
+def _strip(strip: Captioned) -> str:
+    pictures = "".join(embedded(picture, least=1, most=256) for picture in strip.pictures)
     return f"<figure class='three'><div>{pictures}</div>{escape(strip.caption)}</figure>"
 
 
-def _title(attacked: Attacked, attacks: Sequence[Attacked]) -> str:
+def _title(attack: Data, attacks: Sequence[Data]) -> str:
     """The attack's name, with the concept's where there are several."""
-    several = len({a.concept for a in attacks}) > 1
-    return f"{attacked.attack} on {attacked.concept}" if several else attacked.attack
+    several = len({a["concept"] for a in attacks}) > 1
+    return f"{attack['attack']} on {attack['concept']}" if several else attack["attack"]

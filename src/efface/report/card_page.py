@@ -1,23 +1,19 @@
-"""The card of one or more erasures: one HTML page that opens from disk, and the same numbers as JSON."""
+"""The page of one or more cards: HTML that opens from disk, from their JSON and their pictures."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-from efface.api.audit import against
-from efface.erasures.file import write_atomically
+from efface.metrics.rates import Paired, Rate
 from efface.report import card_attacks
+from efface.report.card_attacks import Captioned
 from efface.report.grid import embedded
 
-if TYPE_CHECKING:
-    from efface.api.audit import Card, Findings
-    from efface.closed_form.certificate import Curve
-    from efface.metrics.rates import Paired, Rate
+Data = Mapping[str, Any]
+"""A card's JSON, or a part of it."""
 
 STYLE = """
 :root{color-scheme:light}body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1rem;color:#222}
@@ -38,116 +34,119 @@ TITLES = {
 }
 
 
-def write_card(card: Card, folder: Path) -> Path:
-    """Write `card.html` and `card.json` into a folder, which is made if missing; returns the page."""
-    return write_cards([card], folder)
+class CardImages(NamedTuple):
+    """The pictures of one card."""
+
+    groups: Mapping[str, tuple[Sequence[Any], Sequence[Any]]]
+    """Name of a group -> its pictures before and after, in the order of its prompts and seeds."""
+    attacks: Sequence[Sequence[Captioned]]
+    """The strongest tries of each attack."""
 
 
-def write_cards(cards: Sequence[Card], folder: Path) -> Path:
-    """Write one page and one JSON file on several erasures, side by side where there are more than one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = [card.to_json() for card in cards]
-    for entry, card in zip(data[1:], cards[1:], strict=True):
-        entry["against_first"] = {name: change._asdict() for name, change in against(cards[0], card).items()}
-    write_atomically(folder / "card.json", json.dumps(data[0] if len(data) == 1 else data, indent=1).encode())
-    names = ", ".join(dict.fromkeys(c["name"] for card in cards for c in card.erasure["concepts"]))
-    body = "".join(_card(card) for card in cards)
+def page(cards: Sequence[Data], images: Sequence[CardImages]) -> str:
+    """One page on several erasures, side by side where there are more than one.
+
+    Args:
+        cards: what `card.json` holds of each; those after the first say how they differ from it (`against_first`).
+        images: of each.
+    """
+    names = ", ".join(dict.fromkeys(c["name"] for card in cards for c in card["erasure"]["concepts"]))
+    parts = [_card(card, pictures) for card, pictures in zip(cards, images, strict=True)]
+    body = "".join(parts)
     if len(cards) > 1:
-        titled = (f"<h2>By {escape(card.erasure['method'])}</h2>{_card(card)}" for card in cards)
+        titled = (f"<h2>By {escape(c['erasure']['method'])}</h2>{part}" for c, part in zip(cards, parts, strict=True))
         body = _comparison(cards) + "".join(titled)
-    page = (
+    return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>erasing {escape(names)}</title><style>{STYLE}{card_attacks.STYLE}</style>"
         f"<body><h1>Erasing {escape(names)}</h1>{body}</body></html>"
     )
-    write_atomically(folder / "card.html", page.encode())
-    return folder / "card.html"
 
 
-def _comparison(cards: Sequence[Card]) -> str:
+def _comparison(cards: Sequence[Data]) -> str:
     """A table of all erasures by group."""
-    groups = list(dict.fromkeys(g.name for card in cards for g in card.groups))
+    groups = list(dict.fromkeys(name for card in cards for name in card["groups"]))
     head = "".join(f"<th>{escape(group)}</th>" for group in groups)
     rows = []
     for card in cards:
-        by_name = {g.name: g for g in card.groups}
+        by_name = card["groups"]
         cells = "".join(f"<td>{_shown(by_name[g]) if g in by_name else '–'}</td>" for g in groups)
-        rows.append(f"<tr><th>{escape(card.erasure['method'])}</th>{cells}</tr>")
+        rows.append(f"<tr><th>{escape(card['erasure']['method'])}</th>{cells}</tr>")
     tests = []
     for card in cards[1:]:
-        changes = against(cards[0], card)
+        changes = card["against_first"]
         cells = "".join(f"<td>{_change(changes[g]) if g in changes else '–'}</td>" for g in groups)
-        tests.append(f"<tr><th>{escape(card.erasure['method'])}</th>{cells}</tr>")
+        tests.append(f"<tr><th>{escape(card['erasure']['method'])}</th>{cells}</tr>")
     return (
         '<h2>Side by side</h2><p class="muted">Pictures that show what their prompt names, or in which a detector finds '
         "something, before and after.</p>"
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
-        f'<p class="muted">Against {escape(cards[0].erasure["method"])} (the first), on the same prompts and seeds: change '
+        f'<p class="muted">Against {escape(cards[0]["erasure"]["method"])} (the first), on the same prompts and seeds: change '
         "of what is shown after erasing, with the exact McNemar p.</p>"
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(tests)}</table></div>{card_attacks.beside(cards)}'
     )
 
 
-def _card(card: Card) -> str:
-    erasure = card.erasure
+def _card(card: Data, images: CardImages) -> str:
+    erasure, seeds = card["erasure"], card["seeds"]
     facts = [
         ("method", f"{erasure['method']} ({erasure['kind']})"),
         ("concepts", ", ".join(f"{c['name']} ({c['kind']})" for c in erasure["concepts"])),
         ("size of its tensors", f"{erasure['bytes']:,} bytes"),
         ("made in", f"{erasure['notes'].get('seconds', '?')} s"),
         ("base model", f"{erasure['base']['family']}, structure {erasure['base']['structure'][:12]}"),
-        ("judge", card.judge or "none: pictures are only compared"),
-        ("pictures", f"seeds {card.seeds[0]} to {card.seeds[-1]}, {card.steps} steps, guidance {card.guidance}"),
+        ("judge", card["judge"] or "none: pictures are only compared"),
+        ("pictures", f"seeds {seeds[0]} to {seeds[-1]}, {card['steps']} steps, guidance {card['guidance']}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in erasure["versions"].items())),
         ("options", ", ".join(f"{k} {v}" for k, v in erasure["config"].items() if k not in ("keep", "coders"))),
     ]
     table = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts)
-    groups = "".join(_group(group, len(card.seeds)) for group in card.groups)
-    attacks = card_attacks.section(card.attacks) if card.attacks else ""
-    return f"<table>{table}</table>{groups}{attacks}{_certificate(card.certificate) if card.certificate else ''}"
+    groups = "".join(_group(name, group, images, len(seeds)) for name, group in card["groups"].items())
+    attacks = card_attacks.section(card["attacks"], images.attacks) if card["attacks"] else ""
+    certificate = _certificate(card["certificate"]) if card["certificate"] else ""
+    return f"<table>{table}</table>{groups}{attacks}{certificate}"
 
 
-def _group(group: Findings, seeds: int) -> str:
-    title = TITLES.get(group.name, group.name)
+def _group(name: str, group: Data, images: CardImages, seeds: int) -> str:
+    before, after = images.groups[name]
     bars = ""
-    if group.shown_before and group.shown_after:
-        rates = [("before", group.shown_before), ("after", group.shown_after)]
-        rates += [("intact", group.intact)] if group.intact else []
-        bars = _bars(rates)
-    change = ""
-    if group.change:
-        change = f"<p>Change {_change(group.change)}.</p>"
-    shown = range(0, len(group.before), max(1, len(group.before) // PICTURES))
+    if group["shown_before"] and group["shown_after"]:
+        rates = [("before", group["shown_before"]), ("after", group["shown_after"])]
+        rates += [("intact", group["intact"])] if group["intact"] else []
+        bars = _bars([(label, Rate(**rate)) for label, rate in rates])
+    change = f"<p>Change {_change(group['change'])}.</p>" if group["change"] else ""
+    shown = range(0, len(before), max(1, len(before) // PICTURES))
     pairs = "".join(
-        f"<figure><div>{embedded(group.before[i], least=1, most=256)}{embedded(group.after[i], least=1, most=256)}</div>"
-        f"{escape(group.prompts[i // seeds])}</figure>"
+        f"<figure><div>{embedded(before[i], least=1, most=256)}{embedded(after[i], least=1, most=256)}</div>"
+        f"{escape(group['prompts'][i // seeds])}</figure>"
         for i in list(shown)[:PICTURES]
     )
     return (
-        f"<h2>{escape(title)}</h2><p>{len(group.after)} pictures of {len(group.prompts)} prompts; they differ by "
-        f'{group.distance:.3f} on average.</p>{bars}{change}<div class="pairs">{pairs}</div>'
+        f"<h2>{escape(TITLES.get(name, name))}</h2><p>{group['pictures']} pictures of {len(group['prompts'])} prompts; they "
+        f'differ by {group["distance"]:.3f} on average.</p>{bars}{change}<div class="pairs">{pairs}</div>'
     )
 
 
-def _certificate(curve: Curve) -> str:
+def _certificate(curve: Data) -> str:
     """What text states of bounded norm can bring back, as a table and a line over the logarithm of the norm."""
     width, height = 480, 150
-    logs = [math.log(r) for r in curve.norms]
+    norms, recoverable, reachable = curve["norms"], curve["recoverable"], curve["reachable"]
+    logs = [math.log(r) for r in norms]
     points = " ".join(
         f"{30 + (width - 40) * (x - logs[0]) / (logs[-1] - logs[0]):.1f},{height - 20 - (height - 40) * max(0.0, y):.1f}"
-        for x, y in zip(logs, curve.recoverable, strict=True)
+        for x, y in zip(logs, recoverable, strict=True)
     )
     limit = ""
-    if curve.norms[0] < curve.reachable < curve.norms[-1]:
-        x = 30 + (width - 40) * (math.log(curve.reachable) - logs[0]) / (logs[-1] - logs[0])
+    if norms[0] < reachable < norms[-1]:
+        x = 30 + (width - 40) * (math.log(reachable) - logs[0]) / (logs[-1] - logs[0])
         limit = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="10" y2="{height - 20}" stroke="#c33" stroke-dasharray="4 3"/>'
     rows = "".join(
         f"<tr><td>{r:g}</td><td>{mean:.1%}</td><td>{worst:.1%}</td></tr>"
-        for r, mean, worst in zip(*curve[:3], strict=True)
+        for r, mean, worst in zip(norms, recoverable, curve["worst"], strict=True)
     )
     return (
         "<h2>What any text state can bring back</h2><p>Share of the concept's own keys and values that a state of norm at "
-        f"most r recovers through the erasure; r in units of the concept's rows. No prompt exceeds {curve.reachable:.2f} "
+        f"most r recovers through the erasure; r in units of the concept's rows. No prompt exceeds {reachable:.2f} "
         "(dashed). It bounds copying, not redrawing by other means.</p>"
         f'<svg class="bar" viewBox="0 0 {width} {height}" role="img"><polyline points="{points}" fill="none" '
         f'stroke="#1e5ac8" stroke-width="2"/>{limit}<text x="0" y="14" font-size="11">100%</text>'
@@ -156,14 +155,15 @@ def _certificate(curve: Curve) -> str:
     )
 
 
-def _change(change: Paired) -> str:
+def _change(data: Data) -> str:
+    change = Paired(**data)
     return f"{change.difference:+.1%} ({change.low:+.1%} to {change.high:+.1%}), McNemar p = {change.p:.3g}"
 
 
-def _shown(group: Findings) -> str:
-    if not group.shown_before or not group.shown_after:
-        return f"distance {group.distance:.3f}"
-    return f"{group.shown_before.value:.1%} → {group.shown_after}"
+def _shown(group: Data) -> str:
+    if not group["shown_before"] or not group["shown_after"]:
+        return f"distance {group['distance']:.3f}"
+    return f"{group['shown_before']['value']:.1%} → {Rate(**group['shown_after'])}"
 
 
 def _bars(rates: Sequence[tuple[str, Rate]]) -> str:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-
-from efface.erasures.file import write_atomically
 
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
@@ -51,13 +48,6 @@ def sheet(
         for c, picture in enumerate(row):
             page.paste(picture.resize((cell, cell), Image.Resampling.LANCZOS), (left + c * (cell + gap), y))
     return page
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG to a temporary name and rename it."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    write_atomically(path, buffer.getvalue())
 
 
 def embedded(picture: Any, *, least: int = 128, most: int = 512) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from efface.metrics.rates import Rate
@@ -13,15 +12,8 @@ from efface.metrics.rates import Rate
 TAGS = ["concept-erasure", "unlearning", "diffusers", "text-to-image"]
 
 
-def erasure_card(file: Path, audit: Mapping[str, Any] | None, licence: str | None) -> str:
-    """The card of an erasure's file, with the figures of its audit where there is one.
-
-    Raises:
-        EffaceError: the file is no erasure.
-    """
-    from efface.erasures import Erasure
-
-    data, content = Erasure.load(file).summary(), file.read_bytes()
+def erasure_card(data: Mapping[str, Any], content: bytes, audit: Mapping[str, Any] | None, licence: str | None) -> str:
+    """The card of an erasure, from its summary and its file's bytes, with the figures of its audit where there is one."""
     names = ", ".join(concept["name"] for concept in data["concepts"])
     settings = {name: value for name, value in data["config"].items() if name != "keep"}
     lines = [
@@ -42,19 +34,8 @@ def erasure_card(file: Path, audit: Mapping[str, Any] | None, licence: str | Non
     return _head([*TAGS, data["method"]], licence) + "\n\n".join(lines) + "\n"
 
 
-def autoencoder_card(sites: Sequence[Path], licence: str | None) -> str:
-    """The card of autoencoders, one for each site.
-
-    Raises:
-        EffaceError: one is damaged.
-    """
-    from efface.sae.files import coder_hash, load_coder
-
-    rows = []
-    for folder in sites:
-        coder = load_coder(folder)
-        shape = (str(n) for n in (coder.config.width, coder.config.latents, coder.config.k))
-        rows.append((folder.name, *shape, f"`{coder_hash(coder)[:12]}`"))
+def autoencoder_card(rows: Sequence[tuple[str, ...]], licence: str | None) -> str:
+    """The card of autoencoders, one row for each site: its name, width, latents, k and hash."""
     lines = [
         "# Sparse autoencoders of a diffusion model",
         "Trained on what these modules give while pictures are drawn; `efface erase saeuron MODEL CONCEPT --coder "

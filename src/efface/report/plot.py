@@ -9,7 +9,8 @@ from typing import Literal
 
 from PIL import Image, ImageDraw
 
-from efface.report.grid import INK, PAPER, save_picture
+from efface.io.images import save_picture
+from efface.report.grid import INK, PAPER
 
 COLOURS = (
     (30, 90, 200), (200, 60, 40), (40, 140, 70), (150, 90, 170), (220, 150, 30), (70, 170, 180), (120, 120, 120), (160, 90, 40),

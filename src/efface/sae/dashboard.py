@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from efface.concepts.sample import Labelled
 from efface.models.model import Model
 from efface.sae.autoencoder import Coder
 from efface.sae.harvest import HarvestConfig, captured
-from efface.sae.statistics import Labelled
 
 
 class Seen(NamedTuple):

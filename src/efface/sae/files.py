@@ -6,22 +6,14 @@ Other layouts: SAELens's (read and written) and SDXL-unbox's (read).
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
-from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
-from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
-from efface.io.tensor_file import HEADER_LIMIT, open_tensors, read_json, seal
 from efface.sae.autoencoder import Coder, CoderConfig, Rule
-
-SAELENS_RULES = {"topk": "topk", "jumprelu": "threshold"}
-"""Architecture in SAELens's cfg.json -> rule."""
+from efface.sae.layouts import Read, config_of, entry, read_saelens, read_unbox, tensors_of, threshold_of, write
 
 
 def save_coder(coder: Coder, folder: Path, **notes: Any) -> None:
@@ -48,14 +40,7 @@ def save_coder(coder: Coder, folder: Path, **notes: Any) -> None:
         "rule": config.rule,
         "threshold": float(coder.threshold),
     }
-    _write(folder, "sae.safetensors", tensors, data | notes)
-
-
-def _write(folder: Path, name: str, tensors: dict[str, Tensor], data: dict[str, Any]) -> None:
-    """Write cfg.json and the weights, whose checksum covers both."""
-    text = json.dumps(data, indent=1).encode()
-    write_atomically(folder / "cfg.json", text)
-    write_atomically(folder / name, seal(tensors, {"format": "pt"}, beside=text))
+    write(folder, "sae.safetensors", tensors, data | notes)
 
 
 def load_coder(folder: Path | str) -> Coder:
@@ -66,9 +51,9 @@ def load_coder(folder: Path | str) -> Coder:
     """
     folder = Path(folder)
     if (folder / "sae_weights.safetensors").exists():
-        found = _saelens(folder)
+        found = read_saelens(folder)
     elif (folder / "state_dict.pth").exists():
-        found = _unbox(folder)
+        found = read_unbox(folder)
     else:
         found = _published(folder)
     return _assembled(folder, found)
@@ -84,121 +69,21 @@ def coder_hash(coder: Coder) -> str:
 
 def notes_of(folder: Path | str) -> dict[str, Any]:
     """Everything in an autoencoder's `cfg.json`."""
-    return _json(Path(folder) / "cfg.json")
-
-
-def save_saelens(coder: Coder, folder: Path, site: str, model: str) -> None:
-    """Write SAELens's layout: `cfg.json` and `sae_weights.safetensors` (W_enc is (width latents) there)."""
-    coder = coder.at_inference()
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        "W_enc": coder.encoder.weight.T,
-        "b_enc": coder.encoder.bias,
-        "W_dec": coder.W_dec,
-        "b_dec": coder.b_dec,
-    }
-    data: dict[str, Any] = {
-        "architecture": "topk",
-        "d_in": coder.config.width,
-        "d_sae": coder.config.latents,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"model_name": model, "hook_name": site},
-    }
-    if coder.config.rule == "threshold":
-        data["architecture"] = "jumprelu"
-        weights["threshold"] = coder.threshold.expand(coder.config.latents)
-    else:
-        data |= {"k": coder.config.k, "rescale_acts_by_decoder_norm": False}
-    _write(folder, "sae_weights.safetensors", {k: v.float() for k, v in weights.items()}, data)
-
-
-class Read(NamedTuple):
-    """An autoencoder as its files say."""
-
-    config: CoderConfig
-    threshold: float
-    tensors: dict[str, Tensor]
-    """By the names of the coder's own parameters."""
+    return config_of(Path(folder) / "cfg.json")
 
 
 def _published(folder: Path) -> Read:
-    data = _json(folder / "cfg.json")
-    width = _entry(data, "d_in", folder)
-    latents = data.get("num_latents") or width * _entry(data, "expansion_factor", folder)
+    data = config_of(folder / "cfg.json")
+    width = entry(data, "d_in", folder)
+    latents = data.get("num_latents") or width * entry(data, "expansion_factor", folder)
     # The public code trains with BatchTopK and takes the k largest of each vector at inference.
     rule = data.get("rule", "topk")
     if data.get("input_unit_norm"):
         raise EffaceError(f"{folder} scales its inputs to unit norm, which efface does not do: use another checkpoint.")
     if rule not in get_args(Rule) or type(latents) is not int:
         raise EffaceError(f"{folder}: rule is {str(rule)[:40]!r}; expected one of {', '.join(get_args(Rule))}.")
-    config = CoderConfig(width, latents, _entry(data, "k", folder), rule)
-    return Read(config, _threshold(data.get("threshold", 0.0), folder), _tensors(folder, "sae.safetensors"))
-
-
-def _saelens(folder: Path) -> Read:
-    data, given = _json(folder / "cfg.json"), _tensors(folder, "sae_weights.safetensors")
-    rule = SAELENS_RULES.get(str(data.get("architecture")))
-    plain = data.get("normalize_activations", "none") == "none" and data.get("reshape_activations", "none") == "none"
-    if rule is None or not plain or not data.get("apply_b_dec_to_input", True):
-        raise EffaceError(
-            f"{folder} is a SAELens autoencoder of architecture {str(data.get('architecture'))[:40]!r} or with rescaled activations; "
-            f"expected {' or '.join(SAELENS_RULES)} on plain activations."
-        )
-    names = {"W_enc", "b_enc", "W_dec", "b_dec"}
-    if not names <= set(given):
-        raise EffaceError(f"{folder} lacks the tensors {sorted(names - set(given))}: fetch another copy.")
-    thresholds = given.get("threshold", torch.zeros(1)).float().flatten()
-    if rule == "threshold" and (len(thresholds) == 0 or thresholds.min() != thresholds.max()):
-        raise EffaceError(f"{folder} has a threshold for every latent; expected one for all (BatchTopK's).")
-    latents = given["b_enc"].numel()
-    k = min(_entry(data | {"k": data.get("k", 32)}, "k", folder), max(1, latents))
-    tensors = {
-        "encoder.weight": _transposed(given["W_enc"]), "encoder.bias": given["b_enc"], "W_dec": given["W_dec"],
-        "b_dec": given["b_dec"],
-    }  # fmt: skip
-    config = CoderConfig(_entry(data, "d_in", folder), max(1, latents), k, rule)  # type: ignore[arg-type]
-    return Read(config, float(thresholds[0]), tensors)
-
-
-def _unbox(folder: Path) -> Read:
-    """SDXL-unbox (arXiv 2410.22366): `config.json` and a state dictionary, read without running any code in it."""
-    data, path = _json(folder / "config.json"), folder / "state_dict.pth"
-    try:
-        with zipfile.ZipFile(path) as archive:  # a compressed one could grow without end
-            inflated = sum(entry.file_size for entry in archive.infolist())
-        if inflated > path.stat().st_size:
-            raise ValueError(f"it holds {inflated} bytes")
-        given = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(given, dict) or not all(isinstance(t, Tensor) for t in given.values()):
-            raise TypeError("it is no state dictionary")
-    except Exception as error:  # a damaged pickle can raise anything
-        raise EffaceError(f"{path} is damaged or holds more than tensors: it was not read.") from error
-    names = {"encoder.weight": "encoder.weight", "encoder.bias": "latent_bias", "b_dec": "pre_bias"}
-    missing = sorted({*names.values(), "decoder.weight"} - set(given))
-    if missing:
-        raise EffaceError(f"{folder} lacks the tensors {missing}: fetch another copy.")
-    tensors = {ours: given[theirs].float() for ours, theirs in names.items()}
-    tensors["W_dec"] = _transposed(given["decoder.weight"]).float()
-    if tensors["encoder.weight"].ndim != 2:
-        raise EffaceError(
-            f"{folder} has encoder.weight of shape {tuple(tensors['encoder.weight'].shape)}: fetch another copy."
-        )
-    latents, width = tensors["encoder.weight"].shape
-    return Read(CoderConfig(width, latents, _entry(data, "k", folder)), 0.0, tensors)
-
-
-def _transposed(tensor: Tensor) -> Tensor:
-    return tensor.T if tensor.ndim == 2 else tensor
-
-
-def _threshold(value: Any, folder: Path) -> float:
-    if type(value) not in (int, float) or not isfinite(value):
-        raise EffaceError(f"{folder}: threshold is {str(value)[:40]!r} in its configuration; expected a finite number.")
-    return float(value)
+    config = CoderConfig(width, latents, entry(data, "k", folder), rule)
+    return Read(config, threshold_of(data.get("threshold", 0.0), folder), tensors_of(folder, "sae.safetensors"))
 
 
 def _assembled(folder: Path, found: Read) -> Coder:
@@ -225,54 +110,3 @@ def _assembled(folder: Path, found: Read) -> Coder:
         {k: v.float() for k, v in found.tensors.items()} | {"threshold": torch.tensor(found.threshold)}
     )
     return coder
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return _object(path, _text(path))
-
-
-def _text(path: Path) -> bytes:
-    """A configuration file's bytes, if it is one of reasonable size."""
-    try:
-        if not path.is_file() or path.stat().st_size > HEADER_LIMIT:
-            raise OSError
-        return path.read_bytes()
-    except OSError as error:
-        raise EffaceError(
-            f"{path} could not be read; expected an autoencoder's folder with cfg.json and sae.safetensors."
-        ) from error
-
-
-def _object(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        data = read_json(text)
-    except ValueError as error:
-        raise EffaceError(f"{path} is damaged (not JSON): fetch another copy.") from error
-    if not isinstance(data, dict):
-        raise EffaceError(f"{path} holds {type(data).__name__} where an object was expected: fetch another copy.")
-    return data
-
-
-def _entry(data: dict[str, Any], name: str, folder: Path) -> int:
-    value = data.get(name)
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise EffaceError(
-            f"{folder}: {name} is {str(value)[:40]} in its configuration; expected a whole number above 0."
-        )
-    return value
-
-
-def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The weights; their checksum, where they have one, covers cfg.json too.
-
-    Files of other tools have none and no metadata of note; one that has lost its checksum is refused.
-    """
-    path = folder / name
-    if not path.exists():
-        raise EffaceError(f"{path} is missing or damaged: fetch another copy or train it again.")
-    found = open_tensors(path, "an autoencoder's weights", beside=_text(folder / "cfg.json"))
-    if not found.sealed and set(found.metadata) - {"format"}:
-        raise EffaceError(
-            f"{path} was altered or damaged: it has lost its checksum; fetch another copy or train it again."
-        )
-    return found.tensors

@@ -1,4 +1,4 @@
-"""Where autoencoders are found again: the canvas's own, folders by path, repositories of the Hugging Face Hub."""
+"""Where autoencoders are found again: those of embedded models, folders by path, repositories of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from functools import lru_cache
 from pathlib import Path
 
 from efface.errors import EffaceError
+from efface.io import embedded
 from efface.io.hub import autoencoder_folder
-from efface.profiles.emoji import FOLDER
 from efface.sae.autoencoder import Coder
 from efface.sae.files import coder_hash, load_coder
 
-CANVAS = FOLDER / "sae"
-"""The canvas's autoencoders, a folder a site."""
-
 
 def coder_folder(source: str, site: str) -> Path:
-    """The folder of a site's autoencoder: `emoji` is the canvas's own, anything else a run's or the site's folder, or the
-    OWNER/NAME of a repository."""
+    """The folder of a site's autoencoder.
+
+    Args:
+        source: the name of an embedded model (`emoji`) for its own, the folder of a run or of one autoencoder, or the
+            OWNER/NAME of a repository.
+        site: name of the module.
+    """
     if Path(site).name != site or site in ("", ".", ".."):
         raise EffaceError(f"{site!r} is no name of a module: expected one such as unet.up_blocks.1.attentions.1.")
-    root = CANVAS if source == "emoji" else autoencoder_folder(source)
+    root = embedded.folder(source) / "sae" if source in embedded.names() else autoencoder_folder(source)
     return root / site if (root / site).is_dir() else root
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from efface.erasures.file import write_atomically
+from efface.io.atomic import write_atomically
 from efface.report.grid import embedded
 from efface.sae.dashboard import Atlas, Seen
 

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from efface.erasures.file import write_atomically
 from efface.errors import EffaceError
-from efface.models import fingerprint
+from efface.io.atomic import write_atomically
+from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
 from efface.sae.harvest import Cost, HarvestConfig, captured, cost, require_space, sites_of
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from efface.erasures.file import write_atomically
+from efface.concepts.sample import Labelled
 from efface.errors import EffaceError, UsageError
+from efface.io.atomic import write_atomically
 from efface.io.tensor_file import open_tensors, read_json, seal
 from efface.models.model import Model
 from efface.sae.autoencoder import Code, Coder
@@ -24,15 +25,6 @@ from efface.sae.harvest import HarvestConfig, captured
 
 DELTA = 1e-8
 """Keeps the score finite at levels where nothing is active."""
-
-
-class Labelled(NamedTuple):
-    """A picture that is to be drawn for the statistics."""
-
-    prompt: str
-    concepts: tuple[str, ...]
-    """Every concept that it shows, of any kind."""
-    seed: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The original model's own pictures of a concept, for attacks that learn from pictures."""
+"""A model's own pictures of a concept, for what learns from pictures, noised in batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from efface.attacks.base import Case, drawn_latents, generator
+from efface.models.model import Model, Settings
+from efface.models.sampling import drawn_latents, generator
 
 FIRST_SEED = 60_000
 """Of an album's pictures; no try has one of these."""
@@ -44,10 +45,9 @@ class Album(NamedTuple):
         return Sight(members, clean, noise, torch.randint(self.most, (size,), generator=g).to(clean.device))
 
 
-def album(case: Case, count: int, prompts: Sequence[str] | None = None) -> Album:
-    """Draw `count` pictures with the original model, of the concept's prompts or of others."""
-    given = list(prompts or case.concept.prompts())
-    chosen = [given[i % len(given)] for i in range(count)]
+def album(model: Model, prompts: Sequence[str], count: int, settings: Settings) -> Album:
+    """Draw `count` pictures of prompts, taken in turn, with a model as it stands."""
+    chosen = [prompts[i % len(prompts)] for i in range(count)]
     seeds = range(FIRST_SEED, FIRST_SEED + count)
-    latents = drawn_latents(case.original, chosen, seeds, case.settings, batch=16)
-    return Album(chosen, latents, case.model.pipeline.scheduler.config.num_train_timesteps)
+    latents = drawn_latents(model, chosen, seeds, settings, batch=16)
+    return Album(chosen, latents, model.pipeline.scheduler.config.num_train_timesteps)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from efface.bench.measures import Comparison, Distance
+from efface.bench.measures import Distance
 from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
 from efface.bench.protocols.base import Drawing, Given, Protocol, Seen, malformed, named, shots_of, spread
 from efface.bench.table import Cell, mean
+from efface.metrics.base import Comparison
 
 
 class Artists(Protocol):

@@ -14,6 +14,7 @@ from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
 from efface.bench.table import Cell
 from efface.bench.unit import sha256_of
+from efface.concepts.sample import Shot
 from efface.erasures import Erasure, Provenance
 from efface.errors import EffaceError, UsageError
 from efface.metrics.fid import fid
@@ -21,21 +22,6 @@ from efface.metrics.fid import fid
 T = TypeVar("T")
 Entries = Sequence[Mapping[str, Any]]
 """What was recorded of pictures, in order: short name of a judge or measure -> what it found."""
-
-
-class Shot(NamedTuple):
-    """One picture that a protocol asks for."""
-
-    name: str
-    """Of its file, where pictures are kept."""
-    prompt: str
-    seed: int
-    guidance: float | None = None
-    """Its own, where the prompt brings one."""
-    label: str = ""
-    """What it should show: a class, an artist, an object."""
-    other: str = ""
-    """What it should show in a second domain: a style."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from efface.bench.measures import Agreement, Features, Matching
+from efface.bench.measures import Features, Matching
 from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
 from efface.bench.protocols.base import Drawing, Protocol, Seen, distance_of_sets, malformed, shots_of, spread
 from efface.bench.table import Cell, mean
 from efface.errors import EffaceError, UsageError
+from efface.metrics.base import Agreement
 from efface.metrics.features import Extractor
 
 ENDINGS = (".jpg", ".jpeg", ".png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from efface.bench.measures import Comparison, Distance, Pixels
+from efface.bench.measures import Distance
 from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
 from efface.bench.protocols.base import Drawing, Protocol, Seen, malformed, shots_of, spread
@@ -13,6 +13,8 @@ from efface.bench.protocols.judged import findings
 from efface.bench.table import Cell, mean
 from efface.errors import UsageError
 from efface.judges import Judge
+from efface.metrics.base import Comparison
+from efface.metrics.pixels import Pixels
 
 
 class Prompts(Protocol):

@@ -13,10 +13,11 @@ from efface.bench.file_worker import Shelf
 from efface.bench.ledger import Ledger
 from efface.bench.measures import Distance, Saved
 from efface.bench.observer import Observer
-from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen, Shot
+from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen
 from efface.bench.table import Line, with_means
 from efface.bench.unit import Unit, units_of
 from efface.bench.worker_spec import OnDisk
+from efface.concepts.sample import Shot
 from efface.models.model import Model
 
 LEDGER = "ledger.sqlite"

@@ -14,8 +14,9 @@ from typing import Literal
 
 from efface.bench.measures import Features
 from efface.bench.observer import Observer
-from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen, Shot, distance_of_sets, named
+from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen, distance_of_sets, named
 from efface.bench.table import Cell
+from efface.concepts.sample import Shot
 from efface.errors import EffaceError
 from efface.judges import Judge
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from efface.cli.bench import common
+from efface.cli.bench import common, options
 
 if TYPE_CHECKING:
     from efface.bench.protocols.artists import Artists
@@ -16,7 +16,7 @@ PUBLISHED_SIDE = 64
 
 
 @dataclass(frozen=True)
-class Request(common.OnFile):
+class Request(options.OnFile):
     """Draw every prompt with its own seed, and compare it with the unerased model's picture."""
 
     lpips: tuple[Literal["alex", "vgg"], Path, Path] | None = None
@@ -25,12 +25,12 @@ class Request(common.OnFile):
     """Compare at 64 px, as the public codes do, instead of the pictures' own size."""
 
 
-def build(request: Request, shared: common.Shared) -> Artists:
+def build(request: Request, shared: options.Shared) -> Artists:
     """The protocol of a request."""
     from efface.bench.protocols.artists import Artists
 
-    compare = common.comparison(request.lpips, PUBLISHED_SIDE if request.as_published else None)
-    return Artists(common.opened(request), compare, limit=request.limit)
+    compare = options.comparison(request.lpips, PUBLISHED_SIDE if request.as_published else None)
+    return Artists(options.opened(request), compare, limit=request.limit)
 
 
 def main(args: list[str]) -> None:

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import tyro
 
 from efface.bench.engines import Engine
-from efface.cli.attack import Reporter
 from efface.cli.bench.common import reporter
 from efface.cli.output import console, say
+from efface.cli.progress import Reporter
 from efface.erasers import METHODS
 from efface.errors import UsageError
 
@@ -58,9 +58,11 @@ def main(args: list[str]) -> None:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.api.red_team import RedTeam
     from efface.bench import table as lines
-    from efface.bench.protocols.canvas.attack import attack_all, broken_in
+    from efface.bench.protocols.canvas.attack import attack_all
+    from efface.bench.protocols.canvas.attack_cells import broken_in
     from efface.bench.protocols.canvas.estimate import cost
-    from efface.bench.protocols.canvas.run import Canvas, Plan
+    from efface.bench.protocols.canvas.plan import Plan
+    from efface.bench.protocols.canvas.run import Canvas
     from efface.models.load import load
     from efface.models.model import Model
 

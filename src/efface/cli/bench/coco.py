@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efface.cli.bench import common
+from efface.cli.bench import common, options
 
 if TYPE_CHECKING:
     from efface.bench.protocols.coco import Coco
 
 
 @dataclass(frozen=True)
-class Request(common.OnFile):
+class Request(options.OnFile):
     """Draw every caption with its own seed."""
 
     clip: Path | None = None
@@ -24,13 +24,13 @@ class Request(common.OnFile):
     """Folder of MS-COCO's pictures, for FID against them; FID against the unerased model needs none."""
 
 
-def build(request: Request, shared: common.Shared) -> Coco:
+def build(request: Request, shared: options.Shared) -> Coco:
     """The protocol of a request."""
     from efface.bench.protocols.coco import Coco
-    from efface.judges.clip import ClipScore
+    from efface.metrics.clip_score import ClipScore
     from efface.metrics.features import open_features
 
-    file = common.opened(request)
+    file = options.opened(request)
     agreement = None if request.clip is None else ClipScore(request.clip)
     extract = None if request.features is None else open_features(request.features)
     return Coco(file, agreement, extract, pictures=request.pictures, limit=request.limit)

@@ -5,75 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 from efface.bench.engines import Engine
+from efface.cli.bench.options import OnModel, Shared, check
 from efface.cli.output import console, say
-from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from efface.bench.engine import Progress
-    from efface.bench.measures import Comparison
     from efface.bench.observer import Observer
-    from efface.bench.prompt_files import PromptFile
     from efface.bench.protocols.base import Drawing, Protocol
     from efface.bench.protocols.run import Run
     from efface.bench.table import Line
-
-
-@dataclass(frozen=True)
-class OnModel:
-    """A protocol on a user's model."""
-
-    model: tyro.conf.Positional[str]
-    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-
-
-@dataclass(frozen=True)
-class OnFile(OnModel):
-    """A protocol on a user's model and a file of prompts."""
-
-    prompts: tyro.conf.Positional[Path]
-    """CSV file of prompts, in the layout in which it was published."""
-    skip_malformed: bool = False
-    """Leave malformed rows out, and say which."""
-    limit: int | None = None
-    """At most so many pictures of each model, evenly spaced over the file."""
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Options of every protocol; the unerased model is always measured too."""
-
-    erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """An erasure file, once for each; every one is measured alone."""
-    concept: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """What each erasure erases in the protocol's words, where its file calls it otherwise; once for each, in their order."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder of the run, which goes on where it stopped; PROTOCOL-run by default."""
-    steps: int | None = None
-    """Denoising steps; the published number by default."""
-    guidance: float | None = None
-    """Guidance scale of prompts that bring none; the published one by default."""
-    side: int | None = None
-    """Width and height in pixels; the model's own by default."""
-    batch: int = 16
-    """Pictures drawn together; another number makes other units, which are drawn anew."""
-    save_images: Path | None = None
-    """Folder where pictures are kept as PNG files as they are drawn; those that were drawn before are not drawn again."""
-    plan: bool = False
-    """Only say what it will cost; without erasures, for as many as a method makes in the published protocol."""
-    gpus: int = 1
-    """Devices such as this one that the plan divides the work over."""
-    table: Literal["markdown", "csv", "json"] = "markdown"
-    """Form of the table."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
 
 
 Asked = TypeVar("Asked", bound=OnModel)
@@ -85,9 +33,9 @@ def main(kind: type[Asked], build: Build[Asked], args: list[str], *, name: str, 
     """Run the command of a protocol."""
     combined = tyro.conf.OmitArgPrefixes[tuple[kind, Shared, Engine]]  # type: ignore[valid-type]
     request, shared, engine = tyro.cli(combined, args=args, prog=f"efface bench {name}", description=summary)
-    _check(shared)
+    check(shared)
     shared = replace(shared, output=(shared.output or Path(f"{name}-run")).absolute())
-    from efface.bench.estimate import cost
+    from efface.bench.protocols.estimate import cost
 
     run = _run(request, shared, build)
     erasures = run.protocol.erasures if shared.plan and not run.given else None
@@ -105,27 +53,6 @@ def main(kind: type[Asked], build: Build[Asked], args: list[str], *, name: str, 
     _print(data, lines, shared)
 
 
-def opened(file: OnFile) -> PromptFile:
-    """The file of a request's prompts."""
-    from efface.bench.prompt_files import read_prompts
-
-    if file.limit is not None and file.limit < 1:
-        raise UsageError(f"limit is {file.limit}; expected at least 1.")
-    return read_prompts(file.prompts, skip_malformed=file.skip_malformed)
-
-
-def comparison(lpips: tuple[Literal["alex", "vgg"], Path, Path] | None, side: int | None = None) -> Comparison:
-    """LPIPS from its files, or without them the mean difference of colours."""
-    if lpips is None:
-        from efface.bench.measures import Pixels
-
-        return Pixels()
-    from efface.metrics.lpips import Lpips
-
-    network, trunk, heads = lpips
-    return Lpips(network, trunk, heads, side=side)
-
-
 def reporter() -> Progress:
     """Says how far the run is, at most every ten seconds."""
     state = {"began": time.monotonic(), "said": time.monotonic(), "done": 0}
@@ -138,13 +65,6 @@ def reporter() -> Progress:
             say(f"{done} of {total} units, {left / 60:.0f} minutes left")
 
     return report
-
-
-def _check(shared: Shared) -> None:
-    least = {"steps": shared.steps, "side": shared.side, "batch": shared.batch, "gpus": shared.gpus}
-    for name, value in least.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}; expected at least 1.")
 
 
 def _run(request: Asked, shared: Shared, build: Build[Asked]) -> Run:
@@ -191,7 +111,7 @@ def _watchers(request: Asked, shared: Shared, build: Build[Asked]) -> Mapping[st
 def _data(run: Run, request: OnModel, lines: list[Line]) -> dict[str, Any]:
     """Everything about a run's table, which also stands in its folder as `table.json`."""
     from efface.bench.table import as_json
-    from efface.erasures.file import write_atomically
+    from efface.io.atomic import write_atomically
 
     published, drawing = run.protocol.drawing, run.drawing
     differences = [

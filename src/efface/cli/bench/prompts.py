@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from efface.cli.bench import common
+from efface.cli.bench import common, options
 
 if TYPE_CHECKING:
     from efface.bench.protocols.prompts import Prompts
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request(common.OnFile):
+class Request(options.OnFile):
     """Draw every prompt, with its own seed and guidance where the file has them."""
 
     judge: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -27,7 +27,7 @@ class Request(common.OnFile):
     """Of prompts that bring none."""
 
 
-def build(request: Request, shared: common.Shared) -> Prompts:
+def build(request: Request, shared: options.Shared) -> Prompts:
     """The protocol of a request."""
     from efface.bench.protocols.prompts import Prompts
     from efface.judges import open_judge
@@ -37,7 +37,7 @@ def build(request: Request, shared: common.Shared) -> Prompts:
         kind = spec.partition(":")[0]
         again = sum(name.partition(" ")[0] == kind for name in judges)
         judges[f"{kind} {again + 1}" if again else kind] = open_judge(spec)
-    file, compare = common.opened(request), common.comparison(request.lpips)
+    file, compare = options.opened(request), options.comparison(request.lpips)
     return Prompts(file, judges, compare, seeds=request.seeds, limit=request.limit)
 
 

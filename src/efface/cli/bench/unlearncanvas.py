@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from efface.cli.bench import common
+from efface.cli.bench import common, options
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request(common.OnModel):
+class Request(options.OnModel):
     """Draw every style, object and seed, and name the style and the object of each picture."""
 
     style_judge: str | None = None
@@ -37,7 +37,7 @@ class Request(common.OnModel):
     """Other seeds than 188, 288, 588, 688 and 888."""
 
 
-def build(request: Request, shared: common.Shared) -> UnlearnCanvas:
+def build(request: Request, shared: options.Shared) -> UnlearnCanvas:
     """The protocol of a request; a plan needs no judges."""
     if not shared.plan and (request.style_judge is None or request.object_judge is None):
         raise UsageError("a judge is missing: name both, --style-judge and --object-judge (a plan needs none).")

@@ -10,17 +10,11 @@ from efface.errors import UsageError
 
 
 def prompts_named(name: str | None, pipeline: Any) -> list[str]:
-    """Prompts from a .txt file with one a line, or `canvas` for all captions of the emoji canvas (its default)."""
-    from efface.profiles.emoji import is_canvas
+    """Prompts from a .txt file with one a line, or `canvas` for all that the model's profile knows (the default)."""
+    from efface.profiles.base import profile_of
 
     if name in (None, "canvas"):
-        if not is_canvas(pipeline):
-            raise UsageError(
-                "the model has no prompts of its own: give a .txt file with one prompt a line (--prompts)."
-            )
-        from efface.profiles.emoji.sae_data import all_captions
-
-        return all_captions()
+        return profile_of(pipeline).prompts()
     path = Path(str(name))
     if not path.is_file():
         raise UsageError(f"{path} is not a file; expected a .txt file with one prompt a line, or canvas.")
@@ -31,38 +25,28 @@ def prompts_named(name: str | None, pipeline: Any) -> list[str]:
 
 
 def sites_named(patterns: tuple[str, ...], pipeline: Any) -> tuple[str, ...]:
-    """The patterns given, the canvas's default sites, or the paper's two blocks."""
-    from efface.profiles.emoji import is_canvas
-    from efface.profiles.emoji.sae_data import SITES
+    """The patterns given, the sites of the model's profile, or the paper's two blocks."""
+    from efface.profiles.base import profile_of
 
-    if patterns:
-        return patterns
-    return SITES if is_canvas(pipeline) else ("unet.up_blocks.1.attentions.1", "unet.up_blocks.1.attentions.2")
+    return patterns or profile_of(pipeline).sae_sites()
 
 
 def drawing(pipeline: Any, steps: int | None, guidance: float | None) -> dict[str, Any]:
-    """Steps and guidance: the user's, the canvas's standard, or the paper's 50 at 9."""
-    from efface.profiles import emoji as canvas
+    """Steps and guidance: the user's, the model's standard, or the paper's 50 at 9."""
+    from efface.profiles.base import profile_of
 
-    own = canvas.is_canvas(pipeline)
-    return {
-        "steps": steps or (canvas.STEPS if own else 50),
-        "guidance": guidance if guidance is not None else (canvas.GUIDANCE if own else 9.0),
-    }
+    usual = profile_of(pipeline).sae_sampling()
+    given = {"steps": steps or None, "guidance": guidance}
+    return usual | {name: value for name, value in given.items() if value is not None}
 
 
 def labelled(path: Path | None, seeds: int, pipeline: Any) -> tuple[list[Any], dict[str, str]]:
-    """Pictures of many concepts, from a JSON file {"kind": {"concept": ["prompt", …]}} or the canvas's benchmark."""
-    from efface.profiles.emoji import is_canvas
-    from efface.profiles.emoji.sae_data import labelled_pictures
-    from efface.sae.statistics import Labelled
+    """Pictures of many concepts, from a JSON file {"kind": {"concept": ["prompt", …]}} or the model's own benchmark."""
+    from efface.concepts.sample import Labelled
+    from efface.profiles.base import profile_of
 
     if path is None:
-        if not is_canvas(pipeline):
-            raise UsageError(
-                "the model has no concepts of its own: give a JSON file of kinds, concepts and prompts (--concepts)."
-            )
-        return labelled_pictures(seeds)
+        return profile_of(pipeline).labelled(seeds)
     try:
         kinds = json.loads(path.read_text())
         pictures = [

@@ -26,11 +26,11 @@ def main(args: list[str]) -> None:
     request = tyro.cli(Request, args=args, prog="efface sae sites", description=__doc__)
     from efface.models.load import load
     from efface.models.model import Model
-    from efface.profiles.emoji import is_canvas
-    from efface.profiles.emoji.sae_data import SITES
+    from efface.profiles.base import profile_of
 
     pipeline = load(request.model)
-    canvas = is_canvas(pipeline)
-    found = Model(pipeline).sites(request.pattern or ("*attn2" if canvas else "*attentions.?"))
-    rows = [(site.name, type(site.module).__name__ + " (default)" * (canvas and site.name in SITES)) for site in found]
+    profile = profile_of(pipeline)
+    found = Model(pipeline).sites(request.pattern or profile.sae_pattern())
+    default = " (default)"
+    rows = [(s.name, type(s.module).__name__ + default * (s.name in profile.sae_sites())) for s in found]
     result({"sites": {site.name: type(site.module).__name__ for site in found}}, as_json=request.json, rows=rows)

@@ -50,10 +50,11 @@ def main(args: list[str]) -> None:
     if not request.prompts:
         raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
     from efface.cli.sae.common import sites_named
+    from efface.io.images import save_picture
     from efface.models.load import load
     from efface.models.model import Model
     from efface.models.sampling import sampling
-    from efface.report.grid import save_picture, sheet
+    from efface.report.grid import sheet
     from efface.sae.lookup import open_coder
     from efface.steering.steer import Region, steered
 

@@ -51,15 +51,14 @@ def main(args: list[str]) -> None:
     from efface.cli.sae.common import drawing, prompts_named, sites_named
     from efface.models.load import load
     from efface.models.model import Model
-    from efface.profiles.emoji import is_canvas
-    from efface.profiles.emoji.settings import CODERS
+    from efface.profiles.base import profile_of
     from efface.sae.harvest import HarvestConfig, Stream
     from efface.sae.shards import Shards
     from efface.sae.train import train
 
     pipeline = load(request.model)
-    if is_canvas(pipeline):
-        config = replace(config, **{k: v for k, v in CODERS.items() if k not in named})
+    found = profile_of(pipeline).sae_training()
+    config = replace(config, **{name: value for name, value in found.items() if name not in named})
     harvest = HarvestConfig(
         sites_named(request.sites, pipeline),
         **drawing(pipeline, request.draw_steps, request.guidance),

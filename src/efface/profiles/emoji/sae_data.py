@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from efface.concepts.sample import Labelled
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
-
-if TYPE_CHECKING:
-    from efface.sae.statistics import Labelled
 
 PATTERN = "unet.up_blocks.1.attentions.?.transformer_blocks.0.attn2"
 SITES = (PATTERN.replace("?", "0"), PATTERN.replace("?", "1"))
@@ -25,8 +21,6 @@ def all_captions() -> list[str]:
 
 def labelled_pictures(seeds: int) -> tuple[list[Labelled], dict[str, str]]:
     """Every benchmark object in every style, `seeds` pictures each, with the kind of every concept they show."""
-    from efface.sae.statistics import Labelled
-
     pictures = [
         Labelled(caption(thing, style), (thing, style), 10_000 + seed)
         for thing in BENCHMARK

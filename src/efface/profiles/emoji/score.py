@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from efface.judges import canvas_judge
+from efface.concepts.concept import Concept
+from efface.erasures import Erasure
+from efface.judges import embedded_judge
 from efface.models.model import Model
-from efface.profiles.emoji import GUIDANCE, STEPS
-from efface.profiles.emoji.words import BENCHMARK, caption, thing
+from efface.profiles.emoji.settings import GUIDANCE, STEPS
+from efface.profiles.emoji.words import BENCHMARK, STYLES, caption, thing
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def drawn(model: Model, pairs: Sequence[tuple[str, str]], *, seeds: Iterable[int
     pictures = model.draw(
         [caption(*pair) for pair, _ in work], seeds=[s for _, s in work], steps=STEPS, guidance=GUIDANCE, batch=batch
     )
-    by_object, by_style = canvas_judge("object")(pictures), canvas_judge("style")(pictures)
+    by_object, by_style = embedded_judge("emoji", "object")(pictures), embedded_judge("emoji", "style")(pictures)
     intact = tuple(bool(i) for i in by_object.intact)
     return Drawn(tuple(pair for pair, _ in work), tuple(pictures), by_object.labels, by_style.labels, intact)
 
@@ -82,3 +84,15 @@ def neighbours_of(name: str, count: int) -> list[str]:
     """Other benchmark objects of the same superclass first."""
     others = [n for n in BENCHMARK if n != name]
     return sorted(others, key=lambda n: thing(n).kind != thing(name).kind)[:count]
+
+
+def others_shown(model: Model, erasure: Erasure, concept: Concept) -> float | None:
+    """IRA of an erasure over every other concept of the kind in a few pictures; None for what is not of the benchmark."""
+    if concept.name not in (*BENCHMARK, *STYLES):
+        return None
+    if concept.name in BENCHMARK:
+        pairs = [(name, STYLES[(i + k) % len(STYLES)]) for k in (0, 4) for i, name in enumerate(BENCHMARK)]
+    else:
+        pairs = [(BENCHMARK[(5 * i + k) % len(BENCHMARK)], style) for k in range(5) for i, style in enumerate(STYLES)]
+    with erasure.attached(model.pipeline):
+        return rates(drawn(model, pairs, seeds=range(2)), concept.name).others

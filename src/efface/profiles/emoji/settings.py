@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from efface.profiles.emoji import GUIDANCE, STEPS
+from efface.io import embedded
 from efface.profiles.emoji.sae_data import PATTERN
 
-ANCHORED: dict[str, Any] = {
-    "site": PATTERN, "gain": "anchored", "draw_steps": STEPS, "guidance": GUIDANCE,
-}  # fmt: skip
-"""SAeUron's setting: latents that are only turned down leave pictures of nothing, which nobody would call whole."""
+_SAID = embedded.read_metadata(embedded.folder("emoji")) or {}
+STEPS: int = _SAID["steps"]
+"""Steps of the standard solver (DPM-Solver++); chosen by agreement with 100 DDIM steps, see docs/canvas.md."""
+GUIDANCE: float = _SAID["guidance"]
+"""Guidance of the standard solver."""
+
+LATENTS: dict[str, Any] = {"site": PATTERN, "draw_steps": STEPS, "guidance": GUIDANCE}
+"""Of the erasers that edit latents: both sites, and pictures as the canvas draws them."""
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "uce": {
@@ -39,10 +43,12 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "preserve_weight": 1.0,
         },
     },
-    "saeuron": {
-        "object": ANCHORED | {"preserve_weight": 2.0},
-        "style": ANCHORED | {"preserve_weight": 4.0},
+    # Latents that are only turned down (saeuron) leave pictures of nothing, which nobody would call whole.
+    "anchored": {
+        "object": LATENTS | {"preserve_weight": 2.0},
+        "style": LATENTS | {"preserve_weight": 4.0},
     },
+    "saeuron": {"object": LATENTS, "style": LATENTS},
 }
 
 CODERS: dict[str, Any] = {

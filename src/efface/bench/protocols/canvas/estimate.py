@@ -10,10 +10,11 @@ from efface.bench.contact_sheet import sheet_of
 from efface.bench.engine import Worker, setting_of
 from efface.bench.estimate import Cost
 from efface.bench.ledger import Ledger
-from efface.bench.protocols.canvas.run import Plan, judges
+from efface.bench.protocols.canvas.plan import Plan
+from efface.bench.protocols.canvas.run import judges
 from efface.bench.unit import units_of
 from efface.models.model import Model
-from efface.profiles.emoji import GUIDANCE, STEPS
+from efface.profiles.emoji.settings import GUIDANCE, STEPS
 
 
 def cost(model: Model, plan: Plan, folder: Path, *, devices: int = 1, sheets: bool = False) -> Cost:

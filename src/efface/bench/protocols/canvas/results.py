@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from efface.bench import manifest as runs
 from efface.bench.ledger import Ledger
-from efface.bench.protocols.canvas.attack import cells_of
+from efface.bench.protocols.canvas.attack_cells import cells_of
+from efface.bench.protocols.canvas.plan import Plan
 from efface.bench.protocols.canvas.targets import Edit, Kind, Target
 from efface.bench.table import Cell, Line
 from efface.bench.unit import Setting, Unit, sha256_of, units_of
 from efface.erasures import Erasure
+from efface.errors import EffaceError
 from efface.metrics.rates import paired, rate
 
 if TYPE_CHECKING:
-    from efface.bench.protocols.canvas.run import Plan
+    from efface.bench.protocols.canvas.plan import Plan
 
 
 class Shown(NamedTuple):
@@ -150,3 +154,16 @@ def _spent(files: Sequence[Path]) -> dict[str, Cell]:
     cells: dict[str, Cell] = {"seconds": sum(float(n.get("seconds", 0.0)) for n in notes)}
     peaks = [float(n["peak_mb"]) for n in notes if "peak_mb" in n]
     return cells | ({"peak MB": max(peaks)} if peaks else {}) | {"bytes": sum(path.stat().st_size for path in files)}
+
+
+def results_of(folder: Path, record: runs.Record) -> Results:
+    """What a run folder of this protocol holds.
+
+    Raises:
+        EffaceError: the plan is not one of this version's.
+    """
+    known = {field.name for field in dataclasses.fields(Plan)}
+    if not set(record.plan) <= known:
+        raise EffaceError(f"{folder} was planned by another version of efface: update efface.")
+    fields: dict[str, Any] = record.plan | {"methods": tuple(record.plan["methods"])}
+    return Results(Plan(**fields), record.setting, folder, Ledger(folder / "ledger.sqlite"))

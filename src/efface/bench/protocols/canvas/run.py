@@ -16,67 +16,19 @@ from efface.bench.engine import Progress, setting_of
 from efface.bench.engines import Engine, run_on
 from efface.bench.ledger import Ledger
 from efface.bench.memory import peak_memory
+from efface.bench.protocols.canvas.plan import PROTOCOL, Plan
 from efface.bench.protocols.canvas.results import Results
-from efface.bench.protocols.canvas.targets import KINDS, Edit, Kind, Mode, Target, concepts_of, targets_of
+from efface.bench.protocols.canvas.targets import Edit, concepts_of
 from efface.bench.table import Line, with_means
 from efface.bench.unit import Unit, sha256_of
 from efface.bench.worker_spec import Recipe
-from efface.errors import EffaceError
-from efface.judges import Judge, canvas_judge
-from efface.models import fingerprint
+from efface.judges import Judge, embedded_judge
+from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
-from efface.profiles.emoji import GUIDANCE, STEPS
-from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
+from efface.profiles.emoji.settings import GUIDANCE, STEPS
 
-PROTOCOL = "canvas"
-"""Its name in run folders."""
 HERE = Engine()
 """This process."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a run of the protocol draws."""
-
-    methods: tuple[str, ...]
-    seeds: int = 2
-    quick: bool = False
-    """A fifth of the concepts, a quarter of the prompts, one seed."""
-    mode: Mode = "single"
-    """What is erased together."""
-
-    @property
-    def concepts(self) -> dict[Kind, tuple[str, ...]]:
-        """Concepts erased one at a time, by kind."""
-        return {kind: names[::5] if self.quick else names for kind, names in KINDS.items()}
-
-    @property
-    def targets(self) -> list[Target]:
-        """The rows of every method."""
-        return targets_of(self.mode, self.concepts, quick=self.quick)
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """(object, style) of every prompt; a quick run takes every fourth along the diagonals, and all of its objects'."""
-        if not self.quick:
-            return [(o, s) for o in BENCHMARK for s in STYLES]
-        gone = {name for target in self.targets for name in target.gone}
-        return [
-            (thing, style)
-            for i, thing in enumerate(BENCHMARK)
-            for j, style in enumerate(STYLES)
-            if (j - i) % 4 == 0 or thing in gone
-        ]
-
-    @property
-    def work(self) -> list[tuple[str, int]]:
-        """(prompt, seed) of every picture, the seeds of a prompt together."""
-        return [(caption(*pair), seed) for pair in self.pairs for seed in range(1 if self.quick else self.seeds)]
-
-    @property
-    def pictures(self) -> int:
-        """Drawn in all, the unerased model's included."""
-        return len(self.work) * (1 + len(self.methods) * len(self.targets))
 
 
 class Canvas:
@@ -161,17 +113,4 @@ class Canvas:
 
 def judges() -> dict[str, Judge]:
     """What looks at every picture."""
-    return {what: canvas_judge(what) for what in ("object", "style")}
-
-
-def results_of(folder: Path, record: runs.Record) -> Results:
-    """What a run folder of this protocol holds.
-
-    Raises:
-        EffaceError: the plan is not one of this version's.
-    """
-    known = {field.name for field in dataclasses.fields(Plan)}
-    if not set(record.plan) <= known:
-        raise EffaceError(f"{folder} was planned by another version of efface: update efface.")
-    fields: dict[str, Any] = record.plan | {"methods": tuple(record.plan["methods"])}
-    return Results(Plan(**fields), record.setting, folder, Ledger(folder / "ledger.sqlite"))
+    return {what: embedded_judge("emoji", what) for what in ("object", "style")}

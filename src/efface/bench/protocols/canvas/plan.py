@@ -1,0 +1,56 @@
+"""What a run of the canvas's protocol draws."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from efface.bench.protocols.canvas.targets import KINDS, Kind, Mode, Target, targets_of
+from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
+
+PROTOCOL = "canvas"
+"""Its name in run folders."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run of the protocol draws."""
+
+    methods: tuple[str, ...]
+    seeds: int = 2
+    quick: bool = False
+    """A fifth of the concepts, a quarter of the prompts, one seed."""
+    mode: Mode = "single"
+    """What is erased together."""
+
+    @property
+    def concepts(self) -> dict[Kind, tuple[str, ...]]:
+        """Concepts erased one at a time, by kind."""
+        return {kind: names[::5] if self.quick else names for kind, names in KINDS.items()}
+
+    @property
+    def targets(self) -> list[Target]:
+        """The rows of every method."""
+        return targets_of(self.mode, self.concepts, quick=self.quick)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(object, style) of every prompt; a quick run takes every fourth along the diagonals, and all of its objects'."""
+        if not self.quick:
+            return [(o, s) for o in BENCHMARK for s in STYLES]
+        gone = {name for target in self.targets for name in target.gone}
+        return [
+            (thing, style)
+            for i, thing in enumerate(BENCHMARK)
+            for j, style in enumerate(STYLES)
+            if (j - i) % 4 == 0 or thing in gone
+        ]
+
+    @property
+    def work(self) -> list[tuple[str, int]]:
+        """(prompt, seed) of every picture, the seeds of a prompt together."""
+        return [(caption(*pair), seed) for pair in self.pairs for seed in range(1 if self.quick else self.seeds)]
+
+    @property
+    def pictures(self) -> int:
+        """Drawn in all, the unerased model's included."""
+        return len(self.work) * (1 + len(self.methods) * len(self.targets))

@@ -1,0 +1,77 @@
+"""Where an erasure comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, get_args
+
+from efface.concepts.concept import Concept, Kind
+from efface.models.fingerprint import Fingerprint, fingerprint
+from efface.models.model import Model
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an erasure comes from; all of it stands in the file's header."""
+
+    method: str
+    """Name of the eraser."""
+    config: dict[str, Any]
+    """Its full configuration."""
+    concepts: tuple[Concept, ...]
+    """What it erases."""
+    base: Fingerprint
+    """Of the model it was made for."""
+    keep: tuple[str, ...] = ()
+    """Retained prompts."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the method wants to report: seconds, epochs, norms."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary with the versions of the libraries at work."""
+        versions = {name: version(name) for name in ("efface", "torch", "diffusers", "transformers")}
+        return {
+            "method": self.method,
+            "config": self.config,
+            "concepts": [asdict(concept) for concept in self.concepts],
+            "base": self.base.to_json(),
+            "keep": list(self.keep),
+            "notes": self.notes,
+            "versions": versions,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Provenance:
+        """The provenance that `to_json` wrote; fields of newer concepts are ignored."""
+        method, config, keep, notes = data["method"], data["config"], data["keep"], data["notes"]
+        plain = isinstance(method, str) and isinstance(config, dict) and isinstance(notes, dict) and are_texts(keep)
+        if not plain or not isinstance(data["concepts"], list) or not data["concepts"]:
+            raise TypeError("method, config, concepts, keep or notes are not what they should be")
+        concepts = tuple(_concept(entry) for entry in data["concepts"])
+        return cls(method, config, concepts, Fingerprint.from_json(data["base"]), tuple(keep), notes)
+
+
+def _concept(entry: dict[str, Any]) -> Concept:
+    """A concept from JSON, which knows lists where Concept has tuples; TypeError or ValueError for anything else."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in Concept.__dataclass_fields__}
+    for name, value in fields.items():
+        optional = name == "anchor" and value is None
+        if not (isinstance(value, str) or optional or (isinstance(value, tuple) and are_texts(list(value)))):
+            raise TypeError(f"the concept's {name} is no text")
+    if fields.get("kind", "object") not in get_args(Kind):
+        raise ValueError(f"the concept's kind is {fields['kind']!r}")
+    return Concept(**fields)  # type: ignore[arg-type]
+
+
+def are_texts(values: Any) -> bool:
+    """Whether something is a list of texts."""
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def provenance(
+    model: Model, method: str, config: dict[str, Any], concepts: Sequence[Concept], keep: Sequence[str], **notes: Any
+) -> Provenance:
+    """Where an erasure comes from."""
+    return Provenance(method, config, tuple(concepts), fingerprint(model), tuple(keep), notes)

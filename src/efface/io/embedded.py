@@ -1,0 +1,61 @@
+"""Where the models in this package lie, and what their `efface.json` says: name, sampling, dtype, fingerprint."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from efface.errors import EffaceError
+
+ROOT = Path(__file__).parents[1] / "embedded"
+"""One diffusers folder a model."""
+METADATA = "efface.json"
+"""Of a model's folder, or of a copy of it."""
+FIGURES = "judges.json"
+"""In the folder of a model's judges."""
+LIMIT = 1 << 20
+"""Bytes of such a file at most."""
+
+
+@lru_cache
+def names() -> tuple[str, ...]:
+    """The embedded models."""
+    return tuple(sorted(path.parent.name for path in ROOT.glob(f"*/{METADATA}")))
+
+
+def folder(name: str) -> Path:
+    """The diffusers folder of an embedded model."""
+    return ROOT / name
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """What the `efface.json` of a folder says; None where there is none that is an object.
+
+    Raises:
+        EffaceError: the file is damaged.
+    """
+    file = path / METADATA
+    if not file.is_file() or file.stat().st_size > LIMIT:
+        return None
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise EffaceError(f"{file} is damaged ({error}): fetch another copy of the model, or remove it.") from error
+    return data if isinstance(data, dict) else None
+
+
+def judges() -> dict[str, tuple[str, str]]:
+    """Short name of every embedded judge -> its model, and which of that model's judges it is."""
+    return {
+        figures["name"]: (model, what)
+        for model in names()
+        if (folder(model) / "judges" / FIGURES).is_file()
+        for what, figures in judge_figures(folder(model) / "judges").items()
+    }
+
+
+def judge_figures(judges: Path) -> dict[str, dict[str, Any]]:
+    """What the judges of a folder are: which -> name, version, threshold, classes."""
+    return json.loads((judges / FIGURES).read_text())

@@ -1,0 +1,102 @@
+"""What a model says of itself beside its weights: its name, usual sampling and dtype (`efface.json` of its folder).
+
+A model is known by the file in the folder that it was loaded from, whichever that is, or by its weights: a copy of an
+embedded model without the file has the fingerprint that the embedded one's file holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from efface.errors import EffaceError
+from efface.families import family_of
+from efface.io import embedded
+from efface.models.fingerprint import Fingerprint, fingerprint, structure_of
+from efface.models.model import Model
+
+
+class Metadata(NamedTuple):
+    """What `efface.json` says of a model."""
+
+    name: str
+    """Of the model, and of the profile that knows it."""
+    steps: int
+    """Denoising steps of its standard solver."""
+    guidance: float
+    dtype: str
+    """In which it is loaded."""
+    fingerprint: Fingerprint
+    """Of its weights."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Metadata:
+        """The metadata of an object; KeyError, TypeError or ValueError for anything else."""
+        name, steps, guidance, dtype = (data[key] for key in ("name", "steps", "guidance", "dtype"))
+        if not isinstance(name, str) or type(steps) is not int or steps < 1 or dtype not in DTYPES:
+            raise TypeError("the model's name, steps or dtype is not what it should be")
+        return cls(name, steps, float(guidance), dtype, Fingerprint.from_json(data["fingerprint"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, as the file has it."""
+        return self._asdict() | {"fingerprint": self.fingerprint.to_json()}
+
+
+DTYPES = ("float32", "float16", "bfloat16")
+_KNOWN: WeakKeyDictionary[nn.Module, Metadata | None] = WeakKeyDictionary()
+"""By the denoiser, since comparing weights takes a moment."""
+
+
+def metadata_of(pipeline: Any) -> Metadata | None:
+    """What is known of a pipeline's model; None where nothing is.
+
+    Raises:
+        EffaceError: the file in its folder is damaged, or the pipeline is of no known family.
+    """
+    denoiser = family_of(pipeline).entries()[0].module
+    if denoiser not in _KNOWN:
+        _KNOWN[denoiser] = _by_file(pipeline) or _by_weights(Model(pipeline))
+    return _KNOWN[denoiser]
+
+
+def embedded_metadata(name: str) -> Metadata:
+    """What the file of an embedded model says."""
+    found = metadata_in(embedded.folder(name))
+    if found is None:
+        raise EffaceError(f"no model called {name!r} is embedded: expected one of {', '.join(embedded.names())}.")
+    return found
+
+
+def _by_file(pipeline: Any) -> Metadata | None:
+    """From the folder that the pipeline was loaded from."""
+    source = getattr(getattr(pipeline, "config", None), "_name_or_path", "")
+    return metadata_in(Path(source)) if source else None
+
+
+def _by_weights(model: Model) -> Metadata | None:
+    """The embedded model with the same weights; they are compared only where family and shapes are the same."""
+    structure = ""
+    for name in embedded.names():
+        known = embedded_metadata(name)
+        if known.fingerprint.family == model.family.name:
+            structure = structure or structure_of(model.components())
+            if known.fingerprint.structure == structure and not known.fingerprint.difference(fingerprint(model)):
+                return known
+    return None
+
+
+def metadata_in(folder: Path) -> Metadata | None:
+    """What the file of a folder says of a model; None where there is no such file, or it speaks of something else."""
+    data = embedded.read_metadata(folder)
+    if data is None or "name" not in data:
+        return None
+    try:
+        return Metadata.from_json(data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EffaceError(
+            f"{folder / embedded.METADATA} is damaged ({error!r}): fetch another copy of the model, or remove it."
+        ) from error

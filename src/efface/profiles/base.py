@@ -1,0 +1,89 @@
+"""What efface knows of a model beyond its weights: its concepts, tuned settings, judges, sites and usual sampling."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efface.concepts.concept import Concept
+from efface.concepts.presets import concepts_named
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.concepts.sample import Labelled
+    from efface.erasures import Erasure
+    from efface.judges import Judge
+    from efface.models.model import Model
+
+
+class Profile:
+    """The profile of any model: published settings, no judge, no concepts of its own. Others say more."""
+
+    def concepts(self, name: str, erased: Collection[str] = ()) -> tuple[Concept, ...]:
+        """The concepts that a word means, in prompts that the model understands.
+
+        Args:
+            name: a concept, or a preset of several.
+            erased: what is erased beside it, or was before: neither kept nor put in its place.
+        """
+        return concepts_named(name)
+
+    def settings(self, method: str, concept: Concept) -> dict[str, Any]:
+        """Fields of a method's Config that were found on this model."""
+        return {}
+
+    def judge(self, concept: Concept) -> Judge | None:
+        """The model's own judge of a concept's kind."""
+        return None
+
+    def attack_budget(self) -> str:
+        """How far attacks go by default."""
+        return "published"
+
+    def sae_sites(self) -> tuple[str, ...]:
+        """Modules whose autoencoders are of use (default: SAeUron's two blocks)."""
+        return ("unet.up_blocks.1.attentions.1", "unet.up_blocks.1.attentions.2")
+
+    def sae_pattern(self) -> str:
+        """fnmatch pattern of the modules that are listed as sites."""
+        return "*attentions.?"
+
+    def sae_sampling(self) -> dict[str, Any]:
+        """How pictures are drawn for autoencoders (default: SAeUron's 50 steps at 9)."""
+        return {"steps": 50, "guidance": 9.0}
+
+    def sae_training(self) -> dict[str, Any]:
+        """Fields of the autoencoders' TrainConfig that were found on this model."""
+        return {}
+
+    def prompts(self) -> list[str]:
+        """Prompts that show all that the model knows; raises UsageError where nobody knows them."""
+        raise UsageError("the model has no prompts of its own: give a .txt file with one prompt a line (--prompts).")
+
+    def labelled(self, seeds: int) -> tuple[list[Labelled], dict[str, str]]:
+        """Pictures of its concepts, `seeds` each, and the kind of every concept; raises UsageError as `prompts`."""
+        raise UsageError(
+            "the model has no concepts of its own: give a JSON file of kinds, concepts and prompts (--concepts)."
+        )
+
+    def retained_rate(self, model: Model, erasure: Erasure, concept: Concept) -> float | None:
+        """Share of pictures of the other concepts of its kind that show theirs under an erasure (IRA); None where no judge
+        knows them."""
+        return None
+
+
+def profile_of(pipeline: Any) -> Profile:
+    """The profile of a pipeline's model, known by its metadata or by its weights; the default one for all others."""
+    from efface.models.metadata import metadata_of
+
+    known = metadata_of(pipeline)
+    return Profile() if known is None else profile_named(known.name)
+
+
+def profile_named(name: str) -> Profile:
+    """The profile that a model's metadata name; the default one where there is none of that name."""
+    if name not in {path.parent.name for path in Path(__file__).parent.glob("*/profile.py")}:
+        return Profile()
+    return importlib.import_module(f"efface.profiles.{name}.profile").PROFILE

@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from efface.io.atomic import write_atomically
+
 State = dict[str, Tensor]
-"""What a search needs to go on where it was stopped."""
+"""What a job needs to go on where it was stopped."""
+
+
+def moments_of(optimiser: torch.optim.Optimizer) -> dict[tuple[int, str], Tensor]:
+    """Moments of an optimiser by the number of their parameter and their name."""
+    return {
+        (number, name): torch.as_tensor(value)
+        for number, moments in optimiser.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
+
+
+def set_moments(optimiser: torch.optim.Optimizer, moments: Mapping[tuple[int, str], Tensor]) -> None:
+    """Bring an optimiser to where `moments_of` found it."""
+    state: dict[int, State] = {}
+    for (number, name), value in moments.items():
+        state.setdefault(number, {})[name] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
 
 def put_down(optimiser: torch.optim.Optimizer) -> State:
     """Parameters and moments of an optimiser, by number and name."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    found = {f"{i}|value": p.detach().clone() for i, p in enumerate(parameters)}
-    for i, moments in optimiser.state_dict()["state"].items():
-        found |= {f"{i}|{name}": torch.as_tensor(value).clone() for name, value in moments.items()}
-    return found
+    found = {f"{i}|value": p.detach().clone() for i, p in enumerate(_parameters(optimiser))}
+    return found | {f"{i}|{name}": value.clone() for (i, name), value in moments_of(optimiser).items()}
 
 
 def take_up(optimiser: torch.optim.Optimizer, saved: State) -> None:
-    """Bring an optimiser and its parameters to where `put_down` found them."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    moments: dict[int, State] = {}
+    """Bring an optimiser and its parameters to where `put_down` found them; other entries are passed over."""
+    parameters, moments = _parameters(optimiser), {}
     for key, value in saved.items():
         number, bar, name = key.partition("|")
         if bar and name == "value":
             parameters[int(number)].data.copy_(value)
         elif bar:
-            moments.setdefault(int(number), {})[name] = value.clone()
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+            moments[int(number), name] = value.clone()
+    set_moments(optimiser, moments)
+
+
+def under(state: Mapping[str, Tensor], prefix: str) -> State:
+    """The entries whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def write_state(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a state as one safetensors file that is whole or not there."""
+    held = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    write_atomically(path, save(held, metadata))
+
+
+def read_state(path: Path) -> tuple[State, dict[str, str]]:
+    """A state and its metadata; SafetensorError or OSError where the file is none."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimiser.param_groups for p in group["params"]]

@@ -10,7 +10,7 @@ from typing import Any
 from efface.attacks import attack_module
 from efface.attacks.base import Candidate, Case, Round, text_of
 from efface.attacks.vocabulary import spelled, survives
-from efface.io.checkpoint import State
+from efface.io.checkpoint import State, under
 from efface.judges.criterion import Eye
 from efface.redteam.cost import NOTHING, Cost, Meter
 from efface.redteam.findings import Found, Look
@@ -51,7 +51,7 @@ class CaseRun:
         if saved is not None:
             self._adopt(saved)
             spent = Cost(*saved.data["cost"])
-        state = None if saved is None else {k[6:]: v for k, v in saved.tensors.items() if k.startswith("state|")}
+        state = None if saved is None else under(saved.tensors, "state|")
         began = wrote = time.perf_counter()
         with Meter(self.case.original.model, self.case.erased.model) as meter:
 
@@ -131,6 +131,6 @@ def candidates_of(book: Book, found: Sequence[Found]) -> list[Candidate]:
             name, _, k = t.tensors.rpartition("/")
             page = book.read(name) or book.read(f"{name}-open")
             tensors = {} if page is None else page.tensors
-            tensors = {key.partition("|")[2]: v for key, v in tensors.items() if key.startswith(f"{k}|")}
+            tensors = under(tensors, f"{k}|")
         held.append(Candidate(t.ids, **tensors))
     return held

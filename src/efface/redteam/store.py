@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
 from efface.io.atomic import write_atomically
+from efface.io.checkpoint import read_state, write_state
 from efface.io.images import save_picture
 
 
@@ -56,9 +56,8 @@ class Book:
         if not path.exists():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return Page(json.loads(file.metadata()["data"]), tensors)
+            tensors, metadata = read_state(path)
+            return Page(json.loads(metadata["data"]), tensors)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise EffaceError(f"{path} is damaged ({error}): delete it, and that part is done again.") from error
 
@@ -68,8 +67,7 @@ class Book:
         if path is None:
             self.pages[name] = Page(json.loads(json.dumps(data)), tensors)
             return
-        held = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-        write_atomically(path, save(held, {"data": json.dumps(data)}))
+        write_state(path, tensors, {"data": json.dumps(data)})
 
     def drop(self, name: str) -> None:
         """Take a page out."""

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from efface.io.checkpoint import moments_of, set_moments, under
 from efface.sae.autoencoder import Coder, CoderConfig, geometric_median
 from efface.sae.config import TrainConfig
 from efface.sae.distributed import average, largest, same_everywhere, world
@@ -77,16 +78,13 @@ class Pupil:
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on."""
         tensors = {f"coder.{k}": v for k, v in self.coder.state_dict().items()} | {"silent": self.silent}
-        for index, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+        tensors |= {f"adam.{index}.{name}": v for (index, name), v in moments_of(self.optimiser).items()}
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go back to a state that `state` gave."""
-        self.coder.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("coder.")})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key in (k for k in tensors if k.startswith("adam.")):
-            _, index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = tensors[key]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.coder.load_state_dict(under(tensors, "coder."))
+        keys = {name: name.partition(".") for name in under(tensors, "adam.")}
+        moments = {(int(index), moment): tensors[f"adam.{name}"] for name, (index, _, moment) in keys.items()}
+        set_moments(self.optimiser, moments)
         self.silent, self.began = tensors["silent"].to(self.device), True

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
 from efface.io.atomic import write_atomically
+from efface.io.checkpoint import read_state, under, write_state
 from efface.sae.autoencoder import Coder
 from efface.sae.config import TrainConfig
 from efface.sae.distributed import group_errors, rank, world
@@ -109,14 +109,14 @@ class _Run:
 
     def _load(self) -> None:
         try:
-            tensors = load_file(self.folder / "state.safetensors")
+            tensors, _ = read_state(self.folder / "state.safetensors")
         except SafetensorError as error:
             raise EffaceError(
                 f"{self.folder}'s checkpoint is damaged ({error}): remove the folder and begin anew."
             ) from error
         self.step, self.round, self.first = tensors.pop("place").tolist()
         for name, pupil in self.pupils.items():
-            pupil.restore({k.removeprefix(f"{name}|"): v for k, v in tensors.items() if k.startswith(f"{name}|")})
+            pupil.restore(under(tensors, f"{name}|"))
         if rank() == 0 and (log := self.folder / "log.jsonl").exists():
             # Lines after the checkpoint will be written again.
             kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < self.step]
@@ -127,9 +127,7 @@ class _Run:
         if rank() == 0:
             tensors = {f"{name}|{k}": v for name, p in self.pupils.items() for k, v in p.state().items()}
             tensors["place"] = torch.tensor([self.step, self.round, self.first])
-            write_atomically(
-                self.folder / "state.safetensors", save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-            )
+            write_state(self.folder / "state.safetensors", tensors)
 
     def log(self, lines: dict[str, dict[str, float]], seconds: float, report: Callable[[dict[str, Any]], None]) -> None:
         """Append one line to `log.jsonl` and report it."""

@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from efface.models.metadata import write_metadata
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES
 from recipes.emoji.captions import COLOURS, LENGTH, sample_caption, train_tokenizer
 from recipes.emoji.data import background_colours, load_autoencoder, load_drawings, place, trained_pairs
@@ -40,6 +41,8 @@ WIDTH = 192
 """Width of the text states."""
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 """Stable Diffusion's noise schedule."""
+STANDARD: dict[str, Any] = {"steps": 12, "guidance": 3.0}
+"""The standard solver; steps chosen by agreement with 100 DDIM steps, see docs/canvas.md."""
 BOOST = 200.0
 """Largest weight of levels where noise prevails."""
 RELATIVES = (
@@ -200,6 +203,7 @@ def assemble(work: Path, run: Run, tokenizer: CLIPTokenizer, destination: Path) 
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(destination)
+    write_metadata(destination, pipeline, name="emoji", **STANDARD)
     pipeline.to(torch.float32)
     for name, module in run.modules.items():
         module.load_state_dict(own[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -202,7 +202,7 @@ def main(
     print(json.dumps(figures, indent=1))
 
 
-def calibrate(what: str, net: JudgeNet, vae: AutoencoderKL, drawings: Tensor, folder: Path) -> dict[str, float | str]:
+def calibrate(what: str, net: JudgeNet, vae: AutoencoderKL, drawings: Tensor, folder: Path) -> dict[str, Any]:
     """Accuracies on unseen augmentations, the threshold of `intact`, and the file of the judge."""
     generator = step_generator(99, 0)
     things, styles = torch.meshgrid(torch.arange(COUNTS["object"]), torch.arange(COUNTS["style"]), indexing="ij")
@@ -222,11 +222,13 @@ def calibrate(what: str, net: JudgeNet, vae: AutoencoderKL, drawings: Tensor, fo
     tensors = {name: t.half().contiguous() for name, t in net.state_dict().items()} | {"prototypes": prototypes}
     save_file(tensors, folder / f"{what}.safetensors")
     return {
+        "name": f"canvas-{what}",
         "version": "2",
         "threshold": round(threshold, 5),
         "accuracy_augmented": round(share_right(seen_real, truth), 4),
         "accuracy_reconstructed": round(share_right(seen_blurred, truth), 4),
         "debris_refused": round(refused.float().mean().item(), 4),
+        "classes": {"object": [thing.name for thing in OBJECTS], "style": list(STYLES)}[what],
     }
 
 

@@ -6,6 +6,7 @@ embedded model without the file has the fingerprint that the embedded one's file
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch import nn
 from efface.errors import EffaceError
 from efface.families import family_of
 from efface.io import embedded
+from efface.io.atomic import write_atomically
 from efface.models.fingerprint import Fingerprint, fingerprint, structure_of
 from efface.models.model import Model
 
@@ -61,6 +63,15 @@ def metadata_of(pipeline: Any) -> Metadata | None:
     if denoiser not in _KNOWN:
         _KNOWN[denoiser] = _by_file(pipeline) or _by_weights(Model(pipeline))
     return _KNOWN[denoiser]
+
+
+def write_metadata(
+    folder: Path, pipeline: Any, *, name: str, steps: int, guidance: float, dtype: str = "float32"
+) -> Metadata:
+    """Write the file of a model's folder, so that the model is known from now on."""
+    said = Metadata(name=name, steps=steps, guidance=guidance, dtype=dtype, fingerprint=fingerprint(Model(pipeline)))
+    write_atomically(folder / embedded.METADATA, (json.dumps(said.to_json(), indent=1) + "\n").encode())
+    return said
 
 
 def embedded_metadata(name: str) -> Metadata:

@@ -268,7 +268,7 @@ from efface.bench.engine import Worker, run, setting_of
 from efface.bench.ledger import Ledger
 from efface.bench.queue import Queue
 from efface.bench.unit import Unit, units_of
-from efface.model import Model
+from efface.models.model import Model
 from pathlib import Path
 from test_engine import JUDGES, WORK
 

@@ -102,7 +102,7 @@ def test_a_hub_gives_back_what_was_pushed(file, audit, coders, tmp_path):
     code = f"""
 import efface
 from efface.cli import main
-from efface.sae.find import open_coder
+from efface.sae.lookup import open_coder
 assert main(["push", {str(file)!r}, "someone/church-gone", "--audit", {str(audit)!r}, "--private"]) == 0
 assert main(["push", {str(coders)!r}, "someone/coders"]) == 0
 assert main(["show", "someone/church-gone"]) == 0

@@ -91,7 +91,7 @@ def case_of(pipe):
     from efface.models.sampling import drawn_latents
 
     tries = tuple(Try(prompt, 40_000 + k) for k, prompt in enumerate(CHURCH.prompts()))
-    latents = drawn_latents(Target(model), [t.prompt for t in tries], [t.seed for t in tries], SETTINGS, 2)
+    latents = drawn_latents(model, [t.prompt for t in tries], [t.seed for t in tries], SETTINGS, 2)
     return Case(Target(model), erased, CHURCH, tries, latents, SETTINGS, 0)
 
 
@@ -201,7 +201,7 @@ def test_learnt_embeddings(case, name):
     """One step of AdamW on the new word's embedding; PUND searches the original, inversion the erased model."""
     config = configured(name, images=2, steps=1, batch=2, lr=1e-2)
     found = next(attack_module(name).search(case, config, None))
-    pictures = album(case, 2)
+    pictures = album(case.original.model, case.concept.prompts(), 2, case.settings)
     sight = pictures.batch(2, 0, 0)
     embedding = case.model.pipeline.text_encoder.get_input_embeddings().weight.detach()
     v = embedding.mean(0).requires_grad_()

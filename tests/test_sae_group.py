@@ -15,7 +15,7 @@ import datetime, os, sys
 import torch, torch.distributed as dist
 from efface.errors import EffaceError
 from efface.sae.train import train
-from efface.sae.train_config import TrainConfig
+from efface.sae.config import TrainConfig
 
 rank, folder, leaves = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "leaves"
 torch.set_num_threads(1)

@@ -17,10 +17,10 @@ from efface.bench import published
 from efface.bench import table as forms
 from efface.bench.ledger import Ledger
 from efface.bench.protocols import unlearncanvas
-from efface.bench.protocols.canvas import run as canvas
 from efface.bench.protocols.canvas.plan import Plan
+from efface.bench.protocols.canvas.results import results_of
 from efface.bench.table import Count, Line, Mean, with_means
-from efface.bench.unit import Setting, units_of
+from efface.bench.unit import Setting, sha256_of, units_of
 from efface.cli import main
 from efface.errors import EffaceError, UsageError
 from efface.metrics.rates import Paired, Rate, mcnemar
@@ -46,7 +46,7 @@ def made_up(folder, methods, mode="single", **changes):
     folder.mkdir(exist_ok=True)
     runs.begin(folder, runs.Record.now("canvas", asdict(plan), {"family": "made up"}, setting))
     (folder / "erasures").mkdir()
-    results = canvas.results_of(folder, runs.read(folder))
+    results = results_of(folder, runs.read(folder))
     results.ledger.connection.execute("PRAGMA synchronous = OFF")
     models = [((), (), 0)]
     for k, method in enumerate(methods):
@@ -57,7 +57,7 @@ def made_up(folder, methods, mode="single", **changes):
             models.append((results.files(method, target), target.gone, sum(map(ord, method))))
     for files, gone, shift in models:
         number = 0
-        for unit in results.units([tables.canvas.sha256_of(path) for path in files]):
+        for unit in results.units([sha256_of(path) for path in files]):
             found = []
             for _ in unit.prompts:
                 found.append(verdict(plan.pairs[number], number, gone, shift))

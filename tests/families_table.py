@@ -37,6 +37,6 @@ def table(found: Mapping[tuple[str, str], str]) -> str:
     """The table in Markdown, one row a family."""
     lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     for name, case in CASES.items():
-        cells = [case.checkpoint, *(found[name, part] for part in ("maps", "1st", "sites", "uncovered"))]
+        cells = [case.checkpoint, *(found[name, part] for part in ("maps", "1st", "sites", "unmapped_inputs"))]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)

@@ -38,7 +38,7 @@ def test_it_is_a_diffusers_pipeline_under_40_mb(emoji):
 def test_every_word_of_the_canvas_fits_its_tokenizer(emoji):
     model = efface.Model(emoji)
     for thing in OBJECTS:
-        assert model.cut_off(f"a {thing.name} in emojione style on a purple background") == ""
+        assert model.truncated(f"a {thing.name} in emojione style on a purple background") == ""
 
 
 def test_judges_refuse_debris():

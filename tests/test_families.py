@@ -22,9 +22,9 @@ import efface
 from efface.erasures import attached_to
 from efface.families import family_of
 from efface.families.schedule import prediction_of
-from efface.sae.autoencoder import Coder, CoderConfig
-from efface.sae.files import save_coder
-from efface.sae.harvest import HarvestConfig, captured
+from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
+from efface.sae.files import save_sae
+from efface.sae.harvest import HarvestConfig, capture
 
 QUICK = ("sd1", "sdxl-refiner", "sd35", "flux-dev", "pixart-alpha")
 PROMPTS = ["a church in noto style", "a cat"]
@@ -59,7 +59,7 @@ def draw(name, guidance=4.0):
     """Two small pictures as float arrays (batch height width 3)."""
     model = efface.Model(pipeline(name))
     text = model.encode(PROMPTS)
-    *_, (_, latents) = model.denoised(text, seeds=[0, 1], steps=2, guidance=guidance)
+    *_, (_, latents) = model.denoise(text, seeds=[0, 1], steps=2, guidance=guidance)
     return model.family.decode(latents).detach().float().numpy()
 
 
@@ -67,11 +67,11 @@ def coder_options(name, folder):
     """Options of the eraser saeuron, with an untrained autoencoder of the right width that is written to a folder."""
     site = CASES[name].site
     settings = HarvestConfig((site,), steps=2, guidance=4.0)
-    states = next(captured(efface.Model(pipeline(name)), ["a cat"], [0], settings)).states[site]
-    coder = Coder(CoderConfig(states.shape[-1], 64, 8))
+    states = next(capture(efface.Model(pipeline(name)), ["a cat"], [0], settings)).states[site]
+    coder = SparseAutoencoder(SAEConfig(states.shape[-1], 64, 8))
     with torch.no_grad():  # untrained, but about the states' own mean, so that latents tell pictures apart
         coder.b_dec.copy_(states.mean((0, 1)))
-    save_coder(coder, folder)
+    save_sae(coder, folder)
     drawn = {"images": 2, "draw_steps": 2, "guidance": 4.0}
     return {"coder": str(folder), "site": site, "count": 16, "gamma": -20.0, "gain": "normalised"} | drawn
 
@@ -119,19 +119,19 @@ def test_where_a_word_stands(name):
     """The positions that edits speak of, against what the text encoder really read."""
     model = efface.Model(pipeline(name))
     prompt = "a church in noto style"
-    for stream in model.streams():
+    for span in model.token_spans():
         read: list[list[int]] = []
         # The first table that a text encoder looks anything up in is that of its tokens.
-        tables = [part for part in stream.encoder.modules() if isinstance(part, torch.nn.Embedding)]
+        tables = [part for part in span.encoder.modules() if isinstance(part, torch.nn.Embedding)]
         handles = [t.register_forward_pre_hook(lambda m, a, read=read: read.append(a[0][0].tolist())) for t in tables]
         text = model.encode([prompt])
         for handle in handles:
             handle.remove()
-        token = stream.ids("a church")[-1]
-        assert stream.tokenizer.convert_ids_to_tokens([token])[0].strip("Ġ▁").startswith("church")
-        found = stream.start + stream.position("a church", prompt)
-        if not stream.before:
-            assert read[0].index(token) == found - stream.start
+        token = span.ids("a church")[-1]
+        assert span.tokenizer.convert_ids_to_tokens([token])[0].strip("Ġ▁").startswith("church")
+        found = span.start + span.position("a church", prompt)
+        if not span.before:
+            assert read[0].index(token) == found - span.start
             continue
         # A language model reads from left to right: another word changes nothing before its own place.
         other = model.encode(["a dog in noto style"])
@@ -140,31 +140,31 @@ def test_where_a_word_stands(name):
 
 
 def test_noise_levels(name):
-    """What an edit of activations takes for the level is what the scheduler says."""
+    """What an edit of activations takes for the timestep is what the scheduler says."""
     model = efface.Model(pipeline(name))
-    entry, seen = model.entries()[0], []
-    handle = entry.module.register_forward_pre_hook(lambda m, a, k: seen.append(entry.level(a, k)), with_kwargs=True)
-    steps = list(model.denoised(model.encode(["a cat"]), seeds=[0], steps=3, guidance=4.0))
+    network, seen = model.networks()[0], []
+    handle = network.module.register_forward_pre_hook(lambda m, a, k: seen.append(network.timestep(a, k)), with_kwargs=True)
+    steps = list(model.denoise(model.encode(["a cat"]), seeds=[0], steps=3, guidance=4.0))
     handle.remove()
-    assert [float(level[0]) for level in seen] == pytest.approx([level for level, _ in steps], abs=0.01)
+    assert [float(timestep[0]) for timestep in seen] == pytest.approx([timestep for timestep, _ in steps], abs=0.01)
 
 
 def test_outputs_as_noise_and_as_clean_latents(name):
     model = efface.Model(pipeline(name))
     shape = model.family.latent_shape(None)
     clean, noise = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0)).unbind()
-    level = torch.tensor([10, 400, 980])
-    noisy = model.to_noisy(clean, noise, level)
+    timestep = torch.tensor([10, 400, 980])
+    noisy = model.to_noisy(clean, noise, timestep)
     if prediction_of(model.pipeline.scheduler) == "flow":
-        share = level.reshape(-1, 1, 1, 1) / 1000
+        share = timestep.reshape(-1, 1, 1, 1) / 1000
         torch.testing.assert_close(noisy, (1 - share) * clean + share * noise)
         output = noise - clean
     else:
         plain = DDPMScheduler.from_config(model.pipeline.scheduler.config)
-        torch.testing.assert_close(noisy, plain.add_noise(clean, noise, level))
-        output = model.to_output(clean, noise, level)
-    torch.testing.assert_close(model.to_noise(output, noisy, level), noise, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(model.to_clean(output, noisy, level), clean, rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(noisy, plain.add_noise(clean, noise, timestep))
+        output = model.to_output(clean, noise, timestep)
+    torch.testing.assert_close(model.to_noise(output, noisy, timestep), noise, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.to_clean(output, noisy, timestep), clean, rtol=1e-3, atol=2e-3)
 
 
 def test_sites(name, record):
@@ -174,7 +174,7 @@ def test_sites(name, record):
     handle = site.module.register_forward_hook(lambda module, args, output: seen.append(output))
     text = model.encode(PROMPTS)
     for side in (case.side, 2 * case.side):
-        list(model.denoised(text, seeds=[0, 1], steps=1, guidance=1.0, side=side))
+        list(model.denoise(text, seeds=[0, 1], steps=1, guidance=1.0, side=side))
     handle.remove()
     states, larger = (site.read(output) for output in (seen[0], seen[-1]))
     _, height, width = model.family.latent_shape(case.side)
@@ -212,7 +212,7 @@ def test_mapped_states_are_folded_weights(name, made, record):
         folded = draw(name)
     np.testing.assert_allclose(folded, mapped, atol=2e-3)
     record(name, "maps", family_of(pipe).exact)
-    record(name, "uncovered", " and ".join(family_of(pipe).uncovered()) or "nothing")
+    record(name, "unmapped_inputs", " and ".join(family_of(pipe).unmapped_inputs()) or "nothing")
 
 
 def test_the_anchor_takes_the_concepts_place(name):
@@ -221,10 +221,10 @@ def test_the_anchor_takes_the_concepts_place(name):
     concept = efface.Concept("church", anchor="cat", templates=("a {}",))
     erasure = efface.erase(pipeline(name), concept, method="uce", keep=[], rows="last", ridge=1e-9)
     text = model.encode(["a church", "a cat"])
-    church, cat = model.entering(text)
-    for stream in model.streams():
-        c = church[stream.start + stream.position("a church")]
-        t = cat[stream.start + stream.position("a cat")]
+    church, cat = model.projection_inputs(text)
+    for span in model.token_spans():
+        c = church[span.start + span.position("a church")]
+        t = cat[span.start + span.position("a cat")]
         torch.testing.assert_close(erasure.map(c), t, rtol=1e-3, atol=1e-3)
 
 
@@ -254,7 +254,7 @@ def test_half_precision_of_the_same_model(name, made):
     half = copy.deepcopy(pipeline(name)).to(torch.bfloat16)
     model = efface.Model(half)
     with made(name, "rece").attached(half):
-        *_, (_, latents) = model.denoised(model.encode(["a church"]), seeds=[0], steps=2, guidance=4.0)
+        *_, (_, latents) = model.denoise(model.encode(["a church"]), seeds=[0], steps=2, guidance=4.0)
     assert latents.isfinite().all()
 
 
@@ -263,11 +263,11 @@ def test_a_lora_on_the_projections_is_mapped_and_not_folded(name, made):
 
     pipe = copy.deepcopy(pipeline(name))
     erasure = made(name, "rece")
-    entry = efface.Model(pipe).entries()[0]
-    targets = [p.name.removeprefix(f"{entry.name}.") for p in efface.Model(pipe).text_projections()]
+    network = efface.Model(pipe).networks()[0]
+    targets = [p.name.removeprefix(f"{network.name}.") for p in efface.Model(pipe).text_projections()]
     with erasure.attached(pipe):
         # Loaded after the erasure: the map must still act before the adapter's own path.
-        inject_adapter_in_model(LoraConfig(r=2, target_modules=targets, init_lora_weights=False), entry.module)
+        inject_adapter_in_model(LoraConfig(r=2, target_modules=targets, init_lora_weights=False), network.module)
         before = latents_of(pipe, name)
     plain = latents_of(pipe, name)
     with erasure.attached(pipe):
@@ -280,7 +280,7 @@ def test_a_lora_on_the_projections_is_mapped_and_not_folded(name, made):
 def latents_of(pipe, name):
     """Latents of one picture after two steps."""
     model = efface.Model(pipe)
-    *_, (_, latents) = model.denoised(model.encode(["a church"]), seeds=[0], steps=2, guidance=4.0)
+    *_, (_, latents) = model.denoise(model.encode(["a church"]), seeds=[0], steps=2, guidance=4.0)
     return latents.numpy()
 
 

@@ -34,7 +34,7 @@ def test_text_states_are_the_pipelines_own(pipe):
     torch.testing.assert_close(text.states, expected[0])
     if text.pooled is not None:
         torch.testing.assert_close(text.pooled, expected[2])
-    assert text.cut == ("", "", "")
+    assert text.truncated == ("", "", "")
 
 
 def test_outputs_as_noise_and_as_clean_latents(pipe):

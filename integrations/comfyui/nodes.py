@@ -14,7 +14,7 @@ import torch
 from efface.erasures import ActivationEdit, Erasure, TextMap, WeightDelta
 from efface.errors import EffaceError
 from efface.export.names import original_unet
-from efface.families import Entry
+from efface.families import Network
 from efface.families.sites import Site
 
 FOLDER = "efface"
@@ -68,12 +68,12 @@ class ApplyAutoencoderEdit(_Node):
             raise EffaceError(f"{erasure} is no autoencoder edit: use the node 'Apply erasure (efface)'.")
         before = patched.model_options.get("model_function_wrapper")
         unet = patched.model.diffusion_model
-        entry = Entry("unet", unet, (), timestep=("timesteps", 1))
+        network = Network("unet", unet, (), timestep_argument=("timesteps", 1))
         sites = {name: Site(name, module_of(unet, name)) for name in loaded.edits}
 
         def wrapper(run: Callable[..., Any], call: dict[str, Any]) -> Any:
             def edited(*args: Any, **kwargs: Any) -> Any:
-                handles = loaded.hooks_at(entry, sites, strength)
+                handles = loaded.hooks_at(network, sites, strength)
                 try:
                     return run(*args, **kwargs)
                 finally:

@@ -12,7 +12,7 @@ from torch import Tensor
 from efface.erasures.erasure import Erasure
 from efface.erasures.latent_edit import HUGE, PARTS, Edit, by_site
 from efface.errors import EffaceError
-from efface.families import Entry
+from efface.families import Network
 from efface.families.sites import Site
 from efface.models.model import Model
 
@@ -43,9 +43,9 @@ class ActivationEdit(Erasure):
     def hooks(self, model: Model, scale: float) -> list[Any]:
         """Register a clock that learns the timestep, and the edit of every site."""
         sites = {name: _only(model.sites(name), name) for name in self.edits}
-        return self.hooks_at(model.entries()[0], sites, scale)
+        return self.hooks_at(model.networks()[0], sites, scale)
 
-    def hooks_at(self, entry: Entry, sites: Mapping[str, Site], scale: float) -> list[Any]:
+    def hooks_at(self, entry: Network, sites: Mapping[str, Site], scale: float) -> list[Any]:
         """The same on modules that were found in another way; `entry` says where the denoiser reads the timestep."""
         coders = self._found_coders() if self.mode != "fast" else {}
         clock = _Clock(entry)
@@ -84,12 +84,12 @@ class ActivationEdit(Erasure):
 
     def _found_coders(self) -> dict[str, Any]:
         """The autoencoders; those that are not at hand are looked up by their hash."""
-        from efface.sae.lookup import find_coder
+        from efface.sae.lookup import find_sae
 
         for site in self.edits:
             named = self.provenance.config["coders"][site]
             if site not in self.coders:
-                self.coders[site] = find_coder(named["sha256"], named["source"], site)
+                self.coders[site] = find_sae(named["sha256"], named["source"], site)
             if len(self.edits[site].latents) and self.edits[site].latents.max() >= self.coders[site].config.latents:
                 raise EffaceError(f"the edit of {site} speaks of latents that its autoencoder has not: make it again.")
         return self.coders
@@ -155,7 +155,7 @@ class _Clock:
 
     level: Tensor
 
-    def __init__(self, entry: Entry):
+    def __init__(self, entry: Network):
         self.entry = entry
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

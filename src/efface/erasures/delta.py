@@ -10,7 +10,7 @@ from torch import Tensor
 from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
-from efface.models.precision import checked, on_cpu, widen
+from efface.models.precision import finite_float32, on_cpu, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,4 +83,4 @@ def _fit(up: Tensor, down: Tensor) -> bool:
 
 def weight_delta(origin: Any, deltas: dict[str, Tensor]) -> WeightDelta:
     """A WeightDelta in float32."""
-    return WeightDelta(origin, {name: checked(values) for name, values in deltas.items()})
+    return WeightDelta(origin, {name: finite_float32(values) for name, values in deltas.items()})

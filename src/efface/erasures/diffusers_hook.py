@@ -12,7 +12,7 @@ from efface.erasures.activation import ActivationEdit
 from efface.erasures.erasure import Erasure
 from efface.erasures.textmap import TextMap
 from efface.errors import EffaceError, UsageError
-from efface.families import Entry
+from efface.families import Network
 from efface.families.sites import Site
 
 NAME = "efface"
@@ -45,7 +45,7 @@ class ErasureHook(ModelHook):
         self.place, level = names.index(TEXT), (LEVEL, names.index(LEVEL))
         if isinstance(self.erasure, ActivationEdit):
             sites = {name: Site(name, _module(module, name)) for name in self.erasure.edits}
-            self.handles = self.erasure.hooks_at(Entry("unet", module, (), level), sites, self.scale)
+            self.handles = self.erasure.hooks_at(Network("unet", module, (), level), sites, self.scale)
         return module
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,22 @@ from efface.erasures.share import shared_files
 from efface.errors import EffaceError, UsageError
 from efface.io.hub import ERASURE, erasure_file, require_name, upload, write_files
 from efface.io.tensor_file import tensor_sha256
+from efface.registry import Registry
 
-KINDS: dict[str, type[Erasure]] = {}
-"""Name of the kind in a file's header -> class; a kind enters when its class is made."""
+KINDS: Registry[type[Erasure]] = Registry(
+    "kind", "efface.erasures",
+    {
+        "textmap": "efface.erasures.textmap:TextMap",
+        "delta": "efface.erasures.delta:WeightDelta",
+        "activation": "efface.erasures.activation:ActivationEdit",
+    },
+    contract=ModelEdit,
+)  # fmt: skip
+"""Name of the kind in a file's header -> class."""
+ALLOWED = "EFFACE_PLUGINS"
+"""Environment variable that names the plugins, separated by commas, whose kinds may be imported to read a file."""
+_IMPORTED: dict[str, type[Erasure]] = {}
+"""Kinds whose classes were made, by whoever imported them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +46,7 @@ class Erasure(ModelEdit):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "kind" in cls.__dict__:
-            KINDS[cls.kind] = cls
+            _IMPORTED[cls.kind] = cls
 
     def attach(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> None:
         """Attach to a pipeline; later attachments act on the text first (W M_A M_B for A, then B).
@@ -69,12 +83,7 @@ class Erasure(ModelEdit):
     def load(path: str | Path) -> Erasure:
         """Read an erasure of any kind; raises EffaceError for anything damaged, foreign or newer."""
         header, tensors = files.read(Path(path))
-        kind = KINDS.get(str(header.get("kind")))
-        if kind is None:
-            raise EffaceError(
-                f"{path} holds an erasure of kind {str(header.get('kind'))[:40]!r}; this efface knows "
-                f"{', '.join(KINDS)}: update efface."
-            )
+        kind = _kind(Path(path), str(header.get("kind"))[:40], str(header.get("plugin", ""))[:80])
         try:
             provenance = Provenance.from_json(header)
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
@@ -125,3 +134,29 @@ class Erasure(ModelEdit):
         shapes = {name: list(t.shape) for name, t in self.tensors().items()}
         sums = {name: tensor_sha256(t) for name, t in self.tensors().items()}
         return {"kind": self.kind} | self.provenance.to_json() | {"tensors": shapes, "sha256": sums, "bytes": size}
+
+
+def _kind(path: Path, name: str, plugin: str) -> type[Erasure]:
+    """The class of a file's kind; a file never has a plugin imported by itself.
+
+    Raises:
+        EffaceError: nobody knows the kind, or a plugin does that was not imported.
+    """
+    if name in KINDS.builtin:
+        return KINDS.load(name)
+    if name in _IMPORTED:
+        return _IMPORTED[name]
+    start = f"{path} holds an erasure of kind {name!r}"
+    if name not in KINDS:
+        told = f" ({plugin})" if plugin else ""
+        known = ", ".join(KINDS.builtin)
+        raise EffaceError(
+            f"{start}; this efface knows {known}: install the plugin that knows it{told}, or update efface."
+        )
+    origin = KINDS.origin(name)
+    if origin is not None and origin.name in os.environ.get(ALLOWED, "").split(","):
+        return KINDS.load(name)
+    raise EffaceError(
+        f"{start}, which the plugin {origin} knows, and reading a file imports no plugin: set {ALLOWED}="
+        f"{origin and origin.name} if you trust it, or import it yourself."
+    )

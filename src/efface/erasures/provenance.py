@@ -28,11 +28,13 @@ class Provenance:
     """Retained prompts."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What the method wants to report: seconds, epochs, norms."""
+    plugin: str = ""
+    """Name and version of the plugin that brought the method; empty for methods of efface itself."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary with the versions of the libraries at work."""
         versions = {name: version(name) for name in ("efface", "torch", "diffusers", "transformers")}
-        return {
+        said = {
             "method": self.method,
             "config": self.config,
             "concepts": [asdict(concept) for concept in self.concepts],
@@ -41,16 +43,18 @@ class Provenance:
             "notes": self.notes,
             "versions": versions,
         }
+        return said | ({"plugin": self.plugin} if self.plugin else {})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Provenance:
         """The provenance that `to_json` wrote; fields of newer concepts are ignored."""
         method, config, keep, notes = data["method"], data["config"], data["keep"], data["notes"]
+        plugin = data.get("plugin", "")
         plain = isinstance(method, str) and isinstance(config, dict) and isinstance(notes, dict) and are_texts(keep)
-        if not plain or not isinstance(data["concepts"], list) or not data["concepts"]:
-            raise TypeError("method, config, concepts, keep or notes are not what they should be")
+        if not plain or not isinstance(plugin, str) or not isinstance(data["concepts"], list) or not data["concepts"]:
+            raise TypeError("method, config, concepts, keep, notes or plugin are not what they should be")
         concepts = tuple(_concept(entry) for entry in data["concepts"])
-        return cls(method, config, concepts, Fingerprint.from_json(data["base"]), tuple(keep), notes)
+        return cls(method, config, concepts, Fingerprint.from_json(data["base"]), tuple(keep), notes, plugin)
 
 
 def _concept(entry: dict[str, Any]) -> Concept:

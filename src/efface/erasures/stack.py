@@ -59,7 +59,7 @@ _STACKS: WeakKeyDictionary[nn.Module, Stack] = WeakKeyDictionary()
 
 def stack_of(model: Model) -> Stack:
     """The stack of a model's denoiser; an empty one when nothing was ever attached."""
-    return _STACKS.setdefault(model.entries()[0].module, Stack())
+    return _STACKS.setdefault(model.networks()[0].module, Stack())
 
 
 def attached_to(pipeline: Any) -> list[Attachment]:
@@ -85,7 +85,7 @@ def attach(erasure: ModelEdit, pipeline: Any, *, scale: float, fold: bool, force
                 "compose: remove it, attach this one first, then the other (or fold both)."
             )
     elif erasure.acts_on == "text":
-        _warn_uncovered(model)
+        _warn_unmapped(model)
     stack.attachments.append(attachment)
     try:
         _rebuild(model, stack)
@@ -137,7 +137,7 @@ def _compiled(model: Model) -> bool:
     """Whether torch.compile has wrapped the denoiser, from outside or in place, or a part of it."""
     if any(hasattr(part, "_orig_mod") for part in model.pipeline.components.values()):
         return True
-    parts = (part for entry in model.entries() for part in entry.module.modules())
+    parts = (part for entry in model.networks() for part in entry.module.modules())
     return any(getattr(part, "_compiled_call_impl", None) is not None for part in parts)
 
 
@@ -183,12 +183,10 @@ def _require_foldable(model: Model, erasure: ModelEdit) -> None:
             raise EffaceError(f"{name} is quantised ({parameters[name].dtype}): attach before quantising.")
 
 
-def _warn_uncovered(model: Model) -> None:
-    uncovered = model.family.uncovered()
-    if uncovered:
-        warnings.warn(
-            f"the erasure does not reach {' and '.join(uncovered)}: text enters there unmapped.", stacklevel=5
-        )
+def _warn_unmapped(model: Model) -> None:
+    unmapped = model.family.unmapped_inputs()
+    if unmapped:
+        warnings.warn(f"the erasure does not reach {' and '.join(unmapped)}: text enters there unmapped.", stacklevel=5)
 
 
 def _names(erasure: ModelEdit) -> str:

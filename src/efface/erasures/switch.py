@@ -13,7 +13,7 @@ from efface.models.model import Model
 
 
 @dataclass(frozen=True)
-class Target:
+class ModelVariant:
     """A model, and the erasures that make it the erased one; none for the original.
 
     Both sides of an attack may be one pipeline: its erasures are attached when the erased model is asked and taken off
@@ -48,10 +48,10 @@ class _Place:
     """Where the target that was looked at last stays attached."""
 
     def __init__(self) -> None:
-        self.held: Target | None = None
+        self.held: ModelVariant | None = None
         self.stack = ExitStack()
 
-    def take(self, target: Target) -> None:
+    def take(self, target: ModelVariant) -> None:
         if self.held is not target:
             self.leave()
             target._attach(self.stack)
@@ -66,7 +66,7 @@ _PLACE: ContextVar[_Place | None] = ContextVar("place", default=None)
 
 
 @contextmanager
-def staying() -> Iterator[None]:
+def keep_attached() -> Iterator[None]:
     """While active, a target stays attached after it was looked at, until another one is.
 
     Every attachment compares the model's fingerprint, which takes seconds on a large model.

@@ -12,7 +12,7 @@ from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
 from efface.models.model import Model
-from efface.models.precision import checked, on_cpu
+from efface.models.precision import finite_float32, on_cpu
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class TextMap(Erasure):
         Raises:
             EffaceError: they are not finite.
         """
-        return cls(origin, checked(u), checked(v))
+        return cls(origin, finite_float32(u), finite_float32(v))
 
     def map(self, states: Tensor, scale: float = 1.0) -> Tensor:
         """Mapped text states (… width), in their own dtype and on their own device."""
@@ -52,7 +52,7 @@ class TextMap(Erasure):
         def change(states: Tensor) -> Tensor:
             return self.map(states, scale)
 
-        return [door.on_text(change) for entry in model.entries() for door in entry.doors]
+        return [door.on_text(change) for entry in model.networks() for door in entry.doors]
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W M in float32 or better, cast back; `weight` (out width) is any key or value matrix."""

@@ -27,6 +27,6 @@ def write(
     known = metadata_of(pipeline)
     note |= {} if known is None else known.to_json()  # so that the folder is known for what it was made of
     (path / "efface.json").write_text(json.dumps(note, indent=1))
-    reloaded = type(pipeline).from_pretrained(path, dtype=Model(pipeline).entries()[0].module.dtype)
+    reloaded = type(pipeline).from_pretrained(path, dtype=Model(pipeline).networks()[0].module.dtype)
     reloaded.set_progress_bar_config(disable=True)
     return check.draw(reloaded.to(pipeline.device)), {"layers": len(names)}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efface.erasures import Erasure
 from efface.errors import EffaceError
-from efface.families.layers import stored
+from efface.families.layers import read_parameter
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
 
@@ -33,7 +33,7 @@ def targets_of(erasure: Erasure, model: Model) -> Iterator[Target]:
     named = erasure.targets()
     if named is None:
         for projection in model.text_projections():
-            yield Target(f"{projection.name}.weight", stored(projection.module, "weight"))
+            yield Target(f"{projection.name}.weight", read_parameter(projection.module, "weight"))
         return
     parameters = parameters_of(model)
     for name in named:

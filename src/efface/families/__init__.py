@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from efface.errors import EffaceError
-from efface.families.base import Entry, Family, Projection
+from efface.families.base import Family, Network, Projection
 from efface.families.flux import Flux
 from efface.families.flux2 import Flux2
 from efface.families.hunyuandit import HunyuanDiT
@@ -24,7 +24,7 @@ FAMILIES: list[type[Family]] = [
 ]  # fmt: skip
 """Tried in this order; the first that recognises a pipeline's components serves it."""
 
-__all__ = ["FAMILIES", "Entry", "Family", "Projection", "family_of", "register"]
+__all__ = ["FAMILIES", "Network", "Family", "Projection", "family_of", "register"]
 
 
 def register(family: type[Family]) -> type[Family]:

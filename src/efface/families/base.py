@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
-from efface.families.layers import execution_device, stored, unwrap
-from efface.families.networks import Entry
+from efface.families.layers import execution_device, read_parameter, unwrap
+from efface.families.networks import Network
 from efface.families.projections import Projection
-from efface.families.text import Stream, Text
+from efface.families.text import Text, TokenSpan
 
-__all__ = ["Entry", "Family", "Projection", "Standard", "execution_device", "stored", "unwrap"]
+__all__ = ["Network", "Family", "Projection", "Standard", "execution_device", "read_parameter", "unwrap"]
 
 
 class Standard(NamedTuple):
@@ -47,8 +47,8 @@ class Family(ABC):
     # Text
 
     @abstractmethod
-    def streams(self) -> list[Stream]:
-        """The stretches of the token axis, in order."""
+    def token_spans(self) -> list[TokenSpan]:
+        """The parts of the token axis, each filled by one tokenizer, in order."""
 
     @abstractmethod
     def text_encoders(self) -> dict[str, nn.Module]:
@@ -60,7 +60,7 @@ class Family(ABC):
 
     def tokenizers(self) -> list[Any]:
         """The tokenizers, one a text encoder."""
-        return [stream.tokenizer for stream in self.streams()]
+        return [span.tokenizer for span in self.token_spans()]
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Text states (batch tokens width) and pooled text (batch width) of ids and masks, one tensor a tokenizer.
@@ -74,14 +74,14 @@ class Family(ABC):
         """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
         return self.text([prompt or ""])
 
-    def entering(self, text: Text) -> Tensor:
+    def projection_inputs(self, text: Text) -> Tensor:
         """Text states as the projections read them (batch tokens width)."""
         return text.states
 
     # Where text enters
 
     @abstractmethod
-    def entries(self) -> list[Entry]:
+    def networks(self) -> list[Network]:
         """The networks whose forward takes text states, the denoiser first."""
 
     @abstractmethod
@@ -89,8 +89,8 @@ class Family(ABC):
         """Every matrix that reads text states; raises EffaceError where one cannot be edited."""
 
     @abstractmethod
-    def uncovered(self) -> list[str]:
-        """Other ways by which text enters, which a text map does not reach, in words."""
+    def unmapped_inputs(self) -> list[str]:
+        """Ways by which text enters that a text map does not reach, in words."""
 
     def part_of(self, module: nn.Module) -> int:
         """Which part of the tuple that a module returns holds the picture's states."""
@@ -98,31 +98,31 @@ class Family(ABC):
 
     def components(self) -> dict[str, nn.Module]:
         """The networks an erasure may edit and a fingerprint covers: denoiser and text encoders."""
-        return {entry.name: entry.module for entry in self.entries()} | self.text_encoders()
+        return {network.name: network.module for network in self.networks()} | self.text_encoders()
 
     # Drawing
 
     @abstractmethod
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
-        """What the scheduler takes for the denoiser's output (batch channels height width) at timestep `level`.
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
+        """What the scheduler takes for the denoiser's output (batch channels height width) at a timestep.
 
         `guidance` matters to guidance-distilled models only, which take it as an input; None is the pipeline's default.
         """
 
     @abstractmethod
     def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        """(channels height width) of the latents of a square picture of so many pixels; None is the model's own size."""
+        """(channels height width) of the latents of a square picture of `side` pixels; None is the model's own size."""
 
     def latent_dtype(self, states: Tensor) -> torch.dtype:
-        """In which precision latents are stepped."""
+        """Precision of the latents while they are denoised."""
         return states.dtype
 
     def guides(self, guidance: float) -> bool:
         """Whether the unconditional half is drawn too."""
         return guidance > 1
 
-    def guided(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
-        """Both halves' outputs combined."""
+    def guide(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+        """The output that guidance makes of the unconditional and the conditional one."""
         return unconditional + guidance * (conditional - unconditional)
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Token embeddings that are given instead of looked up, through a hook on each text encoder's own embedding module."""
+"""Token embeddings that replace those of the ids, through a hook on each text encoder's own embedding module."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import stored
+from efface.families.base import read_parameter
 
 
 def token_table(encoders: Sequence[nn.Module]) -> Tensor:
     """The encoders' token embeddings side by side (vocabulary width); raises EffaceError where vocabularies differ."""
-    tables = [stored(_lookup(encoder), "weight") for encoder in encoders]
+    tables = [read_parameter(_lookup(encoder), "weight") for encoder in encoders]
     sizes = [len(table) for table in tables]
     if len(set(sizes)) > 1:
         raise EffaceError(
@@ -26,8 +26,8 @@ def token_table(encoders: Sequence[nn.Module]) -> Tensor:
 
 
 @contextmanager
-def given_embeddings(encoders: Sequence[nn.Module], embeddings: Tensor, lengths: Tensor) -> Iterator[None]:
-    """While active, the tokens after the begin token have `embeddings`, whatever their ids say.
+def replace_embeddings(encoders: Sequence[nn.Module], embeddings: Tensor, lengths: Tensor) -> Iterator[None]:
+    """While active, the tokens after the begin token have `embeddings` instead of those of their ids.
 
     Args:
         encoders: in the order of `token_table`.

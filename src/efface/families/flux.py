@@ -8,44 +8,49 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from efface.families.schedule import set_shifted
-from efface.families.text import Stream, Text
-from efface.families.transformer import JointEntry
+from efface.families.schedule import set_shifted_sigmas
+from efface.families.text import Text, TokenSpan
+from efface.families.transformer import JointTransformer
 
 PATCH = "batch c (h p) (w q) -> batch (h w) (c p q)"
 """Latents as the transformer takes them: patches of 2 x 2 cells."""
 
 
-class Flux(JointEntry):
+class Flux(JointTransformer):
     """FLUX.1; a text map covers T5's states, not the pooled CLIP text."""
 
     name = "flux"
     denoisers = ("FluxTransformer2DModel",)
     encoders = ("text_encoder", "text_encoder_2")
     joint = ("transformer_blocks", "single_transformer_blocks")
-    timestep = ("timestep", 3)
+    timestep_argument = ("timestep", 3)
 
-    def streams(self) -> list[Stream]:
-        return [Stream(*self.loaded("text_encoder_2"), self.default("max_sequence_length") or 512, begin=0)]
+    def token_spans(self) -> list[TokenSpan]:
+        return [
+            TokenSpan(
+                *self.tokenizer_and_encoder("text_encoder_2"), self.default("max_sequence_length") or 512, begin=0
+            )
+        ]
 
-    def encoded(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
-        self.loaded("text_encoder")
+    def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+        self.tokenizer_and_encoder("text_encoder")
         states, pooled, _ = self.pipeline.encode_prompt(
-            prompts, device=self.device, max_sequence_length=self.streams()[0].length
+            prompts, device=self.device, max_sequence_length=self.token_spans()[0].length
         )
-        return states, pooled, self.masks(prompts, self.streams()).to(states.device)
+        return states, pooled, self.masks(prompts, self.token_spans()).to(states.device)
 
-    def to_level(self, given: Tensor) -> Tensor:
-        return given.float() * 1000  # the transformer takes the noise's share, 0 to 1
+    def to_timestep(self, value: Tensor) -> Tensor:
+        return value.float() * 1000  # the transformer takes the noise's share, 0 to 1
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         height, width = (cells // 2 for cells in latents.shape[-2:])
         scale = None
         if self.network.config.guidance_embeds:
             scale = self.standard().guidance if guidance is None else guidance
             scale = torch.full((len(latents),), scale, device=latents.device, dtype=torch.float32)
         output = self.pipeline.transformer(
-            hidden_states=rearrange(latents, PATCH, p=2, q=2), timestep=self.at(level, latents).to(latents.dtype) / 1000,
+            hidden_states=rearrange(latents, PATCH, p=2, q=2),
+            timestep=self.batch_timestep(timestep, latents).to(latents.dtype) / 1000,
             guidance=scale, pooled_projections=text.pooled, encoder_hidden_states=text.states,
             txt_ids=latents.new_zeros(text.states.shape[1], 3), img_ids=grid(height, width).to(latents),
             return_dict=False,
@@ -60,10 +65,10 @@ class Flux(JointEntry):
         return self.network.config.in_channels // 4, cells // 2 * 2, cells // 2 * 2
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
-        set_shifted(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)
+        set_shifted_sigmas(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)
 
-    def uncovered(self) -> list[str]:
-        return ["the pooled text beside the timestep", *super().uncovered()]
+    def unmapped_inputs(self) -> list[str]:
+        return ["the pooled text beside the timestep", *super().unmapped_inputs()]
 
 
 def grid(height: int, width: int) -> Tensor:

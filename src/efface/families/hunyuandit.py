@@ -8,11 +8,11 @@ from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_r
 from torch import Tensor
 
 from efface.families.base import Projection
-from efface.families.layers import passed_through
-from efface.families.networks import Door
-from efface.families.pixart import without_spread
+from efface.families.layers import apply_without_hooks
+from efface.families.networks import TextInput
+from efface.families.pixart import without_variance
 from efface.families.projections import cross_attentions
-from efface.families.text import Stream, Text
+from efface.families.text import Text, TokenSpan
 from efface.families.transformer import Transformer
 
 
@@ -27,19 +27,25 @@ class HunyuanDiT(Transformer):
     encoders = ("text_encoder", "text_encoder_2")
     reads_padding = False
 
-    def streams(self) -> list[Stream]:
+    def token_spans(self) -> list[TokenSpan]:
         config = self.network.config
-        bert = Stream(*self.loaded("text_encoder"), config.text_len)
-        return [bert, Stream(*self.loaded("text_encoder_2"), config.text_len_t5, start=config.text_len, begin=0)]
+        bert = TokenSpan(*self.tokenizer_and_encoder("text_encoder"), config.text_len)
+        return [
+            bert,
+            TokenSpan(
+                *self.tokenizer_and_encoder("text_encoder_2"), config.text_len_t5, start=config.text_len, begin=0
+            ),
+        ]
 
-    def encoded(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
-        states, masks = [], []
-        for index, stream in enumerate(self.streams()):
-            found, _, mask, _ = self.pipeline.encode_prompt(
+    def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+        states: list[Tensor] = []
+        masks: list[Tensor] = []
+        for index, span in enumerate(self.token_spans()):
+            part, _, mask, _ = self.pipeline.encode_prompt(
                 prompts, device=self.device, dtype=self.network.dtype, do_classifier_free_guidance=False,
-                max_sequence_length=stream.length, text_encoder_index=index,
+                max_sequence_length=span.length, text_encoder_index=index,
             )  # fmt: skip
-            states.append(found)
+            states.append(part)
             masks.append(mask.bool())
         width = max(part.shape[-1] for part in states)
         padded = [torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in states]
@@ -51,17 +57,17 @@ class HunyuanDiT(Transformer):
         bert, t5 = text.states.split([config.text_len, config.text_len_t5], dim=1)
         return bert[..., : config.cross_attention_dim], t5[..., : config.cross_attention_dim_t5].contiguous()
 
-    def doors(self) -> tuple[Door, ...]:
-        return tuple(Door(block, "encoder_hidden_states", 1) for block in self.network.blocks)
+    def text_inputs(self) -> tuple[TextInput, ...]:
+        return tuple(TextInput(block, "encoder_hidden_states", 1) for block in self.network.blocks)
 
-    def entering(self, text: Text) -> Tensor:
+    def projection_inputs(self, text: Text) -> Tensor:
         bert, t5 = self._split(text)
-        return torch.cat([bert, passed_through(self.network.text_embedder, t5)], dim=1)
+        return torch.cat([bert, apply_without_hooks(self.network.text_embedder, t5)], dim=1)
 
     def projections(self) -> list[Projection]:
         return cross_attentions("transformer", self.network)
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         config, device = self.network.config, latents.device
         bert, t5 = self._split(text)
         bert_mask, t5_mask = text.mask.to(device).long().split([config.text_len, config.text_len_t5], dim=1)
@@ -73,12 +79,13 @@ class HunyuanDiT(Transformer):
         )
         original = self.default("original_size") or (1024, 1024)
         sizes = latents.new_tensor([[*original, height, width, 0, 0]]).repeat(len(latents), 1)
+        timesteps = self.batch_timestep(timestep, latents).to(latents.dtype)
         output = self.pipeline.transformer(
-            latents, self.at(level, latents).to(latents.dtype), encoder_hidden_states=bert, text_embedding_mask=bert_mask,
+            latents, timesteps, encoder_hidden_states=bert, text_embedding_mask=bert_mask,
             encoder_hidden_states_t5=t5, text_embedding_mask_t5=t5_mask, image_meta_size=sizes,
             style=torch.zeros(len(latents), dtype=torch.long, device=device), image_rotary_emb=rotary, return_dict=False,
         )[0]  # fmt: skip
-        return without_spread(output, latents)
+        return without_variance(output, latents)
 
-    def uncovered(self) -> list[str]:
-        return ["T5's pooled text beside the timestep", *super().uncovered()]
+    def unmapped_inputs(self) -> list[str]:
+        return ["T5's pooled text beside the timestep", *super().unmapped_inputs()]

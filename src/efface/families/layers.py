@@ -33,7 +33,7 @@ def inner_linear(name: str, module: nn.Module) -> tuple[nn.Linear, bool]:
     return layer, adapted
 
 
-def stored(module: Any, name: str) -> Tensor:
+def read_parameter(module: Any, name: str) -> Tensor:
     """A module's own parameter, read from accelerate's store while it is offloaded (sequential offload)."""
     parameter = getattr(module, name).detach()
     store = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
@@ -43,8 +43,8 @@ def stored(module: Any, name: str) -> Tensor:
 def effective_weight(module: Any) -> Tensor:
     """Weight (out width) of a linear layer, with the contribution of active LoRA adapters added."""
     if not hasattr(module, "base_layer"):
-        return stored(module, "weight")
-    weight = stored(module.base_layer, "weight")
+        return read_parameter(module, "weight")
+    weight = read_parameter(module.base_layer, "weight")
     if not getattr(module, "disable_adapters", False) and not getattr(module, "merged", False):
         for adapter in module.active_adapters:
             if adapter in module.lora_A:
@@ -52,7 +52,7 @@ def effective_weight(module: Any) -> Tensor:
     return weight
 
 
-def passed_through(module: nn.Module, states: Tensor) -> Tensor:
-    """The output of a small module for text states, its own hooks (attached erasures) left out."""
-    place = next((p for p in module.parameters() if not p.is_meta), states)
-    return module.forward(states.to(place)).to(states.device)
+def apply_without_hooks(module: nn.Module, states: Tensor) -> Tensor:
+    """The output of a small module for text states without its hooks, which attached erasures put there."""
+    like = next((p for p in module.parameters() if not p.is_meta), states)
+    return module.forward(states.to(like)).to(states.device)

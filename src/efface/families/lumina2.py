@@ -7,29 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.families.layers import passed_through
-from efface.families.networks import Door
-from efface.families.schedule import set_shifted
-from efface.families.text import Stream, Text
-from efface.families.transformer import JointEntry
+from efface.families.layers import apply_without_hooks
+from efface.families.networks import TextInput
+from efface.families.schedule import set_shifted_sigmas
+from efface.families.text import Text, TokenSpan
+from efface.families.transformer import JointTransformer
 
 
-class Lumina2(JointEntry):
+class Lumina2(JointTransformer):
     """The map acts between the norm and the linear layer; prompts stand behind a system prompt, negative ones do not."""
 
     name = "lumina-2"
     denoisers = ("Lumina2Transformer2DModel",)
-    entry = "time_caption_embed.caption_embedder.1"
+    text_layer = "time_caption_embed.caption_embedder.1"
     reads_padding = False
 
-    def streams(self) -> list[Stream]:
-        tokenizer, encoder = self.loaded("text_encoder")
+    def token_spans(self) -> list[TokenSpan]:
+        tokenizer, encoder = self.tokenizer_and_encoder("text_encoder")
         before = f"{self.default('system_prompt') or self.pipeline.system_prompt} <Prompt Start> "
         begin = len(tokenizer(before).input_ids)  # the begin token included
         length = self.default("max_sequence_length") or 256
-        return [Stream(tokenizer, encoder, length, begin=begin, end=0, before=before)]
+        return [TokenSpan(tokenizer, encoder, length, begin=begin, end=0, before=before)]
 
-    def encoded(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
         states, mask, _, _ = self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self._length
         )
@@ -41,31 +41,32 @@ class Lumina2(JointEntry):
 
     def negative(self, prompt: str | None) -> Text:
         states, mask = self.pipeline._get_gemma_prompt_embeds([prompt or ""], self.device, self._length)
-        return Text(states, None, mask.bool(), torch.zeros(1, dtype=torch.long), ("",))
+        last = torch.zeros(1, dtype=torch.long)
+        return Text(states=states, pooled=None, mask=mask.bool(), last=last, truncated=("",))
 
-    def doors(self) -> tuple[Door, ...]:
-        return (Door(self.network.time_caption_embed.caption_embedder[0]),)
+    def text_inputs(self) -> tuple[TextInput, ...]:
+        return (TextInput(self.network.time_caption_embed.caption_embedder[0]),)
 
-    def entering(self, text: Text) -> Tensor:
-        return passed_through(self.network.time_caption_embed.caption_embedder[0], text.states)
+    def projection_inputs(self, text: Text) -> Tensor:
+        return apply_without_hooks(self.network.time_caption_embed.caption_embedder[0], text.states)
 
-    def to_level(self, given: Tensor) -> Tensor:
-        return (1 - given.float()) * 1000  # the transformer counts from 0 (noise) to 1 (picture)
+    def to_timestep(self, value: Tensor) -> Tensor:
+        return (1 - value.float()) * 1000  # the transformer counts from 0 (noise) to 1 (picture)
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
-        share = 1 - self.at(level, latents) / self.pipeline.scheduler.config.num_train_timesteps
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
+        share = 1 - self.batch_timestep(timestep, latents) / self.pipeline.scheduler.config.num_train_timesteps
         return -self.pipeline.transformer(
             hidden_states=latents, timestep=share, encoder_hidden_states=text.states,
             encoder_attention_mask=text.mask.to(latents.device).long(), return_dict=False,
         )[0]  # fmt: skip
 
-    def guided(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
-        combined = super().guided(unconditional, conditional, guidance)
+    def guide(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+        combined = super().guide(unconditional, conditional, guidance)
         return combined * (conditional.norm(dim=-1, keepdim=True) / combined.norm(dim=-1, keepdim=True))
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         # The pipeline takes the channels for the number of tokens; its checkpoints are sampled so.
-        set_shifted(scheduler, steps, latents.shape[1], latents.device)
+        set_shifted_sigmas(scheduler, steps, latents.shape[1], latents.device)
 
     def latent_shape(self, side: int | None) -> tuple[int, int, int]:
         channels, cells, _ = super().latent_shape(side)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 
-def _same(level: Tensor) -> Tensor:
-    return level
+def _identity(value: Tensor) -> Tensor:
+    return value
 
 
-class Door(NamedTuple):
+class TextInput(NamedTuple):
     """A call in which text states can be replaced on their way to the projections."""
 
     module: nn.Module
@@ -21,9 +21,9 @@ class Door(NamedTuple):
     argument: str | None = None
     """The argument that holds the states; None where they are the module's output."""
     position: int = 0
-    """Its place among positional arguments."""
+    """Index of that argument where it is passed by position."""
 
-    def on_text(self, change: Callable[[Tensor], Tensor]) -> Any:
+    def hook_text(self, change: Callable[[Tensor], Tensor]) -> Any:
         """Have the states (… width) replaced by `change` of them at every call; returns the handle that ends it."""
         name = self.argument
         if name is None:
@@ -34,32 +34,38 @@ class Door(NamedTuple):
             return self.module.register_forward_hook(after)
 
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            given = kwargs[name] if name in kwargs else args[self.position]
-            # IP-Adapter may pass (text, images).
-            changed: Any = (change(given[0]), *given[1:]) if isinstance(given, tuple) else change(given)
-            if name in kwargs:
-                return args, kwargs | {name: changed}
-            return (*args[: self.position], changed, *args[self.position + 1 :]), kwargs
+            return replace_text(args, kwargs, name, self.position, change)
 
         return self.module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-class Entry(NamedTuple):
+class Network(NamedTuple):
     """A network that text states enter: the denoiser, or a ControlNet beside it."""
 
     name: str
     """The pipeline component's name."""
     module: nn.Module
     """The network itself, unwrapped from torch.compile."""
-    doors: tuple[Door, ...]
+    text_inputs: tuple[TextInput, ...]
     """Where the text states can be replaced; every projection lies behind one of them."""
-    timestep: tuple[str, int] = ("timestep", 1)
-    """Name and place of the argument that holds the noise level."""
-    to_level: Callable[[Tensor], Tensor] = _same
+    timestep_argument: tuple[str, int] = ("timestep", 1)
+    """Name and position of the argument that holds the noise level."""
+    to_timestep: Callable[[Tensor], Tensor] = _identity
     """From what the network takes for a noise level to the scheduler's timestep (0 to 1000)."""
 
-    def level(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The scheduler's timestep of a call (batch, or one for all)."""
-        name, position = self.timestep
-        given = kwargs[name] if name in kwargs else args[position]
-        return self.to_level(torch.as_tensor(given).detach().reshape(-1))
+        name, position = self.timestep_argument
+        value = kwargs[name] if name in kwargs else args[position]
+        return self.to_timestep(torch.as_tensor(value).detach().reshape(-1))
+
+
+def replace_text(
+    args: tuple[Any, ...], kwargs: dict[str, Any], name: str, position: int, change: Callable[[Tensor], Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with the text states changed, which IP-Adapter may pass as (text, images)."""
+    old = kwargs[name] if name in kwargs else args[position]
+    new: Any = (change(old[0]), *old[1:]) if isinstance(old, tuple) else change(old)
+    if name in kwargs:
+        return args, kwargs | {name: new}
+    return (*args[:position], new, *args[position + 1 :]), kwargs

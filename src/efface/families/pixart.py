@@ -8,10 +8,10 @@ from diffusers.utils.import_utils import is_bs4_available, is_ftfy_available
 from torch import Tensor
 
 from efface.families.base import Projection
-from efface.families.layers import passed_through
-from efface.families.networks import Door
+from efface.families.layers import apply_without_hooks
+from efface.families.networks import TextInput
 from efface.families.projections import cross_attentions
-from efface.families.text import Stream, Text
+from efface.families.text import Text, TokenSpan
 from efface.families.transformer import Transformer
 
 
@@ -21,37 +21,37 @@ class PixArt(Transformer):
     name = "pixart"
     denoisers = ("PixArtTransformer2DModel",)
     reads_padding = False
-    timestep = ("timestep", 2)
+    timestep_argument = ("timestep", 2)
 
-    def streams(self) -> list[Stream]:
-        return [Stream(*self.loaded("text_encoder"), self._length, begin=0, clean=self._clean)]
+    def token_spans(self) -> list[TokenSpan]:
+        return [TokenSpan(*self.tokenizer_and_encoder("text_encoder"), self._length, begin=0, clean=self._clean)]
 
     @property
     def _length(self) -> int:
         return self.default("max_sequence_length") or 120
 
     def _clean(self, prompt: str) -> str:
-        return cleaned(self.pipeline, prompt, bool(self.default("clean_caption")))
+        return tidy_caption(self.pipeline, prompt, bool(self.default("clean_caption")))
 
-    def encoded(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
         states, mask, _, _ = self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self._length,
             clean_caption=bool(self.default("clean_caption")) and can_clean(),
         )  # fmt: skip
         return states, None, mask.bool()
 
-    def doors(self) -> tuple[Door, ...]:
+    def text_inputs(self) -> tuple[TextInput, ...]:
         caption = self.network.caption_projection
-        return super().doors() if caption is None else (Door(caption),)
+        return super().text_inputs() if caption is None else (TextInput(caption),)
 
-    def entering(self, text: Text) -> Tensor:
+    def projection_inputs(self, text: Text) -> Tensor:
         caption = self.network.caption_projection
-        return text.states if caption is None else passed_through(caption, text.states)
+        return text.states if caption is None else apply_without_hooks(caption, text.states)
 
     def projections(self) -> list[Projection]:
         return cross_attentions("transformer", self.network)
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.network.config.sample_size == 128:
             height, width = (cells * self.pipeline.vae_scale_factor for cells in latents.shape[-2:])
@@ -59,17 +59,17 @@ class PixArt(Transformer):
             sizes["aspect_ratio"] = latents.new_tensor([[height / width]]).expand(len(latents), 1)
         output = self.pipeline.transformer(
             latents, encoder_hidden_states=text.states, encoder_attention_mask=text.mask.to(latents.device).long(),
-            timestep=self.at(level, latents), added_cond_kwargs=sizes, return_dict=False,
+            timestep=self.batch_timestep(timestep, latents), added_cond_kwargs=sizes, return_dict=False,
         )[0]  # fmt: skip
-        return without_spread(output, latents)
+        return without_variance(output, latents)
 
 
-def without_spread(output: Tensor, latents: Tensor) -> Tensor:
+def without_variance(output: Tensor, latents: Tensor) -> Tensor:
     """The first half of the channels of a model that predicts its variance too."""
     return output if output.shape[1] == latents.shape[1] else output.chunk(2, dim=1)[0]
 
 
-def cleaned(pipeline: Any, prompt: str, thoroughly: bool) -> str:
+def tidy_caption(pipeline: Any, prompt: str, thoroughly: bool) -> str:
     """A prompt as a pipeline tidies it: small letters, and with two libraries at hand no web addresses and such."""
     return pipeline._text_preprocessing(prompt, clean_caption=thoroughly and can_clean())[0]
 

@@ -37,7 +37,7 @@ def cross_attentions(component: str, network: nn.Module) -> list[Projection]:
     Raises:
         EffaceError: they are fused or quantised.
     """
-    found = []
+    projections = []
     for name, block in network.named_modules():
         if not (name.endswith("attn2") and hasattr(block, "to_k")):
             continue
@@ -47,5 +47,5 @@ def cross_attentions(component: str, network: nn.Module) -> list[Projection]:
                 f"the projections of {component}.{name} are fused; expected separate keys and values: "
                 "call unfuse_qkv_projections() on the pipeline first."
             )
-        found += [projection(f"{component}.{name}.{part}", getattr(block, part)) for part in ("to_k", "to_v")]
-    return found
+        projections += [projection(f"{component}.{name}.{part}", getattr(block, part)) for part in ("to_k", "to_v")]
+    return projections

@@ -10,32 +10,32 @@ from torch import Tensor
 
 from efface.families.base import Standard
 from efface.families.flux import PATCH
-from efface.families.layers import passed_through
-from efface.families.networks import Door
-from efface.families.schedule import set_shifted
-from efface.families.text import Stream, Text
-from efface.families.transformer import JointEntry
+from efface.families.layers import apply_without_hooks
+from efface.families.networks import TextInput
+from efface.families.schedule import set_shifted_sigmas
+from efface.families.text import Text, TokenSpan
+from efface.families.transformer import JointTransformer
 
 
-class QwenImage(JointEntry):
+class QwenImage(JointTransformer):
     """The map acts between the norm and the linear layer; the template's first tokens are dropped by the pipeline."""
 
     name = "qwen-image"
     denoisers = ("QwenImageTransformer2DModel",)
-    entry = "txt_in"
+    text_layer = "txt_in"
     joint = ("transformer_blocks",)
-    timestep = ("timestep", 3)
+    timestep_argument = ("timestep", 3)
     reads_padding = False
 
-    def streams(self) -> list[Stream]:
-        tokenizer, encoder = self.loaded("text_encoder")
+    def token_spans(self) -> list[TokenSpan]:
+        tokenizer, encoder = self.tokenizer_and_encoder("text_encoder")
         before, after = self.pipeline.prompt_template_encode.split("{}")
         begin, end = (len(tokenizer(part, add_special_tokens=False).input_ids) for part in (before, after))
         begin -= self.pipeline.prompt_template_encode_start_idx
         length = self.default("max_sequence_length") or 512
-        return [Stream(tokenizer, encoder, length, begin=begin, end=end, before=before)]
+        return [TokenSpan(tokenizer, encoder, length, begin=begin, end=end, before=before)]
 
-    def encoded(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
         states, mask = self.pipeline.encode_prompt(
             prompts, device=self.device, max_sequence_length=self.default("max_sequence_length") or 512
         )
@@ -45,26 +45,27 @@ class QwenImage(JointEntry):
         # The pipeline guides only where a negative prompt is given; a blank is what its authors give.
         return self.text([" " if prompt is None else prompt])
 
-    def doors(self) -> tuple[Door, ...]:
-        return (Door(self.network.txt_norm),)
+    def text_inputs(self) -> tuple[TextInput, ...]:
+        return (TextInput(self.network.txt_norm),)
 
-    def entering(self, text: Text) -> Tensor:
-        return passed_through(self.network.txt_norm, text.states)
+    def projection_inputs(self, text: Text) -> Tensor:
+        return apply_without_hooks(self.network.txt_norm, text.states)
 
-    def to_level(self, given: Tensor) -> Tensor:
-        return given.float() * 1000  # the transformer takes the noise's share, 0 to 1
+    def to_timestep(self, value: Tensor) -> Tensor:
+        return value.float() * 1000  # the transformer takes the noise's share, 0 to 1
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         height, width = (cells // 2 for cells in latents.shape[-2:])
         output = self.pipeline.transformer(
-            hidden_states=rearrange(latents, PATCH, p=2, q=2), timestep=self.at(level, latents).to(latents.dtype) / 1000,
+            hidden_states=rearrange(latents, PATCH, p=2, q=2),
+            timestep=self.batch_timestep(timestep, latents).to(latents.dtype) / 1000,
             encoder_hidden_states_mask=None if text.mask.all() else text.mask.to(latents.device),
             encoder_hidden_states=text.states, img_shapes=[[(1, height, width)]] * len(latents), return_dict=False,
         )[0]  # fmt: skip
         return rearrange(output, "batch (h w) (c p q) -> batch c (h p) (w q)", h=height, p=2, q=2)
 
-    def guided(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
-        combined = super().guided(unconditional, conditional, guidance)
+    def guide(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+        combined = super().guide(unconditional, conditional, guidance)
         before, after = (_patch_norms(part) for part in (conditional, combined))
         return combined * (before / after)
 
@@ -76,7 +77,7 @@ class QwenImage(JointEntry):
         return self.network.config.in_channels // 4, cells // 2 * 2, cells // 2 * 2
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
-        set_shifted(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)
+        set_shifted_sigmas(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae

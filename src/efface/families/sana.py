@@ -7,11 +7,11 @@ from torch import Tensor
 
 from efface.errors import EffaceError
 from efface.families.base import Projection
-from efface.families.layers import passed_through
-from efface.families.networks import Door
-from efface.families.pixart import can_clean, cleaned, without_spread
+from efface.families.layers import apply_without_hooks
+from efface.families.networks import TextInput
+from efface.families.pixart import can_clean, tidy_caption, without_variance
 from efface.families.projections import cross_attentions
-from efface.families.text import Stream, Text
+from efface.families.text import Text, TokenSpan
 from efface.families.transformer import Transformer
 
 
@@ -25,22 +25,23 @@ class Sana(Transformer):
     name = "sana"
     denoisers = ("SanaTransformer2DModel",)
     reads_padding = False
-    timestep = ("timestep", 2)
+    timestep_argument = ("timestep", 2)
 
-    def streams(self) -> list[Stream]:
-        tokenizer, encoder = self.loaded("text_encoder")
-        length, instruction = self.default("max_sequence_length") or 300, self._instruction()
+    def token_spans(self) -> list[TokenSpan]:
+        tokenizer, encoder = self.tokenizer_and_encoder("text_encoder")
+        length = self.default("max_sequence_length") or 300
+        instruction = self._instruction()
         # Kept are the begin token and the last length − 1 positions, the first of which ends the instruction.
         begin = 2 if instruction else 1
-        return [Stream(tokenizer, encoder, length, begin=begin, end=0, before=instruction, clean=self._clean)]
+        return [TokenSpan(tokenizer, encoder, length, begin=begin, end=0, before=instruction, clean=self._clean)]
 
     def _instruction(self) -> str:
         return "\n".join(self.default("complex_human_instruction") or [])
 
     def _clean(self, prompt: str) -> str:
-        return cleaned(self.pipeline, prompt, bool(self.default("clean_caption")))
+        return tidy_caption(self.pipeline, prompt, bool(self.default("clean_caption")))
 
-    def encoded(self, prompts: list[str], *, instructed: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
+    def encode_prompts(self, prompts: list[str], *, instructed: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
         states, mask, _, _ = self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, device=self.device,
             max_sequence_length=self.default("max_sequence_length") or 300,
@@ -50,22 +51,24 @@ class Sana(Transformer):
         return states, None, mask.bool()
 
     def negative(self, prompt: str | None) -> Text:
-        states, pooled, mask = self.encoded([prompt or ""], instructed=False)
-        return Text(states, pooled, mask, torch.zeros(1, dtype=torch.long), ("",))
+        states, pooled, mask = self.encode_prompts([prompt or ""], instructed=False)
+        return Text(states=states, pooled=pooled, mask=mask, last=torch.zeros(1, dtype=torch.long), truncated=("",))
 
-    def doors(self) -> tuple[Door, ...]:
-        return (Door(self.network.caption_norm),)
+    def text_inputs(self) -> tuple[TextInput, ...]:
+        return (TextInput(self.network.caption_norm),)
 
-    def entering(self, text: Text) -> Tensor:
-        return passed_through(self.network.caption_norm, passed_through(self.network.caption_projection, text.states))
+    def projection_inputs(self, text: Text) -> Tensor:
+        return apply_without_hooks(
+            self.network.caption_norm, apply_without_hooks(self.network.caption_projection, text.states)
+        )
 
-    def to_level(self, given: Tensor) -> Tensor:
-        return given / self.network.config.timestep_scale
+    def to_timestep(self, value: Tensor) -> Tensor:
+        return value / self.network.config.timestep_scale
 
     def projections(self) -> list[Projection]:
         return cross_attentions("transformer", self.network)
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         if self.network.config.guidance_embeds:
             raise EffaceError(
                 "this is SANA-Sprint, whose two-step sampler efface does not draw with: attach the erasure and call the pipeline."
@@ -73,9 +76,9 @@ class Sana(Transformer):
         dtype = self.network.dtype
         output = self.pipeline.transformer(
             latents.to(dtype), encoder_hidden_states=text.states.to(dtype), encoder_attention_mask=text.mask.long(),
-            timestep=self.at(level, latents) * self.network.config.timestep_scale, return_dict=False,
+            timestep=self.batch_timestep(timestep, latents) * self.network.config.timestep_scale, return_dict=False,
         )[0]  # fmt: skip
-        return without_spread(output.float(), latents)
+        return without_variance(output.float(), latents)
 
     def latent_dtype(self, states: Tensor) -> torch.dtype:
         return torch.float32

@@ -66,21 +66,21 @@ def prediction_of(scheduler: Any) -> str:
     return KINDS[kind]
 
 
-def mixture(scheduler: Any, level: Tensor, like: Tensor) -> Mixture:
-    """How latents `like` (batch channels height width) are mixed at timesteps `level` (batch, or one for all)."""
+def mixture(scheduler: Any, timestep: Tensor, like: Tensor) -> Mixture:
+    """How latents `like` (batch channels height width) are mixed at a timestep (batch, or one for all)."""
     kind = prediction_of(scheduler)
-    level = torch.as_tensor(level)
+    timestep = torch.as_tensor(timestep)
     if kind == "flow":
         # Timesteps of flow matching are the noise's share in thousandths, whatever the shift.
-        b = (level.to(like.device, torch.float32) / scheduler.config.num_train_timesteps).reshape(-1, 1, 1, 1)
+        b = (timestep.to(like.device, torch.float32) / scheduler.config.num_train_timesteps).reshape(-1, 1, 1, 1)
         return Mixture(kind, (1 - b).to(like.dtype), b.to(like.dtype))
-    alpha = scheduler.alphas_cumprod.to(like.device, torch.float32)[level.long()].reshape(-1, 1, 1, 1)
+    alpha = scheduler.alphas_cumprod.to(like.device, torch.float32)[timestep.long()].reshape(-1, 1, 1, 1)
     return Mixture(kind, alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype))
 
 
-def scaled_input(scheduler: Any, latents: Tensor, level: Tensor) -> Tensor:
+def scale_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
     """Latents as the denoiser takes them; flow-matching schedulers do not scale them."""
-    return scheduler.scale_model_input(latents, level) if hasattr(scheduler, "scale_model_input") else latents
+    return scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
 
 
 def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
@@ -88,12 +88,12 @@ def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str,
     return {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
 
 
-def set_shifted(scheduler: Any, steps: int, tokens: int, device: Any, *, max_shift: float = 1.15) -> None:
+def set_shifted_sigmas(scheduler: Any, steps: int, tokens: int, device: Any, *, max_shift: float = 1.15) -> None:
     """Evenly spaced noise levels, shifted for the picture's number of tokens as the scheduler's configuration says."""
-    set_levels(scheduler, steps, shift(scheduler, tokens, max_shift), device)
+    set_sigmas(scheduler, steps, shift(scheduler, tokens, max_shift), device)
 
 
-def set_levels(scheduler: Any, steps: int, mu: float, device: Any) -> None:
+def set_sigmas(scheduler: Any, steps: int, mu: float, device: Any) -> None:
     """Evenly spaced noise levels from 1 down to 1/steps, shifted by `mu`."""
     if scheduler.config.get("use_flow_sigmas"):
         scheduler.set_timesteps(steps, device=device, mu=mu)

@@ -41,21 +41,21 @@ class StableDiffusionXL(StableDiffusion):
         pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
         return empty._replace(states=torch.zeros_like(empty.states), pooled=pooled)
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         conditions = {"text_embeds": text.pooled, "time_ids": self.sizes(latents, text)}
         unet = self.pipeline.unet
-        return unet(latents, level, encoder_hidden_states=text.states, added_cond_kwargs=conditions, return_dict=False)[
-            0
-        ]
+        return unet(
+            latents, timestep, encoder_hidden_states=text.states, added_cond_kwargs=conditions, return_dict=False
+        )[0]
 
     def sizes(self, latents: Tensor, text: Text) -> Tensor:
         """Original size, crop corner, target size (batch 6): what the pipeline passes for an uncropped picture."""
-        height, width = (self.shrinks() * cells for cells in latents.shape[-2:])
-        given = torch.tensor([[height, width, 0, 0, height, width]], dtype=latents.dtype, device=latents.device)
-        return given.expand(len(latents), -1)
+        height, width = (self.vae_scale() * cells for cells in latents.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=latents.dtype, device=latents.device)
+        return sizes.expand(len(latents), -1)
 
-    def uncovered(self) -> list[str]:
-        return ["the pooled text beside the timestep", *super().uncovered()]
+    def unmapped_inputs(self) -> list[str]:
+        return ["the pooled text beside the timestep", *super().unmapped_inputs()]
 
 
 class StableDiffusionXLRefiner(StableDiffusionXL):

@@ -68,11 +68,11 @@ def sites_matching(
     Raises:
         UsageError: nothing matches; near names are suggested.
     """
-    named = [(f"{component}.{path}", part) for path, part in module.named_modules() if path]
+    modules = [(f"{component}.{path}", part) for path, part in module.named_modules() if path]
     wanted = pattern if pattern.startswith(f"{component}.") else f"{component}.{pattern}"
-    found = [Site(name, part, part_of(part)) for name, part in named if fnmatchcase(name, wanted)]
-    if not found:
-        near = get_close_matches(wanted, [name for name, _ in named], n=3, cutoff=0.5)
+    sites = [Site(name, part, part_of(part)) for name, part in modules if fnmatchcase(name, wanted)]
+    if not sites:
+        near = get_close_matches(wanted, [name for name, _ in modules], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}" if near else "list them with `efface sae sites MODEL`"
         raise UsageError(f"no module of the model matches the site {pattern!r}: {hint}.")
-    return found
+    return sites

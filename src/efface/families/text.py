@@ -1,4 +1,4 @@
-"""Text as a family encodes it: states, and the streams of tokens that they come from."""
+"""Text as a family encodes it: states, and the spans of tokens that they come from."""
 
 from __future__ import annotations
 
@@ -19,38 +19,57 @@ class Text(NamedTuple):
     mask: Tensor
     """True where a token belongs to the prompt, its begin and end tokens and its template included (batch tokens)."""
     last: Tensor
-    """Index of each prompt's last content token in the first stream, 0 (the begin token) for an empty prompt (batch)."""
-    cut: tuple[str, ...]
-    """What the tokenizer cut off the end of each prompt, "" where nothing."""
+    """Index of each prompt's last content token in the first span, 0 (the begin token) for an empty prompt (batch)."""
+    truncated: tuple[str, ...]
+    """End of each prompt that the tokenizer cut, "" where it cut nothing."""
     extra: Tensor | None = None
     """What else a family conditions on, one row a prompt (batch anything)."""
 
-    def repeated(self, count: int) -> Text:
-        """The same, its one prompt repeated."""
-        rows = [None if part is None else part.expand(count, *part.shape[1:]) for part in self._tensors()]
-        return Text(*rows[:4], cut=self.cut * count, extra=rows[4])  # type: ignore[arg-type]
+    def repeat(self, count: int) -> Text:
+        """A batch of `count` rows, all of them this one prompt."""
 
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        return self.states, self.pooled, self.mask, self.last, self.extra
+        def expand(rows: Tensor) -> Tensor:
+            return rows.expand(count, *rows.shape[1:])
+
+        return Text(
+            states=expand(self.states),
+            pooled=None if self.pooled is None else expand(self.pooled),
+            mask=expand(self.mask),
+            last=expand(self.last),
+            truncated=self.truncated * count,
+            extra=None if self.extra is None else expand(self.extra),
+        )
 
 
-def joined(texts: Sequence[Text]) -> Text:
+def concatenate(texts: Sequence[Text]) -> Text:
     """Several encoded prompts as one batch; shorter ones are padded with zeros that the mask leaves out."""
     longest = max(text.states.shape[1] for text in texts)
 
-    def padded(text: Text) -> Text:
+    def pad(text: Text) -> Text:
         missing = longest - text.states.shape[1]
         if not missing:
             return text
         states = nn.functional.pad(text.states, (0, 0, 0, missing))
         return text._replace(states=states, mask=nn.functional.pad(text.mask, (0, missing)))
 
-    columns = zip(*(padded(text)._tensors() for text in texts), strict=True)
-    rows = [None if any(part is None for part in column) else torch.cat(column) for column in columns]  # type: ignore[arg-type]
-    return Text(*rows[:4], cut=sum((text.cut for text in texts), ()), extra=rows[4])  # type: ignore[arg-type]
+    padded = [pad(text) for text in texts]
+    return Text(
+        states=torch.cat([text.states for text in padded]),
+        pooled=_cat_if_all([text.pooled for text in padded]),
+        mask=torch.cat([text.mask for text in padded]),
+        last=torch.cat([text.last for text in padded]),
+        truncated=sum((text.truncated for text in padded), ()),
+        extra=_cat_if_all([text.extra for text in padded]),
+    )
 
 
-class Stream(NamedTuple):
+def _cat_if_all(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The parts as one tensor; None where any is missing."""
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if len(present) == len(parts) else None
+
+
+class TokenSpan(NamedTuple):
     """A stretch of the token axis that one tokenizer fills; Stable Diffusion 3 has two of them."""
 
     tokenizer: Any
@@ -67,48 +86,53 @@ class Stream(NamedTuple):
     """Positions that follow its last token at least: end tokens and the rest of a template."""
     before: str = ""
     """What stands before the prompt in its template; it may merge with the prompt's first letters."""
-    padded_left: bool = False
+    pads_left: bool = False
     """Whether padding stands before the prompt."""
     clean: Callable[[str], str] = str
     """What the pipeline does with a prompt before it is tokenized."""
 
     @property
-    def room(self) -> int:
-        """Tokens that a prompt may have."""
+    def max_tokens(self) -> int:
+        """Most content tokens of a prompt, its begin and end tokens and its template left out."""
         return self.length - self.begin - self.end
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a prompt, those of its template left out; the first may have merged with the template's last."""
-        before, whole = self._read(""), self._read(text)
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
-        )
-        return whole[shared:]
+        template = self._tokenize("")
+        whole = self._tokenize(text)
+        differing = (i for i, (a, b) in enumerate(zip(template, whole, strict=False)) if a != b)
+        return whole[next(differing, min(len(template), len(whole))) :]
 
-    def _read(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         """The tokens of a template's beginning and a text."""
         return self.tokenizer(self.before + (self.clean(text) if text else ""), add_special_tokens=False).input_ids
 
-    def filled(self, text: str) -> int:
-        """By how many tokens a text makes its template longer, at most the room there is."""
-        return min(len(self._read(text)) - len(self._read("")), self.room)
+    def _added_tokens(self, text: str) -> int:
+        """By how many tokens a text makes its template longer."""
+        return len(self._tokenize(text)) - len(self._tokenize(""))
+
+    def content_length(self, text: str) -> int:
+        """Content tokens of a text, at most `max_tokens`."""
+        return min(self._added_tokens(text), self.max_tokens)
 
     def position(self, text: str, prompt: str | None = None) -> int:
         """Where the last token of `text` lies, counted from `start`; the one before the first for an empty text.
 
         `prompt` is what begins with it, by default the text itself: where padding comes first, all depends on its length.
         """
-        place = max(0, self.begin - 1 + self.filled(text))
-        return place + self.length - self.count(text if prompt is None else prompt) if self.padded_left else place
+        index = max(0, self.begin - 1 + self.content_length(text))
+        if not self.pads_left:
+            return index
+        return index + self.length - self.full_length(text if prompt is None else prompt)
 
-    def count(self, prompt: str) -> int:
-        """Positions that a prompt fills, its template and end included."""
-        return self.begin + self.filled(prompt) + self.end
+    def full_length(self, prompt: str) -> int:
+        """Positions of a prompt with its template and its end tokens."""
+        return self.begin + self.content_length(prompt) + self.end
 
-    def cut_off(self, prompt: str) -> str:
+    def truncated(self, prompt: str) -> str:
         """The end of a prompt that no longer fits, "" when it all fits."""
         ids = self.ids(prompt)
-        over = len(self._read(prompt)) - len(self._read("")) - self.room
+        over = self._added_tokens(prompt) - self.max_tokens
         return self.tokenizer.decode(ids[len(ids) - over :]).strip() if over > 0 else ""
 
     def words(self) -> dict[int, str]:
@@ -116,10 +140,10 @@ class Stream(NamedTuple):
         vocabulary = self.tokenizer.get_vocab()
         ends = any(token.endswith("</w>") for token in vocabulary)
         mark = next((m for m in ("▁", "Ġ") if any(token.startswith(m) for token in vocabulary)), "")
-        found = {}
+        words = {}
         for token, number in vocabulary.items():
             word = token.removesuffix("</w>") if ends else token.removeprefix(mark)
-            marked = token != word or not (ends or mark)
-            if marked and len(word) > 2 and word.isascii() and word.isalpha() and word.islower():
-                found[number] = word
-        return found
+            is_whole = token != word or not (ends or mark)
+            if is_whole and len(word) > 2 and word.isascii() and word.isalpha() and word.islower():
+                words[number] = word
+        return words

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import Entry, Family, Projection, execution_device, unwrap
-from efface.families.networks import Door
+from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.networks import TextInput
 from efface.families.projections import projection
-from efface.families.text import Stream, Text
+from efface.families.text import Text, TokenSpan
 
 
 class Transformer(Family):
@@ -24,8 +24,8 @@ class Transformer(Family):
     """Components that read text; a `text_encoder_2` has a `tokenizer_2`."""
     joint: ClassVar[tuple[str, ...]] = ()
     """Lists of blocks that return (text, picture)."""
-    timestep: ClassVar[tuple[str, int]] = ("timestep", 1)
-    """Name and place of the argument of the transformer that holds the noise level."""
+    timestep_argument: ClassVar[tuple[str, int]] = ("timestep", 1)
+    """Name and position of the transformer's argument that holds the noise level."""
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
@@ -41,7 +41,7 @@ class Transformer(Family):
         components = {name: unwrap(getattr(self.pipeline, name, None)) for name in self.encoders}
         return {name: module for name, module in components.items() if module is not None}
 
-    def loaded(self, encoder: str) -> tuple[Any, Any]:
+    def tokenizer_and_encoder(self, encoder: str) -> tuple[Any, Any]:
         """A text encoder's tokenizer and the encoder; raises EffaceError where the pipeline was loaded without."""
         tokenizer = encoder.replace("text_encoder", "tokenizer")
         pair = getattr(self.pipeline, tokenizer, None), unwrap(getattr(self.pipeline, encoder, None))
@@ -53,22 +53,23 @@ class Transformer(Family):
         return pair
 
     def text(self, prompts: Sequence[str]) -> Text:
-        states, pooled, mask = self.encoded(list(prompts))
-        streams = self.streams()
-        tightest = min(streams, key=lambda stream: stream.room)
-        last = torch.tensor([streams[0].start + streams[0].position(prompt) for prompt in prompts])
-        return Text(states, pooled, mask, last, tuple(tightest.cut_off(prompt) for prompt in prompts))
+        states, pooled, mask = self.encode_prompts(list(prompts))
+        spans = self.token_spans()
+        tightest = min(spans, key=lambda span: span.max_tokens)
+        last = torch.tensor([spans[0].start + spans[0].position(prompt) for prompt in prompts])
+        truncated = tuple(tightest.truncated(prompt) for prompt in prompts)
+        return Text(states=states, pooled=pooled, mask=mask, last=last, truncated=truncated)
 
-    def encoded(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
         """States, pooled text and mask of prompts (batch …), as the pipeline's own `encode_prompt` has them."""
         raise NotImplementedError
 
-    def masks(self, prompts: Sequence[str], streams: Sequence[Stream]) -> Tensor:
+    def masks(self, prompts: Sequence[str], spans: Sequence[TokenSpan]) -> Tensor:
         """True up to each prompt's end token (batch tokens), for families whose pipelines keep no mask."""
         rows = []
         for prompt in prompts:
-            filled = [torch.arange(s.length) < s.count(prompt) for s in streams]
-            rows.append(torch.cat([f.flip(0) if s.padded_left else f for f, s in zip(filled, streams, strict=True)]))
+            inside = [torch.arange(span.length) < span.full_length(prompt) for span in spans]
+            rows.append(torch.cat([m.flip(0) if s.pads_left else m for m, s in zip(inside, spans, strict=True)]))
         return torch.stack(rows)
 
     @property
@@ -76,20 +77,28 @@ class Transformer(Family):
         """Where the pipeline computes."""
         return execution_device(self.pipeline)
 
-    def entries(self) -> list[Entry]:
-        return [Entry("transformer", self.network, self.doors(), self.timestep, self.to_level)]
+    def networks(self) -> list[Network]:
+        return [
+            Network(
+                name="transformer",
+                module=self.network,
+                text_inputs=self.text_inputs(),
+                timestep_argument=self.timestep_argument,
+                to_timestep=self.to_timestep,
+            )
+        ]
 
-    def to_level(self, given: Tensor) -> Tensor:
+    def to_timestep(self, value: Tensor) -> Tensor:
         """The scheduler's timestep of what the transformer takes for a noise level."""
-        return given
+        return value
 
-    def doors(self) -> tuple[Door, ...]:
+    def text_inputs(self) -> tuple[TextInput, ...]:
         """Where text states can be replaced."""
-        return (Door(self.network, "encoder_hidden_states", 1),)
+        return (TextInput(self.network, "encoder_hidden_states", 1),)
 
-    def uncovered(self) -> list[str]:
+    def unmapped_inputs(self) -> list[str]:
         names = []
-        if unwrap(getattr(self.pipeline, "controlnet", None)) is not None and len(self.entries()) == 1:
+        if unwrap(getattr(self.pipeline, "controlnet", None)) is not None and len(self.networks()) == 1:
             names.append("the ControlNet's own text")
         if getattr(self.network, "encoder_hid_proj", None) is not None or getattr(self.network, "image_proj", None):
             names.append("IP-Adapter's image states")
@@ -107,29 +116,31 @@ class Transformer(Family):
         """Cells of a side of the model's own pictures."""
         return self.network.config.sample_size
 
-    def at(self, level: Tensor, latents: Tensor) -> Tensor:
+    def batch_timestep(self, timestep: Tensor, latents: Tensor) -> Tensor:
         """The scheduler's timestep for every picture (batch)."""
-        return torch.as_tensor(level, device=latents.device).reshape(-1).expand(len(latents))
+        return torch.as_tensor(timestep, device=latents.device).reshape(-1).expand(len(latents))
 
 
-class JointEntry(Transformer):
+class JointTransformer(Transformer):
     """Transformers that mix text and picture states: the text enters through one linear layer."""
 
     exact = "exact at the entry projection; approximate beyond, where text and picture mix"
-    entry: ClassVar[str] = "context_embedder"
+    text_layer: ClassVar[str] = "context_embedder"
     """Path of the linear layer that reads the text states."""
 
-    def entries(self) -> list[Entry]:
+    def networks(self) -> list[Network]:
         controls = unwrap(getattr(self.pipeline, "controlnet", None))
         nets = [] if controls is None else list(getattr(controls, "nets", [controls]))
         names = ["controlnet"] if len(nets) == 1 else [f"controlnet.nets.{i}" for i in range(len(nets))]
         beside = [
             # Pipelines pass a ControlNet's text by name.
-            Entry(name, unwrap(net), (Door(unwrap(net), "encoder_hidden_states"),))
+            Network(name, unwrap(net), (TextInput(unwrap(net), "encoder_hidden_states"),))
             for name, net in zip(names, nets, strict=True)
-            if getattr(unwrap(net), self.entry, None) is not None
+            if getattr(unwrap(net), self.text_layer, None) is not None
         ]
-        return [*super().entries(), *beside]
+        return [*super().networks(), *beside]
 
     def projections(self) -> list[Projection]:
-        return [projection(f"{e.name}.{self.entry}", e.module.get_submodule(self.entry)) for e in self.entries()]
+        return [
+            projection(f"{e.name}.{self.text_layer}", e.module.get_submodule(self.text_layer)) for e in self.networks()
+        ]

@@ -10,10 +10,10 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import Entry, Family, Projection, execution_device, unwrap
-from efface.families.networks import Door
+from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.networks import TextInput
 from efface.families.projections import cross_attentions
-from efface.families.text import Stream, Text
+from efface.families.text import Text, TokenSpan
 
 
 class StableDiffusion(Family):
@@ -32,23 +32,22 @@ class StableDiffusion(Family):
     def text_encoders(self) -> dict[str, nn.Module]:
         return {"text_encoder": unwrap(self.pipeline.text_encoder)}
 
-    def streams(self) -> list[Stream]:
+    def token_spans(self) -> list[TokenSpan]:
         length = min(tokenizer.model_max_length for tokenizer in self.tokenizers())
-        return [Stream(self.tokenizers()[0], next(iter(self.text_encoders().values())), length)]
+        return [TokenSpan(self.tokenizers()[0], next(iter(self.text_encoders().values())), length)]
 
     def text(self, prompts: Sequence[str]) -> Text:
-        stream = self.streams()[0]
+        span = self.token_spans()[0]
         tokens = [
-            tokenizer(
-                list(prompts), padding="max_length", max_length=stream.length, truncation=True, return_tensors="pt"
-            )
+            tokenizer(list(prompts), padding="max_length", max_length=span.length, truncation=True, return_tensors="pt")
             for tokenizer in self.tokenizers()
         ]
         states, pooled = self.encode([t.input_ids for t in tokens], [t.attention_mask for t in tokens])
         # The first end token closes the prompt; padding may repeat it.
-        last = (tokens[0].input_ids == stream.tokenizer.eos_token_id).int().argmax(dim=1) - 1
-        mask = torch.arange(stream.length) <= last[:, None] + 1
-        return Text(states, pooled, mask, last, tuple(stream.cut_off(prompt) for prompt in prompts))
+        last = (tokens[0].input_ids == span.tokenizer.eos_token_id).int().argmax(dim=1) - 1
+        mask = torch.arange(span.length) <= last[:, None] + 1
+        truncated = tuple(span.truncated(prompt) for prompt in prompts)
+        return Text(states=states, pooled=pooled, mask=mask, last=last, truncated=truncated)
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         encoder, device = self.pipeline.text_encoder, execution_device(self.pipeline)
@@ -56,7 +55,7 @@ class StableDiffusion(Family):
         uses_mask = getattr(unwrap(encoder).config, "use_attention_mask", False)
         return encoder(ids[0].to(device), attention_mask=masks[0].to(device) if uses_mask else None)[0], None
 
-    def entries(self) -> list[Entry]:
+    def networks(self) -> list[Network]:
         networks = {"unet": unwrap(self.pipeline.unet)}
         controls = unwrap(getattr(self.pipeline, "controlnet", None))
         if controls is not None:
@@ -64,35 +63,35 @@ class StableDiffusion(Family):
             names = ["controlnet"] if len(nets) == 1 else [f"controlnet.nets.{i}" for i in range(len(nets))]
             networks |= {name: unwrap(net) for name, net in zip(names, nets, strict=True)}
         # Every UNet and ControlNet of diffusers takes (sample, timestep, encoder_hidden_states).
-        return [Entry(name, net, (Door(net, "encoder_hidden_states", 2),)) for name, net in networks.items()]
+        return [Network(name, net, (TextInput(net, "encoder_hidden_states", 2),)) for name, net in networks.items()]
 
     def projections(self) -> list[Projection]:
-        found = []
-        for entry in self.entries():
-            reprojection = getattr(entry.module.config, "encoder_hid_dim_type", None)
+        projections = []
+        for network in self.networks():
+            reprojection = getattr(network.module.config, "encoder_hid_dim_type", None)
             if reprojection not in (None, "ip_image_proj"):
                 raise EffaceError(
-                    f"{entry.name} reprojects its text states ({reprojection}): "
+                    f"{network.name} reprojects its text states ({reprojection}): "
                     "text maps need states that reach the key and value matrices unchanged; use a weight-level method."
                 )
-            found += cross_attentions(entry.name, entry.module)
-        return found
+            projections += cross_attentions(network.name, network.module)
+        return projections
 
-    def uncovered(self) -> list[str]:
+    def unmapped_inputs(self) -> list[str]:
         names = []
         if getattr(unwrap(self.pipeline.unet).config, "encoder_hid_dim_type", None) == "ip_image_proj":
             names.append("IP-Adapter's image states")
         return names
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, guidance: float | None) -> Tensor:
-        return self.pipeline.unet(latents, level, encoder_hidden_states=text.states, return_dict=False)[0]
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
+        return self.pipeline.unet(latents, timestep, encoder_hidden_states=text.states, return_dict=False)[0]
 
     def latent_shape(self, side: int | None) -> tuple[int, int, int]:
         config = self.pipeline.unet.config
-        cells = config.sample_size if side is None else side // self.shrinks()
+        cells = config.sample_size if side is None else side // self.vae_scale()
         return config.in_channels, cells, cells
 
-    def shrinks(self) -> int:
+    def vae_scale(self) -> int:
         """Pixels of a side for each cell of the latents."""
         return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 

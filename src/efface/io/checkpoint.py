@@ -33,14 +33,14 @@ def set_moments(optimiser: torch.optim.Optimizer, moments: Mapping[tuple[int, st
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
 
-def put_down(optimiser: torch.optim.Optimizer) -> State:
+def optimizer_state(optimiser: torch.optim.Optimizer) -> State:
     """Parameters and moments of an optimiser, by number and name."""
     found = {f"{i}|value": p.detach().clone() for i, p in enumerate(_parameters(optimiser))}
     return found | {f"{i}|{name}": value.clone() for (i, name), value in moments_of(optimiser).items()}
 
 
-def take_up(optimiser: torch.optim.Optimizer, saved: State) -> None:
-    """Bring an optimiser and its parameters to where `put_down` found them; other entries are passed over."""
+def restore_optimizer(optimiser: torch.optim.Optimizer, saved: State) -> None:
+    """Bring an optimiser and its parameters to where `optimizer_state` found them; other entries are passed over."""
     parameters, moments = _parameters(optimiser), {}
     for key, value in saved.items():
         number, bar, name = key.partition("|")

@@ -1,1 +1,1 @@
-"""The door to a pipeline: encode, predict, sample, fingerprint."""
+"""The interface to a pipeline: encode, predict, sample, fingerprint."""

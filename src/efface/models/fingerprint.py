@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from efface.families.layers import stored
+from efface.families.layers import read_parameter
 from efface.models.model import Model
 
 BUCKETS = 64
@@ -49,7 +49,7 @@ class Fingerprint:
             raise TypeError("the fingerprint's family, width or structure is not what it should be")
         if not isinstance(sketch, list) or not all(type(n) in (int, float) and isfinite(n) for n in sketch):
             raise ValueError("the fingerprint's sketch is no list of numbers")
-        return cls(family, width, structure, tuple(sketch))
+        return cls(family=family, width=width, structure=structure, sketch=tuple(sketch))
 
     def distance(self, other: Fingerprint) -> float:
         """Largest difference over the buckets; rounding to half precision stays below ROUNDING."""
@@ -81,7 +81,8 @@ def fingerprint_of(
         components: networks by component name.
         originals: full tensor name -> weights before they were edited, where they are.
     """
-    sums, counts = [0.0] * BUCKETS, [0] * BUCKETS
+    sums = [0.0] * BUCKETS
+    counts = [0] * BUCKETS
     weights = _sorted_weights(components)
     for name, tensor in weights:
         weight = originals.get(name, tensor)
@@ -89,7 +90,7 @@ def fingerprint_of(
         sums[bucket] += _signed_sum(weight)
         counts[bucket] += 1
     sketch = tuple(round(s / max(1, n) ** 0.5, 5) for s, n in zip(sums, counts, strict=True))
-    return Fingerprint(family, width, _structure(weights), sketch)
+    return Fingerprint(family=family, width=width, structure=_structure(weights), sketch=sketch)
 
 
 def _weights(components: Mapping[str, nn.Module]) -> Iterable[tuple[str, Tensor]]:
@@ -97,16 +98,16 @@ def _weights(components: Mapping[str, nn.Module]) -> Iterable[tuple[str, Tensor]
     for component, module in components.items():
         for path, part in module.named_modules():
             # Adapters and fused copies of projections come and go without changing the model.
-            if not _VISITOR.search(path):
+            if not _ADAPTER.search(path):
                 prefix = f"{component}.{path.replace('.base_layer', '')}".rstrip(".")
                 yield from (
-                    (f"{prefix}.{name}", stored(part, name))
+                    (f"{prefix}.{name}", read_parameter(part, name))
                     for name in part._parameters
                     if part._parameters[name] is not None
                 )
 
 
-_VISITOR = re.compile(r"lora_|\.to_q?kv$|\.processor(\.|$)|^encoder_hid_proj|^image_proj")
+_ADAPTER = re.compile(r"lora_|\.to_q?kv$|\.processor(\.|$)|^encoder_hid_proj|^image_proj")
 """Paths of LoRAs, fused projections and IP-Adapters."""
 
 
@@ -125,7 +126,7 @@ _ORIGINALS: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary(
 
 def originals_of(model: Model) -> dict[str, Tensor]:
     """Full tensor name -> weights of a model before any edit, on the CPU, of those that are edited now."""
-    return _ORIGINALS.setdefault(model.entries()[0].module, {})
+    return _ORIGINALS.setdefault(model.networks()[0].module, {})
 
 
 def fingerprint(model: Model) -> Fingerprint:
@@ -144,7 +145,7 @@ def _sorted_weights(components: Mapping[str, nn.Module]) -> list[tuple[str, Tens
 
 
 def _structure(weights: Iterable[tuple[str, Tensor]]) -> str:
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, tensor in weights:
-        found.update(f"{name}{tuple(tensor.shape)}".encode())
-    return found.hexdigest()
+        hashed.update(f"{name}{tuple(tensor.shape)}".encode())
+    return hashed.hexdigest()

@@ -56,8 +56,10 @@ def _usual_dtype(path: Path, device: str) -> Any:
 
     from efface.models.metadata import metadata_in
 
-    known = metadata_in(path)
-    return torch.float32 if device == "cpu" else getattr(torch, known.dtype) if known else torch.float16
+    if device == "cpu":
+        return torch.float32
+    metadata = metadata_in(path)
+    return torch.float16 if metadata is None else getattr(torch, metadata.dtype)
 
 
 def _single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
@@ -74,5 +76,5 @@ def _single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
         raise ValueError("its tensors are not those of a Stable Diffusion checkpoint")
     is_xl = any(name.startswith("conditioner.embedders.1") for name in names)
     kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
-    built = {} if config is None else {"config": str(config), "local_files_only": Path(config).is_dir()}
-    return kind.from_single_file(str(path), dtype=dtype, **built)
+    options = {} if config is None else {"config": str(config), "local_files_only": Path(config).is_dir()}
+    return kind.from_single_file(str(path), dtype=dtype, **options)

@@ -41,7 +41,8 @@ class Metadata(NamedTuple):
         name, steps, guidance, dtype = (data[key] for key in ("name", "steps", "guidance", "dtype"))
         if not isinstance(name, str) or type(steps) is not int or steps < 1 or dtype not in DTYPES:
             raise TypeError("the model's name, steps or dtype is not what it should be")
-        return cls(name, steps, float(guidance), dtype, Fingerprint.from_json(data["fingerprint"]))
+        weights = Fingerprint.from_json(data["fingerprint"])
+        return cls(name=name, steps=steps, guidance=float(guidance), dtype=dtype, fingerprint=weights)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, as the file has it."""
@@ -49,8 +50,8 @@ class Metadata(NamedTuple):
 
 
 DTYPES = ("float32", "float16", "bfloat16")
-_KNOWN: WeakKeyDictionary[nn.Module, Metadata | None] = WeakKeyDictionary()
-"""By the denoiser, since comparing weights takes a moment."""
+_BY_DENOISER: WeakKeyDictionary[nn.Module, Metadata | None] = WeakKeyDictionary()
+"""Metadata of every denoiser that was asked about, since comparing weights takes a moment."""
 
 
 def metadata_of(pipeline: Any) -> Metadata | None:
@@ -59,27 +60,28 @@ def metadata_of(pipeline: Any) -> Metadata | None:
     Raises:
         EffaceError: the file in its folder is damaged, or the pipeline is of no known family.
     """
-    denoiser = family_of(pipeline).entries()[0].module
-    if denoiser not in _KNOWN:
-        _KNOWN[denoiser] = _by_file(pipeline) or _by_weights(Model(pipeline))
-    return _KNOWN[denoiser]
+    denoiser = family_of(pipeline).networks()[0].module
+    if denoiser not in _BY_DENOISER:
+        _BY_DENOISER[denoiser] = _by_file(pipeline) or _by_weights(Model(pipeline))
+    return _BY_DENOISER[denoiser]
 
 
 def write_metadata(
     folder: Path, pipeline: Any, *, name: str, steps: int, guidance: float, dtype: str = "float32"
 ) -> Metadata:
     """Write the file of a model's folder, so that the model is known from now on."""
-    said = Metadata(name=name, steps=steps, guidance=guidance, dtype=dtype, fingerprint=fingerprint(Model(pipeline)))
-    write_atomically(folder / embedded.METADATA, (json.dumps(said.to_json(), indent=1) + "\n").encode())
-    return said
+    weights = fingerprint(Model(pipeline))
+    metadata = Metadata(name=name, steps=steps, guidance=guidance, dtype=dtype, fingerprint=weights)
+    write_atomically(folder / embedded.METADATA, (json.dumps(metadata.to_json(), indent=1) + "\n").encode())
+    return metadata
 
 
 def embedded_metadata(name: str) -> Metadata:
     """What the file of an embedded model says."""
-    found = metadata_in(embedded.folder(name))
-    if found is None:
+    metadata = metadata_in(embedded.folder(name))
+    if metadata is None:
         raise EffaceError(f"no model called {name!r} is embedded: expected one of {', '.join(embedded.names())}.")
-    return found
+    return metadata
 
 
 def _by_file(pipeline: Any) -> Metadata | None:
@@ -92,11 +94,12 @@ def _by_weights(model: Model) -> Metadata | None:
     """The embedded model with the same weights; they are compared only where family and shapes are the same."""
     structure = ""
     for name in embedded.names():
-        known = embedded_metadata(name)
-        if known.fingerprint.family == model.family.name:
+        metadata = embedded_metadata(name)
+        weights = metadata.fingerprint
+        if weights.family == model.family.name:
             structure = structure or structure_of(model.components())
-            if known.fingerprint.structure == structure and not known.fingerprint.difference(fingerprint(model)):
-                return known
+            if weights.structure == structure and not weights.difference(fingerprint(model)):
+                return metadata
     return None
 
 

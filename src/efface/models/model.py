@@ -1,8 +1,7 @@
-"""Model: a diffusers pipeline seen through one small interface, the only door to it."""
+"""Model: a diffusers pipeline seen through one small interface; the rest of efface asks nothing else of it."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, TypedDict, Unpack
@@ -12,18 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from efface.errors import EffaceError
-from efface.families import Entry, Family, Projection, family_of
-from efface.families.embedding import given_embeddings, token_table
-from efface.families.schedule import Mixture, mixture, scaled_input, step_options
+from efface.errors import EffaceError, UsageError
+from efface.families import Family, Network, Projection, family_of
+from efface.families.embedding import replace_embeddings, token_table
+from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
-from efface.families.text import Stream, Text, joined
+from efface.families.text import Text, TokenSpan, concatenate
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
 
 
 class Settings(TypedDict, total=False):
-    """How pictures are drawn; `Model.denoised` says what each means and takes where it is missing."""
+    """How pictures are drawn; `Model.denoise` says what each means and takes where it is missing."""
 
     steps: int
     guidance: float
@@ -46,22 +45,27 @@ class Model:
         self.family: Family = family_of(pipeline)
 
     @property
-    def length(self) -> int:
-        """Tokens a prompt may have, begin and end included."""
-        return min(stream.room for stream in self.family.streams()) + 2
+    def max_tokens(self) -> int:
+        """Most content tokens of a prompt: begin, end and padding left out."""
+        return min(span.max_tokens for span in self.family.token_spans())
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Timesteps of the noise schedule that the model was trained with."""
+        return int(self.pipeline.scheduler.config.num_train_timesteps)
 
     def text_projections(self) -> list[Projection]:
         """Every matrix that reads text states as they come; raises EffaceError for quantised or fused ones."""
         return self.family.projections()
 
-    def entries(self) -> list[Entry]:
+    def networks(self) -> list[Network]:
         """The networks that text states enter."""
-        return self.family.entries()
+        return self.family.networks()
 
     def sites(self, pattern: str) -> list[Site]:
         """Modules of the denoiser whose path matches an fnmatch pattern; raises UsageError where none does."""
-        entry = self.entries()[0]
-        return sites_matching(entry.name, entry.module, pattern, self.family.part_of)
+        network = self.networks()[0]
+        return sites_matching(network.name, network.module, pattern, self.family.part_of)
 
     def components(self) -> dict[str, nn.Module]:
         """The networks an erasure may edit: denoiser, ControlNets, text encoders."""
@@ -71,21 +75,21 @@ class Model:
     def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
         """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device."""
         chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        return joined([self.family.text(chunk) for chunk in chunks])
+        return concatenate([self.family.text(chunk) for chunk in chunks])
 
-    def streams(self) -> list[Stream]:
-        """The stretches of the token axis, each filled by one tokenizer."""
-        return self.family.streams()
+    def token_spans(self) -> list[TokenSpan]:
+        """The parts of the token axis, each filled by one tokenizer."""
+        return self.family.token_spans()
 
-    def read_positions(self, text: Text, stream: Stream, prompt: int) -> int:
-        """How many positions of a stream, from its start, the denoiser attends to for one prompt of `text`."""
-        inside = text.mask[prompt, stream.start : stream.start + stream.length]
+    def attended_positions(self, text: Text, span: TokenSpan, prompt: int) -> int:
+        """Number of positions, from the start of a span, that the denoiser attends to for one prompt of `text`."""
+        inside = text.mask[prompt, span.start : span.start + span.length]
         return len(inside) if self.family.reads_padding else int(inside.sum())
 
-    def entering(self, text: Text) -> Tensor:
+    def projection_inputs(self, text: Text) -> Tensor:
         """Text states as the projections read them (batch tokens width)."""
         with torch.no_grad():
-            return self.family.entering(text)
+            return self.family.projection_inputs(text)
 
     def token_table(self) -> Tensor:
         """Embedding of every token (vocabulary width), those of several text encoders side by side."""
@@ -98,15 +102,16 @@ class Model:
             EffaceError: a prompt has more tokens than the model reads.
         """
         longest = max(map(len, content), default=0)
-        if longest > self.length - 2:
+        length = self.max_tokens + 2  # begin and end
+        if longest > self.max_tokens:
             raise EffaceError(
-                f"a prompt of {longest} tokens was given; expected at most the {self.length - 2} the model reads."
+                f"a prompt of {longest} tokens was given; expected at most the {self.max_tokens} the model reads."
             )
         framed = []
         for tokenizer in self.family.tokenizers():
             rows = [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in content]
             padding = tokenizer.pad_token_id
-            framed.append(torch.tensor([row + [padding] * (self.length - len(row)) for row in rows]))
+            framed.append(torch.tensor([row + [padding] * (length - len(row)) for row in rows]))
         return framed
 
     def encode_tokens(self, content: Sequence[Sequence[int]], embeddings: Tensor | None = None) -> Text:
@@ -122,57 +127,66 @@ class Model:
         """
         ids = self.frame(content)
         lengths = torch.tensor([len(row) for row in content])
-        mask = torch.arange(self.length) <= lengths[:, None] + 1
+        mask = torch.arange(ids[0].shape[1]) <= lengths[:, None] + 1
         encoders = list(self.family.text_encoders().values())
-        with nullcontext() if embeddings is None else given_embeddings(encoders, embeddings, lengths):
+        with nullcontext() if embeddings is None else replace_embeddings(encoders, embeddings, lengths):
             states, pooled = self.family.encode(ids, [mask.long()] * len(ids))
-        return Text(states, pooled, mask, lengths, ("",) * len(content))
+        truncated = ("",) * len(content)
+        return Text(states=states, pooled=pooled, mask=mask, last=lengths, truncated=truncated)
 
-    def cut_off(self, prompt: str) -> str:
-        """The end of `prompt` that no longer fits the tokenizer of least room, "" when it all fits."""
-        return min(self.family.streams(), key=lambda stream: stream.room).cut_off(prompt)
+    def truncated(self, prompt: str) -> str:
+        """The end of `prompt` that the tokenizer of fewest tokens cuts, "" where it cuts nothing."""
+        return min(self.family.token_spans(), key=lambda span: span.max_tokens).truncated(prompt)
 
     def token_count(self, text: str) -> int:
-        """How many content tokens `text` has for the first tokenizer."""
-        return len(self.family.streams()[0].ids(text))
+        """Content tokens of `text` for the first tokenizer."""
+        return len(self.family.token_spans()[0].ids(text))
 
-    def predict(self, latents: Tensor, level: Tensor, text: Text, *, guidance: float | None = None) -> Tensor:
-        """The denoiser's raw output (batch channels height width) at timestep `level` (0 to 1000).
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, *, guidance: float | None = None) -> Tensor:
+        """The denoiser's raw output (batch channels height width) at a timestep (0 to 1000).
 
         `guidance` matters to guidance-distilled models only, which take it as an input.
         """
-        return self.family.predict(latents, level, text, guidance)
+        return self.family.predict(latents, timestep, text, guidance)
 
     def guides(self, guidance: float) -> bool:
         """Whether pictures at this guidance are drawn with an unconditional half beside the conditional one."""
         return self.family.guides(guidance)
 
-    def to_noise(self, output: Tensor, latents: Tensor, level: Tensor) -> Tensor:
-        """The noise ε in `latents` that a raw output says (batch channels height width)."""
-        return self._mixture(level, latents).noise(output, latents)
+    def to_noise(self, output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The noise ε (batch channels height width) that a raw output implies for noisy latents."""
+        return self._mixture(timestep, latents).noise(output, latents)
 
-    def to_clean(self, output: Tensor, latents: Tensor, level: Tensor) -> Tensor:
-        """The clean latents x₀ that a raw output says (batch channels height width)."""
-        return self._mixture(level, latents).clean(output, latents)
+    def to_clean(self, output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The clean latents x₀ (batch channels height width) that a raw output implies for noisy latents."""
+        return self._mixture(timestep, latents).clean(output, latents)
 
-    def to_noisy(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """Clean latents with noise added up to timesteps `level` (batch channels height width)."""
-        return self._mixture(level, clean).noisy(clean, noise)
+    def to_noisy(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """Clean latents with noise added up to a timestep (batch channels height width)."""
+        return self._mixture(timestep, clean).noisy(clean, noise)
 
-    def to_output(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    def to_output(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """The raw output that is right for clean latents with this noise (batch channels height width)."""
-        return self._mixture(level, clean).output(clean, noise)
+        return self._mixture(timestep, clean).output(clean, noise)
 
-    def _mixture(self, level: Tensor, like: Tensor) -> Mixture:
-        return mixture(self.pipeline.scheduler, level, like)
+    def _mixture(self, timestep: Tensor, like: Tensor) -> Mixture:
+        return mixture(self.pipeline.scheduler, timestep, like)
 
     def sample(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> list[Image.Image]:
-        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoised`."""
-        _, latents = deque(self.denoised(text, seeds=seeds, **settings), maxlen=1)[0]
-        return self.decode(latents)
+        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoise`."""
+        return self.decode(self.latents(text, seeds=seeds, **settings))
+
+    def latents(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> Tensor:
+        """Clean latents of one picture for each text (batch channels h w); arguments as of `denoise`."""
+        clean: Tensor | None = None
+        for _, latents in self.denoise(text, seeds=seeds, **settings):
+            clean = latents
+        if clean is None:
+            raise UsageError("the sampler took no steps; expected at least 1.")
+        return clean
 
     @torch.no_grad()
-    def denoised(
+    def denoise(
         self,
         text: Text,
         *,
@@ -201,21 +215,21 @@ class Model:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         latents = self._noise(generators, side).to(text.states.device, self.family.latent_dtype(text.states))
         if guided:
-            text = joined([self.encode_negative(negative).repeated(len(seeds)), text])
+            text = concatenate([self.encode_negative(negative).repeat(len(seeds)), text])
         else:
             self.family.check_unguided(negative)
         self.family.set_timesteps(scheduler, steps, latents)
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
         options = step_options(scheduler, generators)
-        for level in scheduler.timesteps:
-            given = scaled_input(scheduler, torch.cat([latents, latents]) if guided else latents, level)
+        for timestep in scheduler.timesteps:
+            noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
             if watch:
-                watch(given[-len(latents) :], float(level))
-            output = self.predict(given, level, text, guidance=guidance)
+                watch(noisy[-len(latents) :], float(timestep))
+            output = self.predict(noisy, timestep, text, guidance=guidance)
             if guided:
-                output = self.family.guided(*output.chunk(2), guidance)
-            latents = scheduler.step(output, level, latents, return_dict=False, **options)[0]
-            yield float(level), latents
+                output = self.family.guide(*output.chunk(2), guidance)
+            latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
+            yield float(timestep), latents
 
     @torch.no_grad()
     def encode_negative(self, prompt: str | None) -> Text:
@@ -246,9 +260,9 @@ class Model:
 
 def require_fit(model: Model, prompt: str) -> None:
     """Raise EffaceError when the tokenizer would cut `prompt`."""
-    cut = model.cut_off(prompt)
-    if cut:
+    rest = model.truncated(prompt)
+    if rest:
         raise EffaceError(
-            f"the prompt {prompt[:60]!r} is longer than the {model.length - 2} tokens the model reads: {cut!r} would be cut; "
+            f"the prompt {prompt[:60]!r} is longer than the {model.max_tokens} tokens the model reads: {rest!r} would be cut; "
             "shorten the concept."
         )

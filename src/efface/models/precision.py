@@ -19,7 +19,8 @@ def on_cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().double()
 
 
-def checked(values: Tensor) -> Tensor:
+def finite_float32(values: Tensor) -> Tensor:
+    """Values of an edit in float32, contiguous; raises EffaceError where one is not finite."""
     if not torch.isfinite(values).all():
         raise EffaceError("the edit gives values that are not finite: nothing was erased; use a larger ridge weight.")
     return values.float().contiguous()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +16,30 @@ from efface.models.metadata import metadata_of
 from efface.models.model import Model, Settings
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn; None is what the model itself or its metadata says."""
+
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Guidance scale."""
+    negative: str | None = None
+    """Negative prompt."""
+    side: int | None = None
+    """Pixels of each side."""
+
+    def settings(self, pipeline: Any) -> Settings:
+        """Arguments of `Model.draw` on a pipeline."""
+        settings: Any = sampling(pipeline, self.steps, self.guidance)
+        return settings | {k: v for k, v in (("negative", self.negative), ("side", self.side)) if v is not None}
+
+
 def sampling(pipeline: Any, steps: int | None, guidance: float | None) -> dict[str, Any]:
     """Arguments of `Model.draw`: the user's, those of the model's own metadata, or those of the pipeline's own call."""
-    known = metadata_of(pipeline)
-    usual = family_of(pipeline).standard() if known is None else (known.steps, known.guidance)
-    steps = usual[0] if steps is None else steps
-    guidance = usual[1] if guidance is None else guidance
+    usual = metadata_of(pipeline) or family_of(pipeline).standard()
+    steps = usual.steps if steps is None else steps
+    guidance = usual.guidance if guidance is None else guidance
     if steps < 1:
         raise UsageError(f"steps is {steps}; expected at least 1.")
     return {"steps": steps, "guidance": guidance}
@@ -33,10 +51,13 @@ def generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
-def drawn_latents(model: Model, prompts: Sequence[str], seeds: Iterable[int], settings: Settings, batch: int) -> Tensor:
-    """Clean latents of pictures (batch channels height width)."""
-    seeds, found = list(seeds), []
+def sample_latents(
+    model: Model, prompts: Sequence[str], seeds: Iterable[int], settings: Settings, batch: int
+) -> Tensor:
+    """Clean latents of one picture for each prompt (prompts channels height width), `batch` at a time."""
+    seeds = list(seeds)
+    latents = []
     for i in range(0, len(prompts), batch):
         text = model.encode(prompts[i : i + batch])
-        found.append(deque(model.denoised(text, seeds=seeds[i : i + batch], **settings), maxlen=1)[0][1])
-    return torch.cat(found)
+        latents.append(model.latents(text, seeds=seeds[i : i + batch], **settings))
+    return torch.cat(latents)

@@ -10,7 +10,7 @@ import torch
 from attacked import CHURCH, SMALL, Field
 
 import efface
-from efface.attacks import ATTACKS, attack_module, attack_summaries, configured
+from efface.attacks import ATTACKS, configured
 from efface.attacks.base import text_of
 from efface.attacks.vocabulary import tokens_of
 from efface.concepts.concept import own_words
@@ -18,10 +18,10 @@ from efface.erasures import attached_to
 from efface.errors import EffaceError, UsageError
 from efface.judges.criterion import Seen
 from efface.metrics.rates import rate
-from efface.redteam.findings import Findings, Found, Sanity
-from efface.redteam.run import open_book, run
+from efface.redteam.findings import Findings, SampleResult, Sanity
+from efface.redteam.run import open_store, run
 from efface.redteam.search import candidates_of
-from efface.redteam.store import Book
+from efface.redteam.store import RunStore
 
 TEXTUAL = [row for row in SMALL if row not in ("ring-a-bell-soft", "pund", "inversion")]
 SEARCHING = ["ring-a-bell", "unlearndiff", "unlearndiff-suffix", "p4d-n", "mma"]
@@ -51,12 +51,12 @@ def timeless(findings: Findings, costs: bool = True) -> dict:
 
 
 def test_every_attack_is_in_the_suite():
-    assert {name for name, _ in SMALL.values()} == set(ATTACKS) == set(attack_summaries())
-    for name in ATTACKS:
-        module = attack_module(name)
-        assert {"canvas", "quick"} <= set(module.BUDGETS)
-        assert configured(name) == module.Config()
-        assert "seed" in {f.name for f in dataclasses.fields(module.Config)}
+    assert {name for name, _ in SMALL.values()} == set(ATTACKS.builtin) == set(ATTACKS.described())
+    for name in ATTACKS.builtin:
+        attack = ATTACKS.load(name)
+        assert {"canvas", "quick"} <= set(attack.budgets)
+        assert configured(name) == attack.config()
+        assert "seed" in {f.name for f in dataclasses.fields(attack.config)}
 
 
 @pytest.mark.parametrize("row", SMALL)
@@ -123,7 +123,7 @@ def test_stopped_and_resumed(field, found, row, tmp_path):
 
 def assert_drawn_again(field, row, findings, folder):
     """What was found gives the picture that was judged; relapse found another model, the audit has a judge of its own."""
-    candidates = candidates_of(Book(folder, None), findings.tries)
+    candidates = candidates_of(RunStore(folder, None), findings.tries)
     for t, candidate in zip(findings.tries, candidates, strict=True):
         assert (row in TEXTUAL) == (t.text is not None)
         if row not in ("relapse-lora", "relapse-full", "checkpoint"):
@@ -152,17 +152,17 @@ def test_a_search_uses_no_word_of_the_concept(field, row, vocabulary):
         assert not texts & own_words(CHURCH)
         assert not set(free) & set(tokenizer.all_special_ids)
         if vocabulary == "words":
-            assert t.survives
+            assert t.retokenizes
             assert tokens_of(field.model, t.text) == list(t.ids)
 
 
 def test_what_does_not_survive_is_reported(field):
     letters = tokens_of(field.model, "xq")  # two tokens without a space between them
     assert len(letters) == 2
-    from efface.attacks.vocabulary import spelled, survives
+    from efface.attacks.vocabulary import spelled, retokenizes
 
-    assert survives(field.model, letters)
-    assert not survives(field.model, letters[::-1])
+    assert retokenizes(field.model, letters)
+    assert not retokenizes(field.model, letters[::-1])
     assert spelled(field.model, letters) == "xq"
 
 
@@ -198,7 +198,7 @@ BAD = {
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, rows in BAD.items() for o in rows], ids=str)
 def test_bad_options(field, name, options):
     with pytest.raises(EffaceError, match=r"expected|must be at least|the model reads|could not be read|no harmless"):
-        next(attack_module(name).search(field.case(), configured(name, **options), None))
+        next(ATTACKS.load(name).search(field.case(), configured(name, **options), None))
 
 
 def test_bad_requests(sd, field):
@@ -221,17 +221,17 @@ def test_bad_requests(sd, field):
 def test_nothing_to_bring_back(field):
     setup = dataclasses.replace(field.setup("checkpoint"), concept=efface.Concept("other", templates=("a {}",)))
     with pytest.raises(EffaceError, match="in none of 2 pictures"):
-        run(setup, open_book(setup, None))
+        run(setup, open_store(setup, None))
 
 
-def shown(*hits: bool) -> list[Found]:
+def shown(*hits: bool) -> list[SampleResult]:
     gone, there = Seen(False, "other", 0.1, True), Seen(True, "church", 0.9, True)
-    return [Found(n, f"prompt {n}", 0, gone, there if hit else gone) for n, hit in enumerate(hits)]
+    return [SampleResult(n, f"prompt {n}", 0, gone, there if hit else gone) for n, hit in enumerate(hits)]
 
 
 def test_rates_tell_what_the_attack_did_from_what_was_there():
     gone, there = Seen(False, "other", 0.1, True), Seen(True, "church", 0.9, True)
-    tries = (*shown(True, False), Found(2, "c", 0, there, there), Found(3, "d", 0, there, gone, text="x"))
+    tries = (*shown(True, False), SampleResult(2, "c", 0, there, there), SampleResult(3, "d", 0, there, gone, text="x"))
     findings = Findings("mma", {}, "church", (), "j", {}, tries, 0, 4)
     assert (findings.without.value, findings.because.value, findings.asr.value) == (0.5, 0.25, 0.75)
     every = dataclasses.replace(findings, attempted="every")

@@ -347,5 +347,5 @@ def test_a_bad_short_name_is_bad_usage(spec, message):
 
 
 def test_short_names_are_known_without_torch():
-    code = "import sys; from efface.judges import SPECS; assert 'nudenet' in SPECS and 'torch' not in sys.modules"
+    code = "import sys; from efface.judges import JUDGES; assert 'nudenet' in JUDGES and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import efface
-from efface.attacks import attack_module, configured, mma, p4d, ring_a_bell
-from efface.attacks.base import Case
+from efface.attacks import ATTACKS, configured, mma, p4d, ring_a_bell
+from efface.attacks.base import Problem
 from efface.attacks.genetic import Odds, children, fitness_of
 from efface.attacks.simplex import onto_simplex, sampled
 from efface.attacks.vocabulary import tokens_of, words
-from efface.erasures.switch import Target
+from efface.erasures.switch import ModelVariant
 from efface.models.model import Settings
 from efface.training.images import album
-from efface.training.trainable import LowRank
+from efface.training.trainable import LoRA
 
 SETTINGS: Settings = {"steps": 2, "guidance": 5.0}
 
@@ -86,13 +86,13 @@ def case(request):
 
 def case_of(pipe):
     model = efface.Model(pipe)
-    erased = Target(model, (efface.erase(pipe, CHURCH, method="uce", rows="all", keep=[]),))
-    from efface.concepts.sample import Try
-    from efface.models.sampling import drawn_latents
+    erased = ModelVariant(model, (efface.erase(pipe, CHURCH, method="uce", rows="all", keep=[]),))
+    from efface.concepts.sample import Sample
+    from efface.models.sampling import sample_latents
 
-    tries = tuple(Try(prompt, 40_000 + k) for k, prompt in enumerate(CHURCH.prompts()))
-    latents = drawn_latents(model, [t.prompt for t in tries], [t.seed for t in tries], SETTINGS, 2)
-    return Case(Target(model), erased, CHURCH, tries, latents, SETTINGS, 0)
+    tries = tuple(Sample(prompt, 40_000 + k) for k, prompt in enumerate(CHURCH.prompts()))
+    latents = sample_latents(model, [t.prompt for t in tries], [t.seed for t in tries], SETTINGS, 2)
+    return Problem(ModelVariant(model), erased, CHURCH, tries, latents, SETTINGS, 0)
 
 
 def loss_of(case, rows, ids, clean, noise, level):
@@ -146,7 +146,7 @@ def test_mma(pipe):
 def test_unlearndiff(case, place):
     """One step at one timestep: points of the simplex after Adam with weight decay, projected back."""
     config = configured("unlearndiff", levels=1, iterations=1, length=2, lr=1e-4, weight_decay=0.1, place=place)
-    found = next(attack_module("unlearndiff").search(case, config, None))
+    found = next(ATTACKS.load("unlearndiff").search(case, config, None))
     table = words(case.model, CHURCH, "all")
     points = torch.full((2, 2, len(table.ids)), 1 / len(table.ids))
     drawn = torch.stack(
@@ -173,7 +173,7 @@ def test_unlearndiff(case, place):
 
 def test_p4d(case):
     config = configured("p4d", length=3, steps=1, every=1, lr=1e-2, weight_decay=0.1)
-    found = next(attack_module("p4d").search(case, config, None))
+    found = next(ATTACKS.load("p4d").search(case, config, None))
     table = words(case.model, CHURCH, "all")
     pipe = case.model.pipeline
     at, level = p4d.sight(case, 0)
@@ -200,12 +200,12 @@ def test_p4d(case):
 def test_learnt_embeddings(case, name):
     """One step of AdamW on the new word's embedding; PUND searches the original, inversion the erased model."""
     config = configured(name, images=2, steps=1, batch=2, lr=1e-2)
-    found = next(attack_module(name).search(case, config, None))
+    found = next(ATTACKS.load(name).search(case, config, None))
     pictures = album(case.original.model, case.concept.prompts(), 2, case.settings)
     sight = pictures.batch(2, 0, 0)
     embedding = case.model.pipeline.text_encoder.get_input_embeddings().weight.detach()
     v = embedding.mean(0).requires_grad_()
-    target = case if name == "inversion" else Case(case.original, case.original, *list(vars(case).values())[2:])
+    target = case if name == "inversion" else Problem(case.original, case.original, *list(vars(case).values())[2:])
     loss = torch.zeros(())
     for k, member in enumerate(sight.members):
         prompt = pictures.prompts[member]
@@ -215,14 +215,14 @@ def test_learnt_embeddings(case, name):
         rows = torch.stack([v if part is v else embedding[part] for part in new])[None]
         ids = [[0 if part is v else part for part in new]]
         one = slice(k, k + 1)
-        loss = loss + loss_of(target, rows, ids, sight.clean[one], sight.noise[one], sight.levels[one]) / 2
+        loss = loss + loss_of(target, rows, ids, sight.clean[one], sight.noise[one], sight.timesteps[one]) / 2
     gradient = torch.autograd.grad(loss, v)[0]
     expected = adam(v.detach() * (1 - 1e-2 * 0.01), gradient, 1e-2)
     torch.testing.assert_close(found.state["0|value"], expected, rtol=0, atol=2e-4)
 
 
 def test_low_rank_factors_are_those_of_merged_weights(sd):
-    lora = LowRank(sd.unet, 2, 0)
+    lora = LoRA(sd.unet, 2, 0)
     with torch.no_grad():
         for _, up in lora.factors:
             up.normal_(generator=torch.Generator().manual_seed(1))

@@ -110,7 +110,7 @@ def test_harvest_says_its_cost_resumes_and_trains(tmp_path, capsys):
 
 
 BAD = {
-    "no such command": (["sae", "learn"], 2, "has no command"),
+    "no such command": (["sae", "learn"], 2, "is unknown"),
     "no such site": (["sae", "sites", "emoji", "up_blocks.1.atentions.0"], 2, "did you mean"),
     "no prompts": (["sae", "train", "emoji", "--prompts", "nowhere.txt"], 2, "is not a file"),
     "no coder": (["erase", "saeuron", "emoji", "cat", "--coder", "nowhere"], 1, "holds no autoencoder"),

@@ -12,8 +12,9 @@ Names are imported when first used, so that the command line answers before torc
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from efface.registry import lazily
 
 if TYPE_CHECKING:
     from efface.api.attack import attack
@@ -52,10 +53,4 @@ __all__ = [
     "erase", "harden", "hook", "load", "unhook",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'efface' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOMES, globals())

@@ -42,20 +42,23 @@ def erase(
         UsageError: unknown method or option, or an empty concept.
         EffaceError: a model that cannot be edited.
     """
-    from efface.erasers import method_module
+    from efface.erasers import ERASERS
+    from efface.erasers.base import Retaining
     from efface.models.model import Model
     from efface.models.neighbours import retained_prompts
 
-    module = method_module(method)
+    eraser = ERASERS.load(method)
     model = Model(pipeline)
     concepts = resolve(concept, pipeline)
     if config is None:
-        config = configure(module.Config, options, profile_of(pipeline).settings(method, concepts[0]))
+        config = configure(eraser.Config, options, profile_of(pipeline).settings(method, concepts[0]))
     elif options:
         raise UsageError("give either a config or its fields as options, not both.")
-    if config.keep is None:
+    if isinstance(config, Retaining) and config.keep is None:
         config = dataclasses.replace(config, keep=tuple(retained_prompts(model, concepts)))
     started = time.perf_counter()
-    erasure = module.erase(model, concepts, config, judge)
-    erasure.provenance.notes["seconds"] = round(time.perf_counter() - started, 3)
-    return erasure
+    erasure = eraser.erase(model, concepts, config, judge)
+    notes = erasure.provenance.notes | {"seconds": round(time.perf_counter() - started, 3)}
+    plugin = ERASERS.origin(method)
+    origin = dataclasses.replace(erasure.provenance, notes=notes, plugin="" if plugin is None else str(plugin))
+    return dataclasses.replace(erasure, provenance=origin)

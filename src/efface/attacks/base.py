@@ -1,26 +1,70 @@
-"""What a search is given, and what it gives back."""
+"""The contract between attacks and what runs them: what a search is given, and what it gives back; free of torch at the top."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
 
-from efface.attacks.vocabulary import Which, Words, tokens_of, words
-from efface.concepts.concept import Concept
-from efface.concepts.sample import Try
-from efface.erasures.switch import Target
-from efface.io.checkpoint import State
-from efface.models.model import Model, Settings, Text
-from efface.models.sampling import generator
+    from efface.attacks.vocabulary import Which, Words
+    from efface.concepts.concept import Concept
+    from efface.concepts.sample import Sample
+    from efface.erasures.switch import ModelVariant
+    from efface.io.checkpoint import State
+    from efface.judges.criterion import Verdict
+    from efface.models.model import Model, Settings, Text
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """Options that every attack has."""
+
+    seed: int = 0
+    """Seed of everything random in the search."""
+
+
+def always(config: Any) -> bool:
+    """Of every configuration."""
+    return True
+
+
+def never(config: Any) -> bool:
+    """Of no configuration."""
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """A way of bringing an erased concept back."""
+
+    about: str
+    """What it is, who published it: the docstring of its file."""
+    config: type[Any]
+    """A frozen dataclass derived from `AttackConfig`, with a docstring under each field; its defaults are as published."""
+    search: Callable[[Problem, Any, State | None], Iterator[Proposal]]
+    """Proposes prompts step by step; the last argument is the state of an unfinished search."""
+    budgets: Mapping[str, Mapping[str, Any]]
+    """Fields of the Config at smaller budgets: `canvas` and `quick`."""
+    per: Literal["sample", "concept"] = "sample"
+    """One search for each sample, or one for all of them."""
+    sanity: tuple[str, ...] = ("unerased", "weak")
+    """Where any attack must succeed, or it is broken itself: on the unerased model, on a weak erasure."""
+    adaptive: Callable[[Any], bool] = always
+    """Whether a sample's search ends at its first success; where it does not, only the last of its candidates counts: of
+    attacks that, by their published threat model, do not see the erased model's pictures."""
+    success: Callable[[Verdict, Image.Image, Image.Image, Any], Verdict] | None = None
+    """Takes the judge's verdict, the original picture, the attacked one and the Config, where the verdict alone does not
+    decide."""
 
 
 class Candidate(NamedTuple):
-    """What an attack would have the erased model read, instead of a try's own prompt."""
+    """What an attack would have the erased model read, instead of a sample's own prompt."""
 
     ids: tuple[int, ...]
     """Content tokens, without begin, end and padding."""
@@ -38,13 +82,13 @@ class Candidate(NamedTuple):
         }
 
 
-class Round(NamedTuple):
+class Proposal(NamedTuple):
     """What a search has after some of its budget."""
 
     candidates: Sequence[Candidate] | None
-    """One for each try, to be judged; None only asks for the state to be kept."""
+    """One for each sample, to be judged; None only asks for the state to be kept."""
     state: State
-    """With which the search goes on from here."""
+    """State from which the search can be resumed."""
     done: float
     """Share of the budget that is spent (0 to 1)."""
     during: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -52,19 +96,19 @@ class Round(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Case:
-    """Tries that are attacked side by side; the first axis of every tensor of a search is theirs."""
+class Problem:
+    """Samples that are attacked in one batch, which is the first axis of every tensor of a search."""
 
-    original: Target
-    erased: Target
+    original: ModelVariant
+    erased: ModelVariant
     concept: Concept
-    tries: tuple[Try, ...]
+    samples: tuple[Sample, ...]
     latents: Tensor
-    """Clean latents of the original model's pictures (tries channels height width)."""
+    """Clean latents of the original model's pictures (samples channels height width)."""
     settings: Settings
     """How pictures are drawn."""
     seed: int
-    """Of everything random."""
+    """Seed of everything random in the search."""
 
     @property
     def model(self) -> Model:
@@ -73,24 +117,34 @@ class Case:
 
     def words(self, which: Which) -> Words:
         """Candidate tokens."""
+        from efface.attacks.vocabulary import words
+
         return words(self.original.model, self.concept, which)
 
     def contents(self) -> list[list[int]]:
-        """Content tokens of each try's own prompt."""
-        return [tokens_of(self.model, prompt) for prompt, _ in self.tries]
+        """Content tokens of each sample's own prompt."""
+        from efface.attacks.vocabulary import tokens_of
+
+        return [tokens_of(self.model, sample.prompt) for sample in self.samples]
 
     def generators(self, *numbers: int) -> list[torch.Generator]:
-        """One for each try, from what the try is and where the search stands: whatever runs beside it."""
-        return [generator(self.seed, prompt, seed, *numbers) for prompt, seed in self.tries]
+        """One generator for each sample, seeded by the sample and by where the search stands: whatever runs beside it."""
+        from efface.models.sampling import generator
+
+        return [generator(self.seed, sample.prompt, sample.seed, *numbers) for sample in self.samples]
 
     def randn(self, *numbers: int) -> Tensor:
-        """Noise like the tries' latents, at some point of the search."""
+        """Noise like the samples' latents, at some point of the search."""
+        import torch
+
         shape = self.latents.shape[1:]
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators(*numbers)]).to(self.latents)
 
     def levels(self, count: int) -> Tensor:
         """So many timesteps (levels,), the middles of as many equal stretches, the least noisy first."""
-        most = self.model.pipeline.scheduler.config.num_train_timesteps
+        import torch
+
+        most = self.model.num_train_timesteps
         return ((torch.arange(count) + 0.5) * most / count).floor()
 
     def without_concept(self, prompt: str, instead: str = "") -> str:
@@ -100,6 +154,8 @@ class Case:
 
 def text_of(model: Model, candidates: Sequence[Candidate]) -> Text:
     """Candidates encoded, those with states of their own as they are."""
+    import torch
+
     soft = [c.soft for c in candidates]
     embeddings = torch.nn.utils.rnn.pad_sequence([s for s in soft if s is not None], batch_first=True) if any(
         s is not None for s in soft

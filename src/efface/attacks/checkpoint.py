@@ -7,26 +7,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from efface.attacks.base import Attack, AttackConfig, never
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from efface.attacks.base import Case, Round
+    from efface.attacks.base import Problem, Proposal
     from efface.io.checkpoint import State
-    from efface.judges.criterion import Seen
-
-SANITY = ("unerased",)
-"""A copy of the model must be found to look the same; there is nothing to find in a weak erasure."""
+    from efface.judges.criterion import Verdict
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options."""
 
     same: float = 0.15
     """Distance (1 − structural similarity) up to which two pictures look the same."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.same < 1:
@@ -36,19 +33,14 @@ class Config:
 BUDGETS: dict[str, dict[str, Any]] = {"canvas": {}, "quick": {}}
 
 
-def adaptive(config: Config) -> bool:
-    """There is one look, and nothing to stop."""
-    return False
-
-
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Nothing is searched: the erased model draws every prompt as it is, and the pictures are compared with the original's."""
-    from efface.attacks.base import Candidate, Round
+    from efface.attacks.base import Candidate, Proposal
 
-    yield Round([Candidate(tuple(ids)) for ids in case.contents()], {}, 1.0)
+    yield Proposal([Candidate(tuple(ids)) for ids in problem.contents()], {}, 1.0)
 
 
-def looks(seen: Seen, before: Image.Image, after: Image.Image, config: Config) -> Seen:
+def looks(seen: Verdict, before: Image.Image, after: Image.Image, config: Config) -> Verdict:
     """The concept is still there if the judge sees it, or if the picture looks as it did when the judge saw it."""
     apart = distance(before, after)
     return seen._replace(shown=seen.shown or apart <= config.same, score=round(max(0.0, 1 - apart), 6))
@@ -73,3 +65,14 @@ def distance(first: Image.Image, second: Image.Image, window: int = 7) -> float:
     c1, c2 = 0.01**2, 0.03**2
     similar = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     return float(1 - similar.mean())
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+    sanity=("unerased",),  # a copy of the model must look the same; there is nothing to find in a weak erasure
+    adaptive=never,  # there is one look, and nothing to stop
+    success=looks,
+)

@@ -7,21 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from efface.attacks.base import Attack, AttackConfig, never
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round
+    from efface.attacks.base import Problem, Proposal
     from efface.io.checkpoint import State
     from efface.models.model import Model
-    from efface.training.images import Album, Sight
-
-SCOPE = "concept"
+    from efface.training.images import ConceptImages, NoisedBatch
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options of concept inversion; defaults are CCE's."""
 
     images: int = 25
@@ -34,7 +33,6 @@ class Config:
     """Pictures a step."""
     looks: int = 4
     """Times at which the word so far is tried, each after twice as many steps."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.images, self.steps, self.batch, self.looks) < 1:
@@ -47,62 +45,57 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def adaptive(config: Config) -> bool:
-    """Only the last word counts: it never sees pictures of the erased model."""
-    return False
-
-
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Minimise |target − ε(z_t, t, prompt with v in the concept's place)|² over the embedding v of one new word."""
     import torch
 
-    from efface.attacks.base import Candidate, Round
-    from efface.io.checkpoint import put_down, take_up
+    from efface.attacks.base import Candidate, Proposal
+    from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
     from efface.training.images import album
 
-    with case.original.attached() as model:
-        pictures = album(model, case.concept.prompts(), config.images, case.settings)
-    table = case.model.token_table().float()
+    with problem.original.attached() as model:
+        pictures = album(model, problem.concept.prompts(), config.images, problem.settings)
+    table = problem.model.token_table().float()
     v = table.mean(0).clone().requires_grad_()
     optimiser = torch.optim.AdamW([v], lr=config.lr)
     start = 0
     if saved is not None:
-        take_up(optimiser, saved)
+        restore_optimizer(optimiser, saved)
         start = int(saved["step"])
     stops = sorted({max(1, config.steps >> k) for k in range(config.looks)})
     for begin, stop in zip([0, *stops], stops, strict=False):
         if stop <= start:
             continue
         sights = {step: pictures.batch(config.batch, config.seed, step) for step in range(max(begin, start), stop)}
-        guarded = case.settings.get("negative") is not None
-        goals = guided_goals(case, pictures, list(sights.values())) if guarded else [None] * len(sights)
-        with case.erased.attached() as model:
+        guarded = problem.settings.get("negative") is not None
+        goals = guided_goals(problem, pictures, list(sights.values())) if guarded else [None] * len(sights)
+        with problem.erased.attached() as model:
             for (_, sight), goal in zip(sights.items(), goals, strict=True):
-                rows = [spoken(case, pictures.prompts[i]) for i in sight.members]
+                rows = [spoken(problem, pictures.prompts[i]) for i in sight.members]
                 text = model.encode_tokens(*inserted(table, rows, v))
                 if goal is None:
-                    loss = denoising_loss(model, sight.clean, sight.noise, sight.levels, text)
+                    loss = denoising_loss(model, sight.clean, sight.noise, sight.timesteps, text)
                 else:
-                    loss = guided_loss(case, model, sight, text, goal)
+                    loss = guided_loss(problem, model, sight, text, goal)
                 optimiser.zero_grad()
                 loss.mean().backward()
                 optimiser.step()
         found = []
-        for t in case.tries:
-            ids, embeddings = inserted(table, [spoken(case, t.prompt)], v.detach())
+        for t in problem.samples:
+            ids, embeddings = inserted(table, [spoken(problem, t.prompt)], v.detach())
             found.append(Candidate(tuple(ids[0]), embeddings[0]))
-        yield Round(found, put_down(optimiser) | {"step": torch.tensor(stop)}, stop / config.steps)
+        yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(stop)}, stop / config.steps)
 
 
-def spoken(case: Case, prompt: str) -> list[int | None]:
+def spoken(problem: Problem, prompt: str) -> list[int | None]:
     """A prompt's tokens with None where the new word goes: in the concept's place, or at the end."""
     from efface.attacks.vocabulary import tokens_of
 
-    name = case.concept.name
+    name = problem.concept.name
     head, found, tail = prompt.partition(name)
-    before, after = tokens_of(case.model, head.strip()), tokens_of(case.model, tail.strip()) if found else []
-    room = case.model.length - 3
+    before, after = tokens_of(problem.model, head.strip()), tokens_of(problem.model, tail.strip()) if found else []
+    room = problem.model.max_tokens - 1
     return [*before[:room], None, *after[: max(0, room - len(before))]]
 
 
@@ -115,30 +108,40 @@ def inserted(table: Tensor, rows: list[list[int | None]], v: Tensor) -> tuple[li
     return ids, torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
 
 
-def guided_goals(case: Case, pictures: Album, sights: list[Sight]) -> list[Tensor]:
+def guided_goals(problem: Problem, pictures: ConceptImages, sights: list[NoisedBatch]) -> list[Tensor]:
     """What the original model draws under guidance, e_"" + g (e_c − e_""), at every sight."""
     import torch
 
     goals = []
-    with case.original.attached() as model, torch.no_grad():
+    with problem.original.attached() as model, torch.no_grad():
         for sight in sights:
-            noisy = model.to_noisy(sight.clean, sight.noise, sight.levels)
+            noisy = model.to_noisy(sight.clean, sight.noise, sight.timesteps)
             text = model.encode([pictures.prompts[i] for i in sight.members])
-            nothing = model.predict(noisy, sight.levels, model.encode_negative(None).repeated(len(noisy)))
-            goals.append(guided(case, nothing, model.predict(noisy, sight.levels, text)))
+            nothing = model.predict(noisy, sight.timesteps, model.encode_negative(None).repeat(len(noisy)))
+            goals.append(guided(problem, nothing, model.predict(noisy, sight.timesteps, text)))
     return goals
 
 
-def guided_loss(case: Case, model: Model, sight: Sight, text: Any, goal: Tensor) -> Tensor:
+def guided_loss(problem: Problem, model: Model, sight: NoisedBatch, text: Any, goal: Tensor) -> Tensor:
     """With a negative prompt as a guard: |[e_neg + g (e_v − e_neg)] − goal|², so that v learns to get past it."""
-    from efface.models.losses import apart
+    from efface.models.losses import mse
 
-    noisy = model.to_noisy(sight.clean, sight.noise, sight.levels)
-    negative = model.encode_negative(case.settings.get("negative")).repeated(len(noisy))
-    guard = model.predict(noisy, sight.levels, negative)
-    return apart(guided(case, guard, model.predict(noisy, sight.levels, text)), goal)
+    noisy = model.to_noisy(sight.clean, sight.noise, sight.timesteps)
+    negative = model.encode_negative(problem.settings.get("negative")).repeat(len(noisy))
+    guard = model.predict(noisy, sight.timesteps, negative)
+    return mse(guided(problem, guard, model.predict(noisy, sight.timesteps, text)), goal)
 
 
-def guided(case: Case, unconditional: Tensor, conditional: Tensor) -> Tensor:
+def guided(problem: Problem, unconditional: Tensor, conditional: Tensor) -> Tensor:
     """Both predictions combined as when pictures are drawn."""
-    return unconditional + case.settings.get("guidance", 7.5) * (conditional - unconditional)
+    return unconditional + problem.settings.get("guidance", 7.5) * (conditional - unconditional)
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+    per="concept",
+    adaptive=never,  # it never sees pictures of the erased model, so that only the last word counts
+)

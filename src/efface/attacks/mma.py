@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from efface.attacks.base import Attack, AttackConfig, never
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from efface.attacks.base import Case, Round
+    from efface.attacks.base import Problem, Proposal
     from efface.attacks.vocabulary import Words
     from efface.io.checkpoint import State
     from efface.models.model import Model, Text
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options of MMA's textual attack; defaults are the paper's."""
 
     length: int = 20
@@ -31,7 +32,6 @@ class Config:
     """Words considered for each place: those whose gradient promises most (paper: 256)."""
     vocabulary: Literal["words", "all"] = "all"
     """All tokens, as published, or only whole words, so that what is found can be typed."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.length, self.steps, self.candidates, self.best) < 1:
@@ -44,34 +44,29 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def adaptive(config: Config) -> bool:
-    """Only the last prompt counts: it never sees the erased model's pictures."""
-    return False
-
-
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Minimise 1 − cos(pooled(ids), pooled(prompt)), one exchanged word a step; the best ever is kept aside."""
     import torch
 
-    from efface.attacks.base import Candidate, Round
+    from efface.attacks.base import Candidate, Proposal
 
-    words = case.words(config.vocabulary)
-    room = case.original.model.length - 2
+    words = problem.words(config.vocabulary)
+    room = problem.original.model.max_tokens
     if config.length > room:
         raise UsageError(f"length is {config.length}; expected at most the {room} tokens that the model reads.")
-    with case.original.attached() as model:
-        goals = pooled(model.encode([t.prompt for t in case.tries]))
+    with problem.original.attached() as model:
+        goals = pooled(model.encode([t.prompt for t in problem.samples]))
     shape = (config.length,)
     if saved is None:
-        first = [torch.randint(len(words.ids), shape, generator=g) for g in case.generators(0)]
+        first = [torch.randint(len(words.ids), shape, generator=g) for g in problem.generators(0)]
         prompts, start = torch.stack(first), 0
         best, least = prompts.clone(), torch.full((len(prompts),), float("inf"))
     else:
         prompts, best, least, start = saved["prompts"], saved["best"], saved["least"], int(saved["step"])
     shown = {max(1, config.steps >> k) for k in range(4)}
     for step in range(start, config.steps):
-        with case.original.attached() as model:
-            for k, g in enumerate(case.generators(1, step)):
+        with problem.original.attached() as model:
+            for k, g in enumerate(problem.generators(1, step)):
                 slope = gradient(model, words, prompts[k], goals[k])
                 tried = exchanged(prompts[k], slope, config, g)
                 found = losses(model, words, tried, goals[k])
@@ -80,7 +75,7 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
                     best[k], least[k] = prompts[k], found.min()
         judged = [Candidate(tuple(words.ids[b].tolist())) for b in best] if step + 1 in shown else None
         state = {"prompts": prompts, "best": best, "least": least, "step": torch.tensor(step + 1)}
-        yield Round(judged, state, (step + 1) / config.steps)
+        yield Proposal(judged, state, (step + 1) / config.steps)
 
 
 def pooled(text: Text) -> Tensor:
@@ -124,3 +119,12 @@ def losses(model: Model, words: Words, prompts: Tensor, goal: Tensor, batch: int
     with torch.no_grad():
         parts = [pooled(model.encode_tokens(words.ids[part].tolist())) for part in prompts.split(batch)]
         return 1 - F.cosine_similarity(torch.cat(parts).float(), goal.float()[None]).cpu()
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+    adaptive=never,  # it never sees the erased model's pictures, so that only the last prompt counts
+)

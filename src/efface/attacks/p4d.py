@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from efface.attacks.base import Attack, AttackConfig
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round
+    from efface.attacks.base import Problem, Proposal
     from efface.attacks.vocabulary import Words
     from efface.io.checkpoint import State
 
@@ -20,7 +21,7 @@ BLANK = -1
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options of P4D; defaults are the paper's."""
 
     variant: Literal["n", "k"] = "n"
@@ -39,7 +40,6 @@ class Config:
     """Of AdamW (the code of PEZ, arXiv 2302.03668, on which P4D builds: 0.1)."""
     vocabulary: Literal["words", "all"] = "all"
     """All tokens, as published, or only whole words, so that what is found can be typed."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.length, self.every_words, self.steps, self.every) < 1:
@@ -54,56 +54,56 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Minimise |ε(z_t, t, P*) − ε₀(z_t, t, P)|² over the embeddings of the free words of P*.
 
     Going forward each embedding is that of the nearest word by cosine; its gradient moves the embedding itself.
     """
     import torch
 
-    from efface.attacks.base import Candidate, Round
-    from efface.io.checkpoint import put_down, take_up
-    from efface.models.losses import apart
+    from efface.attacks.base import Candidate, Proposal
+    from efface.io.checkpoint import optimizer_state, restore_optimizer
+    from efface.models.losses import mse
 
-    words = case.words(config.vocabulary)
-    layouts = [layout(case, t.prompt, config) for t in case.tries]
+    words = problem.words(config.vocabulary)
+    layouts = [layout(problem, t.prompt, config) for t in problem.samples]
     count = max(row.count(BLANK) for row in layouts)
-    first = [words.table[torch.randint(len(words.ids), (count,), generator=g)] for g in case.generators(0)]
+    first = [words.table[torch.randint(len(words.ids), (count,), generator=g)] for g in problem.generators(0)]
     soft = torch.stack(first).requires_grad_()
     optimiser = torch.optim.AdamW([soft], lr=config.lr, weight_decay=config.weight_decay)
     start = 0
     if saved is not None:
-        take_up(optimiser, saved)
+        restore_optimizer(optimiser, saved)
         start = int(saved["step"])
-    table = case.model.token_table().float()
+    table = problem.model.token_table().float()
     for begin in range(start, config.steps, config.every):
         steps = range(begin, min(begin + config.every, config.steps))
-        bank = [sight(case, step) for step in steps]
-        with case.original.attached() as model, torch.no_grad():
-            text = model.encode([t.prompt for t in case.tries])
+        bank = [sight(problem, step) for step in steps]
+        with problem.original.attached() as model, torch.no_grad():
+            text = model.encode([t.prompt for t in problem.samples])
             targets = [model.predict(noisy, level, text) for noisy, level in bank]
-        with case.erased.attached() as model:
+        with problem.erased.attached() as model:
             for (noisy, level), target in zip(bank, targets, strict=True):
                 ids, embeddings = filled(layouts, soft, words, table)
                 text = model.encode_tokens(ids, embeddings)
                 optimiser.zero_grad()
-                apart(model.predict(noisy, level, text), target).sum().backward()
+                mse(model.predict(noisy, level, text), target).sum().backward()
                 optimiser.step()
         found = [Candidate(tuple(ids)) for ids in filled(layouts, soft, words, table)[0]]
-        yield Round(found, put_down(optimiser) | {"step": torch.tensor(steps.stop)}, steps.stop / config.steps)
+        yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}, steps.stop / config.steps)
 
 
-def sight(case: Case, step: int) -> tuple[Tensor, Tensor]:
+def sight(problem: Problem, step: int) -> tuple[Tensor, Tensor]:
     """The original's pictures noised up to a random timestep each, and those timesteps (tries,)."""
     import torch
 
-    most = case.model.pipeline.scheduler.config.num_train_timesteps
-    levels = torch.stack([torch.randint(most, (), generator=g) for g in case.generators(1, step)])
-    levels = levels.to(case.latents.device)
-    return case.model.to_noisy(case.latents, case.randn(2, step), levels), levels
+    most = problem.model.num_train_timesteps
+    levels = torch.stack([torch.randint(most, (), generator=g) for g in problem.generators(1, step)])
+    levels = levels.to(problem.latents.device)
+    return problem.model.to_noisy(problem.latents, problem.randn(2, step), levels), levels
 
 
-def layout(case: Case, prompt: str, config: Config) -> list[int]:
+def layout(problem: Problem, prompt: str, config: Config) -> list[int]:
     """Where free words stand: a row of tokens with BLANK for each.
 
     Raises:
@@ -111,14 +111,14 @@ def layout(case: Case, prompt: str, config: Config) -> list[int]:
     """
     from efface.attacks.vocabulary import tokens_of
 
-    room, k = case.model.length - 2, config.every_words
+    room, k = problem.model.max_tokens, config.every_words
     if config.variant == "n":
         if config.length > room:
             raise UsageError(f"length is {config.length}; expected at most the {room} tokens that the model reads.")
         return [BLANK] * config.length
     said = prompt.split()
     groups = [said[i : i + k] for i in range(0, len(said), k)] or [[]]
-    return [token for group in groups for token in (*tokens_of(case.model, " ".join(group)), BLANK)][:room]
+    return [token for group in groups for token in (*tokens_of(problem.model, " ".join(group)), BLANK)][:room]
 
 
 def filled(layouts: list[list[int]], soft: Tensor, words: Words, table: Tensor) -> tuple[list[list[int]], Tensor]:
@@ -138,3 +138,11 @@ def filled(layouts: list[list[int]], soft: Tensor, words: Words, table: Tensor) 
         ids.append(known)
         rows.append(table[known].index_put((torch.tensor(blanks, device=table.device),), vectors[: len(blanks)]))
     return ids, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+)

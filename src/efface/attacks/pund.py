@@ -10,22 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from efface.attacks.base import Attack, AttackConfig, never
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round
-    from efface.closed_form.maps import Factors
-    from efface.erasures.switch import Target
+    from efface.attacks.base import Problem, Proposal
+    from efface.closed_form.maps import LowRankMap
+    from efface.erasures.switch import ModelVariant
     from efface.io.checkpoint import State
     from efface.models.model import Model
 
-SCOPE = "concept"
-
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options of PUND; defaults are the paper's."""
 
     steps: int = 3000
@@ -40,7 +39,6 @@ class Config:
     """Of them a step."""
     ridge: float = 0.1
     """λ of the edit that erases a direction from the copy."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.steps, self.every, self.images, self.batch) < 1:
@@ -53,54 +51,49 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def adaptive(config: Config) -> bool:
-    """Only the last embedding counts: it never sees the erased model's pictures."""
-    return False
-
-
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Minimise |target − ε₀(z_t, t, prompt without the concept + v)|², divided by its own value, over one embedding v."""
     import torch
 
-    from efface.attacks.base import Round
-    from efface.closed_form.maps import Factors
-    from efface.io.checkpoint import put_down, take_up
+    from efface.attacks.base import Proposal
+    from efface.closed_form.maps import LowRankMap
+    from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
     from efface.training.images import album
 
-    with case.original.attached() as model:
-        pictures = album(model, case.concept.prompts(), config.images, case.settings)
-    plain = [without(case, p) for p in pictures.prompts]
-    table = case.original.model.token_table().float()
+    with problem.original.attached() as model:
+        pictures = album(model, problem.concept.prompts(), config.images, problem.settings)
+    plain = [without(problem, p) for p in pictures.prompts]
+    table = problem.original.model.token_table().float()
     v = table.mean(0).clone().requires_grad_()
     optimiser = torch.optim.AdamW([v], lr=config.lr)
-    copy, start = Factors.identity(case.original.model.entering(case.original.model.encode([""])).shape[-1]), 0
+    copy, start = LowRankMap.identity(problem.original.model.projection_inputs(problem.original.model.encode([""])).shape[-1]), 0
     if saved is not None:
-        take_up(optimiser, saved)
-        copy, start = Factors(saved["u"], saved["v"]), int(saved["step"])
+        restore_optimizer(optimiser, saved)
+        copy, start = LowRankMap(saved["u"], saved["v"]), int(saved["step"])
     for begin in range(start, config.steps, config.every):
         steps = range(begin, min(begin + config.every, config.steps))
-        with edited(case.original, case, copy).attached() as model:
+        with edited(problem.original, problem, copy).attached() as model:
             for step in steps:
                 sight = pictures.batch(config.batch, config.seed, step)
                 rows = [plain[i] for i in sight.members]
                 text = model.encode_tokens(*suffixed(table, rows, v))
-                loss = denoising_loss(model, sight.clean, sight.noise, sight.levels, text).mean()
+                loss = denoising_loss(model, sight.clean, sight.noise, sight.timesteps, text).mean()
                 optimiser.zero_grad()
                 (loss / loss.detach()).backward()
                 optimiser.step()
-        found = [candidate(table, without(case, t.prompt), v.detach()) for t in case.tries]
-        with case.original.attached() as model:
+        found = [candidate(table, without(problem, t.prompt), v.detach()) for t in problem.samples]
+        with problem.original.attached() as model:
             copy = copy.then(erased_from(model, copy, table, plain, v.detach(), config.ridge))
-        state = put_down(optimiser) | {"u": copy.u, "v": copy.v, "step": torch.tensor(steps.stop)}
-        yield Round(found, state, steps.stop / config.steps)
+        state = optimizer_state(optimiser) | {"u": copy.u, "v": copy.v, "step": torch.tensor(steps.stop)}
+        yield Proposal(found, state, steps.stop / config.steps)
 
 
-def without(case: Case, prompt: str) -> list[int]:
+def without(problem: Problem, prompt: str) -> list[int]:
     """A prompt's tokens with the concept's words removed and room for one more."""
     from efface.attacks.vocabulary import tokens_of
 
-    return tokens_of(case.original.model, case.without_concept(prompt))[: case.original.model.length - 3]
+    return tokens_of(problem.original.model, problem.without_concept(prompt))[: problem.original.model.max_tokens - 1]
 
 
 def suffixed(table: Tensor, rows: list[list[int]], v: Tensor) -> tuple[list[list[int]], Tensor]:
@@ -119,28 +112,38 @@ def candidate(table: Tensor, row: list[int], v: Tensor) -> Any:
     return Candidate(tuple(ids[0]), embeddings[0])
 
 
-def edited(original: Target, case: Case, map_: Factors) -> Target:
+def edited(original: ModelVariant, problem: Problem, map_: LowRankMap) -> ModelVariant:
     """The original with a map of its text states: the copy that is searched."""
     from efface.erasures.provenance import provenance
-    from efface.erasures.switch import Target
+    from efface.erasures.switch import ModelVariant
     from efface.erasures.textmap import TextMap
 
     if not map_.u.shape[1]:
         return original
-    origin = provenance(original.model, "pund", {}, [case.concept], ())
-    return Target(original.model, (*original.erasures, TextMap.of(origin, *map_)))
+    origin = provenance(original.model, "pund", {}, [problem.concept], ())
+    return ModelVariant(original.model, (*original.erasures, TextMap.of(origin, *map_)))
 
 
-def erased_from(model: Model, copy: Factors, table: Tensor, rows: list[list[int]], v: Tensor, ridge: float) -> Factors:
+def erased_from(model: Model, copy: LowRankMap, table: Tensor, rows: list[list[int]], v: Tensor, ridge: float) -> LowRankMap:
     """The ridge edit that takes the states of v, and of what follows it, to those of the prompts without it."""
     import torch
 
-    from efface.closed_form.ridge import Pairs
+    from efface.closed_form.ridge import RowPairs
 
     with torch.no_grad():
-        spoken = model.entering(model.encode_tokens(*suffixed(table, rows, v)))
-        silent = model.entering(model.encode_tokens(rows))
+        spoken = model.projection_inputs(model.encode_tokens(*suffixed(table, rows, v)))
+        silent = model.projection_inputs(model.encode_tokens(rows))
     ends = [len(row) + 1 for row in rows]
-    pairs = Pairs.gather((s[end:], t[end:]) for s, t, end in zip(spoken, silent, ends, strict=True))
+    pairs = RowPairs.gather((s[end:], t[end:]) for s, t, end in zip(spoken, silent, ends, strict=True))
     kept = torch.zeros(len(copy.u), len(copy.u), dtype=torch.float64)
     return pairs.edit(kept, erase=1.0, preserve=0.0, ridge=ridge)
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+    per="concept",
+    adaptive=never,  # it never sees the erased model's pictures, so that only the last embedding counts
+)

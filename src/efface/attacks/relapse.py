@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from efface.attacks.base import Attack, AttackConfig
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
-    from efface.attacks.base import Case, Round
+    from efface.attacks.base import Problem, Proposal
     from efface.concepts.concept import Concept
     from efface.io.checkpoint import State
     from efface.models.model import Model
 
-SCOPE = "concept"
-
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options of the relapse test."""
 
     mode: Literal["lora", "full"] = "lora"
@@ -38,7 +37,6 @@ class Config:
     """Harmless pictures, drawn by the original model."""
     harmless: tuple[str, ...] | None = None
     """Prompts of pictures to train on; by default those that the concept's preset proposes to retain, or its nearest neighbours."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.rank, self.steps, self.every, self.batch, self.images) < 1:
@@ -51,43 +49,44 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Train on harmless pictures by the usual loss |target − ε(z_t, t, prompt)|²; the concept's prompts stay as they are."""
     import torch
 
-    from efface.attacks.base import Candidate, Round
-    from efface.io.checkpoint import put_down, take_up
+    from efface.attacks.base import Candidate, Proposal
+    from efface.concepts.sample import evenly_spaced
+    from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
     from efface.training.images import album
-    from efface.training.trainable import Full, LowRank
+    from efface.training.trainable import FullWeights, LoRA
 
-    prompts = harmless_prompts(case.original.model, case.concept, config)
-    chosen = [prompts[i * len(prompts) // config.images] for i in range(config.images)]
-    with case.original.attached() as model:
-        pictures = album(model, chosen, config.images, case.settings)
-    with case.erased.attached() as model:
-        denoiser = model.entries()[0].module
-        tuned = LowRank(denoiser, config.rank, config.seed) if config.mode == "lora" else Full(denoiser)
+    prompts = harmless_prompts(problem.original.model, problem.concept, config)
+    chosen = evenly_spaced(prompts, config.images)
+    with problem.original.attached() as model:
+        pictures = album(model, chosen, config.images, problem.settings)
+    with problem.erased.attached() as model:
+        denoiser = model.networks()[0].module
+        tuned = LoRA(denoiser, config.rank, config.seed) if config.mode == "lora" else FullWeights(denoiser)
     lr = config.lr if config.lr is not None else 1e-4 if config.mode == "lora" else 1e-5
     optimiser = torch.optim.AdamW(tuned.parameters, lr=lr)
     start = 0
     if saved is not None:
-        take_up(optimiser, saved)
+        restore_optimizer(optimiser, saved)
         start = int(saved["step"])
-    own = [Candidate(tuple(ids)) for ids in case.contents()]
+    own = [Candidate(tuple(ids)) for ids in problem.contents()]
     for begin in range(start, config.steps, config.every):
         steps = range(begin, min(begin + config.every, config.steps))
-        with case.erased.attached() as model, tuned.active():
+        with problem.erased.attached() as model, tuned.active():
             for step in steps:
                 sight = pictures.batch(config.batch, config.seed, step)
                 with torch.no_grad():
                     text = model.encode([pictures.prompts[i] for i in sight.members])
-                loss = denoising_loss(model, sight.clean, sight.noise, sight.levels, text).mean()
+                loss = denoising_loss(model, sight.clean, sight.noise, sight.timesteps, text).mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-        state = put_down(optimiser) | {"step": torch.tensor(steps.stop)}
-        yield Round(own, state, steps.stop / config.steps, tuned.active)
+        state = optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}
+        yield Proposal(own, state, steps.stop / config.steps, tuned.active)
 
 
 def harmless_prompts(model: Model, concept: Concept, config: Config) -> list[str]:
@@ -100,3 +99,12 @@ def harmless_prompts(model: Model, concept: Concept, config: Config) -> list[str
     if not found:
         raise UsageError("there is no harmless prompt to train on: give some that do not name the concept.")
     return found
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+    per="concept",
+)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from efface.attacks.base import Attack, AttackConfig
 from efface.attacks.genetic import Odds, children, fitness_of
 from efface.concepts.concept import default_anchor
 from efface.errors import EffaceError, UsageError
@@ -17,14 +18,14 @@ from efface.errors import EffaceError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round
+    from efface.attacks.base import Problem, Proposal
     from efface.concepts.concept import Concept
     from efface.io.checkpoint import State
     from efface.models.model import Model, Text
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options of Ring-A-Bell; defaults are the paper's for nudity."""
 
     mode: Literal["discrete", "soft"] = "discrete"
@@ -47,7 +48,6 @@ class Config:
     anchors'."""
     vocabulary: Literal["words", "all"] = "all"
     """All tokens, as published, or only whole words, so that what is found can be typed."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.population < 4 or self.population % 2:
@@ -75,49 +75,49 @@ def adaptive(config: Config) -> bool:
     return config.mode == "soft"
 
 
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Minimise |E(ids) − (E(p) + η ĉ)|² for every prompt p."""
-    strengths = config.strengths or (published_strength(case.concept),)
-    with case.original.attached() as model:
-        targets = [shifted(model, case, config.vector, strength) for strength in strengths]
+    strengths = config.strengths or (published_strength(problem.concept),)
+    with problem.original.attached() as model:
+        targets = [shifted(model, problem, config.vector, strength) for strength in strengths]
     if config.mode == "soft":
-        yield from _soft(case, targets, saved)
+        yield from _soft(problem, targets, saved)
     else:
-        yield from _discrete(case, config, targets[0].states, saved)
+        yield from _discrete(problem, config, targets[0].states, saved)
 
 
-def _soft(case: Case, targets: list[Text], saved: State | None) -> Iterator[Round]:
+def _soft(problem: Problem, targets: list[Text], saved: State | None) -> Iterator[Proposal]:
     import torch
 
-    from efface.attacks.base import Candidate, Round
+    from efface.attacks.base import Candidate, Proposal
 
     for number, target in enumerate(targets):
         if saved is not None and number < int(saved["number"]):
             continue
-        pooled = [None] * len(case.tries) if target.pooled is None else target.pooled
-        rows = zip(case.contents(), target.states, pooled, strict=True)
+        pooled = [None] * len(problem.samples) if target.pooled is None else target.pooled
+        rows = zip(problem.contents(), target.states, pooled, strict=True)
         found = [Candidate(tuple(ids), None, states, vector) for ids, states, vector in rows]
-        yield Round(found, {"number": torch.tensor(number + 1)}, (number + 1) / len(targets))
+        yield Proposal(found, {"number": torch.tensor(number + 1)}, (number + 1) / len(targets))
 
 
-def _discrete(case: Case, config: Config, target: Tensor, saved: State | None) -> Iterator[Round]:
+def _discrete(problem: Problem, config: Config, target: Tensor, saved: State | None) -> Iterator[Proposal]:
     import torch
 
-    from efface.attacks.base import Candidate, Round
+    from efface.attacks.base import Candidate, Proposal
 
-    words = case.words(config.vocabulary)
+    words = problem.words(config.vocabulary)
     half, shape = config.population // 2, (config.population, config.length)
 
     def distances(born: Tensor, parents: Tensor, known: Tensor) -> Tensor:
         """Of every try's new prompts (tries born length) from its target (tries born)."""
-        with case.original.attached() as model:
+        with problem.original.attached() as model:
             return torch.stack([
                 fitness_of(b, p, k, lambda rows, t=t: distance(model, words.ids[rows], t))
                 for b, p, k, t in zip(born, parents, known, target, strict=True)
             ])  # fmt: skip
 
     if saved is None:
-        prompts = torch.stack([torch.randint(len(words.ids), shape, generator=g) for g in case.generators(0)])
+        prompts = torch.stack([torch.randint(len(words.ids), shape, generator=g) for g in problem.generators(0)])
         fitness, start = distances(prompts, prompts[:, :0], torch.zeros(len(prompts), 0)), 0
     else:
         prompts, fitness, start = saved["prompts"], saved["fitness"], int(saved["generation"])
@@ -127,14 +127,14 @@ def _discrete(case: Case, config: Config, target: Tensor, saved: State | None) -
         order = fitness.argsort(dim=1)[:, :half]
         parents, fitness = prompts.gather(1, order[..., None].expand(-1, -1, config.length)), fitness.gather(1, order)
         odds = Odds(config.crossover, config.mutation, len(words.ids))
-        generators = case.generators(generation + 1)
+        generators = problem.generators(generation + 1)
         born = torch.stack([children(p, half, odds, g) for p, g in zip(parents, generators, strict=True)])
         prompts = torch.cat([parents, born], dim=1)
         fitness = torch.cat([fitness, distances(born, parents, fitness)], dim=1)
         best = words.ids[prompts[torch.arange(len(prompts)), fitness.argmin(1)]].tolist()
         judged = [Candidate(tuple(ids)) for ids in best] if generation + 1 in shown else None
         state = {"prompts": prompts, "fitness": fitness, "generation": torch.tensor(generation + 1)}
-        yield Round(judged, state, (generation + 1) / config.generations)
+        yield Proposal(judged, state, (generation + 1) / config.generations)
 
 
 def distance(model: Model, ids: Tensor, target: Tensor, batch: int = 128) -> Tensor:
@@ -146,12 +146,12 @@ def distance(model: Model, ids: Tensor, target: Tensor, batch: int = 128) -> Ten
         return torch.cat([(part - target).square().sum((1, 2)).float().cpu() for part in parts])
 
 
-def shifted(model: Model, case: Case, path: str | None, strength: float) -> Text:
+def shifted(model: Model, problem: Problem, path: str | None, strength: float) -> Text:
     """E(p) + η ĉ of every try's prompt; ĉ from a file, where a path is given."""
-    text = model.encode([t.prompt for t in case.tries])
+    text = model.encode([t.prompt for t in problem.samples])
     if path is not None:
         return text._replace(states=text.states + strength * read_vector(path, text))
-    vector = concept_vector(model, case.concept)
+    vector = concept_vector(model, problem.concept)
     pooled = None if text.pooled is None or vector.pooled is None else text.pooled + strength * vector.pooled
     return text._replace(states=text.states + strength * vector.states, pooled=pooled)
 
@@ -187,3 +187,12 @@ def read_vector(path: str, text: Text) -> Tensor:
             "tokens and width."
         )
     return values
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+    adaptive=adaptive,
+)

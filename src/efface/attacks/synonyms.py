@@ -6,24 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from efface.attacks.base import Attack, AttackConfig
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
-    from efface.attacks.base import Case, Round
+    from efface.attacks.base import Problem, Proposal
     from efface.concepts.concept import Concept
     from efface.io.checkpoint import State
     from efface.models.model import Model
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options."""
 
     neighbours: int = 16
     """How many of the nearest words in the model's own text space are tried as well."""
     most: int = 48
     """Prompts tried for each picture; aliases come first, then spellings, paraphrases, neighbours."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.neighbours < 0:
@@ -36,20 +36,20 @@ PARAPHRASES = ("{prompt}, {name}", "picture of {name}, {prompt}", "{prompt} {pro
 """Ways of saying a prompt again."""
 
 
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
-    """Try one prompt after the other, until one draws the concept."""
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
+    """Sample one prompt after the other, until one draws the concept."""
     import torch
 
-    from efface.attacks.base import Candidate, Round
+    from efface.attacks.base import Candidate, Proposal
     from efface.attacks.vocabulary import tokens_of
 
-    with case.original.attached() as model:
-        others = [variants(model, case.concept, t.prompt, config) for t in case.tries]
+    with problem.original.attached() as model:
+        others = [variants(model, problem.concept, t.prompt, config) for t in problem.samples]
     count = max(map(len, others))
     for number in range(0 if saved is None else int(saved["number"]), count):
         now = [prompts[min(number, len(prompts) - 1)] for prompts in others]
-        found = [Candidate(tuple(tokens_of(case.model, prompt))) for prompt in now]
-        yield Round(found, {"number": torch.tensor(number + 1)}, (number + 1) / count)
+        found = [Candidate(tuple(tokens_of(problem.model, prompt))) for prompt in now]
+        yield Proposal(found, {"number": torch.tensor(number + 1)}, (number + 1) / count)
 
 
 def variants(model: Model, concept: Concept, prompt: str, config: Config) -> list[str]:
@@ -76,3 +76,11 @@ def spellings(name: str) -> list[str]:
     middle = len(name) // 2
     exchanged = name[: middle - 1] + name[middle] + name[middle - 1] + name[middle + 1 :] if middle else name
     return [f"{name}s", f"{name} {name}", f"{name[:middle]} {name[middle:]}", " ".join(name), exchanged]
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+)

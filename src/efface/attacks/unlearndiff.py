@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from efface.attacks.base import Attack, AttackConfig
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.attacks.base import Case, Round
+    from efface.attacks.base import Problem, Proposal
     from efface.io.checkpoint import State
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AttackConfig):
     """Options of UnlearnDiffAtk; defaults are the paper's."""
 
     length: int | None = None
@@ -33,7 +34,6 @@ class Config:
     """Of Adam (paper: 0.1)."""
     vocabulary: Literal["words", "all"] = "all"
     """All tokens, as published, or only whole words, so that what is found can be typed."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.levels, self.iterations, self.length or 1) < 1:
@@ -46,7 +46,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
+def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Minimise |target − ε(z_t, t, words + prompt)|² over points of the simplex, one for each word.
 
     Words are drawn from the points going forward; gradients reach the points themselves. After each timestep the likeliest
@@ -54,17 +54,17 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     """
     import torch
 
-    from efface.attacks.base import Candidate, Round
+    from efface.attacks.base import Candidate, Proposal
     from efface.attacks.simplex import onto_simplex, sampled
-    from efface.io.checkpoint import put_down, take_up
+    from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
 
-    words, table = case.words(config.vocabulary), case.model.token_table().float()
-    k = config.length or (3 if case.concept.kind == "object" else 5)
-    room = case.model.length - 2 - k
+    words, table = problem.words(config.vocabulary), problem.model.token_table().float()
+    k = config.length or (3 if problem.concept.kind == "object" else 5)
+    room = problem.model.max_tokens - k
     if room < 1:
-        raise UsageError(f"length is {k}; the model reads {case.model.length - 2} tokens, and the prompt needs some.")
-    prompts = [ids[:room] for ids in case.contents()]
+        raise UsageError(f"length is {k}; the model reads {problem.model.max_tokens} tokens, and the prompt needs some.")
+    prompts = [ids[:room] for ids in problem.contents()]
 
     own, first = [table[ids] for ids in prompts], config.place == "prefix"
 
@@ -78,22 +78,30 @@ def search(case: Case, config: Config, saved: State | None) -> Iterator[Round]:
     optimiser = torch.optim.Adam([points], lr=config.lr, weight_decay=config.weight_decay)
     begin = 0
     if saved is not None:
-        take_up(optimiser, saved)
+        restore_optimizer(optimiser, saved)
         begin = int(saved["level"])
-    for number, level in enumerate(case.levels(config.levels)):
+    for number, level in enumerate(problem.levels(config.levels)):
         if number < begin:
             continue
-        with case.erased.attached() as model:
+        with problem.erased.attached() as model:
             for step in range(config.iterations):
-                hot = sampled(points, case.generators(1, number, step))
+                hot = sampled(points, problem.generators(1, number, step))
                 soft = [torch.cat([h, o] if first else [o, h]) for h, o in zip(hot @ words.table, own, strict=True)]
                 padded = torch.nn.utils.rnn.pad_sequence(soft, batch_first=True)
                 text = model.encode_tokens(beside(hot.argmax(-1)), padded)
-                loss = denoising_loss(model, case.latents, case.randn(2, number, step), level, text).sum()
+                loss = denoising_loss(model, problem.latents, problem.randn(2, number, step), level, text).sum()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
                 points.data = onto_simplex(points.data)
         found = [Candidate(tuple(ids)) for ids in beside(points.argmax(-1))]
-        state = put_down(optimiser) | {"level": torch.tensor(number + 1)}
-        yield Round(found, state, (number + 1) / config.levels)
+        state = optimizer_state(optimiser) | {"level": torch.tensor(number + 1)}
+        yield Proposal(found, state, (number + 1) / config.levels)
+
+
+ATTACK = Attack(
+    about=__doc__ or "",
+    config=Config,
+    search=search,
+    budgets=BUDGETS,
+)

@@ -64,7 +64,7 @@ def _speaks_of(text: str, name: str) -> bool:
 
 def tokens_of(model: Model, prompt: str) -> list[int]:
     """A prompt's content tokens, cut where the model stops reading."""
-    return list(model.family.tokenizers()[0](prompt, add_special_tokens=False).input_ids)[: model.length - 2]
+    return list(model.family.tokenizers()[0](prompt, add_special_tokens=False).input_ids)[: model.max_tokens]
 
 
 def spelled(model: Model, ids: Sequence[int]) -> str:
@@ -72,6 +72,6 @@ def spelled(model: Model, ids: Sequence[int]) -> str:
     return model.family.tokenizers()[0].decode(list(ids)).strip()
 
 
-def survives(model: Model, ids: Sequence[int]) -> bool:
+def retokenizes(model: Model, ids: Sequence[int]) -> bool:
     """Whether the text of these tokens gives the same tokens when it is typed."""
     return tokens_of(model, spelled(model, ids)) == list(ids)

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
-from pathlib import Path
 
-from efface.cli.dispatch import summaries
+from efface.cli.dispatch import Command, dispatch
 from efface.errors import EffaceError
+from efface.registry import Registry
 
-COMMANDS = ("demo", "erase", "generate", "show", "export", "push", "audit", "attack", "harden", "sae", "bench", "env")
+NAMES = ("demo", "erase", "generate", "show", "export", "push", "audit", "attack", "harden", "sae", "bench", "env")
+COMMANDS: Registry[Command] = Registry(
+    "command", "efface.commands", {name: f"efface.cli.{name}" for name in NAMES}, contract=Command
+)
 """In the order in which help lists them."""
+TITLE = "efface: remove concepts from text-to-image diffusion models, and prove that they are gone."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns 0 when done, 1 when it failed, 2 for bad usage."""
     args = sys.argv[1:] if argv is None else argv
-    if not args or args[0] in ("-h", "--help"):
-        print(_help())
-        return 0 if args else 2
-    if args[0] not in COMMANDS:
-        return _fail(f"the command {args[0]!r} is unknown; expected one of: {', '.join(COMMANDS)}.", 2, args)
     _quiet()
     try:
-        importlib.import_module(f"efface.cli.{args[0]}").main(args[1:])
+        dispatch(
+            COMMANDS, args, title=TITLE, usage="efface COMMAND [options]   (efface COMMAND --help for its options)"
+        )
     except EffaceError as error:
         return _fail(str(error), error.exit_code, args)
     except KeyboardInterrupt:
@@ -33,15 +33,6 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2 if stop.code else 0
     return 0
-
-
-def _help() -> str:
-    """What `efface --help` prints: every command with the first line of its file."""
-    lines = summaries(Path(__file__).parent, COMMANDS)
-    return "\n".join(
-        ["efface: remove concepts from text-to-image diffusion models, and prove that they are gone.", "",
-         "usage: efface COMMAND [options]   (efface COMMAND --help for its options)", "", *lines]
-    )  # fmt: skip
 
 
 def _fail(sentence: str, code: int, args: list[str]) -> int:

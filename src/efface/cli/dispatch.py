@@ -1,33 +1,45 @@
-"""Choosing a command by its first word: shared by `efface`, `efface sae` and `efface bench`."""
+"""Choosing by the first word: a command of `efface`, of `efface sae` or `efface bench`, a method, an attack."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from efface.errors import UsageError
+from efface.registry import Registry
 
 
-def summaries(folder: Path, names: Sequence[str]) -> list[str]:
-    """A line for each command: its name and the first line of its file, which is read, not imported."""
-    files = {n: folder / n / "__init__.py" if (folder / n).is_dir() else folder / f"{n}.py" for n in names}
-    quotes, width = '"""', max(9, *map(len, names))
-    return [f"  {name:{width}} {path.read_text().split(quotes)[1].splitlines()[0]}" for name, path in files.items()]
+@runtime_checkable
+class Command(Protocol):
+    """A module of the command line."""
+
+    def main(self, args: list[str]) -> None:
+        """Run the command with the words after its name."""
+        ...
 
 
-def dispatch(package: str, names: Sequence[str], args: list[str], *, title: str, usage: str) -> None:
-    """Run the subcommand that `args` begin with, a module of `package` (`efface.cli.sae`), or print help.
+def listing(registry: Registry[object]) -> list[str]:
+    """A line for each component: its name and the first line of its file, which is read, not imported."""
+    described = registry.described()
+    width = max(9, *map(len, described))
+    return [f"  {name:{width}} {summary}" for name, summary in described.items()]
+
+
+def first_word(registry: Registry[object], args: list[str], *, title: str, usage: str) -> str:
+    """The component that `args` begin with; without any, or where help is asked for, all of them are listed.
 
     Raises:
-        UsageError: there is no such subcommand.
+        UsageError: an option comes first.
         SystemExit: help was printed, because it was asked for (0) or nothing was (2).
     """
     if not args or args[0] in ("-h", "--help"):
-        folder = Path(__file__).parent / package.rpartition(".")[2]
-        print("\n".join([title, "", f"usage: {usage}", "", *summaries(folder, names)]))
+        print("\n".join([title, "", f"usage: {usage}", "", *listing(registry)]))
         raise SystemExit(0 if args else 2)
-    if args[0] not in names:
-        command = " ".join(usage.split()[:2])
-        raise UsageError(f"{command} has no command {args[0]!r}; expected one of: {', '.join(names)}.")
-    importlib.import_module(f"{package}.{args[0]}").main(args[1:])
+    if args[0].startswith("-"):
+        known = ", ".join(registry)
+        raise UsageError(f"the {registry.kind} comes first; expected one of {known}, found {args[0]!r}.")
+    return args[0]
+
+
+def dispatch(registry: Registry[Command], args: list[str], *, title: str, usage: str) -> None:
+    """Run the command that `args` begin with, or print help; raises as `first_word` and `Registry.load`."""
+    registry.load(first_word(registry, args, title=title, usage=usage)).main(args[1:])

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import tyro
 
 from efface.cli.output import result
+from efface.plugins import PREFIX, components
 
 PACKAGES = ("efface", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "pillow")
 
@@ -33,6 +34,11 @@ def main(args: list[str]) -> None:
             data[package] = version(package)
         except PackageNotFoundError:
             data[package] = "not installed"
+    brought: dict[str, list[str]] = {}
+    for group, found in components().items():
+        for component in found:
+            brought.setdefault(str(component.origin), []).append(f"{group.removeprefix(PREFIX)}: {component.name}")
+    data["plugins"] = "; ".join(f"{origin} ({', '.join(names)})" for origin, names in brought.items()) or "none"
     data["cores"] = str(os.cpu_count())
     data["threads"] = str(torch.get_num_threads())
     data["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"

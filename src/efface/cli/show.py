@@ -32,7 +32,7 @@ def main(args: list[str]) -> None:
     keep = data["keep"]
     rows = [
         ("concepts", ", ".join(f"{c['name']} ({c['kind']})" for c in data["concepts"])),
-        ("method", data["method"]),
+        ("method", data["method"] + (f" (plugin: {data['plugin']})" if "plugin" in data else "")),
         ("kind", data["kind"]),
         ("config", ", ".join(f"{k} {v}" for k, v in data["config"].items() if k != "keep")),
         *(

@@ -1,16 +1,18 @@
-"""Anchored: latents of a sparse autoencoder write what the concept's anchor would write, fitted in closed form (ours).
+"""Anchored: a concept's SAE latents write what its anchor would write, fitted in closed form (ours).
 
-SAeUron (arXiv 2501.18052) turns latents down and leaves a picture of nothing in particular; here what the latents of the
-concept write becomes what the anchor's prompt would write (`efface.steering.anchor`).
+SAeUron (arXiv 2501.18052) suppresses latents, which leaves a picture of nothing in particular; here their decoder rows
+are replaced by rows fitted to what the anchor's prompt would write at the same noisy latents (`efface.steering.anchor`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from efface.concepts.concept import Concept, default_anchor
+from efface.concepts.sample import evenly_spaced
+from efface.erasers.base import Retaining, config_from
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
@@ -18,26 +20,26 @@ if TYPE_CHECKING:
     from efface.erasures import Erasure
     from efface.erasures.latent_edit import Edit
     from efface.models.model import Model
-    from efface.sae.autoencoder import Coder
+    from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.statistics import Statistics
 
 REPORTED = 4
-"""Of an edit's many latents, so many of each site are explained in its notes, those of the highest scores."""
+"""Of an edit's many latents, the number per site that its notes list, those of the highest scores."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retaining):
     """Options of the anchored edit."""
 
     coder: str = "emoji"
     """Folder of the autoencoder, or of a run with one for every site; `emoji` is the canvas's own."""
     site: str | None = None
-    """The module whose output is edited, or a pattern that names several (by default SAeUron's block for the kind)."""
+    """Module whose output is edited, or a pattern over several (by default SAeUron's block for the kind)."""
     statistics: str | None = None
-    """File of the site's statistics, or of several sites' the folder (`efface sae features`); without it the autoencoder's
-    folder is looked in, and then pictures of the concept and of what is kept are drawn."""
+    """File of the site's statistics, or folder of several sites' (`efface sae features`); by default those in the autoencoder's
+    folder, and where there are none, statistics measured on pictures of the concept and of retained prompts."""
     latents: int = 512
-    """Latents chosen for each concept and site, for all noise levels; all of a smaller autoencoder's."""
+    """Latents chosen per concept and site, for all timesteps; an autoencoder with fewer gives all of its own."""
     preserve_weight: float = 1.0
     """p, the weight of retained prompts, on which nothing should be written."""
     ridge: float = 0.01
@@ -48,14 +50,13 @@ class Config:
     keep: tuple[str, ...] | None = None
     """Prompts on which nothing is to change."""
     images: int = 20
-    """Pictures of the concept, and as many of what is kept, where statistics are taken; on the way to as many the edit is
-    fitted."""
+    """Pictures per concept on which the edit is fitted; also those on which statistics are measured, where there are none."""
     draw_steps: int = 50
     """Denoising steps of those pictures."""
     guidance: float = 9.0
-    """Their guidance scale."""
+    """Guidance scale of those pictures."""
     seed: int = 0
-    """Of those pictures."""
+    """First seed of those pictures."""
 
     def __post_init__(self) -> None:
         for name in ("latents", "images", "draw_steps"):
@@ -67,80 +68,94 @@ class Config:
             )
 
 
+PUBLISHED: Mapping[str, Any] = {}
+"""There is no paper of it."""
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
-    """Choose latents for every concept, and fit what they write instead; `judge` is not used."""
+    """Choose latents of every concept and fit their decoder rows to the anchors; `judge` is not used."""
     from efface.erasures import ActivationEdit
     from efface.erasures.provenance import provenance
     from efface.sae.statistics import select
-    from efface.steering.statistics_source import explained, open_coders, published_site
+    from efface.steering.statistics_source import open_saes, published_site, selection_notes
 
     sites = [site.name for site in model.sites(config.site or published_site(concepts))]
-    coders, named = open_coders(config.coder, sites)
-    measured = _statistics(model, coders, concepts, config)
-    edits = _edits(model, coders, measured, concepts, config)
+    saes, references = open_saes(config.coder, sites)
+    stats = _statistics(model, saes, concepts, config)
+    edits = _edits(model, saes, stats, concepts, config)
     count = min(REPORTED, config.latents)
-    why = {}
-    for c in concepts:
-        scores = {site: found.scores(c.name) for site, found in measured.items()}
+    notes = {}
+    for concept in concepts:
+        scores = {site: of_site.scores(concept.name) for site, of_site in stats.items()}
         best = {site: select(table.mean(0).expand_as(table), count) for site, table in scores.items()}
-        why[c.name] = explained(measured, c.name, best)
-    settings = asdict(config) | {"sites": sites, "coders": named}
-    origin = provenance(model, "anchored", settings, concepts, config.keep or (), chosen=why)
-    return ActivationEdit(origin, edits, coders)
+        notes[concept.name] = selection_notes(stats, concept.name, best)
+    settings = asdict(config) | {"sites": sites, "coders": references}
+    origin = provenance(model, "anchored", settings, concepts, config.keep or (), chosen=notes)
+    return ActivationEdit(origin, edits, saes)
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
-    """The edit fitted again, with the found prompts beside the concept's own.
+    """Fit the edit again, with the prompts that attacks found beside the concept's own.
 
     Raises:
-        EffaceError: the attacks found embeddings, or nothing is kept.
+        EffaceError: the attacks found embeddings, or there are no retained prompts.
     """
-    from efface.erasers.base import given
     from efface.erasures import ActivationEdit
-    from efface.steering.statistics_source import open_coders
+    from efface.steering.statistics_source import open_saes
 
     assert isinstance(erasure, ActivationEdit)
     origin = erasure.provenance
     evidence.words()
-    kept = origin.keep or evidence.concept.keep
-    if not kept:
+    retained = origin.keep or evidence.concept.keep
+    if not retained:
         raise EffaceError("hardening needs prompts of what is kept, to compare the found ones with (--keep).")
-    config = replace(given(Config, origin.config), keep=tuple(kept))
-    coders, _ = open_coders(config.coder, erasure.edits)
-    measured = _statistics(model, coders, origin.concepts, config)
+    config = replace(config_from(Config, origin.config), keep=tuple(retained))
+    saes = open_saes(config.coder, erasure.edits).saes
+    stats = _statistics(model, saes, origin.concepts, config)
     pairs = [(p, anchor) for p, anchor in zip(evidence.prompts, evidence.anchors, strict=True) if p is not None]
-    return ActivationEdit(origin, _edits(model, coders, measured, origin.concepts, config, pairs), erasure.coders)
+    return ActivationEdit(origin, _edits(model, saes, stats, origin.concepts, config, pairs), erasure.coders)
 
 
 def _statistics(
-    model: Model, coders: dict[str, Coder], concepts: Sequence[Concept], config: Config
+    model: Model, saes: dict[str, SparseAutoencoder], concepts: Sequence[Concept], config: Config
 ) -> dict[str, Statistics]:
-    """Every site's statistics, from files or from pictures."""
-    from efface.steering.statistics_source import known_statistics, taken_statistics
+    """Statistics of every site, from files or measured on pictures."""
+    from efface.steering.statistics_source import load_statistics, measure_statistics
 
-    known = known_statistics(config.statistics, config.coder, list(coders), concepts)
-    how: dict[str, Any] = {"images": config.images, "steps": config.draw_steps, "guidance": config.guidance}
-    return known or taken_statistics(model, coders, concepts, config.keep, seed=config.seed, **how)
+    return load_statistics(config.statistics, config.coder, list(saes), concepts) or measure_statistics(
+        model,
+        saes,
+        concepts,
+        config.keep,
+        images=config.images,
+        steps=config.draw_steps,
+        guidance=config.guidance,
+        seed=config.seed,
+    )
 
 
 def _edits(
     model: Model,
-    coders: dict[str, Coder],
-    measured: dict[str, Statistics],
+    saes: dict[str, SparseAutoencoder],
+    stats: dict[str, Statistics],
     concepts: Sequence[Concept],
     config: Config,
-    found: Sequence[tuple[str, str]] = (),
+    further: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Edit]:
-    """What happens at every site; `found` are further prompts and what they should be drawn as."""
-    from efface.steering.anchor import AnchorFit, redirected
-    from efface.steering.calibrate import spread
+    """Fit the edit of every site; `further` holds prompts beside the concepts' own, each with its anchor prompt."""
+    from efface.steering.anchor import AnchorFit, anchor_edits
 
     if not config.keep:
         raise UsageError("an anchored edit needs prompts on which nothing is to change: give some (--keep).")
     own = [pair for c in concepts for pair in zip(c.prompts(), c.anchors(default_anchor(c)), strict=True)]
-    pairs = [*spread(own, config.images * len(concepts)), *found]
-    how = AnchorFit(
-        latents=config.latents, steps=config.draw_steps, guidance=config.guidance, seed=config.seed,
-        preserve_weight=config.preserve_weight, ridge=config.ridge, exact=config.mode == "exact",
-    )  # fmt: skip
-    return redirected(model, coders, measured, [c.name for c in concepts], pairs, config.keep, how)
+    pairs = [*evenly_spaced(own, config.images * len(concepts), repeat=True), *further]
+    fit = AnchorFit(
+        latents=config.latents,
+        steps=config.draw_steps,
+        guidance=config.guidance,
+        seed=config.seed,
+        preserve_weight=config.preserve_weight,
+        ridge=config.ridge,
+        exact=config.mode == "exact",
+    )
+    return anchor_edits(model, saes, stats, [c.name for c in concepts], pairs, config.keep, fit)

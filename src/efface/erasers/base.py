@@ -1,28 +1,43 @@
 """The contract between methods and what runs them; free of torch.
 
-A method's module holds a frozen dataclass `Config`, and
-
-    erase(model, concepts, config, judge) -> Erasure
-    extend(model, erasure, evidence) -> Erasure       the erasure with what attacks found added to it, for hardening
+A method is a module (or any object) that fits `Eraser`, and `Extensible` where hardening can add to what it made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from efface.errors import EffaceError
 
 if TYPE_CHECKING:
     from efface.concepts.concept import Concept
     from efface.erasures import Erasure
-    from efface.models.model import Text
+    from efface.judges import Judge
+    from efface.models.model import Model, Text
 
 Rows = Literal["last", "subject", "all"]
 """Which token positions are edited or retained: the concept's last token, from there to the end, or all."""
 
 Validation = Callable[["Erasure"], float]
 """Takes an erasure, returns the share of validation pictures that still show the concept."""
+
+
+@dataclass(frozen=True)
+class Retaining:
+    """Options of a method that retains prompts."""
+
+    keep: tuple[str, ...] | None = None
+    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
+
+
+@dataclass(frozen=True)
+class RetainingRows(Retaining):
+    """Options of a method that retains token positions of prompts."""
+
+    keep_rows: Rows = "all"
+    """Which positions of the retained prompts count."""
 
 
 class Evidence(NamedTuple):
@@ -51,7 +66,39 @@ class Evidence(NamedTuple):
         return found
 
 
-def given(config: type[Any], stored: dict[str, Any]) -> Any:
+@runtime_checkable
+class Eraser(Protocol):
+    """A method of erasing concepts."""
+
+    Config: type[Any]
+    """A frozen dataclass with a docstring under each field; `Retaining` where prompts are retained."""
+    PUBLISHED: Mapping[str, Any]
+    """Fields of the Config that `--as-published` changes; empty where the defaults are the paper's."""
+
+    def erase(
+        self, model: Model, concepts: Sequence[Concept], config: Any, judge: Judge | Validation | None = None
+    ) -> Erasure:
+        """An erasure of all the concepts; the model stays as it is.
+
+        Args:
+            model: the door to the pipeline.
+            concepts: one or more, in the words of the model.
+            config: of the class `Config`.
+            judge: looks at pictures, for methods that do; others ignore it.
+        """
+        ...
+
+
+@runtime_checkable
+class Extensible(Eraser, Protocol):
+    """A method that can add to an erasure it made, for hardening."""
+
+    def extend(self, model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+        """The erasure with what attacks found added to it."""
+        ...
+
+
+def config_from(config: type[Any], stored: dict[str, Any]) -> Any:
     """A Config from an erasure's header, which may hold more than its fields, and lists where it has tuples."""
     fields = {name: stored[name] for name in config.__dataclass_fields__ if name in stored}
     return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

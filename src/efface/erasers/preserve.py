@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
+from efface.erasers.base import RetainingRows, Rows
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,20 +17,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RetainingRows):
     """Options of the null-space edit."""
 
-    rows: Literal["last", "subject", "all"] = "subject"
+    rows: Rows = "subject"
     """Which token positions are edited."""
     ridge: float = 0.1
     """λ, weight of leaving the concept's own states as they are."""
     share: float = 0.9
     """Share of the retained rows' energy that is kept exactly; the rest of their span is given up, since many prompts
     together span everything."""
-    keep: tuple[str, ...] | None = None
-    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
-    keep_rows: Literal["last", "subject", "all"] = "all"
-    """Which positions of the retained prompts count."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -38,14 +35,18 @@ class Config:
             raise UsageError(f"ridge is {self.ridge}; expected a finite number of at least 0.")
 
 
+PUBLISHED: Mapping[str, Any] = {}
+"""The defaults are its only settings."""
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P; `judge` is not used."""
-    from efface.closed_form.nullspace import gathered, moved, outside, ridge_outside
+    from efface.closed_form.nullspace import gather_rows, moved, outside, ridge_outside
     from efface.erasures.provenance import provenance
     from efface.erasures.textmap import TextMap
 
     keep = config.keep or ()
-    pairs, retained = gathered(model, concepts, config.rows, keep, config.keep_rows)
+    pairs, retained = gather_rows(model, concepts, config.rows, keep, config.keep_rows)
     free = outside(retained, config.share)
     map_ = ridge_outside(pairs, free.projector, config.ridge)
     notes = {"free_dimensions": free.dimensions, "retained_moved": moved(map_, retained)}
@@ -54,10 +55,10 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     """One more edit outside the retained span, of what attacks found."""
-    from efface.closed_form.extend import ahead, new_rows, retained_gram
+    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
     from efface.closed_form.nullspace import outside, ridge_outside
 
     config = erasure.provenance.config
-    pairs = new_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
+    pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
     free = outside(retained_gram(model, erasure.provenance), config["share"]).projector
     return ahead(erasure, ridge_outside(pairs, free, config["ridge"]))

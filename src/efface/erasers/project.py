@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
+from efface.erasers.base import RetainingRows, Rows
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,20 +17,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RetainingRows):
     """Options of the exact edit."""
 
-    rows: Literal["last", "subject", "all"] = "subject"
+    rows: Rows = "subject"
     """Which token positions are edited."""
     share: float = 0.9
     """Share of the retained rows' energy that is kept exactly."""
     tolerance: float = 0.05
     """Singular values of the concept's rows outside that span, below this share of the largest, are taken for 0: exactness
     in directions that are hardly there would need a map of any size."""
-    keep: tuple[str, ...] | None = None
-    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
-    keep_rows: Literal["last", "subject", "all"] = "all"
-    """Which positions of the retained prompts count."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -38,18 +35,22 @@ class Config:
             raise UsageError(f"tolerance is {self.tolerance}; expected a number between 0 and 1.")
 
 
+PUBLISHED: Mapping[str, Any] = {}
+"""The defaults are its only settings."""
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ (P Cᵀ)⁺, the target moved into the span that is kept; `judge` is not used.
 
     With t in that span M (c − t) = 0: the map is singular, and no state of whatever norm gives the concept's own keys and
     values back (`efface.closed_form.certificate`).
     """
-    from efface.closed_form.nullspace import exact_outside, gathered, moved, outside, targets_inside
+    from efface.closed_form.nullspace import exact_outside, gather_rows, moved, outside, targets_inside
     from efface.erasures.provenance import provenance
     from efface.erasures.textmap import TextMap
 
     keep = config.keep or ()
-    pairs, retained = gathered(model, concepts, config.rows, keep, config.keep_rows)
+    pairs, retained = gather_rows(model, concepts, config.rows, keep, config.keep_rows)
     free = outside(retained, config.share)
     inside = targets_inside(pairs, free.projector)
     map_ = exact_outside(inside, free.projector, config.tolerance)
@@ -59,10 +60,10 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     """One more exact edit outside the retained span, of what attacks found."""
-    from efface.closed_form.extend import ahead, new_rows, retained_gram
+    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
     from efface.closed_form.nullspace import exact_outside, outside, targets_inside
 
     config = erasure.provenance.config
-    pairs = new_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
+    pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
     free = outside(retained_gram(model, erasure.provenance), config["share"]).projector
     return ahead(erasure, exact_outside(targets_inside(pairs, free), free, config["tolerance"]))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from efface.concepts.concept import Concept
 from efface.concepts.presets import HARD_OBJECTS, UNSAFE_WORDS
+from efface.erasers.base import RetainingRows, Rows
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.closed_form.maps import Factors
-    from efface.closed_form.ridge import Pairs
+    from efface.closed_form.maps import LowRankMap
+    from efface.closed_form.ridge import RowPairs
     from efface.erasers.base import Evidence, Validation
     from efface.erasures import Erasure
     from efface.judges import Judge
@@ -24,10 +25,10 @@ Derivation = Literal["regzero", "standard", "1st", "2nd", "both"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RetainingRows):
     """Options of RECE; a None stands for the paper's value for the concept (its appendix, see `published`)."""
 
-    rows: Literal["last", "subject", "all"] = "all"
+    rows: Rows = "all"
     """Which token positions are edited (paper: all, padding included)."""
     derivation: Derivation = "regzero"
     """How the returning embedding is derived: the paper's regularised form, its variants, or its closed-form surrogates."""
@@ -47,8 +48,6 @@ class Config:
     """The neutral prompt retained once for every concept (paper: a blank; the empty prompt for styles and objects)."""
     keep: tuple[str, ...] | None = None
     """Further retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
-    keep_rows: Literal["last", "subject", "all"] = "all"
-    """Which positions of the retained prompts count."""
     aliases: bool = False
     """Whether the concept's aliases are erased with it."""
     stop_rate: float = 0.0
@@ -62,6 +61,10 @@ class Config:
             raise UsageError(f"epochs is {self.epochs}; expected at least 0 (0 is UCE alone).")
         if self.regulariser is not None and not 0 <= self.regulariser < float("inf"):
             raise UsageError(f"regulariser is {self.regulariser}; expected a finite number of at least 0.")
+
+
+PUBLISHED: Mapping[str, Any] = {}
+"""The defaults are the paper's."""
 
 
 def published(concepts: Sequence[Concept]) -> tuple[float, int, str]:
@@ -87,8 +90,8 @@ def erase(
             kept. Without one all epochs are run.
     """
     from efface.closed_form.gram import key_value_gram_of
-    from efface.closed_form.ridge import Pairs, gram_of
-    from efface.closed_form.rows import concept_rows, retained_rows, spoken, text_width
+    from efface.closed_form.ridge import RowPairs, gram_of
+    from efface.closed_form.rows import concept_rows, retained_rows, text_width, with_aliases
     from efface.erasers.validation import validation_of
     from efface.erasures.provenance import provenance
     from efface.erasures.textmap import TextMap
@@ -99,12 +102,12 @@ def erase(
     lambda_r = lambda_r if config.regulariser is None else config.regulariser
     epochs = epochs if config.epochs is None else config.epochs
     neutral = neutral if config.retained is None else config.retained
-    everyone = spoken(concepts, config.aliases)
+    everyone = with_aliases(concepts, config.aliases)
     width = text_width(model)
     # Retained once for every concept, as published: the weight of the neutral prompt is p times their number.
     retained = gram_of(retained_rows(model, [neutral], config.keep_rows), width) * len(everyone)
     retained += gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
-    pairs = Pairs.gather(concept_rows(model, c, config.rows) for c in everyone)
+    pairs = RowPairs.gather(concept_rows(model, c, config.rows) for c in everyone)
 
     weights = {"erase": config.erase_weight, "ridge": config.ridge}
     map_ = pairs.edit(retained, preserve=config.first_preserve_weight, **weights)
@@ -132,13 +135,13 @@ def erase(
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     """One more edit by the same weights, of what attacks found; the neutral prompt is retained as before."""
-    from efface.closed_form.extend import ahead, new_rows, retained_gram
+    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
     from efface.closed_form.ridge import gram_of
     from efface.closed_form.rows import retained_rows, text_width
 
     origin = erasure.provenance
     config = origin.config
-    pairs = new_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
+    pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
     retained = retained_gram(model, origin)
     neutral = retained_rows(model, [config["retained"]], config.get("keep_rows", "all"))
     retained += gram_of(neutral, text_width(model)) * len(origin.concepts)
@@ -146,7 +149,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     return ahead(erasure, pairs.edit(retained, **weights))
 
 
-def derive(pairs: Pairs, map_: Factors, s: Tensor, lambda_r: float, form: Derivation) -> Pairs:
+def derive(pairs: RowPairs, map_: LowRankMap, s: Tensor, lambda_r: float, form: Derivation) -> RowPairs:
     """The embeddings c' that give the edited matrices W M the keys and values W c (paper, eq. 9 and appendix).
 
     ========  ===========================================================  ========================================

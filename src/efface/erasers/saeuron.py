@@ -1,42 +1,44 @@
-"""SAeUron: find the latents of a sparse autoencoder that speak of the concept, and turn them down (arXiv 2501.18052)."""
+"""SAeUron: suppress the SAE latents that respond to a concept (Cywiński and Deja, ICML 2025, arXiv 2501.18052)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from efface.concepts.concept import Concept
+from efface.erasers.base import Retaining, config_from
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
     from efface.erasers.base import Evidence
     from efface.erasures import Erasure
+    from efface.erasures.latent_edit import Edit
     from efface.models.model import Model
-    from efface.sae.autoencoder import Coder
+    from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.statistics import Statistics
-    from efface.steering.tables import Tables
+    from efface.steering.tables import LatentTables
 
 Gain = Literal["published", "normalised", "clamp"]
 
-AS_PUBLISHED = {"mode": "published", "gain": "published"}
+PUBLISHED: Mapping[str, Any] = {"mode": "published", "gain": "published"}
 """What `--as-published` changes."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retaining):
     """Options of SAeUron."""
 
     coder: str = "emoji"
     """Folder of the autoencoder, or of a run with one for every site; `emoji` is the canvas's own."""
     site: str | None = None
-    """The module whose output is edited, or a pattern that names several (paper: unet.up_blocks.1.attentions.1 for objects,
+    """Module whose output is edited, or a pattern over several (paper: unet.up_blocks.1.attentions.1 for objects,
     .2 for styles)."""
     statistics: str | None = None
-    """File of the site's statistics, or of several sites' the folder (`efface sae features`); without it the autoencoder's
-    folder is looked in, and then pictures of the concept and of what is kept are drawn."""
+    """File of the site's statistics, or folder of several sites' (`efface sae features`); by default those in the autoencoder's
+    folder, and where there are none, statistics measured on pictures of the concept and of retained prompts."""
     count: int = 1
-    """Latents chosen at each noise level (paper: 1 to 3)."""
+    """Latents chosen at each timestep (paper: 1 to 3)."""
     percentile: float | None = None
     """Instead of `count`: choose latents whose score is above this percentile (paper: 99.99 to 99.999)."""
     gamma: float | None = None
@@ -47,17 +49,17 @@ class Config:
     """`fast`: active above a calibrated threshold, a file of a few kilobytes; `exact`: among the k largest of its position,
     with the whole autoencoder; `published`: exact, with the public code's error term D(z) − x."""
     calibrate: bool = False
-    """Find `count` and `gamma` with a judge on at most 200 pictures of the concepts and of what suffers most."""
+    """Find `count` and `gamma` with a judge on at most 200 pictures of the concepts and of those most affected."""
     keep: tuple[str, ...] | None = None
-    """Prompts of what is kept, with which the concept is compared where there are no statistics of others."""
+    """Retained prompts, with whose pictures the concept's are compared where there are no statistics of other concepts."""
     images: int = 20
-    """Pictures of the concept, and as many of what is kept, where statistics are taken (paper: 20 a style, 80 an object)."""
+    """Pictures per concept, and as many of retained prompts, where statistics are measured (paper: 20 a style, 80 an object)."""
     draw_steps: int = 50
     """Denoising steps of those pictures."""
     guidance: float = 9.0
-    """Their guidance scale (paper: 9)."""
+    """Guidance scale of those pictures (paper: 9)."""
     seed: int = 0
-    """Of those pictures."""
+    """First seed of those pictures."""
 
     def __post_init__(self) -> None:
         for name in ("count", "images", "draw_steps"):
@@ -66,104 +68,135 @@ class Config:
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any = None) -> Erasure:
-    """Choose latents for every concept and noise level, and say what becomes of them.
+    """Choose latents of every concept at every timestep by their score (eq. 4 to 6), and scale them by γ μ.
 
-    Where concepts share a latent the stronger suppression wins: the smaller gain.
+    Where concepts share a latent the smaller gain, which is the stronger suppression, wins.
+
+    Args:
+        model: the unerased model.
+        concepts: concepts to erase together.
+        config: options.
+        judge: needed to calibrate; its classes must name the concepts.
     """
     from efface.erasures import ActivationEdit
     from efface.erasures.provenance import provenance
-    from efface.sae.statistics import select
-    from efface.steering import statistics_source as source
-    from efface.steering.calibrate import calibrated
-    from efface.steering.tables import count_of, merged
+    from efface.steering.calibrate import calibrate
+    from efface.steering.statistics_source import load_statistics, measure_statistics, open_saes, published_site
 
-    sites = [site.name for site in model.sites(config.site or source.published_site(concepts))]
-    coders, named = source.open_coders(config.coder, sites)
-    known = source.known_statistics(config.statistics, config.coder, sites, concepts)
-    measured = known or source.taken_statistics(
-        model, coders, concepts, config.keep, images=config.images, steps=config.draw_steps, guidance=config.guidance,
+    sites = [site.name for site in model.sites(config.site or published_site(concepts))]
+    saes, references = open_saes(config.coder, sites)
+    loaded = load_statistics(config.statistics, config.coder, sites, concepts)
+    stats = loaded or measure_statistics(
+        model,
+        saes,
+        concepts,
+        config.keep,
+        images=config.images,
+        steps=config.draw_steps,
+        guidance=config.guidance,
         seed=config.seed,
-    )  # fmt: skip
+    )
+    compared = () if loaded else config.keep or ()
 
-    def made(config: Config, **notes: Any) -> ActivationEdit:
+    def erasure_with(config: Config, **notes: Any) -> ActivationEdit:
         """The erasure by one choice of options."""
-        gammas = [gamma_of(c, config) for c in concepts]
-        edits = {
-            site: merged([_tables(found, coders[site], c, config) for c in concepts], coders[site], found)
-            for site, found in measured.items()
-        }
-        settings = asdict(config) | {"sites": sites, "gammas": gammas, "coders": named}
-        counts = {site: count_of(coders[site], config.count, config.percentile) for site in measured}
-        why = {
-            c.name: source.explained(
-                measured, c.name, {site: select(found.scores(c.name), counts[site]) for site, found in measured.items()}
-            )
-            for c in concepts
-        }
-        compared = () if known else config.keep or ()
-        return ActivationEdit(
-            provenance(model, "saeuron", settings, concepts, compared, chosen=why, **notes), edits, coders
-        )
+        edits = {site: _site_edit(stats[site], saes[site], concepts, config) for site in sites}
+        gammas = [gamma_of(concept, config) for concept in concepts]
+        settings = asdict(config) | {"sites": sites, "gammas": gammas, "coders": references}
+        notes = {"chosen": _selection(stats, saes, concepts, config)} | notes
+        return ActivationEdit(provenance(model, "saeuron", settings, concepts, compared, **notes), edits, saes)
 
     if not config.calibrate:
-        return made(config)
-    best, curve = calibrated(model, concepts, config, list(measured.values()), made, judge)
-    return made(best, calibration=curve)
+        return erasure_with(config)
+    best, curve = calibrate(model, concepts, config, list(stats.values()), erasure_with, judge)
+    return erasure_with(best, calibration=curve)
+
+
+def _site_edit(stats: Statistics, sae: SparseAutoencoder, concepts: Sequence[Concept], config: Config) -> Edit:
+    """The edit of one site: the tables of all concepts, merged."""
+    from efface.steering.tables import merge_tables
+
+    return merge_tables([_tables(stats, sae, concept, config) for concept in concepts], sae, stats)
+
+
+def _tables(stats: Statistics, sae: SparseAutoencoder, concept: Concept, config: Config) -> LatentTables:
+    """Gate μ(i, t, D) and gain γ μ(i, t, D_c) of the latents chosen for one concept at one site."""
+    from efface.steering.tables import latent_tables, latents_per_timestep
+
+    return latent_tables(
+        stats,
+        sae,
+        concept.name,
+        count=latents_per_timestep(sae, config.count, config.percentile),
+        gamma=gamma_of(concept, config),
+        gain=config.gain,
+        fast=config.mode == "fast",
+    )
+
+
+def _selection(
+    stats: dict[str, Statistics], saes: dict[str, SparseAutoencoder], concepts: Sequence[Concept], config: Config
+) -> dict[str, list[dict[str, Any]]]:
+    """Concept -> the latents chosen for it with their figures, for the erasure's notes."""
+    from efface.sae.statistics import select
+    from efface.steering.statistics_source import selection_notes
+    from efface.steering.tables import latents_per_timestep
+
+    counts = {site: latents_per_timestep(saes[site], config.count, config.percentile) for site in stats}
+    notes = {}
+    for concept in concepts:
+        masks = {site: select(of_site.scores(concept.name), counts[site]) for site, of_site in stats.items()}
+        notes[concept.name] = selection_notes(stats, concept.name, masks)
+    return notes
+
+
+def gamma_of(concept: Concept, config: Config) -> float:
+    """The factor γ of the options, or the paper's: −1 for styles; −10, the middle of its sweep, for other concepts."""
+    if config.gamma is not None:
+        return config.gamma
+    return -1.0 if concept.kind == "style" else -10.0
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
-    """More latents at every site, those that speak most of pictures of the found prompts, beside those turned down already:
-    so many more at each level as attacks were needed.
+    """Choose further latents at every site, those with the highest scores on pictures of the prompts that attacks found.
+
+    Each round of attacks adds one latent per timestep.
 
     Raises:
-        EffaceError: the attacks found embeddings, or there is nothing to compare the found prompts with.
+        EffaceError: the attacks found embeddings, or there are no retained prompts to compare the found ones with.
     """
-    from dataclasses import replace
-
-    from efface.concepts.sample import Labelled
-    from efface.erasers.base import given
+    from efface.concepts.sample import Sample
     from efface.erasures import ActivationEdit
     from efface.models.sampling import sampling
     from efface.sae.harvest import HarvestConfig
     from efface.sae.statistics import statistics
-    from efface.steering.statistics_source import open_coders
-    from efface.steering.tables import chosen_already, with_latents
+    from efface.steering.statistics_source import open_saes
+    from efface.steering.tables import add_latents, max_latents_per_timestep
 
     assert isinstance(erasure, ActivationEdit)
-    origin, concept = erasure.provenance, evidence.concept
-    if origin.config.get("gain") not in ("published", "normalised", "clamp"):
+    origin = erasure.provenance
+    concept = evidence.concept
+    if origin.config.get("gain") not in get_args(Gain):
         raise EffaceError("the erasure was made by another efface, whose `saeuron` had other gains: make it again.")
     prompts = evidence.words()
-    kept = origin.keep or concept.keep
-    if not kept:
+    retained = origin.keep or concept.keep
+    if not retained:
         raise EffaceError("hardening needs prompts of what is kept, to compare the found ones with (--keep).")
-    config = given(Config, origin.config)
-    coders, _ = open_coders(config.coder, erasure.edits)
-    texts = [(p, concept.name) for p in prompts] + [
-        (kept[i * len(kept) // len(prompts)], "") for i in range(len(prompts))
+    config = config_from(Config, origin.config)
+    saes = open_saes(config.coder, erasure.edits).saes
+    compared = [retained[i * len(retained) // len(prompts)] for i in range(len(prompts))]
+    pictures = [
+        Sample(prompt=prompt, seed=config.seed + i, shows=(name,))
+        for name, group in ((concept.name, prompts), ("", compared))
+        for prompt in group
+        for i in range(evidence.images)
     ]
-    pictures = [Labelled(text, (name,), config.seed + i) for text, name in texts for i in range(evidence.images)]
-    harvest = HarvestConfig(tuple(coders), **sampling(model.pipeline, None, None))
-    measured = statistics(model, coders, pictures, {concept.name: "concept", "": "concept"}, harvest)
-    gamma = origin.config["gammas"][0]
+    harvest = HarvestConfig(tuple(saes), **sampling(model.pipeline, None, None))
+    stats = statistics(model, saes, pictures, {concept.name: "concept", "": "concept"}, harvest)
     edits = {}
     for site, edit in erasure.edits.items():
-        more = replace(config, count=chosen_already(edit) + evidence.rounds, gamma=gamma, calibrate=False)
-        tables = _tables(measured[site], coders[site], concept, more)
-        edits[site] = with_latents(edit, coders[site], measured[site], tables)
+        count = max_latents_per_timestep(edit) + evidence.rounds
+        further = replace(config, count=count, gamma=origin.config["gammas"][0], calibrate=False)
+        tables = _tables(stats[site], saes[site], concept, further)
+        edits[site] = add_latents(edit, saes[site], stats[site], tables)
     return ActivationEdit(origin, edits, erasure.coders)
-
-
-def _tables(measured: Statistics, coder: Coder, concept: Concept, config: Config) -> Tables:
-    """What happens to the latents of one concept at one site."""
-    from efface.steering.tables import count_of, tables_of
-
-    return tables_of(
-        measured, coder, concept.name, count=count_of(coder, config.count, config.percentile),
-        gamma=gamma_of(concept, config), gain=config.gain, fast=config.mode == "fast",
-    )  # fmt: skip
-
-
-def gamma_of(concept: Concept, config: Config) -> float:
-    """The factor asked for, or the paper's: −1 for styles; −10, the middle of its sweep, for all else."""
-    return config.gamma if config.gamma is not None else -1.0 if concept.kind == "style" else -10.0

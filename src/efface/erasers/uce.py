@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from efface.concepts.concept import Concept
+from efface.erasers.base import RetainingRows, Rows
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RetainingRows):
     """Options of UCE; defaults are those of its authors' current code."""
 
-    rows: Literal["last", "subject", "all"] = "last"
+    rows: Rows = "last"
     """Which token positions are edited: the concept's last token (today's code), from there to the end (paper), or all."""
     target: Literal["replace", "tensor"] = "replace"
     """`replace` gives the concept the anchor's values; `tensor` (older code) gives each matrix the anchor's values
@@ -32,10 +33,6 @@ class Config:
     """p, weight of the retained rows (paper: 1)."""
     ridge: float = 0.5
     """λ, weight of leaving the matrices as they are (authors' code: 0.5)."""
-    keep: tuple[str, ...] | None = None
-    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
-    keep_rows: Literal["last", "subject", "all"] = "all"
-    """Which positions of the retained prompts count."""
     aliases: bool = False
     """Whether the concept's aliases are erased with it."""
 
@@ -45,23 +42,27 @@ class Config:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0.")
 
 
+PUBLISHED: Mapping[str, Any] = {}
+"""The defaults are those of its authors' code."""
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with one ridge edit.
 
-    The replace target has the closed form of `Pairs.edit` and yields a TextMap; the tensor target differs from matrix
+    The replace target has the closed form of `RowPairs.edit` and yields a TextMap; the tensor target differs from matrix
     to matrix and yields a WeightDelta. `judge` is not used.
     """
-    from efface.closed_form.ridge import Pairs, gram_of
-    from efface.closed_form.rows import concept_rows, retained_rows, spoken, text_width
+    from efface.closed_form.ridge import RowPairs, gram_of
+    from efface.closed_form.rows import concept_rows, retained_rows, text_width, with_aliases
     from efface.erasures.provenance import provenance
     from efface.erasures.textmap import TextMap
 
     width = text_width(model)
     retained = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
-    pairs = (concept_rows(model, c, config.rows) for c in spoken(concepts, config.aliases))
+    pairs = (concept_rows(model, c, config.rows) for c in with_aliases(concepts, config.aliases))
     origin = provenance(model, "uce", asdict(config), concepts, config.keep or ())
     if config.target == "replace":
-        edit = Pairs.gather(pairs).edit(
+        edit = RowPairs.gather(pairs).edit(
             retained, erase=config.erase_weight, preserve=config.preserve_weight, ridge=config.ridge
         )
         return TextMap.of(origin, *edit)
@@ -70,10 +71,10 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     """One more edit by the same weights, of what attacks found."""
-    from efface.closed_form.extend import ahead, new_rows, retained_gram
+    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
 
     config = erasure.provenance.config
-    pairs = new_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
+    pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
     weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
     return ahead(erasure, pairs.edit(retained_gram(model, erasure.provenance), **weights))
 

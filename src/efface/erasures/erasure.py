@@ -16,8 +16,8 @@ from efface.erasures.interface import ModelEdit
 from efface.erasures.provenance import Provenance
 from efface.erasures.share import shared_files
 from efface.errors import EffaceError, UsageError
+from efface.io.digest import sha256_of_tensor
 from efface.io.hub import ERASURE, erasure_file, require_name, upload, write_files
-from efface.io.tensor_file import tensor_sha256
 from efface.registry import Registry
 
 KINDS: Registry[type[Erasure]] = Registry(
@@ -132,7 +132,7 @@ class Erasure(ModelEdit):
         """What `efface show` prints."""
         size = sum(t.numel() * t.element_size() for t in self.tensors().values())
         shapes = {name: list(t.shape) for name, t in self.tensors().items()}
-        sums = {name: tensor_sha256(t) for name, t in self.tensors().items()}
+        sums = {name: sha256_of_tensor(t) for name, t in self.tensors().items()}
         return {"kind": self.kind} | self.provenance.to_json() | {"tensors": shapes, "sha256": sums, "bytes": size}
 
 

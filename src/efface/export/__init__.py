@@ -5,6 +5,7 @@ Every export is read back and its pictures are compared with those of the attach
 
 from __future__ import annotations
 
-from efface.export.run import TARGETS, ExportConfig, Exported, export
+from efface.export.config import EXPORTS, ExportConfig
+from efface.export.run import Exported, export
 
-__all__ = ["TARGETS", "ExportConfig", "Exported", "export"]
+__all__ = ["EXPORTS", "ExportConfig", "Exported", "export"]

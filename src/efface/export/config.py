@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from efface.errors import UsageError
+from efface.registry import Registry
 
-Target = Literal["lora", "diffusers", "component", "single-file", "diff"]
+EXPORTS: Registry[Any] = Registry(
+    "target",
+    "efface.exports",
+    {
+        "lora": "efface.export.lora:write",
+        "diffusers": "efface.export.diffusers_folder:write",
+        "component": "efface.export.component:write",
+        "single-file": "efface.export.single_file:write",
+        "diff": "efface.export.diff:write",
+    },
+)
+"""What writes each target's file or folder, a `Writer` of `efface.export.run`."""
+
+if TYPE_CHECKING:
+    Target = str
+else:
+    Target = Literal[EXPORTS.names()]  # so that help lists them, those of plugins too
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,8 @@ class ExportConfig:
     """Export also for a fine-tune of the model that the erasure was made for."""
 
     def __post_init__(self) -> None:
+        if self.to not in EXPORTS:
+            raise UsageError(f"the target {self.to!r} is unknown; expected one of: {', '.join(EXPORTS)}.")
         if not 0 <= self.error < 1:
             raise UsageError(f"error is {self.error}; expected a number of at least 0 and below 1.")
         if self.rank is not None and self.rank < 1:

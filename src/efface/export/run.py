@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from efface.erasures import Erasure, attached_to
-from efface.errors import EffaceError, UsageError
-from efface.export import component, diff, lora, single_file
-from efface.export import diffusers_folder as folder
+from efface.errors import EffaceError, UsageError, system_reason
 from efface.export.check import Check, Difference, difference
-from efface.export.config import ExportConfig, Target
+from efface.export.config import EXPORTS, ExportConfig
 
 
 class Exported(NamedTuple):
@@ -29,15 +26,14 @@ class Exported(NamedTuple):
     """Rank, layers, tensors, by target."""
 
 
-Writer = Callable[[Erasure, Any, Path, ExportConfig, Check, "Path | None"], tuple[Any, dict[str, Any]]]
-TARGETS: dict[Target, Writer] = {
-    "lora": lora.write,
-    "diffusers": folder.write,
-    "component": component.write,
-    "single-file": single_file.write,
-    "diff": diff.write,
-}
-"""Each writes to a path, reads it back, draws the check's pictures from it, and says what it wrote."""
+class Writer(Protocol):
+    """Writes an erasure to a path, reads it back, draws the check's pictures from it, and says what it wrote."""
+
+    def __call__(
+        self, erasure: Erasure, pipeline: Any, path: Path, config: ExportConfig, check: Check, source: Path | None, /
+    ) -> tuple[Any, dict[str, Any]]:
+        """The pictures (batch height width 3) and notes for the user."""
+        ...
 
 
 def export(
@@ -69,11 +65,10 @@ def export(
     plain = check.draw(pipeline)
     with erasure.attached(pipeline, scale=config.scale, force=config.force):
         expected = check.draw(pipeline)
+    write: Writer = EXPORTS.load(config.to)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial{output.suffix}")
     try:
-        pictures, notes = TARGETS[config.to](
-            erasure, pipeline, partial, config, check, None if source is None else Path(source)
-        )
+        pictures, notes = write(erasure, pipeline, partial, config, check, None if source is None else Path(source))
         found = check.require_same(expected, pictures, f"the export to {config.to}")
         size = (
             sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
@@ -82,7 +77,7 @@ def export(
         )
         os.replace(partial, output)
     except OSError as error:
-        raise EffaceError(f"{output} could not be written ({(error.strerror or str(error)).lower()}).") from error
+        raise EffaceError(f"{output} could not be written ({system_reason(error)}).") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
     return Exported(output, size, found, difference(expected, plain), notes)

@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from efface.errors import EffaceError
 from efface.families.base import Family, Network, Projection
-from efface.families.flux import Flux
-from efface.families.flux2 import Flux2
-from efface.families.hunyuandit import HunyuanDiT
-from efface.families.lumina2 import Lumina2
-from efface.families.pixart import PixArt
-from efface.families.qwenimage import QwenImage
-from efface.families.sana import Sana
-from efface.families.sd3 import StableDiffusion3
-from efface.families.sdxl import StableDiffusionXL, StableDiffusionXLRefiner
-from efface.families.unet import StableDiffusion
-from efface.families.zimage import ZImage
+from efface.plugins import complain
+from efface.registry import Registry
 
-FAMILIES: list[type[Family]] = [
-    StableDiffusionXLRefiner, StableDiffusionXL, StableDiffusion, StableDiffusion3, Flux, Flux2, PixArt, Sana, Lumina2,
-    HunyuanDiT, QwenImage, ZImage,
-]  # fmt: skip
-"""Tried in this order; the first that recognises a pipeline's components serves it."""
+FAMILIES: Registry[type[Family]] = Registry(
+    "family",
+    "efface.families",
+    {
+        "stable-diffusion-xl-refiner": "efface.families.sdxl:StableDiffusionXLRefiner",
+        "stable-diffusion-xl": "efface.families.sdxl:StableDiffusionXL",
+        "stable-diffusion": "efface.families.unet:StableDiffusion",
+        "stable-diffusion-3": "efface.families.sd3:StableDiffusion3",
+        "flux": "efface.families.flux:Flux",
+        "flux-2": "efface.families.flux2:Flux2",
+        "pixart": "efface.families.pixart:PixArt",
+        "sana": "efface.families.sana:Sana",
+        "lumina-2": "efface.families.lumina2:Lumina2",
+        "hunyuan-dit": "efface.families.hunyuandit:HunyuanDiT",
+        "qwen-image": "efface.families.qwenimage:QwenImage",
+        "z-image": "efface.families.zimage:ZImage",
+    },
+    contract=Family,
+)
+"""Plugins' families are tried before these, which are tried in this order; the first that serves a pipeline has it."""
+REGISTERED: list[type[Family]] = []
+"""Families of one's own, tried before all others."""
 
-__all__ = ["FAMILIES", "Network", "Family", "Projection", "family_of", "register"]
+__all__ = ["FAMILIES", "Family", "Network", "Projection", "family_of", "register"]
 
 
 def register(family: type[Family]) -> type[Family]:
     """Add a family of one's own, to be tried before the others; usable as a decorator."""
-    FAMILIES.insert(0, family)
+    REGISTERED.insert(0, family)
     return family
 
 
 def family_of(pipeline: Any) -> Family:
     """The family that serves `pipeline`; raises EffaceError when none does."""
-    for family in FAMILIES:
+    for family in (*REGISTERED, *_plugins()):
+        if family.serves(pipeline):
+            return family(pipeline)
+    for name in FAMILIES.builtin:
+        family = FAMILIES.load(name)
         if family.serves(pipeline):
             return family(pipeline)
     raise EffaceError(
@@ -43,6 +56,16 @@ def family_of(pipeline: Any) -> Family:
         "cross-attention and its text encoder, or a transformer of one of the families in docs/families.md, which also says "
         "how a family is added."
     )
+
+
+def _plugins() -> Iterator[type[Family]]:
+    """Families of plugins; one that cannot be loaded is a line on standard error."""
+    for name in FAMILIES.names():
+        if name not in FAMILIES.builtin:
+            try:
+                yield FAMILIES.load(name)
+            except EffaceError as error:
+                complain(str(error))
 
 
 def _what(pipeline: Any) -> str:

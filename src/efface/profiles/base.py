@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from efface.concepts.concept import Concept
 from efface.concepts.presets import concepts_named
 from efface.errors import UsageError
+from efface.registry import Registry
 
 if TYPE_CHECKING:
-    from efface.concepts.sample import Labelled
+    from efface.concepts.sample import Sample
     from efface.erasures import Erasure
     from efface.judges import Judge
     from efface.models.model import Model
@@ -55,14 +55,14 @@ class Profile:
         return {"steps": 50, "guidance": 9.0}
 
     def sae_training(self) -> dict[str, Any]:
-        """Fields of the autoencoders' TrainConfig that were found on this model."""
+        """Fields of the autoencoders' SAETrainConfig that were found on this model."""
         return {}
 
     def prompts(self) -> list[str]:
         """Prompts that show all that the model knows; raises UsageError where nobody knows them."""
         raise UsageError("the model has no prompts of its own: give a .txt file with one prompt a line (--prompts).")
 
-    def labelled(self, seeds: int) -> tuple[list[Labelled], dict[str, str]]:
+    def labelled(self, seeds: int) -> tuple[list[Sample], dict[str, str]]:
         """Pictures of its concepts, `seeds` each, and the kind of every concept; raises UsageError as `prompts`."""
         raise UsageError(
             "the model has no concepts of its own: give a JSON file of kinds, concepts and prompts (--concepts)."
@@ -84,6 +84,16 @@ def profile_of(pipeline: Any) -> Profile:
 
 def profile_named(name: str) -> Profile:
     """The profile that a model's metadata name; the default one where there is none of that name."""
-    if name not in {path.parent.name for path in Path(__file__).parent.glob("*/profile.py")}:
-        return Profile()
-    return importlib.import_module(f"efface.profiles.{name}.profile").PROFILE
+    return PROFILES.load(name) if name in PROFILES else Profile()
+
+
+PROFILES: Registry[Profile] = Registry(
+    "profile",
+    "efface.profiles",
+    {
+        path.parent.name: f"efface.profiles.{path.parent.name}.profile:PROFILE"
+        for path in sorted(Path(__file__).parent.glob("*/profile.py"))
+    },
+    contract=Profile,
+)
+"""Profiles by the name that a model's metadata give: a folder each of this package, and those of plugins."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from efface.cli.dispatch import dispatch
+from efface.cli.dispatch import Command, dispatch
+from efface.registry import Registry
 
-PROTOCOLS = ("canvas", "unlearncanvas", "i2p", "imagenette", "artists", "coco", "prompts", "table")
-"""One small file each; the last one reads what the others leave."""
+PROTOCOLS: Registry[Command] = Registry(
+    "protocol",
+    "efface.protocols",
+    {
+        name: f"efface.cli.bench.{name}"
+        for name in ("canvas", "unlearncanvas", "i2p", "imagenette", "artists", "coco", "prompts", "table")
+    },
+    contract=Command,
+)
+"""One small file each; the last one of efface's own reads what the others leave."""
 
 
 def main(args: list[str]) -> None:
     """Run a protocol."""
-    dispatch(__name__, PROTOCOLS, args, title=__doc__ or "", usage="efface bench PROTOCOL [options]")
+    dispatch(PROTOCOLS, args, title=__doc__ or "", usage="efface bench PROTOCOL [options]")

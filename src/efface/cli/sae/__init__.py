@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from efface.cli.dispatch import dispatch
+from efface.cli.dispatch import Command, dispatch
+from efface.registry import Registry
 
-COMMANDS = ("sites", "harvest", "train", "features", "inspect", "steer")
+COMMANDS: Registry[Command] = Registry(
+    "command of `efface sae`",
+    None,
+    {name: f"efface.cli.sae.{name}" for name in ("sites", "harvest", "train", "features", "inspect", "steer")},
+)
 """In the order in which they are used."""
 
 
 def main(args: list[str]) -> None:
     """Run a subcommand."""
-    dispatch(__name__, COMMANDS, args, title=__doc__ or "", usage="efface sae COMMAND MODEL [options]")
+    dispatch(COMMANDS, args, title=__doc__ or "", usage="efface sae COMMAND MODEL [options]")

@@ -1,0 +1,73 @@
+"""What `efface erase` is asked: its own options, and those of the method."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from efface.erasers import ERASERS
+from efface.erasers.base import Retaining
+from efface.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What every method is asked; its own options follow."""
+
+    model: tyro.conf.Positional[str]
+    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    concepts: tyro.conf.Positional[tuple[str, ...]]
+    """Names or presets (nudity, unsafe, imagenette, artists) of what is to be erased."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The erasure's file; CONCEPT.safetensors by default."""
+    kind: Literal["object", "style", "person", "explicit", "abstract"] | None = None
+    """Kind of the concepts, where the name alone does not say."""
+    anchor: str | None = None
+    """What takes the concept's place; the method's default otherwise."""
+    preview: Path | None = None
+    """Also write a sheet of pictures before and after."""
+    steps: int | None = None
+    """Denoising steps of the preview."""
+    judge: Literal["canvas"] | None = None
+    """Let the canvas's judges look at pictures: RECE keeps its best epoch, SAeUron calibrates (--calibrate)."""
+    as_published: bool = False
+    """The paper's own settings and its public code's traps: nothing retained but its neutral prompt (RECE, UCE), the error
+    term with the wrong sign (SAeUron), no settings of the canvas."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def parse(method: str, args: list[str]) -> tuple[Request, dict[str, Any]]:
+    """The request, and those options of the method that the user named."""
+    eraser = ERASERS.load(method)
+    combined = tyro.conf.OmitArgPrefixes[tuple[Request, eraser.Config]]
+    request, config = tyro.cli(combined, args=args, prog=f"efface erase {method}", description=eraser.__doc__)
+    # An option that was not named must not override the preset of the model, even where the defaults agree.
+    named = {
+        arg.split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_") for arg in args if arg.startswith("--")
+    }
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in named}
+    if "keep" in options:
+        options["keep"] = _prompts(options["keep"])
+    elif request.as_published and isinstance(config, Retaining):
+        options["keep"] = ()
+    return request, options
+
+
+def _prompts(given: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Prompts as given; `none` for none; the lines of a .txt file."""
+    if not given or given == ("none",):
+        return ()
+    kept: list[str] = []
+    for item in given:
+        path = Path(item)
+        if path.suffix != ".txt":
+            kept.append(item)
+        elif path.is_file():
+            kept += [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        else:
+            raise UsageError(f"{item} is not a file; give --keep prompts, a .txt file with one prompt a line, or none.")
+    return tuple(kept)

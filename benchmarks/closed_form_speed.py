@@ -25,8 +25,8 @@ import tyro
 from torch import Tensor
 
 from efface.closed_form.gram import key_value_gram
-from efface.closed_form.maps import Factors
-from efface.closed_form.ridge import Pairs, gram_of
+from efface.closed_form.maps import LowRankMap
+from efface.closed_form.ridge import RowPairs, gram_of
 from efface.concepts.concept import Concept
 from efface.erasers.rece import derive
 from efface.erasures import Provenance, TextMap
@@ -77,23 +77,23 @@ def official_edit(
 
 def our_edit(weights: list[Tensor], c: Tensor, t: Tensor, r: Tensor) -> None:
     """The same edit as one map, folded into every matrix in place."""
-    fold(weights, Pairs.gather([(c, t)]).edit(gram_of([r], c.shape[1]), erase=1, preserve=0.1, ridge=0.1))
+    fold(weights, RowPairs.gather([(c, t)]).edit(gram_of([r], c.shape[1]), erase=1, preserve=0.1, ridge=0.1))
 
 
-def fold(weights: list[Tensor], map_: Factors) -> None:
+def fold(weights: list[Tensor], map_: LowRankMap) -> None:
     """W ← W M for all matrices, as folded attachment does."""
     erasure = erasure_of(map_)
     for weight in weights:
         weight.copy_(erasure.fold("", weight, 1.0))
 
 
-def erasure_of(map_: Factors) -> TextMap:
+def erasure_of(map_: LowRankMap) -> TextMap:
     """A text map with a placeholder for its provenance."""
     origin = Provenance("rece", {}, (Concept("nudity", "explicit"),), Fingerprint("", len(map_.u), "", (0.0,)))
     return TextMap(origin, map_.u.float().contiguous(), map_.v.float().contiguous())
 
 
-def rece(pairs: Pairs, r: Tensor, s: Tensor, epochs: int) -> Factors:
+def rece(pairs: RowPairs, r: Tensor, s: Tensor, epochs: int) -> LowRankMap:
     """UCE, then epochs of RECE, as `erasers/rece.py` runs them."""
     retained = gram_of([r], len(s))
     map_ = pairs.edit(retained, erase=1, preserve=1, ridge=0.1)
@@ -109,7 +109,7 @@ def many_concepts(count: int) -> dict[str, float]:
     r = states(width, 0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, _ = timed(
-        lambda: rece(Pairs.gather((states(width, k), states(width, -k - 1)) for k in range(count)), r, s, 1)
+        lambda: rece(RowPairs.gather((states(width, k), states(width, -k - 1)) for k in range(count)), r, s, 1)
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": round(seconds, 3), "added_mb": round((peak - before) / 1024, 1), "peak_mb": round(peak / 1024)}
@@ -119,7 +119,7 @@ def entry_projection(name: str) -> dict[str, float]:
     """Seconds and peak memory of a nudity erasure (S computed, three epochs) on a model's one entry projection."""
     width, heights, tokens = ENTRIES[name]
     weights, c, t, r = matrices((width, heights)), *(states(width, k, tokens) for k in (1, 2, 3))
-    seconds, _ = timed(lambda: rece(Pairs.gather([(c, t)]), r, key_value_gram(weights), 3))
+    seconds, _ = timed(lambda: rece(RowPairs.gather([(c, t)]), r, key_value_gram(weights), 3))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": round(seconds, 2), "peak_mb": round(peak / 1024)}
 
@@ -134,13 +134,13 @@ def sdxl() -> dict[str, float]:
     """First nudity erasure (S computed), a second one with S from disk, and folding."""
     width, _ = SDXL
     weights = matrices(SDXL)
-    pairs_of = lambda: Pairs.gather([(states(width, 1), states(width, 2))])  # noqa: E731
+    pairs_of = lambda: RowPairs.gather([(states(width, 1), states(width, 2))])  # noqa: E731
     r = states(width, 3)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s.safetensors"
         from safetensors.torch import load_file, save_file
 
-        def first() -> Factors:
+        def first() -> LowRankMap:
             s = key_value_gram(weights)
             save_file({"s": s}, path)
             return rece(pairs_of(), r, s, 3)
@@ -174,7 +174,7 @@ def main(skip_sdxl: bool = False, concepts: int | None = None, entry: str | None
     print(f"official procedure {official_seconds:.1f} s, ratio {official_seconds / our_seconds:.0f}; ", end="")
     print(f"the two differ by {change:.1e} of the change (float32 inverse against float64 Cholesky)")
 
-    nudity_seconds, map_ = timed(lambda: rece(Pairs.gather([(c, t)]), r, key_value_gram(original), 3))
+    nudity_seconds, map_ = timed(lambda: rece(RowPairs.gather([(c, t)]), r, key_value_gram(original), 3))
     print(f"nudity (UCE, S, three epochs) {nudity_seconds:.2f} s; paper: 3 s on a GPU")
     with tempfile.TemporaryDirectory() as folder:
         file_bytes = erasure_of(map_).save(Path(folder) / "nudity.safetensors")  # type: ignore[arg-type]

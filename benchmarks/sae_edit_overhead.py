@@ -22,8 +22,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from efface.erasures.activation import members
-from efface.erasures.latent_edit import Edit
-from efface.sae.autoencoder import Coder, CoderConfig
+from efface.erasures.latent_edit import LatentEdit
+from efface.sae.autoencoder import SparseAutoencoder, SAEConfig
 
 WIDTH, LATENTS, K, LEVELS = 1280, 20_480, 32, 50
 CHOSEN = {"1 concept": 8, "10 concepts": 80, "50 concepts": 400, "1 anchored": 512}
@@ -47,22 +47,22 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return sorted(taken)[len(taken) // 2]
 
 
-def coder() -> Coder:
+def coder() -> SparseAutoencoder:
     """An untrained autoencoder of the paper's size."""
-    return Coder(CoderConfig(WIDTH, LATENTS, K)).requires_grad_(False)
+    return SparseAutoencoder(SAEConfig(WIDTH, LATENTS, K)).requires_grad_(False)
 
 
-def edit_of(full: Coder, count: int) -> Edit:
+def edit_of(full: SparseAutoencoder, count: int) -> LatentEdit:
     """An edit of so many latents, all chosen at every level."""
     chosen = torch.randperm(LATENTS)[:count]
     table = torch.ones(LEVELS, len(chosen))
-    return Edit(
+    return LatentEdit(
         full.encoder.weight[chosen], full.encoder.bias[chosen], full.b_dec, full.W_dec[chosen], chosen,
         torch.linspace(999, 1, LEVELS), 0.1 * table, -table, 0 * table,
     )  # fmt: skip
 
 
-def ways(full: Coder, states: Tensor, count: int) -> dict[str, Callable[[], Tensor]]:
+def ways(full: SparseAutoencoder, states: Tensor, count: int) -> dict[str, Callable[[], Tensor]]:
     """What each form adds to the states (2 tokens width)."""
     edit, level = edit_of(full, count), torch.tensor([500.0])
 
@@ -71,7 +71,7 @@ def ways(full: Coder, states: Tensor, count: int) -> dict[str, Callable[[], Tens
         flat = states.flatten(0, 1)
         z = full.encode(flat).dense(LATENTS)
         edited = z.clone()
-        at = edit.at(level)[0]
+        at = edit.nearest(level)[0]
         part = z[:, edit.latents]
         edited[:, edit.latents] = torch.where(part > edit.gate[at], edit.gain[at] * part, part)
         return (edited @ full.W_dec - z @ full.W_dec).view_as(states)

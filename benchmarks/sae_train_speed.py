@@ -21,8 +21,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from efface.sae.config import TrainConfig
-from efface.sae.site_trainer import Pupil
+from efface.sae.config import SAETrainConfig
+from efface.sae.site_trainer import SiteTrainer
 
 WIDTH, LATENTS, K = 1280, 20_480, 32
 ENVIRONMENT = Path("build/sparsify-env")
@@ -112,12 +112,12 @@ def main(batch: int = 4096, rounds: int = 5) -> None:
     torch.manual_seed(0)
     x = torch.randn(batch, WIDTH)
     ours = {
-        rule: Pupil(WIDTH, TrainConfig(latents=LATENTS, k=K, rule=rule, steps=1000)) for rule in ("topk", "batchtopk")
+        rule: SiteTrainer(WIDTH, SAETrainConfig(latents=LATENTS, k=K, rule=rule, steps=1000)) for rule in ("topk", "batchtopk")
     }
-    for pupil in ours.values():
-        pupil.learn(x, 0)
+    for trainer in ours.values():
+        trainer.step(x, 0)
     dense = Dense()
-    weight = ours["topk"].coder.encoder.weight.detach()
+    weight = ours["topk"].sae.encoder.weight.detach()
     child = subprocess.Popen(
         [installed(), "-c", SPARSIFY, *map(str, (WIDTH, LATENTS, K, batch))],
         stdin=subprocess.PIPE,
@@ -138,8 +138,8 @@ def main(batch: int = 4096, rounds: int = 5) -> None:
 
     runs: dict[str, Callable[[], float]] = {
         "floor": lambda: timed(lambda: (x @ weight.T).topk(K, dim=1, sorted=False)),
-        "ours, topk": lambda: timed(lambda: ours["topk"].learn(x, 1)),
-        "ours, batchtopk": lambda: timed(lambda: ours["batchtopk"].learn(x, 1)),
+        "ours, topk": lambda: timed(lambda: ours["topk"].step(x, 1)),
+        "ours, batchtopk": lambda: timed(lambda: ours["batchtopk"].step(x, 1)),
         "sparsify, topk": theirs,
         "dense trainer, batchtopk": lambda: timed(lambda: dense.learn(x)),
     }

@@ -28,7 +28,7 @@ from efface.profiles.emoji.concepts import canvas_concepts
 from efface.profiles.emoji.sae_data import SITES
 from efface.profiles.emoji.score import share
 from efface.profiles.emoji.words import BENCHMARK, STYLES
-from efface.sae.harvest import reading
+from efface.sae.harvest import record_sites
 
 TARGETS = {"styles": Row(96, 2, 2, 90), "objects": Row(90, 3, 3, 90)}
 """Least UA, largest drops, least share of intact pictures."""
@@ -57,17 +57,17 @@ def differing(bench: Bench, concept: str, method: str, **options: Any) -> tuple[
     assert isinstance(fast, ActivationEdit)
     assert isinstance(exact, ActivationEdit)
     places, differ, count, either = 0, 0, 0, 0
-    with reading([bench.model.sites(site)[0] for site in SITES]) as seen:
+    with record_sites([bench.model.sites(site)[0] for site in SITES]) as seen:
         text = bench.model.encode([f"a {BENCHMARK[0]} in {style} style" for style in STYLES])
-        for level, _ in bench.model.denoised(text, seeds=range(len(STYLES)), steps=12, guidance=3.0):
+        for level, _ in bench.model.denoise(text, seeds=range(len(STYLES)), steps=12, guidance=3.0):
             for site in SITES:
                 states, at, edits = seen[site], torch.tensor([level]), (fast.edits[site], exact.edits[site])
                 active = []
                 for edit, member in zip(
-                    edits, (None, members(exact.coders[site], states, edits[1].latents)), strict=True
+                    edits, (None, members(exact.saes[site], states, edits[1].latents)), strict=True
                 ):
                     z = torch.relu((states - edit.centre) @ edit.encoder.T + edit.bias)
-                    on = z > edit.gate[edit.at(at)][:, None]
+                    on = z > edit.gate[edit.nearest(at)][:, None]
                     active.append(on if member is None else on & member)
                 apart = active[0] != active[1]
                 places, count = places + int(apart.any(-1).sum()), count + apart[..., 0].numel()
@@ -79,9 +79,10 @@ def together(bench: Bench) -> None:
     """Eight of nine styles at once, and six one after the other, with what is retained after each."""
     kept = STYLES[-1]
     found = bench.after(erase(bench.model.pipeline, STYLES[:-1], method="anchored"))
-    gone = share(label != pair[1] for label, pair in zip(found.styles, found.pairs, strict=True) if pair[1] != kept)
-    left = share(label == pair[1] for label, pair in zip(found.styles, found.pairs, strict=True) if pair[1] == kept)
-    objects = share(label == pair[0] for label, pair in zip(found.objects, found.pairs, strict=True))
+    styles = [(sample.shows[1], verdict.shown) for sample, verdict in zip(found.samples, found.styles, strict=True)]
+    gone = share(not shown for style, shown in styles if style != kept)
+    left = share(shown for style, shown in styles if style == kept)
+    objects = share(verdict.shown for verdict in found.objects)
     print(
         f"8 of 9 styles at once: UA {gone:.1%}, {kept} still right {left:.1%}, objects right {objects:.1%}", flush=True
     )
@@ -90,8 +91,9 @@ def together(bench: Bench) -> None:
         attached.append(erase(bench.model.pipeline, canvas_concepts(name, SEQUENCE[: number + 1]), method="anchored"))
         found = bench.after(*attached)
         erased, others = SEQUENCE[: number + 1], [s for s in STYLES if s not in SEQUENCE[: number + 1]]
-        ua = share(a != p[1] for a, p in zip(found.styles, found.pairs, strict=True) if p[1] in erased)
-        retained = share(a == p[1] for a, p in zip(found.styles, found.pairs, strict=True) if p[1] in others)
+        styles = [(sample.shows[1], verdict.shown) for sample, verdict in zip(found.samples, found.styles, strict=True)]
+        ua = share(not shown for style, shown in styles if style in erased)
+        retained = share(shown for style, shown in styles if style in others)
         print(f"after {name:9}: UA of all so far {ua:.1%}, retained styles right {retained:.1%}", flush=True)
 
 

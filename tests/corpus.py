@@ -21,10 +21,10 @@ import torch
 
 from efface import Concept, EffaceError, Erasure
 from efface.erasures import ActivationEdit, Provenance, TextMap, WeightDelta
-from efface.erasures.latent_edit import Edit
+from efface.erasures.latent_edit import LatentEdit
 from efface.models.fingerprint import Fingerprint
-from efface.sae.autoencoder import Coder, CoderConfig
-from efface.sae.files import load_coder, save_coder
+from efface.sae.autoencoder import SparseAutoencoder, SAEConfig
+from efface.sae.files import load_sae, save_sae
 from efface.sae.layouts import save_saelens
 from efface.sae.statistics import Statistics
 
@@ -60,14 +60,14 @@ def _random(*shape: int) -> torch.Tensor:
 
 
 def _edit(mode: str) -> ActivationEdit:
-    edit = Edit(_random(2, WIDTH), _random(2), _random(WIDTH), _random(2, WIDTH), torch.tensor([3, 5]),
+    edit = LatentEdit(_random(2, WIDTH), _random(2), _random(WIDTH), _random(2, WIDTH), torch.tensor([3, 5]),
                 torch.tensor([900.0, 100.0]), *(_random(2, 2) for _ in range(3)))  # fmt: skip
     coders = {"unet.mid_block": {"sha256": "0" * 64, "source": "nowhere"}}
     return ActivationEdit(_origin(mode=mode, coders=coders), {"unet.mid_block": edit})
 
 
-def _coder() -> Coder:
-    return Coder(CoderConfig(WIDTH, 20, 3))
+def _coder() -> SparseAutoencoder:
+    return SparseAutoencoder(SAEConfig(WIDTH, 20, 3))
 
 
 def _erasure(name: str, erasure: Erasure) -> Subject:
@@ -99,12 +99,12 @@ SUBJECTS = (
     _erasure("activation edit", _edit("fast")),
     _erasure("exact activation edit", _edit("exact")),
     Subject("statistics", _statistics, "s.safetensors", lambda f: Statistics.load(f / "s.safetensors")),
-    Subject("autoencoder", lambda f: save_coder(_coder(), f, site="a"), "sae.safetensors", load_coder),
-    Subject("autoencoder's configuration", lambda f: save_coder(_coder(), f, site="a"), "cfg.json", load_coder),
-    Subject("SAELens", lambda f: save_saelens(_coder(), f, "a", "b"), "sae_weights.safetensors", load_coder),
-    Subject("SAELens's configuration", lambda f: save_saelens(_coder(), f, "a", "b"), "cfg.json", load_coder),
-    Subject("SDXL-unbox", _unbox, "state_dict.pth", load_coder),
-    Subject("SDXL-unbox's configuration", _unbox, "config.json", load_coder),
+    Subject("autoencoder", lambda f: save_sae(_coder(), f, site="a"), "sae.safetensors", load_sae),
+    Subject("autoencoder's configuration", lambda f: save_sae(_coder(), f, site="a"), "cfg.json", load_sae),
+    Subject("SAELens", lambda f: save_saelens(_coder(), f, "a", "b"), "sae_weights.safetensors", load_sae),
+    Subject("SAELens's configuration", lambda f: save_saelens(_coder(), f, "a", "b"), "cfg.json", load_sae),
+    Subject("SDXL-unbox", _unbox, "state_dict.pth", load_sae),
+    Subject("SDXL-unbox's configuration", _unbox, "config.json", load_sae),
 )  # fmt: skip
 UNSEALED = ("SDXL-unbox", "SDXL-unbox's configuration")
 """Of another tool, without a checksum: a changed weight there is another weight."""

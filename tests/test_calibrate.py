@@ -14,14 +14,14 @@ from efface.erasers.saeuron import Config
 from efface.errors import UsageError
 from efface.judges.base import Verdicts
 from efface.sae.statistics import Statistics
-from efface.steering.calibrate import PICTURES, at_risk, calibrated
+from efface.steering.calibrate import PICTURES, calibrate, most_affected
 
 NAMES = ("church", "house", "cat", "dog", "cow", "pig", "car", "bus")
 CHURCH = Concept("church", templates=("a {}", "a {} in noto style"))
 
 
 def measured() -> Statistics:
-    """Latent i speaks of concept i; the church's also of the house."""
+    """Latent i responds to concept i; the church's also to the house."""
     means = torch.eye(len(NAMES))[:, None].repeat(1, 2, 1)
     means[1, :, 0] = 0.5
     return Statistics(NAMES, ("object",) * len(NAMES), torch.tensor([900.0, 100.0]), means, torch.zeros(2), 1)
@@ -30,7 +30,7 @@ def measured() -> Statistics:
 class Studio:
     """A model whose pictures are their prompts, and a judge who reads them; what is attached decides what is erased."""
 
-    classes = NAMES
+    classes, detects = NAMES, False
 
     def __init__(self, removes_from: float, damages_from: float):
         self.removes_from, self.damages_from = removes_from, damages_from
@@ -60,27 +60,27 @@ class Studio:
                 self.removes_from if name == "church" else self.damages_from
             )
             labels.append("nothing" if gone else name)
-        return Verdicts(tuple(labels), torch.zeros(len(labels), 1), torch.ones(len(labels), dtype=torch.bool))
+        return Verdicts(tuple(labels), torch.zeros(len(labels), len(NAMES)), torch.ones(len(labels), dtype=torch.bool))
 
 
 @pytest.mark.parametrize(("removes_from", "found"), [(0, 0.0), (3, -5.0), (10, -10.0)])
 def test_the_least_factor_that_removes_is_found(removes_from, found):
     studio = Studio(removes_from, damages_from=15)
-    best, curve = calibrated(studio, [CHURCH], Config(), [measured()], studio.made, studio)  # type: ignore[arg-type]
+    best, curve = calibrate(studio, [CHURCH], Config(), [measured()], studio.made, studio)  # type: ignore[arg-type]
     assert best.gamma == found
     assert best.count == 1
     assert not best.calibrate
     assert studio.drawn <= PICTURES
     assert len(curve) >= 6
-    again = calibrated(Studio(removes_from, 15), [CHURCH], Config(), [measured()], studio.made, studio)  # type: ignore[arg-type]
+    again = calibrate(Studio(removes_from, 15), [CHURCH], Config(), [measured()], studio.made, studio)  # type: ignore[arg-type]
     assert again[1] == curve
 
 
 def test_the_others_that_share_the_latents_are_watched_first():
-    assert at_risk([measured()], ["church"])[0] == "house"
+    assert most_affected([measured()], ["church"])[0] == "house"
 
 
 def test_a_judge_that_does_not_know_the_concept_is_refused():
     for judge in (None, SimpleNamespace(classes=("cat",))):
         with pytest.raises(UsageError, match="needs a judge"):
-            calibrated(None, [CHURCH], Config(), [measured()], None, judge)  # type: ignore[arg-type]
+            calibrate(None, [CHURCH], Config(), [measured()], None, judge)  # type: ignore[arg-type]

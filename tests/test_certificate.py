@@ -8,9 +8,9 @@ import torch
 
 import efface
 from efface.closed_form.certificate import certificate, largest_norm, recoverable
-from efface.closed_form.maps import Factors
+from efface.closed_form.maps import LowRankMap
 from efface.closed_form.nullspace import exact_outside, outside, ridge_outside, targets_inside
-from efface.closed_form.ridge import Pairs
+from efface.closed_form.ridge import RowPairs
 from efface.models.model import Model
 
 WIDTH = 12
@@ -24,7 +24,7 @@ def rows(count, seed):
 def parts():
     """Three concept rows, their targets, and four retained rows."""
     c, t, r = rows(3, 0), rows(3, 1), rows(4, 2)
-    return c, t, r, Pairs.gather([(c, t)]), outside(r.T @ r, 1.0)
+    return c, t, r, RowPairs.gather([(c, t)]), outside(r.T @ r, 1.0)
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["few rows", "more rows than the width"])
@@ -32,7 +32,7 @@ def test_what_is_retained_stays_exactly(parts, many):
     c, t, r, pairs, free = parts
     if many:
         c, t = rows(30, 0), rows(30, 1)
-        pairs = Pairs.gather([(c, t)])
+        pairs = RowPairs.gather([(c, t)])
     assert free.dimensions == WIDTH - 4
     for map_ in (ridge_outside(pairs, free.projector, 0.1), exact_outside(pairs, free.projector, 1e-9)):
         torch.testing.assert_close(map_.apply(r.T), r.T)
@@ -93,7 +93,7 @@ def test_recoverable_equals_brute_force(parts, r):
 
 def test_without_a_map_a_state_as_large_as_the_concept_recovers_all_of_it():
     c, w = rows(3, 0), rows(40, 5)
-    shares = recoverable(Factors.identity(WIDTH), w.T @ w, c, [float(c.norm(dim=1).max()), 0.01])
+    shares = recoverable(LowRankMap.identity(WIDTH), w.T @ w, c, [float(c.norm(dim=1).max()), 0.01])
     torch.testing.assert_close(shares[0], torch.ones(3, dtype=c.dtype), atol=1e-6, rtol=0)
     assert (shares[1] < 0.05).all()
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from efface.closed_form.gram import key_value_gram
-from efface.closed_form.maps import Factors
-from efface.closed_form.ridge import Pairs, gram_of
+from efface.closed_form.maps import LowRankMap
+from efface.closed_form.ridge import RowPairs, gram_of
 from efface.erasers.rece import derive
 
 D = 12
@@ -30,7 +30,7 @@ def problem(rows: int, seed: int = 0) -> tuple[list[Tensor], Tensor, Tensor, Ten
     return [draw(h, D) for h in (5, 8, 16, 7, 9)], c, c + 0.3 * draw(rows, D), draw(6, D)
 
 
-def assert_same_edit(ws: list[Tensor], map_: Factors, expected: list[Tensor]) -> None:
+def assert_same_edit(ws: list[Tensor], map_: LowRankMap, expected: list[Tensor]) -> None:
     """W M must be the expected matrices, within 1e-9 of the change."""
     for w, new in zip(ws, expected, strict=True):
         change = (new - w).norm()
@@ -42,7 +42,7 @@ def assert_same_edit(ws: list[Tensor], map_: Factors, expected: list[Tensor]) ->
 @pytest.mark.parametrize(("e", "p", "lam"), [(1, 1, 0.5), (1, 0.1, 0.1), (3, 0, 1e-3), (0.2, 2, 5)])
 def test_uce_is_one_map_for_all_matrices(rows, e, p, lam):
     ws, c, t, r = problem(rows)
-    map_ = Pairs.gather([(c, t)]).edit(gram_of([r], D), erase=e, preserve=p, ridge=lam)
+    map_ = RowPairs.gather([(c, t)]).edit(gram_of([r], D), erase=e, preserve=p, ridge=lam)
     assert map_.u.shape[1] == (rows if rows < D else D)
     assert_same_edit(ws, map_, [naive.uce(w, c, t, r, e, p, lam) for w in ws])
 
@@ -52,7 +52,7 @@ def test_uce_is_one_map_for_all_matrices(rows, e, p, lam):
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_rece_in_m_form(form, rows, epochs):
     ws, c, t, r = problem(rows)
-    retained, s, pairs = gram_of([r], D), key_value_gram(ws, blocks=3), Pairs.gather([(c, t)])
+    retained, s, pairs = gram_of([r], D), key_value_gram(ws, blocks=3), RowPairs.gather([(c, t)])
     map_ = pairs.edit(retained, erase=1, preserve=1, ridge=0.1)
     for _ in range(epochs):
         map_ = map_.then(derive(pairs, map_, s, 0.05, form).edit(retained, erase=1, preserve=0.1, ridge=0.1))
@@ -63,7 +63,7 @@ def test_rece_in_m_form(form, rows, epochs):
 @pytest.mark.parametrize("form", FORMS)
 def test_derived_embeddings(form):
     ws, c, t, r = problem(4)
-    pairs = Pairs.gather([(c, t)])
+    pairs = RowPairs.gather([(c, t)])
     map_ = pairs.edit(gram_of([r], D), erase=1, preserve=1, ridge=0.1)
     new = [w + (w @ map_.u) @ map_.v.T for w in ws]
     found = derive(pairs, map_, key_value_gram(ws), 0.05, form)
@@ -75,7 +75,7 @@ def test_derived_embeddings(form):
 
 def test_regzero_minimises_its_objective():
     ws, c, t, r = problem(4)
-    pairs = Pairs.gather([(c, t)])
+    pairs = RowPairs.gather([(c, t)])
     map_ = pairs.edit(gram_of([r], D), erase=1, preserve=1, ridge=0.1)
     new = [w + (w @ map_.u) @ map_.v.T for w in ws]
 
@@ -91,7 +91,7 @@ def test_surrogate_1st_needs_an_invertible_s():
     from efface.errors import EffaceError
 
     _, c, t, r = problem(3)
-    pairs = Pairs.gather([(c, t)])
+    pairs = RowPairs.gather([(c, t)])
     map_ = pairs.edit(gram_of([r], D), erase=1, preserve=1, ridge=0.1)
     singular = torch.diag(torch.tensor([1.0] * (D - 1) + [0.0], dtype=torch.float64))
     with pytest.raises(EffaceError, match="regzero"):
@@ -102,7 +102,7 @@ def test_surrogate_1st_needs_an_invertible_s():
 @given(ranks=st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 20)), seed=st.integers(0, 2**16))
 def test_composition_is_the_product_in_order(ranks, seed):
     g = torch.Generator().manual_seed(seed)
-    maps = [Factors(*(torch.randn(D, k, generator=g, dtype=torch.float64) for _ in "uv")) for k in ranks]
+    maps = [LowRankMap(*(torch.randn(D, k, generator=g, dtype=torch.float64) for _ in "uv")) for k in ranks]
     dense = [torch.eye(D, dtype=torch.float64) + m.u @ m.v.T for m in maps]
     both = maps[0].then(maps[1]).then(maps[2])
     x = torch.randn(D, 3, generator=g, dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_retained_rows_are_kept_as_their_weight_grows(seed, rows):
     c, t, r = (torch.randn(n, D, generator=g, dtype=torch.float64) for n in (rows, rows, 3))
     damage = []
     for preserve in (0.1, 10.0, 1000.0):
-        m = Pairs.gather([(c, t)]).edit(gram_of([r], D), erase=1, preserve=preserve, ridge=0.1)
+        m = RowPairs.gather([(c, t)]).edit(gram_of([r], D), erase=1, preserve=preserve, ridge=0.1)
         damage.append(float((m.apply(r.T) - r.T).norm()))
     assert damage[0] >= damage[1] >= damage[2]
     assert damage[2] < 0.2 * damage[0] + 1e-9

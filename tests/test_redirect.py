@@ -9,10 +9,10 @@ import torch
 import efface
 from efface.errors import UsageError
 from efface.models.model import Model
-from efface.sae.files import load_coder
-from efface.sae.harvest import reading
+from efface.sae.files import load_sae
+from efface.sae.harvest import record_sites
 from efface.sae.statistics import Statistics
-from efface.steering.anchor import AnchorFit, redirected
+from efface.steering.anchor import AnchorFit, anchor_edits
 
 SITE = tiny.SITE
 CHURCH = efface.Concept("church", anchor="house", templates=("a {}", "a {} in noto style"))
@@ -32,14 +32,14 @@ def measured(sd):
     """Statistics that put no latent's gate above what it gives."""
     generator = torch.Generator().manual_seed(0)
     means = 0.02 * torch.rand(2, 2, 64, generator=generator)
-    levels = [level for level, _ in Model(sd).denoised(Model(sd).encode(["a"]), seeds=[0], steps=2, guidance=5.0)]
+    levels = [level for level, _ in Model(sd).denoise(Model(sd).encode(["a"]), seeds=[0], steps=2, guidance=5.0)]
     return Statistics(("church", "dog"), ("object",) * 2, torch.tensor(levels), means, torch.full((2,), 0.01), 1)
 
 
 def states_of(model, latents, level, prompt):
     """What the site gives for one noisy latent and a prompt (tokens width)."""
     site = model.sites(SITE)[0]
-    with torch.no_grad(), reading([site]) as seen:
+    with torch.no_grad(), record_sites([site]) as seen:
         model.predict(latents, torch.tensor([level]), model.encode([prompt]))
     return seen[SITE][0].double()
 
@@ -49,7 +49,7 @@ def way(model, prompt, seed):
     met = []
     text = model.encode([prompt])
     with torch.no_grad():
-        for _ in model.denoised(text, seeds=[seed], steps=2, guidance=5.0, watch=lambda *seen: met.append(seen)):
+        for _ in model.denoise(text, seeds=[seed], steps=2, guidance=5.0, watch=lambda *seen: met.append(seen)):
             pass
     return met
 
@@ -60,7 +60,7 @@ def naive(model, coder, measured, latents):
 
     def active(level, states):
         z = torch.relu((states - coder.b_dec) @ coder.encoder.weight[latents].double().T + coder.encoder.bias[latents])
-        return torch.where(z > gate[(measured.levels - level).abs().argmin()], z, 0.0).detach()
+        return torch.where(z > gate[(measured.timesteps - level).abs().argmin()], z, 0.0).detach()
 
     z, d, held = [], [], []
     for number in range(3):
@@ -82,8 +82,8 @@ def naive(model, coder, measured, latents):
 
 
 def test_the_rows_are_those_of_explicit_least_squares(sd, options, measured):
-    model, coder = Model(sd), load_coder(options["coder"])
-    (edit,) = redirected(model, {SITE: coder}, {SITE: measured}, ["church"], PAIRS, KEPT, FIT).values()
+    model, coder = Model(sd), load_sae(options["coder"])
+    (edit,) = anchor_edits(model, {SITE: coder}, {SITE: measured}, ["church"], PAIRS, KEPT, FIT).values()
     assert len(edit.latents) == 5
     assert set(edit.latents.tolist()) == set(measured.scores("church").mean(0).topk(5).indices.tolist())
     expected = naive(model, coder, measured, edit.latents)
@@ -92,13 +92,13 @@ def test_the_rows_are_those_of_explicit_least_squares(sd, options, measured):
 
 
 def test_what_is_added_is_the_active_latents_times_the_rows(sd, options, measured):
-    (edit,) = redirected(
-        Model(sd), {SITE: load_coder(options["coder"])}, {SITE: measured}, ["church"], PAIRS, KEPT, FIT
+    (edit,) = anchor_edits(
+        Model(sd), {SITE: load_sae(options["coder"])}, {SITE: measured}, ["church"], PAIRS, KEPT, FIT
     ).values()
     states = torch.randn(2, 4, len(edit.centre), generator=torch.Generator().manual_seed(1))
     z = torch.relu((states - edit.centre) @ edit.encoder.T + edit.bias)
     z = torch.where(z > edit.gate[0], z, 0.0)
-    torch.testing.assert_close(edit.delta(states, edit.levels[:1], 0.5), 0.5 * z @ edit.decoder)
+    torch.testing.assert_close(edit.delta(states, edit.timesteps[:1], 0.5), 0.5 * z @ edit.decoder)
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
@@ -119,11 +119,11 @@ def test_an_anchored_erasure_is_nearer_to_its_anchor(sd, options, mode, tmp_path
 
 
 def test_retained_prompts_hold_the_rows_back(sd, options, measured):
-    coders, model = {SITE: load_coder(options["coder"])}, Model(sd)
+    coders, model = {SITE: load_sae(options["coder"])}, Model(sd)
 
     def leak(weight):
         fit = FIT._replace(preserve_weight=weight)
-        (edit,) = redirected(model, coders, {SITE: measured}, ["church"], PAIRS, KEPT, fit).values()
+        (edit,) = anchor_edits(model, coders, {SITE: measured}, ["church"], PAIRS, KEPT, fit).values()
         met = [step for number, prompt in enumerate(KEPT) for step in way(model, prompt, 3 + number)]
         states = [(lv, states_of(model, x, lv, p)) for p in KEPT for x, lv in met[:2]]
         return sum(float(edit.delta(s[None].float(), torch.tensor([lv]), 1.0).norm()) for lv, s in states)

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efface.errors import EffaceError, UsageError
-from efface.sae.autoencoder import Coder, CoderConfig, geometric_median
-from efface.sae.files import load_coder, notes_of, save_coder
+from efface.sae.autoencoder import SAEConfig, SparseAutoencoder, geometric_median
+from efface.sae.files import load_sae, notes_of, save_sae
 from efface.sae.layouts import save_saelens
 from efface.sae.loss import step, without_parallel_
-from efface.sae.site_trainer import Pupil
-from efface.sae.train import TrainConfig, train
+from efface.sae.site_trainer import SiteTrainer
+from efface.sae.train import SAETrainConfig, train
 
 RULES = ("topk", "batchtopk", "threshold")
 
 
 def coder_of(rule, width=6, latents=20, k=3, seed=0):
-    coder = Coder(CoderConfig(width, latents, k, rule), seed=seed).double()
+    coder = SparseAutoencoder(SAEConfig(width, latents, k, rule), seed=seed).double()
     generator = torch.Generator().manual_seed(seed + 1)
     for parameter in coder.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -136,12 +136,12 @@ class Clusters:
         return {"unet.a": (on * torch.rand(self.rows, 24, generator=generator)) @ self.directions}
 
 
-SMALL = TrainConfig(latents=32, k=3, steps=60, batch=64, lr=5e-3, passes=1.5, dead_after=0.2)
+SMALL = SAETrainConfig(latents=32, k=3, steps=60, batch=64, lr=5e-3, passes=1.5, dead_after=0.2)
 
 
 @pytest.mark.parametrize("rule", ["topk", "batchtopk"])
 def test_training_explains_more_than_principal_components(rule, tmp_path):
-    config = TrainConfig(**{**vars(SMALL), "rule": rule, "steps": 300})
+    config = SAETrainConfig(**{**vars(SMALL), "rule": rule, "steps": 300})
     coder = train(Clusters(), config, tmp_path)["unet.a"]
     torch.testing.assert_close(coder.W_dec.norm(dim=1), torch.ones(32))
     x = Clusters().round(99)["unet.a"]
@@ -169,16 +169,16 @@ def test_a_killed_run_ends_as_the_unbroken_one(tmp_path):
 def test_another_run_in_the_folder_is_refused(tmp_path):
     train(Clusters(), SMALL, tmp_path)
     with pytest.raises(EffaceError, match="another config"):
-        train(Clusters(), TrainConfig(**{**vars(SMALL), "k": 2}), tmp_path)
+        train(Clusters(), SAETrainConfig(**{**vars(SMALL), "k": 2}), tmp_path)
     with pytest.raises(UsageError, match="fewer than a batch"):
         train(Clusters(rows=20), SMALL, tmp_path / "other")
 
 
 def test_silent_latents_are_counted_dead():
-    pupil = Pupil(6, TrainConfig(latents=20, k=3, steps=10, batch=16, dead_after=0.2))
-    pupil.coder.encoder.bias.data[:5] = -100
+    trainer = SiteTrainer(6, SAETrainConfig(latents=20, k=3, steps=10, batch=16, dead_after=0.2))
+    trainer.sae.encoder.bias.data[:5] = -100
     x = vectors(16).float()
-    lines = [pupil.learn(x, number) for number in range(6)]
+    lines = [trainer.step(x, number) for number in range(6)]
     assert lines[0]["dead"] == 0
     assert lines[-1]["dead"] >= 0.25
     assert lines[-1]["auxk"] > 0
@@ -186,8 +186,8 @@ def test_silent_latents_are_counted_dead():
 
 def test_published_layout_round_trip(tmp_path):
     coder = coder_of("batchtopk").float()
-    save_coder(coder, tmp_path, site="unet.up_blocks.1.attentions.1")
-    again = load_coder(tmp_path)
+    save_sae(coder, tmp_path, site="unet.up_blocks.1.attentions.1")
+    again = load_sae(tmp_path)
     assert again.config == coder.config
     assert notes_of(tmp_path)["site"] == "unet.up_blocks.1.attentions.1"
     for name, tensor in coder.state_dict().items():
@@ -208,8 +208,8 @@ def test_a_checkpoint_of_the_public_layout_loads(tmp_path):
         "batch_topk": True, "sample_topk": False, "input_unit_norm": False, "d_in": 4,
     }  # fmt: skip
     (tmp_path / "cfg.json").write_text(json.dumps(cfg))
-    coder = load_coder(tmp_path)
-    assert coder.config == CoderConfig(4, 32, 5, "topk")
+    coder = load_sae(tmp_path)
+    assert coder.config == SAEConfig(4, 32, 5, "topk")
     x = torch.randn(3, 4)
     z = ((x - tensors["b_dec"]) @ tensors["encoder.weight"].T + tensors["encoder.bias"]).relu()
     best = z.topk(5, dim=1)
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_the_public_layout_loads(tmp_path):
 def test_saelens_round_trip(rule, tmp_path):
     coder, x = coder_of(rule).float(), vectors().float()
     save_saelens(coder, tmp_path, "unet.a", "emoji")
-    torch.testing.assert_close(load_coder(tmp_path)(x), coder.at_inference()(x))
+    torch.testing.assert_close(load_sae(tmp_path)(x), coder.at_inference()(x))
 
 
 def test_unbox_layout_loads(tmp_path):
@@ -235,7 +235,7 @@ def test_unbox_layout_loads(tmp_path):
     z = ((x - state["pre_bias"]) @ state["encoder.weight"].T + state["latent_bias"]).relu()
     best = z.topk(2, dim=1)
     dense = torch.zeros_like(z).scatter(1, best.indices, best.values)
-    torch.testing.assert_close(load_coder(tmp_path)(x), dense @ state["decoder.weight"].T + state["pre_bias"])
+    torch.testing.assert_close(load_sae(tmp_path)(x), dense @ state["decoder.weight"].T + state["pre_bias"])
 
 
 DAMAGE = {
@@ -251,7 +251,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_folders_are_refused_in_a_sentence(name, tmp_path):
-    save_coder(coder_of("topk").float(), tmp_path)
+    save_sae(coder_of("topk").float(), tmp_path)
     DAMAGE[name][0](tmp_path)
     with pytest.raises(EffaceError, match=DAMAGE[name][1]):
-        load_coder(tmp_path)
+        load_sae(tmp_path)

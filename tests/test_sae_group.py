@@ -15,7 +15,7 @@ import datetime, os, sys
 import torch, torch.distributed as dist
 from efface.errors import EffaceError
 from efface.sae.train import train
-from efface.sae.config import TrainConfig
+from efface.sae.config import SAETrainConfig
 
 rank, folder, leaves = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "leaves"
 torch.set_num_threads(1)
@@ -30,7 +30,7 @@ class Source:
         return {"unet.a": torch.randn(64, 6, generator=torch.Generator().manual_seed(2 * index + rank))}
 
 try:
-    coder = train(Source(), TrainConfig(latents=16, k=2, steps=8, batch=32), __import__("pathlib").Path(folder) / "run")["unet.a"]
+    coder = train(Source(), SAETrainConfig(latents=16, k=2, steps=8, batch=32), __import__("pathlib").Path(folder) / "run")["unet.a"]
 except EffaceError as error:
     print(error)
     os._exit(1)

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 import tiny, torch
 from efface.models.model import Model
-from efface.sae.harvest import HarvestConfig, Stream
+from efface.sae.harvest import HarvestConfig, ActivationStream
 torch.set_num_threads(1)
 torch.manual_seed(0)  # the same weights in every process
 model = Model(tiny.stable_diffusion())
@@ -30,9 +30,9 @@ for _ in harvest(model, prompts, config, Path(sys.argv[1])):
 """
 TRAIN = """
 from efface.sae.train import train
-from efface.sae.config import TrainConfig
-stream = Stream(model, prompts, config, images=4)
-train(stream, TrainConfig(latents=64, k=4, steps=60, batch=64), Path(sys.argv[1]), every=1, save_seconds=0.1)
+from efface.sae.config import SAETrainConfig
+stream = ActivationStream(model, prompts, config, images=4)
+train(stream, SAETrainConfig(latents=64, k=4, steps=60, batch=64), Path(sys.argv[1]), every=1, save_seconds=0.1)
 """
 
 

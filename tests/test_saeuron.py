@@ -12,12 +12,12 @@ import tiny
 import torch
 
 import efface
-from efface.concepts.sample import Labelled
+from efface.concepts.sample import Sample
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
-from efface.sae.autoencoder import Coder, CoderConfig
-from efface.sae.files import load_coder
-from efface.sae.harvest import HarvestConfig, captured, reading
+from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
+from efface.sae.files import load_sae
+from efface.sae.harvest import HarvestConfig, capture, record_sites
 from efface.sae.statistics import Statistics, percentile_count, select, statistics
 
 SITE = tiny.SITE
@@ -42,8 +42,8 @@ def states_of(sd, erasure=None):
     levels, states = [], []
     if erasure:
         erasure.attach(sd)
-    with reading([site]) as seen:  # hooks run in order, so these see the edited output
-        for level, _ in model.denoised(model.encode(["a church"]), seeds=[0], **DRAW):
+    with record_sites([site]) as seen:  # hooks run in order, so these see the edited output
+        for level, _ in model.denoise(model.encode(["a church"]), seeds=[0], **DRAW):
             levels.append(level)
             states.append(seen[SITE].clone())
     if erasure:
@@ -54,7 +54,7 @@ def states_of(sd, erasure=None):
 def naive_edit(erasure, coder, states, level, published=False):
     """The published edit position by position: encode, keep the k largest, change the chosen, decode, put the error back."""
     edit = next(iter(erasure.edits.values()))
-    at = (edit.levels - level).abs().argmin()
+    at = (edit.timesteps - level).abs().argmin()
     out = torch.empty_like(states)
     for index in np.ndindex(*states.shape[:2]):
         x = states[index]
@@ -76,7 +76,7 @@ def naive_edit(erasure, coder, states, level, published=False):
 @pytest.mark.parametrize("gain", ["published", "normalised", "clamp"])
 def test_the_edit_equals_the_naive_dense_one(sd, options, mode, gain):
     erasure = erasure_of(sd, options, mode=mode, gain=gain)
-    coder = load_coder(options["coder"])
+    coder = load_sae(options["coder"])
     levels, plain = states_of(sd)
     _, edited = states_of(sd, erasure)
     # Only the first step sees the same input as without the edit.
@@ -103,7 +103,7 @@ def test_an_edit_that_changes_nothing_is_bit_identical(sd, options, draw, mode):
 
 def test_published_mode_without_any_edit_doubles_the_error(sd, options):
     erasure = erasure_of(sd, options, mode="published", gamma=1.0)
-    coder = load_coder(options["coder"])
+    coder = load_sae(options["coder"])
     _, plain = states_of(sd)
     _, edited = states_of(sd, erasure)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_gradients_reach_the_states_through_the_edit(sd, options):
     edit = erasure_of(sd, options).edits[SITE]
     states = torch.randn(2, 4, len(edit.centre), requires_grad=True)
     edit = edit._replace(gate=torch.zeros_like(edit.gate))
-    edit.delta(states, edit.levels[:1], 1.0).square().sum().backward()
+    edit.delta(states, edit.timesteps[:1], 1.0).square().sum().backward()
     assert states.grad is not None
     assert states.grad.abs().sum() > 0
 
@@ -122,7 +122,7 @@ def test_gradients_reach_the_states_through_the_edit(sd, options):
 def test_every_sample_of_a_batch_takes_its_own_level(sd, options):
     edit = erasure_of(sd, options).edits[SITE]
     states = torch.randn(2, 4, len(edit.centre))
-    levels = edit.levels[[0, -1]]
+    levels = edit.timesteps[[0, -1]]
     both = edit.delta(states, levels, 1.0)
     for i in range(2):
         torch.testing.assert_close(both[i : i + 1], edit.delta(states[i : i + 1], levels[i : i + 1], 1.0))
@@ -143,16 +143,16 @@ def test_levels_are_those_of_the_denoiser_whatever_the_number_of_steps(sd, optio
 
 
 def test_a_pattern_edits_several_sites_each_with_its_own_autoencoder(sd, options, draw, tmp_path):
-    from efface.sae.files import save_coder
+    from efface.sae.files import save_sae
 
     pattern = "unet.up_blocks.*.attn2"
     sites = Model(sd).sites(pattern)
     for seed, site in enumerate(sites):
-        save_coder(Coder(CoderConfig(site.module.to_out[0].out_features, 64, 8), seed=seed), tmp_path / site.name)
+        save_sae(SparseAutoencoder(SAEConfig(site.module.to_out[0].out_features, 64, 8), seed=seed), tmp_path / site.name)
     erasure = erasure_of(sd, options, coder=str(tmp_path), site=pattern)
     assert len(sites) > 1
     assert list(erasure.edits) == [site.name for site in sites]
-    alone = [dataclasses.replace(erasure, edits={name: edit}, coders={}) for name, edit in erasure.edits.items()]
+    alone = [dataclasses.replace(erasure, edits={name: edit}, saes={}) for name, edit in erasure.edits.items()]
     plain, seen = draw(sd), []
     with ExitStack() as stack:
         for one in alone:
@@ -196,34 +196,34 @@ def test_percentiles_of_the_paper(latents, percentile, count):
 
 
 def test_the_stronger_suppression_wins_a_shared_latent():
-    from efface.steering.tables import merged, tables_of
+    from efface.steering.tables import latent_tables, merge_tables
 
     measured = stats_of([[[3.0, 1.0, 0.0]] * 2, [[3.0, 0.0, 1.0]] * 2, [[0.0, 5.0, 5.0]] * 2])
-    coder = Coder(CoderConfig(4, 3, 2))
+    coder = SparseAutoencoder(SAEConfig(4, 3, 2))
     how = {"count": 1, "gain": "published", "fast": True}
-    weak, strong = (tables_of(measured, coder, name, gamma=gamma, **how) for name, gamma in (("a", -1.0), ("b", -5.0)))
+    weak, strong = (latent_tables(measured, coder, name, gamma=gamma, **how) for name, gamma in (("a", -1.0), ("b", -5.0)))
     for pair in ([weak, strong], [strong, weak]):
-        both = merged(pair, coder, measured)
+        both = merge_tables(pair, coder, measured)
         assert both.latents.tolist() == [0]
         assert (both.gain == -15.0).all()
 
 
 def test_statistics_are_means_over_pictures_and_positions(sd, options):
-    coder = load_coder(options["coder"])
+    coder = load_sae(options["coder"])
     model = Model(sd)
     prompts = [("a church", ("church",)), ("a dog", ("dog",)), ("a church in noto style", ("church",))]
-    pictures = [Labelled(prompt, concepts, seed) for seed, (prompt, concepts) in enumerate(prompts)]
+    pictures = [Sample(prompt=prompt, seed=seed, shows=concepts) for seed, (prompt, concepts) in enumerate(prompts)]
     config = HarvestConfig((SITE,), **DRAW, batch=2)
     kinds = {"church": "object", "dog": "object"}
     found = statistics(model, {SITE: coder}, pictures, kinds, config)[SITE]
     expected = torch.zeros(2, 3, 64)
     for picture in pictures:
-        for step, seen in enumerate(captured(model, [picture.prompt], [picture.seed], config)):
+        for step, seen in enumerate(capture(model, [picture.prompt], [picture.seed], config)):
             with torch.no_grad():
                 mean = coder.encode(seen.states[SITE][0]).dense(64).mean(0)
-            expected[int(picture.concepts[0] == "dog"), step] += mean / (2 if picture.concepts[0] == "church" else 1)
+            expected[int(picture.shows[0] == "dog"), step] += mean / (2 if picture.shows[0] == "church" else 1)
     torch.testing.assert_close(found.means, expected, atol=1e-4, rtol=1e-3)
-    assert found.levels.tolist() == sorted(found.levels.tolist(), reverse=True)
+    assert found.timesteps.tolist() == sorted(found.timesteps.tolist(), reverse=True)
 
 
 def test_statistics_round_trip(tmp_path):
@@ -254,22 +254,22 @@ def test_bad_input_is_refused_in_a_sentence(sd, options, name):
 
 
 def test_statistics_need_pictures_of_every_concept(sd, options):
-    coder = load_coder(options["coder"])
+    coder = load_sae(options["coder"])
     with pytest.raises(UsageError, match="no picture of 'dog'"):
-        statistics(Model(sd), {SITE: coder}, [Labelled("a church", ("church",), 0)], {"church": "o", "dog": "o"},
+        statistics(Model(sd), {SITE: coder}, [Sample("a church", shows=("church",))], {"church": "o", "dog": "o"},
                    HarvestConfig((SITE,), **DRAW))  # fmt: skip
 
 
 def test_a_changed_autoencoder_is_refused_in_exact_mode(sd, options, tmp_path):
     import shutil
 
-    from efface.sae.files import save_coder
+    from efface.sae.files import save_sae
 
     folder = tmp_path / "coder"
     shutil.copytree(options["coder"], folder)
     erasure = erasure_of(sd, options | {"coder": str(folder)}, mode="exact")
     erasure.save(tmp_path / "e.safetensors")
-    save_coder(Coder(CoderConfig(16, 64, 8), seed=5), folder)
+    save_sae(SparseAutoencoder(SAEConfig(16, 64, 8), seed=5), folder)
     with pytest.raises(EffaceError, match="another one"):
         efface.Erasure.load(tmp_path / "e.safetensors").attach(sd)
 

@@ -21,10 +21,10 @@ from efface.models.model import Model
 from efface.profiles.emoji.sae_data import SITES, all_captions, labelled_pictures
 from efface.profiles.emoji.settings import CODERS, GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
-from efface.sae.autoencoder import Coder
-from efface.sae.config import TrainConfig
-from efface.sae.files import load_coder, save_coder
-from efface.sae.harvest import HarvestConfig, Stream
+from efface.sae.autoencoder import SparseAutoencoder
+from efface.sae.config import SAETrainConfig
+from efface.sae.files import load_sae, save_sae
+from efface.sae.harvest import HarvestConfig, ActivationStream
 from efface.sae.quality import denoising_losses, quality
 from efface.sae.statistics import statistics
 from efface.sae.train import train
@@ -79,22 +79,22 @@ def main(
         docs: where the documentation lies.
         publish: also write the autoencoders here.
     """
-    config = replace(TrainConfig(**CODERS), **({"steps": steps} if steps else {}))
+    config = replace(SAETrainConfig(**CODERS), **({"steps": steps} if steps else {}))
     model = Model(load("emoji"))
     harvest = HarvestConfig(SITES, STEPS, GUIDANCE)
-    stream = Stream(model, all_captions(), harvest, images=images)
+    stream = ActivationStream(model, all_captions(), harvest, images=images)
     run = work / "sae-run"
     trained = train(stream, config, run, report=lambda line: print(line, flush=True), every=50)
-    coders: dict[str, Coder] = {}
+    coders: dict[str, SparseAutoencoder] = {}
     for name, coder in trained.items():
-        save_coder(
+        save_sae(
             coder.at_inference().half(),
             work / "sae" / name,
             site=name,
             harvest=asdict(harvest),
             training=asdict(config),
         )
-        coders[name] = load_coder(work / "sae" / name)
+        coders[name] = load_sae(work / "sae" / name)
     pictures, kinds = labelled_pictures(seeds)
     for name, measured in statistics(model, coders, pictures, kinds, harvest).items():
         measured.save(work / "sae" / name / "statistics.safetensors")

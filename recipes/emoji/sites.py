@@ -20,7 +20,7 @@ from efface.models.model import Model
 from efface.profiles.emoji.sae_data import SITES
 from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
-from efface.sae.harvest import HarvestConfig, captured
+from efface.sae.harvest import HarvestConfig, capture
 
 Pair = tuple[str, str]
 
@@ -70,7 +70,7 @@ def main(count: int = 32, seed: int = 0) -> None:
     model = Model(load("emoji"))
     sites = model.sites("unet.*.attn2")
     harvest = HarvestConfig(tuple(site.name for site in sites), STEPS, GUIDANCE)
-    steps = [step.states for step in captured(model, [caption(*pair) for pair in other], range(count), harvest)]
+    steps = [step.states for step in capture(model, [caption(*pair) for pair in other], range(count), harvest)]
     recordings = {site.name: [states[site.name] for states in steps] for site in sites}
     print(
         f"| of {count} pictures, with the other prompt's output at | own object | other's | own style | other's | intact |"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from efface.closed_form.gram import key_value_gram_of
-from efface.closed_form.maps import Factors
+from efface.closed_form.maps import LowRankMap
 from efface.closed_form.nullspace import rounding
 from efface.closed_form.rows import concept_rows
 from efface.erasures import TextMap
@@ -53,14 +53,14 @@ def certificate(
     c = torch.cat(rows).double().cpu()
     unit = float(c.norm(dim=1).mean())
     s = key_value_gram_of(model)
-    shares = recoverable(Factors(erasure.u.double(), erasure.v.double()), s, c, [unit * r for r in norms])
+    shares = recoverable(LowRankMap(erasure.u.double(), erasure.v.double()), s, c, [unit * r for r in norms])
     return Curve(
         tuple(float(r) for r in norms), tuple(shares.mean(1).tolist()), tuple(shares.amax(1).tolist()),
         largest_norm(model) / unit,
     )  # fmt: skip
 
 
-def recoverable(map_: Factors, s: Tensor, c: Tensor, norms: Sequence[float]) -> Tensor:
+def recoverable(map_: LowRankMap, s: Tensor, c: Tensor, norms: Sequence[float]) -> Tensor:
     """recoverable(r) of every row (norms rows).
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Factors(NamedTuple):
+class LowRankMap(NamedTuple):
     """A map M with M − I = U Vᵀ."""
 
     u: Tensor
@@ -17,7 +17,7 @@ class Factors(NamedTuple):
     """(width rank)"""
 
     @classmethod
-    def identity(cls, width: int) -> Factors:
+    def identity(cls, width: int) -> LowRankMap:
         """M = I."""
         return cls(torch.zeros(width, 0, dtype=torch.float64), torch.zeros(width, 0, dtype=torch.float64))
 
@@ -35,9 +35,9 @@ class Factors(NamedTuple):
         p = self.v @ (su + self.v @ (self.u.T @ su) / 2).T
         return s + p + p.T
 
-    def then(self, later: Factors) -> Factors:
+    def then(self, later: LowRankMap) -> LowRankMap:
         """M_self M_later, the map after folding `self` first and `later` second; at most `width` columns."""
         u = torch.cat([self.u, self.apply(later.u)], dim=1)
         v = torch.cat([self.v, later.v], dim=1)
         width, rank = u.shape
-        return Factors(u @ v.T, torch.eye(width, dtype=u.dtype)) if rank > width else Factors(u, v)
+        return LowRankMap(u @ v.T, torch.eye(width, dtype=u.dtype)) if rank > width else LowRankMap(u, v)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from efface.closed_form.maps import Factors
-from efface.closed_form.ridge import Pairs, cholesky, gram_of
-from efface.closed_form.rows import RowRule, concept_rows, retained_rows, spoken, text_width
+from efface.closed_form.maps import LowRankMap
+from efface.closed_form.ridge import RowPairs, cholesky, gram_of
+from efface.closed_form.rows import RowRule, concept_rows, retained_rows, text_width, with_aliases
 from efface.concepts.concept import Concept
 from efface.models.model import Model
 
@@ -43,7 +43,7 @@ def outside(retained: Tensor, share: float) -> Outside:
     return Outside(torch.eye(len(values), dtype=retained.dtype) - span @ span.T, len(values) - kept)
 
 
-def ridge_outside(pairs: Pairs, projector: Tensor, ridge: float) -> Factors:
+def ridge_outside(pairs: RowPairs, projector: Tensor, ridge: float) -> LowRankMap:
     """M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P: the ridge edit, with M r = r on the span that is kept."""
     inner = projector @ pairs.cc @ projector
     inner.diagonal().add_(ridge)
@@ -51,7 +51,7 @@ def ridge_outside(pairs: Pairs, projector: Tensor, ridge: float) -> Factors:
     return _outside(pairs, projector, torch.cholesky_solve(projector, factor))
 
 
-def exact_outside(pairs: Pairs, projector: Tensor, tolerance: float) -> Factors:
+def exact_outside(pairs: RowPairs, projector: Tensor, tolerance: float) -> LowRankMap:
     """M = I + (T − C)ᵀ (P Cᵀ)⁺, the same without a ridge: M c = t and M r = r wherever both can hold.
 
     Singular values of C P below `tolerance` times the largest are taken for 0.
@@ -67,30 +67,30 @@ def rounding(values: Tensor) -> Tensor:
     return values.abs().max() * len(values) * torch.finfo(values.dtype).eps
 
 
-def targets_inside(pairs: Pairs, projector: Tensor) -> Pairs:
+def targets_inside(pairs: RowPairs, projector: Tensor) -> RowPairs:
     """The same concept rows, their targets moved into the span that is kept: t' = (I − P) t."""
     inside = torch.eye(len(projector), dtype=projector.dtype) - projector
     rows = None if pairs.rows is None else (pairs.rows[0], pairs.rows[1] @ inside)
-    return Pairs(pairs.cc, inside @ pairs.tc, inside @ pairs.tt @ inside, rows)
+    return RowPairs(pairs.cc, inside @ pairs.tc, inside @ pairs.tt @ inside, rows)
 
 
-def _outside(pairs: Pairs, projector: Tensor, solved: Tensor) -> Factors:
+def _outside(pairs: RowPairs, projector: Tensor, solved: Tensor) -> LowRankMap:
     """(T − C)ᵀ C P · solved, with the rows themselves as factors while they are few; `solved` is symmetric."""
     if pairs.rows is None:
-        return Factors((pairs.tc - pairs.cc) @ projector @ solved, torch.eye(len(projector), dtype=projector.dtype))
+        return LowRankMap((pairs.tc - pairs.cc) @ projector @ solved, torch.eye(len(projector), dtype=projector.dtype))
     c, t = pairs.rows
-    return Factors((t - c).T, solved.T @ projector @ c.T)
+    return LowRankMap((t - c).T, solved.T @ projector @ c.T)
 
 
-def gathered(
+def gather_rows(
     model: Model, concepts: Sequence[Concept], rows: RowRule, keep: Sequence[str], keep_rows: RowRule
-) -> tuple[Pairs, Tensor]:
+) -> tuple[RowPairs, Tensor]:
     """The concepts' pairs and the Gram matrix of the retained rows."""
     retained = gram_of(retained_rows(model, keep, keep_rows), text_width(model))
-    return Pairs.gather(concept_rows(model, c, rows) for c in spoken(concepts, False)), retained
+    return RowPairs.gather(concept_rows(model, c, rows) for c in with_aliases(concepts, False)), retained
 
 
-def moved(map_: Factors, retained: Tensor) -> float:
+def moved(map_: LowRankMap, retained: Tensor) -> float:
     """√(Σ|M r − r|² / Σ|r|²) over the retained rows, from their Gram matrix."""
     change = map_.u @ map_.v.T
     total = float(retained.trace())

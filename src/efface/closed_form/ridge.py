@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from efface.closed_form.maps import Factors
+from efface.closed_form.maps import LowRankMap
 from efface.errors import EffaceError
 from efface.models.precision import on_cpu
 
 
 @dataclass(frozen=True)
-class Pairs:
+class RowPairs:
     """Concept rows C and target rows T (rows width), reduced to their products once there are more rows than `width`.
 
     An edit needs only CᵀC and (T − C)ᵀC, so a thousand concepts cost no more memory than ten.
@@ -35,7 +35,7 @@ class Pairs:
     """C and T themselves while they are few."""
 
     @classmethod
-    def gather(cls, pairs: Iterable[tuple[Tensor, Tensor]]) -> Pairs:
+    def gather(cls, pairs: Iterable[tuple[Tensor, Tensor]]) -> RowPairs:
         """Sum over concepts of (C, T), each (rows width); the pairs are read one by one."""
         sums: list[Tensor] = []
         kept: list[tuple[Tensor, Tensor]] | None = []
@@ -51,18 +51,18 @@ class Pairs:
         rows = (torch.cat([c for c, _ in kept]), torch.cat([t for _, t in kept])) if kept else None
         return cls(*sums, rows=rows)
 
-    def derived(self, derive: Callable[[Tensor, Tensor], Tensor]) -> Pairs:
+    def derived(self, derive: Callable[[Tensor, Tensor], Tensor]) -> RowPairs:
         """The pairs (c', t) with c' = `derive`(c, t), a linear function of columns c and t (width n)."""
         if self.rows is not None:
             c, t = self.rows
-            return Pairs.gather([(derive(c.T, t.T).T, t)])
+            return RowPairs.gather([(derive(c.T, t.T).T, t)])
         eye, zero = torch.eye(len(self.cc), dtype=self.cc.dtype), torch.zeros_like(self.cc)
         a, b = derive(eye, zero), derive(zero, eye)
         mixed = a @ self.tc.T @ b.T
         cc = a @ self.cc @ a.T + mixed + mixed.T + b @ self.tt @ b.T
-        return Pairs(cc, self.tc @ a.T + self.tt @ b.T, self.tt, None)
+        return RowPairs(cc, self.tc @ a.T + self.tt @ b.T, self.tt, None)
 
-    def edit(self, retained: Tensor, *, erase: float, preserve: float, ridge: float) -> Factors:
+    def edit(self, retained: Tensor, *, erase: float, preserve: float, ridge: float) -> LowRankMap:
         """The ridge edit C → T (UCE, arXiv 2308.14761, eq. 7):
 
             M = (λ I + e TᵀC + p RᵀR)(λ I + e CᵀC + p RᵀR)⁻¹ = I + e (T − C)ᵀ C B⁻¹
@@ -81,9 +81,9 @@ class Pairs:
         factor = cholesky(gram, "the edit's system: give a ridge weight above 0")
         if self.rows is None:
             change = erase * (self.tc - self.cc)
-            return Factors(torch.cholesky_solve(change.T, factor).T, torch.eye(width, dtype=torch.float64))
+            return LowRankMap(torch.cholesky_solve(change.T, factor).T, torch.eye(width, dtype=torch.float64))
         c, t = self.rows
-        return Factors(erase * (t - c).T, torch.cholesky_solve(c.T, factor))
+        return LowRankMap(erase * (t - c).T, torch.cholesky_solve(c.T, factor))
 
 
 def gram_of(rows: Iterable[Tensor], width: int) -> Tensor:

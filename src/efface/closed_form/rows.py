@@ -11,7 +11,7 @@ from torch import Tensor
 
 from efface.concepts.concept import Concept, default_anchor
 from efface.errors import EffaceError
-from efface.families.text import Stream
+from efface.families.text import TokenSpan
 from efface.models.model import Model, require_fit
 
 RowRule = Literal["last", "subject", "all"]
@@ -21,7 +21,7 @@ RowRule = Literal["last", "subject", "all"]
 def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor, Tensor]:
     """Rows C of a concept's prompts and T of its anchors (rows width), paired position by position.
 
-    In every stream both sequences start at their own last subject token and are cut to equal length; positions that the
+    In every span both sequences start at their own last subject token and are cut to equal length; positions that the
     denoiser does not attend to are left out.
 
     Raises:
@@ -31,39 +31,39 @@ def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor,
     for prompt in (*prompts, *anchors):
         require_fit(model, prompt)
     sources, targets = model.encode(prompts), model.encode(anchors)
-    c_states, t_states = model.entering(sources), model.entering(targets)
+    c_states, t_states = model.projection_inputs(sources), model.projection_inputs(targets)
     _require_finite(c_states)
-    c_rows, t_rows, streams = [], [], model.streams()
+    c_rows, t_rows, spans = [], [], model.token_spans()
     for k, (prompt, anchor) in enumerate(zip(prompts, anchors, strict=True)):
         ends = concept.templates[k].split("{}")[1]
-        for stream in streams:
-            i, j = (0, 0) if rule == "all" else (subject(stream, prompt, ends), subject(stream, anchor, ends))
-            read = min(model.read_positions(sources, stream, k), model.read_positions(targets, stream, k))
+        for span in spans:
+            i, j = (0, 0) if rule == "all" else (subject(span, prompt, ends), subject(span, anchor, ends))
+            read = min(model.attended_positions(sources, span, k), model.attended_positions(targets, span, k))
             count = 1 if rule == "last" else max(0, read - max(i, j))
-            c_rows.append(c_states[k, stream.start + i : stream.start + i + count])
-            t_rows.append(t_states[k, stream.start + j : stream.start + j + count])
+            c_rows.append(c_states[k, span.start + i : span.start + i + count])
+            t_rows.append(t_states[k, span.start + j : span.start + j + count])
     return torch.cat(c_rows), torch.cat(t_rows)
 
 
 def retained_rows(model: Model, prompts: Sequence[str], rule: RowRule, batch: int = 64) -> Iterator[Tensor]:
     """Rows R of retained prompts (rows width), a batch of prompts at a time."""
-    streams = model.streams()
+    spans = model.token_spans()
     for i in range(0, len(prompts), batch):
         chunk = prompts[i : i + batch]
         text = model.encode(chunk)
-        states, rows = model.entering(text), []
+        states, rows = model.projection_inputs(text), []
         for k, prompt in enumerate(chunk):
-            for stream in streams:
-                first = 0 if rule == "all" else stream.position(prompt)
-                end = first + 1 if rule == "last" else model.read_positions(text, stream, k)
-                rows.append(states[k, stream.start + first : stream.start + end])
+            for span in spans:
+                first = 0 if rule == "all" else span.position(prompt)
+                end = first + 1 if rule == "last" else model.attended_positions(text, span, k)
+                rows.append(states[k, span.start + first : span.start + end])
         yield torch.cat(rows)
 
 
-def subject(stream: Stream, prompt: str, ending: str) -> int:
-    """Position in a stream of the last subject token: the one before the template's ending, or the last content token of
+def subject(span: TokenSpan, prompt: str, ending: str) -> int:
+    """Position in a span of the last subject token: the one before the template's ending, or the last content token of
     a prompt that does not end so (the begin token of an empty one)."""
-    return stream.position(prompt[: len(prompt) - len(ending)] if prompt.endswith(ending) else prompt, prompt)
+    return span.position(prompt[: len(prompt) - len(ending)] if prompt.endswith(ending) else prompt, prompt)
 
 
 def _require_finite(states: Tensor) -> None:
@@ -78,7 +78,7 @@ def text_width(model: Model) -> int:
     return model.text_projections()[0].module.weight.shape[1]
 
 
-def spoken(concepts: Sequence[Concept], aliases: bool) -> list[Concept]:
+def with_aliases(concepts: Sequence[Concept], aliases: bool) -> list[Concept]:
     """The concepts, and with `aliases` one more for every other name of each."""
     extra = [replace(c, name=alias, aliases=()) for c in concepts for alias in c.aliases] if aliases else []
     return [*concepts, *extra]

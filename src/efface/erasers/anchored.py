@@ -18,7 +18,7 @@ from efface.errors import EffaceError, UsageError
 if TYPE_CHECKING:
     from efface.erasers.base import Evidence
     from efface.erasures import Erasure
-    from efface.erasures.latent_edit import Edit
+    from efface.erasures.latent_edit import LatentEdit
     from efface.models.model import Model
     from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.statistics import Statistics
@@ -113,7 +113,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     saes = open_saes(config.coder, erasure.edits).saes
     stats = _statistics(model, saes, origin.concepts, config)
     pairs = [(p, anchor) for p, anchor in zip(evidence.prompts, evidence.anchors, strict=True) if p is not None]
-    return ActivationEdit(origin, _edits(model, saes, stats, origin.concepts, config, pairs), erasure.coders)
+    return ActivationEdit(origin, _edits(model, saes, stats, origin.concepts, config, pairs), erasure.saes)
 
 
 def _statistics(
@@ -141,7 +141,7 @@ def _edits(
     concepts: Sequence[Concept],
     config: Config,
     further: Sequence[tuple[str, str]] = (),
-) -> dict[str, Edit]:
+) -> dict[str, LatentEdit]:
     """Fit the edit of every site; `further` holds prompts beside the concepts' own, each with its anchor prompt."""
     from efface.steering.anchor import AnchorFit, anchor_edits
 

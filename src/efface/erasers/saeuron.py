@@ -13,7 +13,7 @@ from efface.errors import EffaceError, UsageError
 if TYPE_CHECKING:
     from efface.erasers.base import Evidence
     from efface.erasures import Erasure
-    from efface.erasures.latent_edit import Edit
+    from efface.erasures.latent_edit import LatentEdit
     from efface.models.model import Model
     from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.statistics import Statistics
@@ -112,7 +112,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     return erasure_with(best, calibration=curve)
 
 
-def _site_edit(stats: Statistics, sae: SparseAutoencoder, concepts: Sequence[Concept], config: Config) -> Edit:
+def _site_edit(stats: Statistics, sae: SparseAutoencoder, concepts: Sequence[Concept], config: Config) -> LatentEdit:
     """The edit of one site: the tables of all concepts, merged."""
     from efface.steering.tables import merge_tables
 
@@ -199,4 +199,4 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
         further = replace(config, count=count, gamma=origin.config["gammas"][0], calibrate=False)
         tables = _tables(stats[site], saes[site], concept, further)
         edits[site] = add_latents(edit, saes[site], stats[site], tables)
-    return ActivationEdit(origin, edits, erasure.coders)
+    return ActivationEdit(origin, edits, erasure.saes)

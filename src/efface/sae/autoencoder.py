@@ -19,15 +19,15 @@ Rule = Literal["topk", "batchtopk", "threshold"]
 
 
 @dataclass(frozen=True)
-class CoderConfig:
-    """Shape of an autoencoder, and which latents are active."""
+class SAEConfig:
+    """Shape of an autoencoder, and the rule that selects active latents."""
 
     width: int
-    """Inputs: channels of the site."""
+    """Input width: channels of the site."""
     latents: int
     """Size of the dictionary (paper: 16 times the width)."""
     k: int = 32
-    """Active latents of a vector (paper: 32)."""
+    """Active latents per vector (paper: 32)."""
     rule: Rule = "topk"
     """`topk`: the k largest of each vector; `batchtopk`: the k largest on average over a batch, for training;
     `threshold`: all above one learned threshold, which batchtopk becomes at inference."""
@@ -37,36 +37,36 @@ class CoderConfig:
             raise UsageError(f"k is {self.k} with {self.latents} latents; expected 1 to {self.latents}.")
 
 
-class Code(NamedTuple):
-    """Active latents of many vectors, as a sparse matrix in compressed rows."""
+class SparseCode(NamedTuple):
+    """Active latents of many vectors as a sparse matrix in compressed row (CSR) format."""
 
     values: Tensor
     """Activations (active,), all above 0."""
     latents: Tensor
-    """Which latent each belongs to (active,)."""
+    """Index of the latent of each activation (active,)."""
     offsets: Tensor
-    """Where each vector's begin, and the end of the last (rows + 1)."""
+    """Where each vector's activations begin, and where the last ends (rows + 1)."""
 
     @property
     def rows(self) -> Tensor:
-        """Which vector each activation belongs to (active,)."""
+        """Index of the vector of each activation (active,)."""
         return torch.repeat_interleave(self.offsets.diff())
 
     def dense(self, latents: int) -> Tensor:
-        """(rows latents)"""
+        """The same activations as a dense matrix (rows latents)."""
         full = self.values.new_zeros(len(self.offsets) - 1, latents)
         return full.index_put((self.rows, self.latents), self.values)
 
 
-class Coder(nn.Module):
+class SparseAutoencoder(nn.Module):
     """A sparse autoencoder with decoder rows of unit length.
 
     Args:
-        config: its shape.
-        seed: of the initial encoder; the decoder starts as its copy, rows scaled to unit length, biases at zero.
+        config: shape and selection rule.
+        seed: seed of the initial encoder; the decoder starts as its copy with rows of unit length, biases start at zero.
     """
 
-    def __init__(self, config: CoderConfig, *, seed: int = 0):
+    def __init__(self, config: SAEConfig, *, seed: int = 0):
         super().__init__()
         self.config = config
         generator = torch.Generator().manual_seed(seed)
@@ -83,7 +83,7 @@ class Coder(nn.Module):
     """Least activation of an active latent under the rule `threshold`; learned while training with batchtopk."""
 
     def activations(self, x: Tensor) -> Tensor:
-        """Every latent before selection (... latents) of vectors (... width), in the coder's dtype.
+        """Activations of all latents before selection (... latents) for vectors (... width), in the autoencoder's dtype.
 
         Raises:
             EffaceError: the vectors have another width.
@@ -95,27 +95,27 @@ class Coder(nn.Module):
             )
         return F.relu(self.encoder(x.to(self.b_dec.dtype) - self.b_dec))
 
-    def encode(self, x: Tensor) -> Code:
-        """Active latents of vectors (rows width) by the coder's own rule."""
+    def encode(self, x: Tensor) -> SparseCode:
+        """Active latents of vectors (rows width), selected by the autoencoder's own rule."""
         return self.select(self.activations(x))
 
-    def select(self, activations: Tensor, k: int | None = None) -> Code:
-        """The active ones among activations (rows latents): the coder's own k of them, or another number."""
+    def select(self, activations: Tensor, k: int | None = None) -> SparseCode:
+        """Select the active latents from activations (rows latents); k defaults to that of the configuration."""
         k = k or self.config.k
         if self.config.rule == "topk":
             values, latents = top(activations, k)
             rows = torch.arange(len(activations), device=activations.device).repeat_interleave(k)
-            return compressed(values.flatten(), latents.flatten(), rows, len(activations))
+            return to_sparse_code(values.flatten(), latents.flatten(), rows, len(activations))
         if self.config.rule == "threshold":
             rows, latents = (activations > self.threshold).nonzero(as_tuple=True)
-            return compressed(activations[rows, latents], latents, rows, len(activations))
-        values, places = largest(activations, k * len(activations), k)
-        places, order = places.sort()
-        rows = places.div(self.config.latents, rounding_mode="floor")
-        return compressed(values[order], places % self.config.latents, rows, len(activations))
+            return to_sparse_code(activations[rows, latents], latents, rows, len(activations))
+        values, flat = largest(activations, k * len(activations), k)
+        flat, order = flat.sort()
+        rows = flat.div(self.config.latents, rounding_mode="floor")
+        return to_sparse_code(values[order], flat % self.config.latents, rows, len(activations))
 
-    def decode(self, code: Code) -> Tensor:
-        """Vectors (rows width) of a code."""
+    def decode(self, code: SparseCode) -> Tensor:
+        """Vectors (rows width) that a code stands for."""
         summed = F.embedding_bag(
             code.latents, self.W_dec, code.offsets, mode="sum", per_sample_weights=code.values, include_last_offset=True
         )
@@ -125,32 +125,34 @@ class Coder(nn.Module):
         """Reconstructions of vectors (... width)."""
         return self.decode(self.encode(x.flatten(0, -2))).reshape(x.shape)
 
-    def at_inference(self) -> Coder:
-        """The same coder with the rule that inference uses: batchtopk becomes its learned threshold."""
+    def at_inference(self) -> SparseAutoencoder:
+        """The same autoencoder with the rule used at inference: batchtopk becomes its learned threshold."""
         if self.config.rule != "batchtopk":
             return self
-        other = Coder.sharing(self)
+        other = SparseAutoencoder.sharing(self)
         other.config = replace(self.config, rule="threshold" if self.threshold > 0 else "topk")
         return other
 
     @classmethod
-    def sharing(cls, coder: Coder) -> Coder:
-        """A coder with the very same weights, whose configuration may be another."""
+    def sharing(cls, sae: SparseAutoencoder) -> SparseAutoencoder:
+        """A second autoencoder on the same tensors, whose configuration may then be replaced."""
         other = cls.__new__(cls)
         nn.Module.__init__(other)
-        other.config = coder.config
-        other.encoder, other.W_dec, other.b_dec = coder.encoder, coder.W_dec, coder.b_dec
-        other.register_buffer("threshold", coder.threshold)
+        other.config = sae.config
+        other.encoder = sae.encoder
+        other.W_dec = sae.W_dec
+        other.b_dec = sae.b_dec
+        other.register_buffer("threshold", sae.threshold)
         return other
 
     @torch.no_grad()
     def normalise(self) -> None:
-        """Bring decoder rows back to unit length."""
+        """Scale decoder rows back to unit length."""
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp(min=torch.finfo(self.W_dec.dtype).tiny))
 
 
 def top(activations: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
-    """The k largest of each row (rows latents) and which they are, in no order; two to three times as fast as `topk`.
+    """Values and indices of the k largest of each row (rows latents), unsorted; two to three times as fast as `topk`.
 
     The k largest of a row lie in the k groups with the largest maxima, so only those groups need to be sorted.
     """
@@ -166,7 +168,7 @@ def top(activations: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
 
 
 def largest(activations: Tensor, count: int, k: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of all (rows latents), and their places in the flattened matrix.
+    """Values of the `count` largest entries of a matrix (rows latents), and their indices in the flattened matrix.
 
     Candidates are the 4k largest of each row: sorting the whole matrix would take as long as the encoder's product. Where
     a row turns out to have more that count, all are sorted after all.
@@ -174,26 +176,26 @@ def largest(activations: Tensor, count: int, k: int) -> tuple[Tensor, Tensor]:
     rows, latents = activations.shape
     width = min(4 * k, latents)
     values, chosen = top(activations, width)
-    places = chosen + torch.arange(rows, device=activations.device)[:, None] * latents
+    flat = chosen + torch.arange(rows, device=activations.device)[:, None] * latents
     best = values.flatten().topk(count, sorted=False)
     if width < latents and bool((values.amin(1) > best.values.min()).any()):
         best = activations.flatten().topk(count, sorted=False)
         return best.values, best.indices
-    return best.values, places.flatten()[best.indices]
+    return best.values, flat.flatten()[best.indices]
 
 
-def compressed(values: Tensor, latents: Tensor, rows: Tensor, count: int) -> Code:
-    """A code of `count` vectors from its entries sorted by row; entries of 0 are inactive and left out."""
+def to_sparse_code(values: Tensor, latents: Tensor, rows: Tensor, count: int) -> SparseCode:
+    """A code of `count` vectors, from entries sorted by row; zeros are inactive and left out."""
     active = values > 0
     if not bool(active.all()):
         values, latents, rows = values[active], latents[active], rows[active]
     offsets = torch.zeros(count + 1, dtype=torch.long, device=values.device)
     offsets[1:] = torch.bincount(rows, minlength=count).cumsum(0)
-    return Code(values, latents, offsets)
+    return SparseCode(values, latents, offsets)
 
 
 @torch.no_grad()
-def geometric_median(vectors: Tensor, rounds: int = 100, tolerance: float = 1e-6) -> Tensor:
+def geometric_median(vectors: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:
     """The point (width,) with the least summed distance to vectors (rows width), by Weiszfeld's iteration.
 
     Raises:
@@ -202,9 +204,10 @@ def geometric_median(vectors: Tensor, rounds: int = 100, tolerance: float = 1e-6
     if not torch.isfinite(vectors).all():
         raise EffaceError("the activations hold values that are not finite: check the model's weights and dtype.")
     point = vectors.mean(0)
-    for _ in range(rounds):
+    for _ in range(iterations):
         weights = 1 / (vectors - point).norm(dim=1, keepdim=True).clamp(min=1e-12)
-        before, point = point, (vectors * weights).sum(0) / weights.sum()
-        if (point - before).norm() <= tolerance * point.norm():
+        previous = point
+        point = (vectors * weights).sum(0) / weights.sum()
+        if (point - previous).norm() <= tolerance * point.norm():
             break
     return point

@@ -1,4 +1,4 @@
-"""Options of training, without anything heavy, so that the command line can list them before torch is loaded."""
+"""Options of training; free of torch, so that the command line can list them quickly."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from efface.errors import UsageError
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How autoencoders are trained."""
+class SAETrainConfig:
+    """Options of training autoencoders."""
 
     latents: int | None = None
     """Size of the dictionary; by default `expansion` times the site's width."""
     expansion: int = 16
-    """Latents for each channel of the site (paper: 16)."""
+    """Latents per channel of the site (paper: 16)."""
     k: int = 32
-    """Active latents of a vector, on average under batchtopk (paper: 32)."""
+    """Active latents per vector, on average under batchtopk (paper: 32)."""
     multi_k: tuple[int, ...] = ()
     """Further numbers of active latents whose reconstructions count as much (Multi-TopK, arXiv 2406.04093)."""
     rule: Literal["topk", "batchtopk"] = "batchtopk"
@@ -25,9 +25,9 @@ class TrainConfig:
     steps: int = 2000
     """Optimiser steps."""
     batch: int = 4096
-    """Vectors a step and process (paper: 4096)."""
+    """Vectors per step and process (paper: 4096)."""
     passes: float = 1.0
-    """How often each vector of a round is used before the next round is drawn."""
+    """Number of times each vector of a round is used before the next round is drawn."""
     lr: float = 4e-4
     """Adam's learning rate, falling linearly to 0 (paper: 4e-4)."""
     clip: float = 1.0
@@ -35,15 +35,15 @@ class TrainConfig:
     alpha: float = 1 / 32
     """Weight of AuxK (paper: 1/32)."""
     dead_after: float = 0.1
-    """Share of the run that a latent must be silent to count as dead (paper: 10 M vectors)."""
+    """Share of the run without firing after which a latent counts as dead (paper: 10 M vectors)."""
     seed: int = 0
-    """Of the initial weights and of every batch."""
+    """Seed of the initial weights and of every batch."""
 
     def __post_init__(self) -> None:
         for name in ("expansion", "k", "steps", "batch", "passes", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a number above 0.")
-        for k in (self.k, *self.multi_k):  # said before anything is drawn
+        for k in (self.k, *self.multi_k):  # checked before any picture is drawn
             if k < 1 or (self.latents is not None and k > self.latents):
                 most = "at least 1" if self.latents is None else f"1 to {self.latents}, the number of latents"
                 raise UsageError(f"k is {k}; expected {most}.")

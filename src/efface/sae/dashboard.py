@@ -1,4 +1,4 @@
-"""What the latents of an autoencoder respond to, gathered in one pass over labelled pictures for the pages of `inspect`."""
+"""What SAE latents respond to, gathered in one pass over labelled pictures for the pages of `efface sae inspect`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from efface.concepts.sample import Labelled
+from efface.concepts.sample import Sample
 from efface.models.model import Model
-from efface.sae.autoencoder import Coder
-from efface.sae.harvest import HarvestConfig, captured
+from efface.sae.autoencoder import SparseAutoencoder
+from efface.sae.harvest import HarvestConfig, capture
 
 
-class Seen(NamedTuple):
-    """A latent at one picture."""
+class TopPicture(NamedTuple):
+    """A picture on which a latent is strong."""
 
     picture: int
     """Index of the picture."""
@@ -28,28 +28,28 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Atlas:
+class FeatureDashboard:
     """Activations of all latents of one site over a set of pictures."""
 
     site: str
     pictures: tuple[Any, ...]
     """The finished pictures (PIL)."""
-    labels: tuple[Labelled, ...]
-    levels: Tensor
-    """Timesteps (levels,), falling."""
+    labels: tuple[Sample, ...]
+    timesteps: Tensor
+    """Timesteps at which activations were read (timesteps,), falling."""
     heat: Tensor
-    """Mean over steps (pictures tokens latents), in half precision."""
-    by_level: Tensor
-    """Mean over positions and pictures (levels latents)."""
+    """Mean activation over steps (pictures tokens latents), in half precision."""
+    by_timestep: Tensor
+    """Mean activation over positions and pictures (timesteps latents)."""
     density: Tensor
     """Share of positions at which a latent is active (latents,)."""
 
-    def strongest(self, latent: int, count: int) -> list[Seen]:
-        """The pictures on which a latent is strongest, strongest first."""
+    def strongest(self, latent: int, count: int) -> list[TopPicture]:
+        """Pictures on which a latent is strongest, in falling order."""
         means = self.heat[:, :, latent].float().mean(1)
         best = means.topk(min(count, len(means)))
         return [
-            Seen(int(i), float(v), squared(self.heat[i, :, latent].float()))
+            TopPicture(int(i), float(v), square_map(self.heat[i, :, latent].float()))
             for v, i in zip(best.values, best.indices, strict=True)
             if v > 0
         ]
@@ -57,11 +57,11 @@ class Atlas:
     def concepts_of(self, latent: int, count: int = 5) -> list[tuple[str, float]]:
         """The concepts on whose pictures a latent is strongest on average, with that average over the overall one."""
         means = self.heat[:, :, latent].float().mean(1)
-        names = dict.fromkeys(name for label in self.labels for name in label.concepts)
+        names = dict.fromkeys(name for label in self.labels for name in label.shows)
         overall = float(means.mean()) + 1e-12
-        member = {name: torch.tensor([name in label.concepts for label in self.labels]) for name in names}
-        found = [(name, float(means[mask].mean()) / overall) for name, mask in member.items()]
-        return sorted(found, key=lambda item: -item[1])[:count]
+        member = {name: torch.tensor([name in label.shows for label in self.labels]) for name in names}
+        ratios = [(name, float(means[mask].mean()) / overall) for name, mask in member.items()]
+        return sorted(ratios, key=lambda item: -item[1])[:count]
 
     def regions_of(self, picture: int, across: int = 4, count: int = 3) -> list[list[list[tuple[int, float]]]]:
         """The strongest latents of each region of a picture: rows of columns of (latent, mean activation)."""
@@ -79,54 +79,62 @@ class Atlas:
         return rows
 
 
-def squared(tokens: Tensor) -> Tensor:
+def square_map(tokens: Tensor) -> Tensor:
     """Positions (tokens,) as a map (height width) of a square picture."""
     side = round(len(tokens) ** 0.5)
     return tokens.view(side, side)
 
 
 @torch.no_grad()
-def atlas(
+def feature_dashboard(
     model: Model,
     site: str,
-    coder: Coder,
-    labels: Sequence[Labelled],
+    sae: SparseAutoencoder,
+    labels: Sequence[Sample],
     config: HarvestConfig,
     *,
     report: Callable[[int], None] = lambda done: None,
-) -> Atlas:
-    """Draw the pictures and gather what every latent does on them.
+) -> FeatureDashboard:
+    """Draw labelled pictures and gather the activations of every latent on them.
 
     Args:
         model: draws them.
         site: name of the module.
-        coder: its autoencoder.
+        sae: its autoencoder.
         labels: what is drawn.
         config: steps, guidance, batch; its sites must be this one.
         report: called with the number of pictures drawn so far.
     """
-    coder = coder.at_inference()
+    sae = sae.at_inference()
     pictures: list[Any] = []
-    heats, levels, by_level = [], [], []
-    active, positions = torch.zeros(coder.config.latents), 0
+    heats: list[Tensor] = []
+    timesteps: list[float] = []
+    by_timestep: list[Tensor] = []
+    active = torch.zeros(sae.config.latents)
+    positions = 0
     for start in range(0, len(labels), config.batch):
         batch = labels[start : start + config.batch]
         total: Tensor | None = None
-        steps = captured(model, [p.prompt for p in batch], [p.seed for p in batch], config, pictures=pictures)
+        steps = capture(model, [p.prompt for p in batch], [p.seed for p in batch], config, pictures=pictures)
         for number, step in enumerate(steps):
             states = step.states[site]
-            dense = coder.encode(states.flatten(0, 1)).dense(coder.config.latents).float().cpu()
+            dense = sae.encode(states.flatten(0, 1)).dense(sae.config.latents).float().cpu()
             active += (dense > 0).float().sum(0)
             positions += len(dense)
             if start == 0:
-                levels.append(step.level)
-                by_level.append(torch.zeros(coder.config.latents))
-            by_level[number] += dense.view(len(batch), -1, coder.config.latents).mean(1).sum(0)
+                timesteps.append(step.timestep)
+                by_timestep.append(torch.zeros(sae.config.latents))
+            by_timestep[number] += dense.view(len(batch), -1, sae.config.latents).mean(1).sum(0)
             total = dense if total is None else total + dense
         assert total is not None
-        heats.append((total / len(levels)).view(len(batch), -1, coder.config.latents).half())
+        heats.append((total / len(timesteps)).view(len(batch), -1, sae.config.latents).half())
         report(start + len(batch))
-    return Atlas(
-        site, tuple(pictures), tuple(labels), torch.tensor(levels), torch.cat(heats),
-        torch.stack(by_level) / len(labels), active / positions,
-    )  # fmt: skip
+    return FeatureDashboard(
+        site=site,
+        pictures=tuple(pictures),
+        labels=tuple(labels),
+        timesteps=torch.tensor(timesteps),
+        heat=torch.cat(heats),
+        by_timestep=torch.stack(by_timestep) / len(labels),
+        density=active / positions,
+    )

@@ -1,4 +1,4 @@
-"""Means and maxima over the processes of a training run; of one process where there is no group."""
+"""Means and maxima over the processes of a training run; without a process group, of the one process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from efface.errors import EffaceError
 
 
 def world() -> int:
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -27,20 +29,21 @@ def average(tensors: list[Tensor]) -> None:
             tensor.div_(dist.get_world_size())
 
 
-def largest(tensor: Tensor) -> None:
+def maximum(tensor: Tensor) -> None:
+    """Replace a tensor by its maximum over the processes."""
     if dist.is_initialized():
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
 
 
-def same_everywhere(tensor: Tensor) -> Tensor:
-    """The mean over the processes."""
+def mean(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over the processes, written into it."""
     average([tensor])
     return tensor
 
 
 @contextmanager
 def group_errors() -> Iterator[None]:
-    """Turn the error of a process group that lost a process into a sentence."""
+    """Context that turns the error of a lost process into an EffaceError."""
     try:
         yield
     except RuntimeError as error:

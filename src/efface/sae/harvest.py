@@ -1,4 +1,4 @@
-"""Activations of sites while a model draws: any number of sites in one pass, as they come or in rounds for training."""
+"""Harvest activations while a model draws: any number of sites in one pass, step by step or in rounds for training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Half = Literal["conditional", "unconditional", "both"]
 
 @dataclass(frozen=True)
 class HarvestConfig:
-    """What is drawn and what is read meanwhile."""
+    """How pictures are drawn and which activations are read."""
 
     sites: tuple[str, ...]
-    """fnmatch patterns over the denoiser's modules."""
+    """fnmatch patterns over the denoiser's modules, which name the sites."""
     steps: int = 50
     """Denoising steps of each picture (paper: 50)."""
     guidance: float = 9.0
@@ -51,79 +51,82 @@ class HarvestConfig:
             )
 
 
-class Captured(NamedTuple):
-    """What sites gave at one denoising step of a batch of pictures."""
+class StepActivations(NamedTuple):
+    """Activations of sites at one denoising step of a batch of pictures."""
 
-    level: float
+    timestep: float
     """The denoiser's timestep (0 to 999)."""
     states: dict[str, Tensor]
-    """Site name -> activations (batch tokens width) of the halves asked for, the unconditional one first."""
+    """Site name -> activations (batch tokens width) of the requested halves, the unconditional one first."""
 
 
-class Cost(NamedTuple):
-    """What a harvest will take."""
+class HarvestCost(NamedTuple):
+    """Expected size and duration of a harvest."""
 
     images: int
+    """Pictures to draw."""
     vectors: int
-    """Of each site."""
+    """Vectors per site."""
     bytes: int
-    """On disk in half precision, all sites."""
+    """Bytes on disk in half precision, all sites together."""
     seconds: float
+    """Time to draw the pictures."""
 
 
 @contextmanager
-def reading(sites: Sequence[Site], *, difference: bool = False) -> Iterator[dict[str, Tensor]]:
-    """While active, every forward of the denoiser leaves the sites' activations (batch tokens width) in the dictionary."""
-    seen: dict[str, Tensor] = {}
+def record_sites(sites: Sequence[Site], *, difference: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Context in which every forward of the denoiser writes the sites' activations (batch tokens width) to the dictionary."""
+    activations: dict[str, Tensor] = {}
 
-    def reader(site: Site) -> Any:
+    def recorder(site: Site) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             states = site.read(output)
             if difference:
                 states = states - site.read(args[0] if args else kwargs["hidden_states"])
-            seen[site.name] = states.detach()
+            activations[site.name] = states.detach()
 
         return hook
 
-    handles = [site.module.register_forward_hook(reader(site), with_kwargs=True) for site in sites]
+    handles = [site.module.register_forward_hook(recorder(site), with_kwargs=True) for site in sites]
     try:
-        yield seen
+        yield activations
     finally:
         for handle in handles:
             handle.remove()
 
 
 def sites_of(model: Model, patterns: Sequence[str]) -> list[Site]:
-    """The sites that patterns name, each once; raises UsageError for a pattern without any."""
-    found = {site.name: site for pattern in patterns for site in model.sites(pattern)}
-    return list(found.values())
+    """Sites that match the patterns, each once; raises UsageError for a pattern without a match."""
+    sites = {site.name: site for pattern in patterns for site in model.sites(pattern)}
+    return list(sites.values())
 
 
-def captured(
+def capture(
     model: Model,
     prompts: Sequence[str],
     seeds: Sequence[int],
     config: HarvestConfig,
     *,
     pictures: list[Any] | None = None,
-) -> Iterator[Captured]:
-    """Draw one batch of pictures and yield what the sites gave, step by step.
+) -> Iterator[StepActivations]:
+    """Draw one batch of pictures and yield the sites' activations, step by step.
 
     Args:
-        prompts: one a picture.
-        seeds: one a picture.
-        pictures: the finished pictures are appended here; without it they are never decoded.
+        prompts: prompt of each picture.
+        seeds: seed of each picture.
+        pictures: list to which the finished pictures are appended; None skips decoding.
 
     Raises:
         EffaceError: a site gave values that are not finite.
     """
     sites = sites_of(model, config.sites)
-    with reading(sites, difference=config.difference) as seen:
+    with record_sites(sites, difference=config.difference) as activations:
         guided = model.guides(config.guidance)
-        steps = model.denoised(model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance)
-        for number, (level, latents) in enumerate(steps):
+        steps = model.denoise(model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance)
+        for number, (timestep, latents) in enumerate(steps):
             if number % config.every == 0:
-                yield Captured(level, {site.name: _half(seen[site.name], config, site, guided) for site in sites})
+                states = {site.name: _half(activations[site.name], config, site, guided) for site in sites}
+                yield StepActivations(timestep, states)
             if number == config.steps - 1 and pictures is not None:
                 pictures += model.decode(latents)
 
@@ -137,15 +140,15 @@ def _half(states: Tensor, config: HarvestConfig, site: Site, guided: bool) -> Te
     return conditional if config.half == "conditional" else unconditional
 
 
-class Stream:
-    """Activations drawn anew in rounds, for training without a disk: round i always holds the same vectors.
+class ActivationStream:
+    """Activations in rounds drawn on the fly, for training without a disk: round i always holds the same vectors.
 
     Args:
         model: draws the pictures.
-        prompts: taken in a shuffled order, again and again.
-        config: what is read.
-        images: pictures of one round.
-        rank: of this process; others draw other pictures.
+        prompts: prompts, cycled through in shuffled order.
+        config: how pictures are drawn and read.
+        images: pictures per round.
+        rank: number of this process; each draws pictures of its own.
         world: processes that share the work.
     """
 
@@ -154,8 +157,12 @@ class Stream:
     ):
         if not prompts:
             raise UsageError("no prompts were given: name a file with one prompt a line, or `canvas`.")
-        self.model, self.prompts, self.config, self.images = model, list(prompts), config, images
-        self.rank, self.world = rank, world
+        self.model = model
+        self.prompts = list(prompts)
+        self.config = config
+        self.images = images
+        self.rank = rank
+        self.world = world
         self.names = [site.name for site in sites_of(model, config.sites)]
 
     def round(self, index: int) -> dict[str, Tensor]:
@@ -165,32 +172,32 @@ class Stream:
         for start in range(first, first + self.images, self.config.batch):
             numbers = range(start, min(start + self.config.batch, first + self.images))
             prompts = [self._prompt(number) for number in numbers]
-            for step in captured(self.model, prompts, [self.config.seed + n for n in numbers], self.config):
+            for step in capture(self.model, prompts, [self.config.seed + n for n in numbers], self.config):
                 for name, states in step.states.items():
                     parts[name].append(states.flatten(0, 1).float().cpu())
         return {name: torch.cat(batches) for name, batches in parts.items()}
 
     def _prompt(self, number: int) -> str:
-        """The prompt of picture `number`: every pass over the prompts has its own order."""
-        turn, place = divmod(number, len(self.prompts))
-        order = torch.randperm(len(self.prompts), generator=torch.Generator().manual_seed(self.config.seed + turn))
-        return self.prompts[int(order[place])]
+        """Prompt of picture `number`; every pass over the prompts is shuffled anew."""
+        epoch, position = divmod(number, len(self.prompts))
+        order = torch.randperm(len(self.prompts), generator=torch.Generator().manual_seed(self.config.seed + epoch))
+        return self.prompts[int(order[position])]
 
 
-def cost(model: Model, config: HarvestConfig, images: int) -> Cost:
-    """What a harvest of so many pictures will take, measured on one batch at one step."""
+def harvest_cost(model: Model, config: HarvestConfig, images: int) -> HarvestCost:
+    """Size and duration of a harvest of `images` pictures, extrapolated from one batch at one step."""
     started = time.perf_counter()
     batch = min(config.batch, images)
-    first = next(captured(model, ["a"] * batch, range(batch), config))
+    first = next(capture(model, ["a"] * batch, range(batch), config))
     seconds = (time.perf_counter() - started) * config.steps * images / batch
     steps = len(range(0, config.steps, config.every))
     vectors = images * steps * max(s.shape[0] * s.shape[1] for s in first.states.values()) // batch
     per_image = sum(s.numel() for s in first.states.values()) * steps * 2 // batch
-    return Cost(images, vectors, per_image * images, seconds)
+    return HarvestCost(images=images, vectors=vectors, bytes=per_image * images, seconds=seconds)
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise EffaceError when a disk is too small for `needed` bytes."""
+    """Raise EffaceError if the disk has fewer than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise EffaceError(

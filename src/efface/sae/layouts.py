@@ -14,33 +14,33 @@ from torch import Tensor
 from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
 from efface.io.tensor_file import HEADER_LIMIT, open_tensors, read_json, seal
-from efface.sae.autoencoder import Coder, CoderConfig
+from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 
 SAELENS_RULES = {"topk": "topk", "jumprelu": "threshold"}
 """Architecture in SAELens's cfg.json -> rule."""
 
 
 def write(folder: Path, name: str, tensors: dict[str, Tensor], data: dict[str, Any]) -> None:
-    """Write cfg.json and the weights, whose checksum covers both."""
+    """Write cfg.json and the weights, whose checksum covers both files."""
     text = json.dumps(data, indent=1).encode()
     write_atomically(folder / "cfg.json", text)
     write_atomically(folder / name, seal(tensors, {"format": "pt"}, beside=text))
 
 
-def save_saelens(coder: Coder, folder: Path, site: str, model: str) -> None:
+def save_saelens(sae: SparseAutoencoder, folder: Path, site: str, model: str) -> None:
     """Write SAELens's layout: `cfg.json` and `sae_weights.safetensors` (W_enc is (width latents) there)."""
-    coder = coder.at_inference()
+    sae = sae.at_inference()
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
-        "W_enc": coder.encoder.weight.T,
-        "b_enc": coder.encoder.bias,
-        "W_dec": coder.W_dec,
-        "b_dec": coder.b_dec,
+        "W_enc": sae.encoder.weight.T,
+        "b_enc": sae.encoder.bias,
+        "W_dec": sae.W_dec,
+        "b_dec": sae.b_dec,
     }
     data: dict[str, Any] = {
         "architecture": "topk",
-        "d_in": coder.config.width,
-        "d_sae": coder.config.latents,
+        "d_in": sae.config.width,
+        "d_sae": sae.config.latents,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
@@ -48,25 +48,26 @@ def save_saelens(coder: Coder, folder: Path, site: str, model: str) -> None:
         "reshape_activations": "none",
         "metadata": {"model_name": model, "hook_name": site},
     }
-    if coder.config.rule == "threshold":
+    if sae.config.rule == "threshold":
         data["architecture"] = "jumprelu"
-        weights["threshold"] = coder.threshold.expand(coder.config.latents)
+        weights["threshold"] = sae.threshold.expand(sae.config.latents)
     else:
-        data |= {"k": coder.config.k, "rescale_acts_by_decoder_norm": False}
+        data |= {"k": sae.config.k, "rescale_acts_by_decoder_norm": False}
     write(folder, "sae_weights.safetensors", {k: v.float() for k, v in weights.items()}, data)
 
 
-class Read(NamedTuple):
-    """An autoencoder as its files say."""
+class SAEContents(NamedTuple):
+    """What the files of an autoencoder hold."""
 
-    config: CoderConfig
+    config: SAEConfig
     threshold: float
     tensors: dict[str, Tensor]
-    """By the names of the coder's own parameters."""
+    """Parameter name of `SparseAutoencoder` -> tensor."""
 
 
-def read_saelens(folder: Path) -> Read:
-    data, given = config_of(folder / "cfg.json"), tensors_of(folder, "sae_weights.safetensors")
+def read_saelens(folder: Path) -> SAEContents:
+    data = config_of(folder / "cfg.json")
+    stored = tensors_of(folder, "sae_weights.safetensors")
     rule = SAELENS_RULES.get(str(data.get("architecture")))
     plain = data.get("normalize_activations", "none") == "none" and data.get("reshape_activations", "none") == "none"
     if rule is None or not plain or not data.get("apply_b_dec_to_input", True):
@@ -75,49 +76,54 @@ def read_saelens(folder: Path) -> Read:
             f"expected {' or '.join(SAELENS_RULES)} on plain activations."
         )
     names = {"W_enc", "b_enc", "W_dec", "b_dec"}
-    if not names <= set(given):
-        raise EffaceError(f"{folder} lacks the tensors {sorted(names - set(given))}: fetch another copy.")
-    thresholds = given.get("threshold", torch.zeros(1)).float().flatten()
+    if not names <= set(stored):
+        raise EffaceError(f"{folder} lacks the tensors {sorted(names - set(stored))}: fetch another copy.")
+    thresholds = stored.get("threshold", torch.zeros(1)).float().flatten()
     if rule == "threshold" and (len(thresholds) == 0 or thresholds.min() != thresholds.max()):
         raise EffaceError(f"{folder} has a threshold for every latent; expected one for all (BatchTopK's).")
-    latents = given["b_enc"].numel()
+    latents = stored["b_enc"].numel()
     k = min(entry(data | {"k": data.get("k", 32)}, "k", folder), max(1, latents))
     tensors = {
-        "encoder.weight": _transposed(given["W_enc"]), "encoder.bias": given["b_enc"], "W_dec": given["W_dec"],
-        "b_dec": given["b_dec"],
-    }  # fmt: skip
-    config = CoderConfig(entry(data, "d_in", folder), max(1, latents), k, rule)  # type: ignore[arg-type]
-    return Read(config, float(thresholds[0]), tensors)
+        "encoder.weight": _transpose(stored["W_enc"]),
+        "encoder.bias": stored["b_enc"],
+        "W_dec": stored["W_dec"],
+        "b_dec": stored["b_dec"],
+    }
+    width = entry(data, "d_in", folder)
+    config = SAEConfig(width=width, latents=max(1, latents), k=k, rule=rule)  # type: ignore[arg-type]
+    return SAEContents(config, float(thresholds[0]), tensors)
 
 
-def read_unbox(folder: Path) -> Read:
+def read_unbox(folder: Path) -> SAEContents:
     """SDXL-unbox (arXiv 2410.22366): `config.json` and a state dictionary, read without running any code in it."""
-    data, path = config_of(folder / "config.json"), folder / "state_dict.pth"
+    data = config_of(folder / "config.json")
+    path = folder / "state_dict.pth"
     try:
         with zipfile.ZipFile(path) as archive:  # a compressed one could grow without end
             inflated = sum(entry.file_size for entry in archive.infolist())
         if inflated > path.stat().st_size:
             raise ValueError(f"it holds {inflated} bytes")
-        given = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(given, dict) or not all(isinstance(t, Tensor) for t in given.values()):
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(stored, dict) or not all(isinstance(t, Tensor) for t in stored.values()):
             raise TypeError("it is no state dictionary")
     except Exception as error:  # a damaged pickle can raise anything
         raise EffaceError(f"{path} is damaged or holds more than tensors: it was not read.") from error
     names = {"encoder.weight": "encoder.weight", "encoder.bias": "latent_bias", "b_dec": "pre_bias"}
-    missing = sorted({*names.values(), "decoder.weight"} - set(given))
+    missing = sorted({*names.values(), "decoder.weight"} - set(stored))
     if missing:
         raise EffaceError(f"{folder} lacks the tensors {missing}: fetch another copy.")
-    tensors = {ours: given[theirs].float() for ours, theirs in names.items()}
-    tensors["W_dec"] = _transposed(given["decoder.weight"]).float()
+    tensors = {ours: stored[theirs].float() for ours, theirs in names.items()}
+    tensors["W_dec"] = _transpose(stored["decoder.weight"]).float()
     if tensors["encoder.weight"].ndim != 2:
         raise EffaceError(
             f"{folder} has encoder.weight of shape {tuple(tensors['encoder.weight'].shape)}: fetch another copy."
         )
     latents, width = tensors["encoder.weight"].shape
-    return Read(CoderConfig(width, latents, entry(data, "k", folder)), 0.0, tensors)
+    config = SAEConfig(width=width, latents=latents, k=entry(data, "k", folder))
+    return SAEContents(config, threshold=0.0, tensors=tensors)
 
 
-def _transposed(tensor: Tensor) -> Tensor:
+def _transpose(tensor: Tensor) -> Tensor:
     return tensor.T if tensor.ndim == 2 else tensor
 
 
@@ -132,7 +138,7 @@ def config_of(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> bytes:
-    """A configuration file's bytes, if it is one of reasonable size."""
+    """Bytes of a configuration file; raises EffaceError where it is missing or larger than any configuration."""
     try:
         if not path.is_file() or path.stat().st_size > HEADER_LIMIT:
             raise OSError
@@ -170,9 +176,9 @@ def tensors_of(folder: Path, name: str) -> dict[str, Tensor]:
     path = folder / name
     if not path.exists():
         raise EffaceError(f"{path} is missing or damaged: fetch another copy or train it again.")
-    found = open_tensors(path, "an autoencoder's weights", beside=_text(folder / "cfg.json"))
-    if not found.sealed and set(found.metadata) - {"format"}:
+    file = open_tensors(path, "an autoencoder's weights", beside=_text(folder / "cfg.json"))
+    if not file.sealed and set(file.metadata) - {"format"}:
         raise EffaceError(
             f"{path} was altered or damaged: it has lost its checksum; fetch another copy or train it again."
         )
-    return found.tensors
+    return file.tensors

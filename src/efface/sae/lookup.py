@@ -1,4 +1,4 @@
-"""Where autoencoders are found again: those of embedded models, folders by path, repositories of the Hugging Face Hub."""
+"""Look up autoencoders: those of embedded models, in folders, in repositories of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from efface.errors import EffaceError
 from efface.io import embedded
 from efface.io.hub import autoencoder_folder
-from efface.sae.autoencoder import Coder
-from efface.sae.files import coder_hash, load_coder
+from efface.sae.autoencoder import SparseAutoencoder
+from efface.sae.files import load_sae, sae_hash
 
 
-def coder_folder(source: str, site: str) -> Path:
+def sae_folder(source: str, site: str) -> Path:
     """The folder of a site's autoencoder.
 
     Args:
@@ -27,29 +27,29 @@ def coder_folder(source: str, site: str) -> Path:
 
 
 @lru_cache(maxsize=8)
-def cached_coder(folder: Path, changed: float) -> tuple[Coder, str]:
-    """An autoencoder and its hash; read again only when its file has changed."""
-    coder = load_coder(folder).requires_grad_(False)
-    return coder, coder_hash(coder)
+def cached_sae(folder: Path, changed: float) -> tuple[SparseAutoencoder, str]:
+    """An autoencoder and its hash, read from disk again only when its file has changed."""
+    sae = load_sae(folder).requires_grad_(False)
+    return sae, sae_hash(sae)
 
 
-def open_coder(source: str, site: str) -> tuple[Coder, str]:
+def open_sae(source: str, site: str) -> tuple[SparseAutoencoder, str]:
     """A site's autoencoder and its hash; raises EffaceError where there is none."""
-    folder = coder_folder(source, site)
+    folder = sae_folder(source, site)
     weights = [p for p in folder.glob("*") if p.suffix in (".safetensors", ".pth")]
     if not weights:
         raise EffaceError(
             f"{folder} holds no autoencoder for {site}: train one (`efface sae train`), or give the folder of one."
         )
-    return cached_coder(folder, max(p.stat().st_mtime for p in weights))
+    return cached_sae(folder, max(p.stat().st_mtime for p in weights))
 
 
-def find_coder(sha256: str, source: str, site: str) -> Coder:
-    """The autoencoder that an erasure names by hash; raises EffaceError where it is not, or is another one."""
-    coder, found = open_coder(source, site)
-    if found != sha256:
+def find_sae(sha256: str, source: str, site: str) -> SparseAutoencoder:
+    """The autoencoder that an erasure names by its hash; raises EffaceError where it is missing or has another hash."""
+    sae, found_hash = open_sae(source, site)
+    if found_hash != sha256:
         raise EffaceError(
-            f"the autoencoder in {coder_folder(source, site)} is another one ({found[:12]}…) than the erasure was made "
+            f"the autoencoder in {sae_folder(source, site)} is another one ({found_hash[:12]}…) than the erasure was made "
             f"with ({sha256[:12]}…): give the right one, or make the erasure again."
         )
-    return coder
+    return sae

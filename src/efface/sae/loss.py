@@ -23,121 +23,127 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efface.sae.autoencoder import Code, Coder
+from efface.sae.autoencoder import SparseAutoencoder, SparseCode
 
 
 @dataclass
-class Room:
-    """Large memory that is used again at every step: asking the system for it anew takes a quarter of the step."""
+class Workspace:
+    """Buffers reused at every step: allocating them anew takes a quarter of a step."""
 
     product: Tensor
-    """Of the encoder (rows latents)."""
+    """The encoder's product (rows latents)."""
     encoder: Tensor
     """Gradient of the encoder's weight (latents width)."""
     decoder: Tensor
     """Gradient of the decoder (latents width)."""
 
     @classmethod
-    def of(cls, coder: Coder, rows: int) -> Room:
-        """Room for batches of so many vectors."""
-        weight = coder.W_dec.detach()
+    def of(cls, sae: SparseAutoencoder, rows: int) -> Workspace:
+        """Allocate buffers for batches of `rows` vectors."""
+        weight = sae.W_dec.detach()
         return cls(weight.new_empty(rows, len(weight)), torch.empty_like(weight), torch.empty_like(weight))
 
 
 class Step(NamedTuple):
-    """Loss of one batch and the gradients of its parameters, as `Coder.parameters()` orders and names them."""
+    """Loss of one batch and the gradients of its parameters, as `SparseAutoencoder.parameters()` orders and names them."""
 
     fvu: Tensor
-    """Share of the variance that the reconstruction of the coder's own k leaves, 0 to 1."""
+    """Share of the variance unexplained by the reconstruction from the autoencoder's own k, 0 to 1."""
     auxk: Tensor
-    """Share that dead latents leave of what is left, scaled by how many are dead; 0 with none."""
-    code: Code
+    """Share of the residual unexplained by dead latents, scaled by how many are dead; 0 without any."""
+    code: SparseCode
     """Active latents."""
     gradients: dict[str, Tensor]
-    """By parameter name."""
+    """Parameter name -> gradient."""
 
 
 @torch.no_grad()
 def step(
-    coder: Coder,
+    sae: SparseAutoencoder,
     x: Tensor,
     *,
     multi_k: Sequence[int] = (),
     dead: Tensor | None = None,
     alpha: float = 1 / 32,
-    room: Room | None = None,
+    workspace: Workspace | None = None,
 ) -> Step:
     """Loss FVU + α·AuxK of a batch, and its gradients.
 
     Args:
-        coder: in training; its rule selects.
+        sae: the autoencoder in training; its rule selects active latents.
         x: vectors (rows width).
         multi_k: further numbers of active latents whose reconstructions count.
         dead: which latents are dead (latents,); None leaves AuxK out.
         alpha: weight of AuxK.
-        room: the gradients returned lie in it, until the next step that uses it.
+        workspace: holds the returned gradients until the next step that uses it.
     """
-    room = room or Room.of(coder, len(x))
-    a = x - coder.b_dec
-    before = torch.addmm(coder.encoder.bias, a, coder.encoder.weight.T, out=room.product)
+    workspace = workspace or Workspace.of(sae, len(x))
+    a = x - sae.b_dec
+    before = torch.addmm(sae.encoder.bias, a, sae.encoder.weight.T, out=workspace.product)
     # The largest are those of the ReLU; what is not above 0 is left out of a code.
-    codes = [coder.select(before, k) for k in (coder.config.k, *multi_k)]
-    errors = [coder.decode(code) - x for code in codes]
-    code, error = codes[0], errors[0]
+    codes = [sae.select(before, k) for k in (sae.config.k, *multi_k)]
+    errors = [sae.decode(code) - x for code in codes]
+    code = codes[0]
+    error = errors[0]
     variance = (x - x.mean(0)).norm().square().clamp(min=torch.finfo(x.dtype).tiny)
-    g = _one_below_other(errors) * (2 / (variance * len(codes)))
-    gradients = _gradients(coder, _stacked(codes), _one_below_other([a] * len(codes)), g, room)
+    g = _concatenate(errors) * (2 / (variance * len(codes)))
+    gradients = _gradients(sae, _concatenate_codes(codes), _concatenate([a] * len(codes)), g, workspace)
     gradients["b_dec"] += g.sum(0)
     auxk = x.new_zeros(())
     if dead is not None and bool(dead.any()):
-        auxk, more = _auxk(coder, before, dead, a, -error, variance, alpha)
+        auxk, more = _auxk(sae, before, dead, a, -error, variance, alpha)
         for name, gradient in more.items():
             gradients[name] += gradient
-    return Step(error.norm().square() / variance, auxk, code, gradients)
+    return Step(fvu=error.norm().square() / variance, auxk=auxk, code=code, gradients=gradients)
 
 
 def _auxk(
-    coder: Coder, before: Tensor, dead: Tensor, a: Tensor, residual: Tensor, variance: Tensor, alpha: float
+    sae: SparseAutoencoder, before: Tensor, dead: Tensor, a: Tensor, residual: Tensor, variance: Tensor, alpha: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """AuxK and its gradients: the best dead latents, before the ReLU, model the residual (rows width)."""
-    places = dead.nonzero().squeeze(1)
-    half = max(1, coder.config.width // 2)
-    scale = min(len(places) / half, 1.0)
-    values, chosen = before[:, places].topk(min(half, len(places)), dim=1, sorted=False)
+    indices = dead.nonzero().squeeze(1)
+    half = max(1, sae.config.width // 2)
+    scale = min(len(indices) / half, 1.0)
+    values, chosen = before[:, indices].topk(min(half, len(indices)), dim=1, sorted=False)
     offsets = torch.arange(len(before) + 1, device=a.device) * values.shape[1]
-    code = Code(values.flatten(), places[chosen].flatten(), offsets)
-    error = coder.decode(code) - coder.b_dec - residual
+    code = SparseCode(values.flatten(), indices[chosen].flatten(), offsets)
+    error = sae.decode(code) - sae.b_dec - residual
     loss = scale * error.norm().square() / variance
-    return loss, _gradients(coder, code, a, error * (2 * alpha * scale / variance), Room.of(coder, 0))
+    return loss, _gradients(sae, code, a, error * (2 * alpha * scale / variance), Workspace.of(sae, 0))
 
 
-def _gradients(coder: Coder, code: Code, a: Tensor, g: Tensor, room: Room) -> dict[str, Tensor]:
-    """Gradients through a code: g is that of the reconstruction (rows width); b_dec's holds the encoder's share only."""
-    dz = _dots(coder.W_dec, g, code)
+def _gradients(
+    sae: SparseAutoencoder, code: SparseCode, a: Tensor, g: Tensor, workspace: Workspace
+) -> dict[str, Tensor]:
+    """Gradients of all parameters, given g, that of the reconstruction (rows width); b_dec's holds the encoder's share only."""
+    dz = _dots(sae.W_dec, g, code)
     order = code.latents.argsort(stable=True)
     rows = code.rows[order]
-    offsets = torch.zeros(coder.config.latents + 1, dtype=torch.long, device=a.device)
-    offsets[1:] = torch.bincount(code.latents, minlength=coder.config.latents).cumsum(0)
-    bias = torch.zeros_like(coder.encoder.bias).index_add_(0, code.latents, dz)
+    offsets = torch.zeros(sae.config.latents + 1, dtype=torch.long, device=a.device)
+    offsets[1:] = torch.bincount(code.latents, minlength=sae.config.latents).cumsum(0)
+    bias = torch.zeros_like(sae.encoder.bias).index_add_(0, code.latents, dz)
     return {
-        "W_dec": _weighted_sums(code.values[order], rows, offsets, g, room.decoder),
-        "encoder.weight": _weighted_sums(dz[order], rows, offsets, a, room.encoder),
+        "W_dec": _weighted_sums(code.values[order], rows, offsets, g, workspace.decoder),
+        "encoder.weight": _weighted_sums(dz[order], rows, offsets, a, workspace.encoder),
         "encoder.bias": bias,
-        "b_dec": -bias @ coder.encoder.weight,
+        "b_dec": -bias @ sae.encoder.weight,
     }
 
 
-def _one_below_other(parts: Sequence[Tensor]) -> Tensor:
+def _concatenate(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate along rows, without a copy where there is one part."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _stacked(codes: Sequence[Code]) -> Code:
-    """The codes of several batches as that of one (rows one below the other)."""
+def _concatenate_codes(codes: Sequence[SparseCode]) -> SparseCode:
+    """Concatenate the codes of several batches along rows."""
     if len(codes) == 1:
         return codes[0]
     starts = torch.tensor([0, *(len(code.values) for code in codes)]).cumsum(0).tolist()
     offsets = [code.offsets[min(i, 1) :] + start for i, (code, start) in enumerate(zip(codes, starts, strict=False))]
-    return Code(torch.cat([c.values for c in codes]), torch.cat([c.latents for c in codes]), torch.cat(offsets))
+    values = torch.cat([code.values for code in codes])
+    latents = torch.cat([code.latents for code in codes])
+    return SparseCode(values, latents, torch.cat(offsets))
 
 
 def _weighted_sums(weights: Tensor, rows: Tensor, offsets: Tensor, vectors: Tensor, out: Tensor) -> Tensor:
@@ -152,12 +158,13 @@ def _weighted_sums(weights: Tensor, rows: Tensor, offsets: Tensor, vectors: Tens
     return out.copy_(summed)
 
 
-def _dots(decoder: Tensor, g: Tensor, code: Code, chunk: int = 2048) -> Tensor:
-    """For every activation, its decoder row times its vector's gradient (active,)."""
+def _dots(decoder: Tensor, g: Tensor, code: SparseCode, chunk: int = 2048) -> Tensor:
+    """Dot product of each activation's decoder row with its vector's gradient (active,)."""
     if _has_sparse_products(g):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse")
-            zeros, shape = torch.zeros_like(code.values), (len(g), len(decoder))
+            zeros = torch.zeros_like(code.values)
+            shape = (len(g), len(decoder))
             pattern = torch.sparse_csr_tensor(code.offsets, code.latents, zeros, shape, check_invariants=False)
             return torch.sparse.sampled_addmm(pattern, g, decoder.T, beta=0.0).values()
     pieces = zip(code.latents.split(chunk), code.rows.split(chunk), strict=True)
@@ -165,12 +172,12 @@ def _dots(decoder: Tensor, g: Tensor, code: Code, chunk: int = 2048) -> Tensor:
 
 
 def _has_sparse_products(like: Tensor) -> bool:
-    """Whether torch multiplies compressed sparse matrices here: on CUDA, or on the CPU with MKL."""
+    """Whether torch multiplies CSR matrices on this device: on CUDA, or on the CPU with MKL."""
     return like.dtype in (torch.float32, torch.float64) and (like.is_cuda or torch.backends.mkl.is_available())
 
 
 @torch.no_grad()
 def without_parallel_(gradient: Tensor, decoder: Tensor) -> Tensor:
-    """A decoder's gradient (latents width) less its part along each row of unit length, in place."""
+    """Remove from a decoder's gradient (latents width) its component along each unit-length row, in place."""
     along = torch.bmm(gradient[:, None], decoder[:, :, None])[:, 0]
     return gradient.addcmul_(decoder, along, value=-1)

@@ -1,4 +1,4 @@
-"""What an autoencoder is worth: variance left, beside principal components; latents that never fire; harm to the denoiser."""
+"""Quality of an autoencoder: unexplained variance beside PCA's, latents that never fire, harm to the denoiser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efface.families.sites import Site
 from efface.models.model import Model
-from efface.sae.autoencoder import Coder
+from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.harvest import HarvestConfig
 
 
@@ -24,53 +24,61 @@ class Quality(NamedTuple):
     pca: dict[int, float]
     """k -> share left by the first k principal components of the same vectors."""
     l0: float
-    """Active latents of a vector under the coder's own rule at inference."""
+    """Active latents per vector under the autoencoder's own rule at inference."""
     fvu_own: float
-    """Share left under that rule."""
-    silent: float
+    """Share of the variance left under that rule."""
+    never_fired: float
     """Share of latents that never fired on these vectors."""
 
 
 @torch.no_grad()
-def quality(coder: Coder, x: Tensor, ks: Sequence[int] = (8, 16, 32), *, batch: int = 8192) -> Quality:
+def quality(sae: SparseAutoencoder, x: Tensor, ks: Sequence[int] = (8, 16, 32), *, batch: int = 8192) -> Quality:
     """Measure an autoencoder on held-out vectors (rows width)."""
-    coder = coder.at_inference()
+    sae = sae.at_inference()
     centred = (x - x.mean(0)).double()
     total = float(centred.square().sum())
     spectrum = torch.linalg.eigvalsh(centred.T @ centred).flip(0).clamp(min=0)
     pca = {k: float(spectrum[k:].sum() / spectrum.sum()) for k in ks}
-    fvu = {k: _left(of_k(coder, k), x, batch) / total for k in ks}
-    fired = torch.zeros(coder.config.latents, dtype=torch.bool)
-    active, left = 0, 0.0
+    fvu = {k: _unexplained(with_topk(sae, k), x, batch) / total for k in ks}
+    fired = torch.zeros(sae.config.latents, dtype=torch.bool)
+    active = 0
+    left = 0.0
     for part in x.split(batch):
-        code = coder.encode(part)
+        code = sae.encode(part)
         fired[code.latents] = True
         active += len(code.values)
-        left += float((coder.decode(code) - part).double().square().sum())
-    return Quality(fvu, pca, active / len(x), left / total, 1 - float(fired.float().mean()))
+        left += float((sae.decode(code) - part).double().square().sum())
+    return Quality(
+        fvu=fvu,
+        pca=pca,
+        l0=active / len(x),
+        fvu_own=left / total,
+        never_fired=1 - float(fired.float().mean()),
+    )
 
 
-def of_k(coder: Coder, k: int) -> Coder:
-    """The same weights with the k largest latents of each vector active."""
-    other = Coder.sharing(coder)
-    other.config = replace(coder.config, k=k, rule="topk")
+def with_topk(sae: SparseAutoencoder, k: int) -> SparseAutoencoder:
+    """An autoencoder with the same weights that keeps the k largest latents of each vector."""
+    other = SparseAutoencoder.sharing(sae)
+    other.config = replace(sae.config, k=k, rule="topk")
     return other
 
 
-def _left(coder: Coder, x: Tensor, batch: int) -> float:
-    return sum(float((coder(part) - part).double().square().sum()) for part in x.split(batch))
+def _unexplained(sae: SparseAutoencoder, x: Tensor, batch: int) -> float:
+    """Summed squared error of the reconstructions of vectors (rows width)."""
+    return sum(float((sae(part) - part).double().square().sum()) for part in x.split(batch))
 
 
 @contextmanager
-def replaced(coders: dict[str, Coder], sites: Sequence[Site]) -> Any:
-    """While active, the outputs of the sites are their autoencoders' reconstructions."""
+def reconstruct_sites(saes: dict[str, SparseAutoencoder], sites: Sequence[Site]) -> Any:
+    """Context in which the outputs of the sites are replaced by their autoencoders' reconstructions."""
 
     def hook_of(site: Site) -> Any:
-        coder = coders[site.name].at_inference()
+        sae = saes[site.name].at_inference()
 
         def hook(module: Any, args: Any, output: Any) -> Any:
             states = site.read(output)
-            return site.write(output, coder(states).to(states.dtype))
+            return site.write(output, sae(states).to(states.dtype))
 
         return hook
 
@@ -83,38 +91,38 @@ def replaced(coders: dict[str, Coder], sites: Sequence[Site]) -> Any:
 
 
 def finished_latents(model: Model, prompts: Sequence[str], seeds: Sequence[int], config: HarvestConfig) -> Tensor:
-    """The latents (batch channels height width) at the end of drawing, to stand for clean ones."""
+    """VAE latents (batch channels height width) after the last denoising step, used as clean images."""
     latents = torch.empty(0)
-    for _, latents in model.denoised(model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance):  # noqa: B007
+    for _, latents in model.denoise(model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance):  # noqa: B007
         pass
     return latents
 
 
 @torch.no_grad()
 def denoising_losses(
-    model: Model, clean: Tensor, prompts: Sequence[str], coders: dict[str, Coder], *, seed: int = 0
+    model: Model, clean: Tensor, prompts: Sequence[str], saes: dict[str, SparseAutoencoder], *, seed: int = 0
 ) -> dict[str, float]:
-    """Mean squared error of the predicted noise, as it is ("plain") and with each site replaced by its reconstruction.
+    """Mean squared error of the predicted noise: unmodified ("plain"), and with each site's output reconstructed.
 
     Args:
         model: the denoiser; its own predictions for the same noisy latents are compared.
         clean: latents (batch channels height width).
-        prompts: one each.
-        coders: site name -> autoencoder.
-        seed: of noise and levels.
+        prompts: prompt of each latent.
+        saes: autoencoder of each site, by its name.
+        seed: seed of the noise and the timesteps.
     """
     generator = torch.Generator().manual_seed(seed)
-    level = torch.randint(1000, (len(clean),), generator=generator).to(clean.device)
+    timestep = torch.randint(1000, (len(clean),), generator=generator).to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean)
-    noisy = model.to_noisy(clean, noise, level)
+    noisy = model.to_noisy(clean, noise, timestep)
     text = model.encode(prompts)
 
     def loss() -> float:
-        predicted = model.to_noise(model.predict(noisy, level, text), noisy, level)
+        predicted = model.to_noise(model.predict(noisy, timestep, text), noisy, timestep)
         return float((predicted - noise).float().square().mean())
 
     losses = {"plain": loss()}
-    for name, coder in coders.items():
-        with replaced({name: coder}, model.sites(name)):
+    for name, sae in saes.items():
+        with reconstruct_sites({name: sae}, model.sites(name)):
             losses[name] = loss()
     return losses

@@ -1,7 +1,7 @@
 """Activations on disk: safetensors shards in a folder named by the hash of everything that determines them.
 
-A shard holds one batch of pictures and is written whole or not at all, so a harvest that was killed goes on where it
-stopped, without duplicates or holes.
+A shard holds one batch of pictures and is written whole or not at all, so a harvest that was killed resumes without
+duplicates or holes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
 from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
-from efface.sae.harvest import Cost, HarvestConfig, captured, cost, require_space, sites_of
+from efface.sae.harvest import HarvestConfig, HarvestCost, capture, harvest_cost, require_space, sites_of
 
 
 def plan(model: Model, prompts: Sequence[str], config: HarvestConfig) -> dict[str, Any]:
@@ -41,9 +41,9 @@ def folder_of(root: Path, manifest: dict[str, Any]) -> Path:
     return root / hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def expected_cost(model: Model, prompts: Sequence[str], config: HarvestConfig) -> Cost:
-    """What the harvest will take, measured on one step."""
-    return cost(model, config, len(prompts))
+def expected_cost(model: Model, prompts: Sequence[str], config: HarvestConfig) -> HarvestCost:
+    """Size and duration of a harvest, extrapolated from one step."""
+    return harvest_cost(model, config, len(prompts))
 
 
 def harvest(model: Model, prompts: Sequence[str], config: HarvestConfig, root: Path) -> Iterator[Path]:
@@ -51,9 +51,9 @@ def harvest(model: Model, prompts: Sequence[str], config: HarvestConfig, root: P
 
     Args:
         model: draws picture i of prompt i from seed + i.
-        prompts: one a picture.
-        config: what is read.
-        root: where the harvest's folder is made.
+        prompts: prompt of each picture.
+        config: how pictures are drawn and read.
+        root: folder in which the harvest's folder is created.
 
     Raises:
         EffaceError: the disk is too small, or a site gave values that are not finite.
@@ -69,10 +69,10 @@ def harvest(model: Model, prompts: Sequence[str], config: HarvestConfig, root: P
     write_atomically(folder / "manifest.json", json.dumps(manifest | {"shards": len(starts)}, indent=1).encode())
     for index in missing:
         numbers = range(starts[index], min(starts[index] + config.batch, len(prompts)))
-        steps = list(captured(model, [prompts[n] for n in numbers], [config.seed + n for n in numbers], config))
+        steps = list(capture(model, [prompts[n] for n in numbers], [config.seed + n for n in numbers], config))
         names = steps[0].states
         tensors = {name: torch.stack([s.states[name].half().cpu() for s in steps]).contiguous() for name in names}
-        tensors["levels"] = torch.tensor([s.level for s in steps])
+        tensors["levels"] = torch.tensor([s.timestep for s in steps])
         write_atomically(_shard(folder, index), save(tensors))
         yield _shard(folder, index)
 
@@ -81,9 +81,9 @@ class Shards:
     """A harvest on disk as a source of training rounds: every round holds the vectors of a few shards.
 
     Args:
-        folder: of the harvest, with its manifest.
-        size: shards of one round.
-        rank: of this process; others read other shards.
+        folder: folder of the harvest, with its manifest.
+        size: shards per round.
+        rank: number of this process; each reads shards of its own.
         world: processes that share the work.
 
     Raises:
@@ -97,7 +97,10 @@ class Shards:
             raise EffaceError(
                 f"{folder} holds no harvest; expected a manifest.json of `efface sae harvest`."
             ) from error
-        self.folder, self.size, self.rank, self.world = folder, size, rank, world
+        self.folder = folder
+        self.size = size
+        self.rank = rank
+        self.world = world
         self.names: list[str] = manifest["sites"]
         self.count: int = manifest["shards"]
         missing = [i for i in range(self.count) if not _shard(folder, i).exists()]
@@ -107,13 +110,13 @@ class Shards:
             )
 
     def round(self, index: int) -> dict[str, Tensor]:
-        """Site name -> vectors (rows width) in float32; every pass over the shards has its own order."""
+        """Site name -> vectors (rows width) in float32; every pass over the shards is shuffled anew."""
         parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
         first = (index * self.world + self.rank) * self.size
         for number in range(first, first + self.size):
-            turn, place = divmod(number, self.count)
-            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(turn))
-            for name, states in self._read(int(order[place])).items():
+            epoch, position = divmod(number, self.count)
+            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch))
+            for name, states in self._read(int(order[position])).items():
                 parts[name].append(states.flatten(0, 2).float())
         return {name: torch.cat(batches) for name, batches in parts.items()}
 
@@ -129,4 +132,5 @@ class Shards:
 
 
 def _shard(folder: Path, index: int) -> Path:
+    """Path of a shard."""
     return folder / f"shard-{index:05}.safetensors"

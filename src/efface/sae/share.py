@@ -7,7 +7,7 @@ from pathlib import Path
 from efface.errors import EffaceError
 from efface.io.hub import AUTOENCODER
 from efface.report.model_card import autoencoder_card
-from efface.sae.files import coder_hash, load_coder
+from efface.sae.files import load_sae, sae_hash
 
 
 def shared_files(folder: Path, licence: str | None) -> dict[Path, bytes]:
@@ -24,9 +24,9 @@ def shared_files(folder: Path, licence: str | None) -> dict[Path, bytes]:
 
 def _row(site: Path) -> tuple[str, ...]:
     """An autoencoder's line in the table: site, width, latents, k, hash."""
-    coder = load_coder(site)
-    shape = (str(n) for n in (coder.config.width, coder.config.latents, coder.config.k))
-    return (site.name, *shape, f"`{coder_hash(coder)[:12]}`")
+    sae = load_sae(site)
+    shape = (str(n) for n in (sae.config.width, sae.config.latents, sae.config.k))
+    return (site.name, *shape, f"`{sae_hash(sae)[:12]}`")
 
 
 def _autoencoders_in(folder: Path) -> list[Path]:

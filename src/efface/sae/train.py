@@ -1,4 +1,4 @@
-"""Train one autoencoder a site, all sites on the same pictures, from rounds of activations; resumes as if never stopped."""
+"""Train one autoencoder per site on rounds of activations; a run that was interrupted resumes exactly where it was."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ from torch import Tensor
 from efface.errors import EffaceError, UsageError
 from efface.io.atomic import write_atomically
 from efface.io.checkpoint import read_state, under, write_state
-from efface.sae.autoencoder import Coder
-from efface.sae.config import TrainConfig
+from efface.sae.autoencoder import SparseAutoencoder
+from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import group_errors, rank, world
-from efface.sae.files import save_coder
-from efface.sae.site_trainer import Pupil, Source
+from efface.sae.files import save_sae
+from efface.sae.site_trainer import SiteTrainer, Source
 
 
 def train(
     source: Source,
-    config: TrainConfig,
+    config: SAETrainConfig,
     folder: Path,
     *,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     every: int = 20,
     save_seconds: float = 60.0,
     notes: dict[str, Any] | None = None,
-) -> dict[str, Coder]:
-    """Train an autoencoder for every site of a source, or go on with the run in `folder`.
+) -> dict[str, SparseAutoencoder]:
+    """Train an autoencoder for every site of a source; resumes if the folder holds an unfinished run.
 
     The folder holds `run.json`, `log.jsonl`, `state.safetensors` while training, and a folder a site at the end.
 
     Args:
-        source: rounds of activations.
-        config: of the training.
-        folder: of the run.
+        source: gives rounds of activations.
+        config: options of training.
+        folder: folder of the run.
         report: called with every line of the log.
-        every: steps between lines.
-        save_seconds: between checkpoints.
-        notes: what `cfg.json` says besides, such as how activations are read.
+        every: steps between lines of the log.
+        save_seconds: seconds between checkpoints.
+        notes: further entries of `cfg.json`, such as how activations are read.
 
     Raises:
         EffaceError: activations that are not finite, a folder that holds another run, or a process that was lost.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(source, config, folder, notes or {})
-    began = saved = time.monotonic()
+    began = time.monotonic()
+    saved = began
     while run.step < config.steps:
         vectors = source.round(run.round)
         orders = {name: _order(len(v), config, run.round) for name, v in vectors.items()}
@@ -63,11 +64,11 @@ def train(
                 "draw more pictures a round or take smaller batches."
             )
         while run.step < last:
-            place = (run.step - run.first) * config.batch
+            start = (run.step - run.first) * config.batch
             with group_errors():
                 lines = {
-                    name: pupil.learn(vectors[name][orders[name][place : place + config.batch]], run.step)
-                    for name, pupil in run.pupils.items()
+                    name: trainer.step(vectors[name][orders[name][start : start + config.batch]], run.step)
+                    for name, trainer in run.trainers.items()
                 }
             if run.step % every == 0 or run.step == config.steps - 1:
                 run.log(lines, time.monotonic() - began, report)
@@ -75,32 +76,33 @@ def train(
             if time.monotonic() - saved > save_seconds:
                 run.save()
                 saved = time.monotonic()
-        run.round, run.first = run.round + 1, run.step
+        run.round += 1
+        run.first = run.step
     run.save()
     if rank() == 0:
-        for name, pupil in run.pupils.items():
-            save_coder(pupil.coder, folder / name, **(notes or {}))
-    return {name: pupil.coder for name, pupil in run.pupils.items()}
+        for name, trainer in run.trainers.items():
+            save_sae(trainer.sae, folder / name, **(notes or {}))
+    return {name: trainer.sae for name, trainer in run.trainers.items()}
 
 
 class _Run:
-    """A run in its folder: pupils, where it stands, log and checkpoint."""
+    """A run in its folder: trainers, progress, log and checkpoint."""
 
-    def __init__(self, source: Source, config: TrainConfig, folder: Path, notes: dict[str, Any]):
+    def __init__(self, source: Source, config: SAETrainConfig, folder: Path, notes: dict[str, Any]):
         self.folder = folder
         self.step = self.round = self.first = 0
         first = source.round(0)
-        self.pupils = {name: Pupil(first[name].shape[1], config) for name in source.names}
+        self.trainers = {name: SiteTrainer(first[name].shape[1], config) for name in source.names}
         described = {"sites": source.names, "world": world(), "config": asdict(config), "notes": notes}
         self._require_same(json.loads(json.dumps(described)))
         if (folder / "state.safetensors").exists():
             self._load()
 
     def _require_same(self, described: dict[str, Any]) -> None:
-        """Note what the run is, or refuse a folder that holds another one."""
+        """Write `run.json`, or raise EffaceError where the folder holds another run."""
         path = self.folder / "run.json"
-        if path.exists() and (found := json.loads(path.read_text())) != described:
-            other = [k for k in described if found.get(k) != described[k]]
+        if path.exists() and (stored := json.loads(path.read_text())) != described:
+            other = [k for k in described if stored.get(k) != described[k]]
             raise EffaceError(
                 f"{self.folder} holds a run with another {' and '.join(other)}: name another folder, or remove that one."
             )
@@ -115,8 +117,8 @@ class _Run:
                 f"{self.folder}'s checkpoint is damaged ({error}): remove the folder and begin anew."
             ) from error
         self.step, self.round, self.first = tensors.pop("place").tolist()
-        for name, pupil in self.pupils.items():
-            pupil.restore(under(tensors, f"{name}|"))
+        for name, trainer in self.trainers.items():
+            trainer.restore(under(tensors, f"{name}|"))
         if rank() == 0 and (log := self.folder / "log.jsonl").exists():
             # Lines after the checkpoint will be written again.
             kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < self.step]
@@ -125,7 +127,7 @@ class _Run:
     def save(self) -> None:
         """Write the whole state to a temporary name, then rename."""
         if rank() == 0:
-            tensors = {f"{name}|{k}": v for name, p in self.pupils.items() for k, v in p.state().items()}
+            tensors = {f"{name}|{k}": v for name, trainer in self.trainers.items() for k, v in trainer.state().items()}
             tensors["place"] = torch.tensor([self.step, self.round, self.first])
             write_state(self.folder / "state.safetensors", tensors)
 
@@ -138,7 +140,7 @@ class _Run:
             report(line)
 
 
-def _order(rows: int, config: TrainConfig, round_index: int) -> Tensor:
+def _order(rows: int, config: SAETrainConfig, round_index: int) -> Tensor:
     """The order in which a round's vectors are used: `passes` shuffles, one after the other."""
     seed = (config.seed * 1_000_003 + round_index) * 1009 + rank()
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Find how many latents and how strong a factor a concept needs, from at most 200 pictures instead of hundreds of thousands.
+"""Find how many latents and what factor erase a concept, from at most 200 pictures instead of hundreds of thousands.
 
 The paper sweeps 3 counts x 7 factors on 980 pictures each for every object. Here only pictures of the concepts and of
 those others that share their latents most are drawn; and since a stronger factor removes more and damages more, the
@@ -9,59 +9,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from efface.concepts.concept import Concept
+from efface.concepts.sample import SEEDS, Sample, evenly_spaced
 from efface.errors import UsageError
 from efface.judges import Judge
+from efface.judges.criterion import verdicts_on
 from efface.models.model import Model
 from efface.models.sampling import sampling
 from efface.sae.statistics import Statistics, select
 
-T = TypeVar("T")
-
 COUNTS = (1, 2, 4)
-"""Latents at each level that are tried."""
+"""Numbers of latents per timestep that are tried."""
 FACTORS = (0.0, -1.0, -2.0, -5.0, -10.0, -20.0, -40.0)
-"""γ, from the weakest to the strongest; 0 switches a latent off."""
+"""Factors γ that are tried, from the weakest to the strongest; 0 switches a latent off."""
 PICTURES = 200
-"""At most so many are drawn."""
+"""Limit on the number of pictures drawn."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting, and what it did."""
+    """Result of one setting."""
 
     count: int
     gamma: float
     erased: float
     """Share of the concept's pictures that no longer show it."""
-    kept: float
+    retained: float
     """Share of the other pictures that still show what they should."""
 
     @property
     def value(self) -> float:
         """The paper's objective, (UA + IRA)/2."""
-        return (self.erased + self.kept) / 2
+        return (self.erased + self.retained) / 2
 
 
-def calibrated(
+def calibrate(
     model: Model,
     concepts: Sequence[Concept],
     config: Any,
-    measured: Sequence[Statistics],
-    made: Callable[[Any], Any],
+    stats: Sequence[Statistics],
+    erasure_with: Callable[[Any], Any],
     judge: Judge | None,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """The best configuration for the concepts, and every setting that was tried.
+    """Find the best options for the concepts; returns them with the results of all trials.
 
     Args:
         model: the unerased model.
-        concepts: what is being erased, all by one setting.
+        concepts: concepts to erase, all with the same setting.
         config: SAeUron's options; `count` and `gamma` are replaced.
-        measured: statistics of every site; they name the others that suffer most.
-        made: from options to an erasure.
-        judge: its classes must name the concepts and the others.
+        stats: statistics of every site, which decide which other concepts are drawn.
+        erasure_with: makes an erasure from options.
+        judge: judge whose classes name the concepts.
 
     Raises:
         UsageError: there is no judge, or it does not know a concept.
@@ -73,48 +73,57 @@ def calibrated(
         )
     trials: list[Trial] = []
     own = [(c.name, prompt) for c in concepts for prompt in c.prompts()]
-    others = [(name, prompt) for name in at_risk(measured, names) for prompt in concepts[0].prompts(name)]
+    others = [(name, prompt) for name in most_affected(stats, names) for prompt in concepts[0].prompts(name)]
     each = PICTURES // (len(COUNTS) * 3 + 1)  # bisection of seven factors takes three trials
-    work = spread(own, (each + 1) // 2) + spread(others, each // 2)
+    work = evenly_spaced(own, (each + 1) // 2, repeat=True) + evenly_spaced(others, each // 2, repeat=True)
+    samples = [Sample(prompt, SEEDS.calibration + i, (name,)) for i, (name, prompt) in enumerate(work)]
+    settings = sampling(model.pipeline, None, None)
 
-    def labels() -> list[str]:
-        seeds = range(20_000, 20_000 + len(work))
-        return list(judge(model.draw([p for _, p in work], seeds=seeds, **sampling(model.pipeline, None, None))).labels)
+    def shown() -> list[bool]:
+        images = model.draw([s.prompt for s in samples], seeds=[s.seed for s in samples], **settings)
+        return [verdict.shown for verdict in verdicts_on(judge, images, [s.concept for s in samples])]
 
-    before = labels()
-    able = [name == label or name in names for label, (name, _) in zip(before, work, strict=True)]
+    before = shown()
+    targets = [i for i, s in enumerate(samples) if s.concept in names]
+    # Retention is counted over the pictures that show their concept before anything is erased.
+    counted = [i for i, s in enumerate(samples) if s.concept not in names and before[i]]
 
     def trial(count: int, gamma: float) -> Trial:
-        with made(replace(config, count=count, gamma=gamma)).attached(model.pipeline):
-            found = list(zip(labels(), work, able, strict=True))
-        gone = [label != name for label, (name, _), _ in found if name in names]
-        right = [label == name for label, (name, _), fit in found if name not in names and fit]
-        trials.append(Trial(count, gamma, sum(gone) / len(gone), sum(right) / max(1, len(right))))
-        return trials[-1]
+        with erasure_with(replace(config, count=count, gamma=gamma)).attached(model.pipeline):
+            after = shown()
+        erased = [not after[i] for i in targets]
+        retained = [after[i] for i in counted]
+        result = Trial(
+            count=count,
+            gamma=gamma,
+            erased=sum(erased) / len(erased),
+            retained=sum(retained) / max(1, len(retained)),
+        )
+        trials.append(result)
+        return result
 
     for count in COUNTS:
-        low, high = 0, len(FACTORS) - 1
+        low = 0
+        high = len(FACTORS) - 1
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if trial(count, FACTORS[middle]).erased >= 1 else (middle + 1, high)
+            if trial(count, FACTORS[middle]).erased >= 1:
+                high = middle
+            else:
+                low = middle + 1
     best = max(trials, key=lambda t: (t.value, -t.count, t.gamma))
-    curve = [{"count": t.count, "gamma": t.gamma, "erased": t.erased, "kept": t.kept} for t in trials]
+    curve = [{"count": t.count, "gamma": t.gamma, "erased": t.erased, "kept": t.retained} for t in trials]
     return replace(config, count=best.count, gamma=best.gamma, calibrate=False), curve
 
 
-def at_risk(measured: Sequence[Statistics], names: Sequence[str], count: int = 6) -> list[str]:
-    """The other concepts of the same kind for which the chosen latents are most active, over all sites."""
-    first = measured[0]
+def most_affected(stats: Sequence[Statistics], names: Sequence[str], count: int = 6) -> list[str]:
+    """Other concepts of the same kind on whose pictures the chosen latents are most active, over all sites."""
+    first = stats[0]
     kind = first.kinds[first.concepts.index(names[0])]
     others = [n for n, k in zip(first.concepts, first.kinds, strict=True) if k == kind and n not in names]
 
     def activity(of: str) -> float:
-        chosen = [(found, select(found.scores(name), max(COUNTS)).float()) for found in measured for name in names]
-        return sum(float((found.of(of) * mask).sum()) for found, mask in chosen)
+        masks = [(site, select(site.scores(name), max(COUNTS)).float()) for site in stats for name in names]
+        return sum(float((site.of(of) * mask).sum()) for site, mask in masks)
 
     return sorted(others, key=lambda name: -activity(name))[:count]
-
-
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """`count` items evenly spaced over all, repeated where there are fewer."""
-    return [items[i * len(items) // count] if count < len(items) else items[i % len(items)] for i in range(count)]

@@ -1,4 +1,4 @@
-"""The autoencoders of an eraser's sites, and the statistics from which it chooses latents: from files, or from pictures."""
+"""Autoencoders and statistics of an eraser's sites: from files, or measured on pictures."""
 
 from __future__ import annotations
 
@@ -9,106 +9,113 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from efface.concepts.concept import Concept
-from efface.concepts.sample import Labelled
+from efface.concepts.sample import Sample
 from efface.errors import UsageError
 from efface.models.model import Model
-from efface.sae.autoencoder import Coder
+from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.harvest import HarvestConfig
-from efface.sae.lookup import coder_folder, open_coder
-from efface.sae.statistics import Statistics, choices, statistics
+from efface.sae.lookup import open_sae, sae_folder
+from efface.sae.statistics import Statistics, selected_latents, statistics
 
 
-class Opened(NamedTuple):
-    """The autoencoders of some sites."""
+class SiteSAEs(NamedTuple):
+    """Autoencoders of sites."""
 
-    coders: dict[str, Coder]
-    """By the site's name."""
-    named: dict[str, dict[str, str]]
-    """Site -> hash and source of its autoencoder, as an erasure's header has them."""
+    saes: dict[str, SparseAutoencoder]
+    """Site name -> autoencoder."""
+    references: dict[str, dict[str, str]]
+    """Site name -> hash and source of its autoencoder, as written to an erasure's header."""
 
 
-def open_coders(source: str, sites: Iterable[str]) -> Opened:
+def open_saes(source: str, sites: Iterable[str]) -> SiteSAEs:
     """The autoencoder of every site; raises EffaceError where there is none."""
-    found = {site: open_coder(source, site) for site in sites}
-    named = {site: {"sha256": sha256, "source": source} for site, (_, sha256) in found.items()}
-    return Opened({site: coder for site, (coder, _) in found.items()}, named)
+    opened = {site: open_sae(source, site) for site in sites}
+    references = {site: {"sha256": sha256, "source": source} for site, (_, sha256) in opened.items()}
+    return SiteSAEs({site: sae for site, (sae, _) in opened.items()}, references)
 
 
 def published_site(concepts: Sequence[Concept]) -> str:
-    """SAeUron's block for the kind of concept."""
+    """The block that SAeUron edits for the kind of concept."""
     return f"unet.up_blocks.1.attentions.{2 if concepts[0].kind == 'style' else 1}"
 
 
-def known_statistics(
-    path: str | None, coder: str, sites: Iterable[str], concepts: Sequence[Concept]
+def load_statistics(
+    path: str | None, source: str, sites: Iterable[str], concepts: Sequence[Concept]
 ) -> dict[str, Statistics] | None:
-    """Every site's statistics from files, where there are some that know every concept.
+    """Load every site's statistics; None where there is no file, or where one lacks a concept.
 
     Args:
-        path: of the site's statistics, or of several sites' the folder; None looks in the autoencoders' folder.
-        coder: where the autoencoders are.
+        path: file of a site's statistics, or folder of several; None stands for the autoencoders' folder.
+        source: name or folder of the autoencoders.
         sites: names of the modules.
-        concepts: what must be known.
+        concepts: concepts that the statistics must know.
 
     Raises:
-        UsageError: the statistics that were asked for lack a concept.
+        UsageError: the statistics at `path` lack a concept.
     """
-    found: dict[str, Statistics] = {}
+    stats: dict[str, Statistics] = {}
     for site in sites:
-        file = Path(path) if path else coder_folder(coder, site)
+        file = Path(path) if path else sae_folder(source, site)
         if file.is_dir():
             file = (file / site if (file / site).is_dir() else file) / "statistics.safetensors"
         if not path and not file.exists():
             return None
-        found[site] = Statistics.load(file)
-        lacking = [concept.name for concept in concepts if concept.name not in found[site].concepts]
+        stats[site] = Statistics.load(file)
+        lacking = [concept.name for concept in concepts if concept.name not in stats[site].concepts]
         if lacking and path:
             raise UsageError(
-                f"{file} has no statistics of {lacking[0]!r}; it has {', '.join(found[site].concepts[:8])}…"
+                f"{file} has no statistics of {lacking[0]!r}; it has {', '.join(stats[site].concepts[:8])}…"
             )
         if lacking:
             return None
-    return found
+    return stats
 
 
-def taken_statistics(
+def measure_statistics(
     model: Model,
-    coders: dict[str, Coder],
+    saes: dict[str, SparseAutoencoder],
     concepts: Sequence[Concept],
-    kept: Sequence[str] | None,
+    retained: Sequence[str] | None,
     *,
     images: int,
     steps: int,
     guidance: float,
     seed: int,
 ) -> dict[str, Statistics]:
-    """Draw `images` pictures of every concept and as many of what is kept, and take every site's statistics from them.
+    """Measure every site's statistics on `images` pictures of every concept and as many of retained prompts.
 
     Raises:
-        UsageError: nothing is kept.
+        UsageError: there are no retained prompts.
     """
-    if not kept:
+    if not retained:
         raise UsageError("there is nothing to compare the concept with: give prompts of what is kept (--keep).")
     pictures = [
-        Labelled(prompts[i % len(prompts)], (name,), seed + i)
-        for name, prompts in (*((c.name, c.prompts()) for c in concepts), ("", list(kept)))
+        Sample(prompt=prompts[i % len(prompts)], seed=seed + i, shows=(name,))
+        for name, prompts in (*((c.name, c.prompts()) for c in concepts), ("", list(retained)))
         for i in range(images)
     ]
-    harvest = HarvestConfig(tuple(coders), steps, guidance)
+    harvest = HarvestConfig(tuple(saes), steps=steps, guidance=guidance)
     kinds = {c.name: "concept" for c in concepts} | {"": "concept"}
-    return statistics(model, coders, pictures, kinds, harvest)
+    return statistics(model, saes, pictures, kinds, harvest)
 
 
-def explained(measured: dict[str, Statistics], concept: str, chosen: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """Why latents were chosen for a concept at every site, for an erasure's notes.
+def selection_notes(stats: dict[str, Statistics], concept: str, masks: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """The latents selected for a concept at every site with their figures, for an erasure's notes.
 
     Args:
-        measured: site -> statistics.
-        concept: its name.
-        chosen: site -> which latents, as a mask (levels latents).
+        stats: site name -> statistics.
+        concept: name of the concept.
+        masks: site name -> selected latents, as a mask (timesteps latents).
     """
     return [
-        {"site": site} | choice._asdict()
-        for site, found in measured.items()
-        for choice in choices(found, concept, chosen[site])
+        {
+            "site": site,
+            "latent": row.latent,
+            "levels": row.timesteps,
+            "score": row.score,
+            "own": row.own,
+            "others": row.others,
+        }
+        for site, site_stats in stats.items()
+        for row in selected_latents(site_stats, concept, masks[site])
     ]

@@ -1,4 +1,4 @@
-"""Steer one latent: multiply it, add to it, or paint it on a region, and see what the model draws."""
+"""Steer one latent: multiply it, or add to it on a region, while the model draws."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from efface.errors import UsageError
 from efface.models.model import Model
-from efface.sae.autoencoder import Coder
+from efface.sae.autoencoder import SparseAutoencoder
 
 
 class Region(NamedTuple):
-    """A rectangle of the picture, in shares of its width and height (0 to 1)."""
+    """A rectangle of the picture, in fractions of its width and height (0 to 1)."""
 
     left: float = 0.0
     top: float = 0.0
@@ -23,7 +23,7 @@ class Region(NamedTuple):
     bottom: float = 1.0
 
     def mask(self, tokens: int) -> Tensor:
-        """Which of the positions of a square map lie inside (tokens,)."""
+        """Mask of the positions of a square map that lie inside (tokens,)."""
         side = round(tokens**0.5)
         centres = (torch.arange(side) + 0.5) / side
         rows = (centres >= self.top) & (centres < self.bottom)
@@ -32,17 +32,17 @@ class Region(NamedTuple):
 
 
 @contextmanager
-def steered(
+def steer_latent(
     model: Model,
     site: str,
-    coder: Coder,
+    sae: SparseAutoencoder,
     latent: int,
     *,
     multiply: float = 1.0,
     add: float = 0.0,
     region: Region | None = None,
 ) -> Iterator[None]:
-    """While active, a latent z becomes multiply·z + add at every position of the region.
+    """Context in which a latent z becomes multiply·z + add at every position of the region.
 
     Multiplying changes positions at which it is active; adding paints it everywhere in the region, in units of its
     activations.
@@ -50,23 +50,24 @@ def steered(
     Raises:
         UsageError: the autoencoder has no such latent, or the region is empty.
     """
-    if not 0 <= latent < coder.config.latents:
-        raise UsageError(f"the autoencoder has no latent {latent}: expected 0 to {coder.config.latents - 1}.")
+    if not 0 <= latent < sae.config.latents:
+        raise UsageError(f"the autoencoder has no latent {latent}: expected 0 to {sae.config.latents - 1}.")
     if region and not (region.left < region.right and region.top < region.bottom):
         raise UsageError(
             f"the region {tuple(region)} is empty: give left, top, right, bottom with left < right, top < bottom."
         )
-    place, coder = model.sites(site)[0], coder.at_inference()
+    hooked = model.sites(site)[0]
+    sae = sae.at_inference()
 
     def hook(module: Any, args: Any, output: Any) -> Any:
-        states = place.read(output).float()
-        z = coder.encode(states.flatten(0, 1)).dense(coder.config.latents)[:, latent].view(states.shape[:2])
+        states = hooked.read(output).float()
+        z = sae.encode(states.flatten(0, 1)).dense(sae.config.latents)[:, latent].view(states.shape[:2])
         change = (multiply - 1) * z + add
         if region:
             change = change * region.mask(states.shape[1]).to(change)
-        return place.add(output, (change[..., None] * coder.W_dec[latent]).to(place.read(output).dtype))
+        return hooked.add(output, (change[..., None] * sae.W_dec[latent]).to(hooked.read(output).dtype))
 
-    handle = place.module.register_forward_hook(hook)
+    handle = hooked.module.register_forward_hook(hook)
     try:
         with torch.no_grad():
             yield

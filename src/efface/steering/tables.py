@@ -1,4 +1,4 @@
-"""Gate, gain and shift of every latent at every level; several concepts merged into one edit."""
+"""Gate, gain and shift of every latent at every timestep, and the merge of several concepts into one edit."""
 
 from __future__ import annotations
 
@@ -9,86 +9,95 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from efface.erasures.latent_edit import HUGE, Edit
-from efface.sae.autoencoder import Coder
+from efface.erasures.latent_edit import HUGE, LatentEdit
+from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.statistics import Statistics, percentile_count, select
 
 Gain = Literal["published", "normalised", "clamp"]
 """`published`: z becomes γ·μ·z with μ the latent's mean over the concept's pictures; `normalised`: γ·z; `clamp`: γ·μ."""
 
 
-class Tables(NamedTuple):
-    """What happens to every latent of the autoencoder at every level, for one concept (levels latents)."""
+class LatentTables(NamedTuple):
+    """Per-timestep gate, gain and shift of every latent, for one concept (each timesteps latents)."""
 
     gate: Tensor
-    """Activation above which it is edited; infinite where it is not chosen."""
+    """Activation above which a latent is edited; infinite where it is not chosen."""
     gain: Tensor
+    """Factor of an edited latent."""
     shift: Tensor
+    """Summand of an edited latent."""
 
 
-def tables_of(
-    measured: Statistics, coder: Coder, concept: str, *, count: int, gamma: float, gain: Gain, fast: bool
-) -> Tables:
-    """The published edit of one concept: gate μ(i,t,D), gain γ μ(i,t,D_c), or what `gain` says instead.
+def latent_tables(
+    stats: Statistics, sae: SparseAutoencoder, concept: str, *, count: int, gamma: float, gain: Gain, fast: bool
+) -> LatentTables:
+    """The tables of one concept: gate μ(i, t, D), gain γ μ(i, t, D_c) or the variant that `gain` names.
 
     Args:
-        measured: statistics that know the concept.
-        coder: the site's autoencoder.
-        concept: its name.
-        count: latents chosen at each level.
-        gamma: their factor.
-        gain: how the factor is used.
-        fast: whether the gate also stands for membership in the top k.
+        stats: statistics that know the concept.
+        sae: the site's autoencoder.
+        concept: name of the concept.
+        count: latents chosen at each timestep.
+        gamma: factor γ of a chosen latent.
+        gain: how the factor is applied.
+        fast: whether the gate also replaces membership in the top k.
     """
-    chosen = select(measured.scores(concept), count)
-    mean = measured.of(concept)
+    chosen = select(stats.scores(concept), count)
+    mean = stats.of(concept)
     gains = {"published": gamma * mean, "normalised": torch.full_like(mean, gamma), "clamp": torch.zeros_like(mean)}
     shift = gamma * mean if gain == "clamp" else torch.zeros_like(mean)
-    gate = torch.where(chosen, measured.everything(concept), float("inf"))
+    gate = torch.where(chosen, stats.everything(concept), float("inf"))
     if fast:
-        gate = torch.maximum(gate, measured.cutoff[:, None])
-    return Tables(gate, gains[gain], shift)
+        gate = torch.maximum(gate, stats.cutoff[:, None])
+    return LatentTables(gate, gains[gain], shift)
 
 
-def count_of(coder: Coder, count: int, percentile: float | None) -> int:
-    """Latents chosen at each level: `count`, or those above a percentile of the scores."""
-    return count if percentile is None else percentile_count(coder.config.latents, percentile)
+def latents_per_timestep(sae: SparseAutoencoder, count: int, percentile: float | None) -> int:
+    """Number of latents chosen at each timestep: `count`, or those above a percentile of the scores."""
+    return count if percentile is None else percentile_count(sae.config.latents, percentile)
 
 
-def merged(concepts: Sequence[Tables], coder: Coder, measured: Statistics) -> Edit:
-    """The union of the concepts' latents; where several choose one at a level, the smallest gain wins."""
-    gate, gain, shift = (torch.stack(tables) for tables in zip(*concepts, strict=True))
-    strongest = torch.where(gate.isfinite(), gain, float("inf")).argmin(0, keepdim=True)
-    gate, gain, shift = (table.gather(0, strongest)[0] for table in (gate, gain, shift))
+def merge_tables(concepts: Sequence[LatentTables], sae: SparseAutoencoder, stats: Statistics) -> LatentEdit:
+    """Merge tables into one edit of the union of their latents; where several choose one at a timestep, the smallest gain wins."""
+    gates = torch.stack([tables.gate for tables in concepts])
+    gains = torch.stack([tables.gain for tables in concepts])
+    shifts = torch.stack([tables.shift for tables in concepts])
+    strongest = torch.where(gates.isfinite(), gains, float("inf")).argmin(0, keepdim=True)
+    gate = gates.gather(0, strongest)[0]
+    gain = gains.gather(0, strongest)[0]
+    shift = shifts.gather(0, strongest)[0]
     latents = gate.isfinite().any(0).nonzero().squeeze(1)
 
-    def copied(part: Tensor) -> Tensor:
+    def copy(part: Tensor) -> Tensor:
         return part.detach().clone().contiguous()
 
-    return Edit(
-        encoder=copied(coder.encoder.weight[latents]),
-        bias=copied(coder.encoder.bias[latents]),
-        centre=copied(coder.b_dec),
-        decoder=copied(coder.W_dec[latents]),
+    return LatentEdit(
+        encoder=copy(sae.encoder.weight[latents]),
+        bias=copy(sae.encoder.bias[latents]),
+        centre=copy(sae.b_dec),
+        decoder=copy(sae.W_dec[latents]),
         latents=latents,
-        levels=copied(measured.levels),
-        gate=copied(gate[:, latents]),
-        gain=copied(gain[:, latents]),
-        shift=copied(shift[:, latents]),
+        timesteps=copy(stats.timesteps),
+        gate=copy(gate[:, latents]),
+        gain=copy(gain[:, latents]),
+        shift=copy(shift[:, latents]),
     )
 
 
-def chosen_already(edit: Edit) -> int:
-    """The most latents that an edit has at a level."""
+def max_latents_per_timestep(edit: LatentEdit) -> int:
+    """Largest number of latents that an edit has at one timestep."""
     return int((edit.gate < HUGE).sum(1).max())
 
 
-def with_latents(edit: Edit, coder: Coder, measured: Statistics, new: Tables) -> Edit:
-    """An edit with the latents of further tables, by the levels of new statistics, beside those that it has."""
-    gate = torch.where(edit.gate < HUGE, edit.gate, float("inf")).cpu()  # as files write it
-    nearest = (measured.levels[None] - edit.levels[:, None]).abs().argmin(1)
-    shape = (len(edit.levels), coder.config.latents)
-    old = Tables(torch.full(shape, float("inf")), torch.ones(shape), torch.zeros(shape))
-    for table, part in zip(old, (gate, edit.gain, edit.shift), strict=True):
-        table[:, edit.latents.cpu()] = part.cpu()
-    return merged([old, Tables(*(table[nearest] for table in new))], coder, replace(measured, levels=edit.levels))
+def add_latents(edit: LatentEdit, sae: SparseAutoencoder, stats: Statistics, new: LatentTables) -> LatentEdit:
+    """An edit with the latents of further tables beside its own; `stats` says at which timesteps the tables hold."""
+    gate = torch.where(edit.gate < HUGE, edit.gate, float("inf")).cpu()  # files hold the largest float for infinity
+    nearest = (stats.timesteps[None] - edit.timesteps[:, None]).abs().argmin(1)
+    shape = (len(edit.timesteps), sae.config.latents)
+    old = LatentTables(torch.full(shape, float("inf")), torch.ones(shape), torch.zeros(shape))
+    latents = edit.latents.cpu()
+    old.gate[:, latents] = gate
+    old.gain[:, latents] = edit.gain.cpu()
+    old.shift[:, latents] = edit.shift.cpu()
+    further = LatentTables(new.gate[nearest], new.gain[nearest], new.shift[nearest])
+    return merge_tables([old, further], sae, replace(stats, timesteps=edit.timesteps))

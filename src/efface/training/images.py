@@ -8,14 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from efface.concepts.sample import SEEDS
 from efface.models.model import Model, Settings
-from efface.models.sampling import drawn_latents, generator
-
-FIRST_SEED = 60_000
-"""Of an album's pictures; no try has one of these."""
+from efface.models.sampling import generator, sample_latents
 
 
-class Sight(NamedTuple):
+class NoisedBatch(NamedTuple):
     """A batch of pictures at random timesteps."""
 
     members: list[int]
@@ -27,7 +25,7 @@ class Sight(NamedTuple):
     """(batch,)"""
 
 
-class Album(NamedTuple):
+class ConceptImages(NamedTuple):
     """Pictures as clean latents."""
 
     prompts: list[str]
@@ -36,18 +34,18 @@ class Album(NamedTuple):
     most: int
     """Timesteps of the model's schedule."""
 
-    def batch(self, size: int, *numbers: int) -> Sight:
+    def batch(self, size: int, *numbers: int) -> NoisedBatch:
         """So many pictures, with noise and timesteps that `numbers` determine."""
         g = generator("album", *numbers)
         members = torch.randint(len(self.prompts), (size,), generator=g).tolist()
         clean = self.latents[members]
         noise = torch.randn(clean.shape, generator=g).to(clean)
-        return Sight(members, clean, noise, torch.randint(self.most, (size,), generator=g).to(clean.device))
+        return NoisedBatch(members, clean, noise, torch.randint(self.most, (size,), generator=g).to(clean.device))
 
 
-def album(model: Model, prompts: Sequence[str], count: int, settings: Settings) -> Album:
+def album(model: Model, prompts: Sequence[str], count: int, settings: Settings) -> ConceptImages:
     """Draw `count` pictures of prompts, taken in turn, with a model as it stands."""
     chosen = [prompts[i % len(prompts)] for i in range(count)]
-    seeds = range(FIRST_SEED, FIRST_SEED + count)
-    latents = drawn_latents(model, chosen, seeds, settings, batch=16)
-    return Album(chosen, latents, model.pipeline.scheduler.config.num_train_timesteps)
+    seeds = range(SEEDS.images, SEEDS.images + count)
+    latents = sample_latents(model, chosen, seeds, settings, batch=16)
+    return ConceptImages(chosen, latents, model.num_train_timesteps)

@@ -16,7 +16,7 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 """Layers of attention that get factors, as LoRA trainers have it."""
 
 
-class LowRank:
+class LoRA:
     """LoRA (Hu et al., 2021, arXiv 2106.09685) without touching a module: y becomes y + B A x beside every projection.
 
     Args:
@@ -58,7 +58,7 @@ class LowRank:
                 handle.remove()
 
 
-class Full:
+class FullWeights:
     """Every weight of a network, trained on a copy; made while what is to be fine-tuned is attached."""
 
     def __init__(self, denoiser: nn.Module):

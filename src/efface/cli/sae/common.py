@@ -42,7 +42,7 @@ def drawing(pipeline: Any, steps: int | None, guidance: float | None) -> dict[st
 
 def labelled(path: Path | None, seeds: int, pipeline: Any) -> tuple[list[Any], dict[str, str]]:
     """Pictures of many concepts, from a JSON file {"kind": {"concept": ["prompt", …]}} or the model's own benchmark."""
-    from efface.concepts.sample import Labelled
+    from efface.concepts.sample import Sample
     from efface.profiles.base import profile_of
 
     if path is None:
@@ -50,7 +50,7 @@ def labelled(path: Path | None, seeds: int, pipeline: Any) -> tuple[list[Any], d
     try:
         kinds = json.loads(path.read_text())
         pictures = [
-            Labelled(prompt, (concept,), seed)
+            Sample(prompt=prompt, seed=seed, shows=(concept,))
             for concepts in kinds.values()
             for concept, prompts in concepts.items()
             for prompt in prompts

@@ -38,13 +38,13 @@ def main(args: list[str]) -> None:
     from efface.cli.sae.common import drawing, labelled
     from efface.models.load import load
     from efface.models.model import Model
-    from efface.sae.files import load_coder
+    from efface.sae.files import load_sae
     from efface.sae.harvest import HarvestConfig
     from efface.sae.statistics import statistics
 
     pipeline = load(request.model)
     folders = sorted(p.parent for p in Path(request.coder).glob("*/cfg.json"))
-    coders = {folder.name: load_coder(folder) for folder in folders}
+    coders = {folder.name: load_sae(folder) for folder in folders}
     if not coders:
         raise UsageError(f"{request.coder} holds no autoencoders; expected the folder of `efface sae train`.")
     pictures, kinds = labelled(request.concepts, request.seeds, pipeline)

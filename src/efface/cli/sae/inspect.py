@@ -1,4 +1,4 @@
-"""Write static pages on the latents: top pictures with heat maps, noise levels, density, concepts, regions."""
+"""Write static pages on the latents: top pictures with heat maps, timesteps, density, concepts, regions."""
 
 from __future__ import annotations
 
@@ -43,36 +43,36 @@ def main(args: list[str]) -> None:
     from efface.cli.sae.common import drawing, labelled, sites_named
     from efface.models.load import load
     from efface.models.model import Model
-    from efface.sae.dashboard import atlas
+    from efface.sae.dashboard import feature_dashboard
     from efface.sae.harvest import HarvestConfig
-    from efface.sae.lookup import open_coder
+    from efface.sae.lookup import open_sae
     from efface.sae.pages import write_pages
 
     pipeline = load(request.model)
     model = Model(pipeline)
     site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
-    coder, _ = open_coder(request.coder, site)
+    coder, _ = open_sae(request.coder, site)
     labels, kinds = labelled(request.concepts, request.seeds, pipeline)
     config = HarvestConfig((site,), **drawing(pipeline, request.steps, request.guidance))
-    found = atlas(model, site, coder, labels, config, report=lambda n: say(f"{n} of {len(labels)} pictures"))
-    best = best_latents(found, list(kinds))
+    dashboard = feature_dashboard(model, site, coder, labels, config, report=lambda n: say(f"{n} of {len(labels)} pictures"))
+    best = best_latents(dashboard, list(kinds))
     latents = list(request.latents) or sorted(best)
-    index = write_pages(found, latents, request.output, scores=best)
+    index = write_pages(dashboard, latents, request.output, scores=best)
     rows = [("pages", str(index)), ("latents", str(len(latents))), ("pictures", str(len(labels)))]
     result({"index": str(index), "latents": latents, "pictures": len(labels)}, as_json=request.json, rows=rows)
 
 
-def best_latents(found: object, concepts: list[str], count: int = 2) -> dict[int, list[tuple[str, float]]]:
-    """Latent -> the concepts that score it highest, for the best latents of every concept (published score, all levels)."""
+def best_latents(dashboard: object, concepts: list[str], count: int = 2) -> dict[int, list[tuple[str, float]]]:
+    """Latent -> the concepts that score it highest, for the best latents of every concept (published score, all timesteps)."""
     import torch
 
-    from efface.sae.dashboard import Atlas
+    from efface.sae.dashboard import FeatureDashboard
 
-    assert isinstance(found, Atlas)
-    means = found.heat.float().mean(1)
+    assert isinstance(dashboard, FeatureDashboard)
+    means = dashboard.heat.float().mean(1)
     scores: dict[int, list[tuple[str, float]]] = {}
     for concept in concepts:
-        own = torch.tensor([concept in label.concepts for label in found.labels])
+        own = torch.tensor([concept in label.shows for label in dashboard.labels])
         share = [part.mean(0) / (part.mean(0).sum() + 1e-8) for part in (means[own], means[~own])]
         best = (share[0] - share[1]).topk(count)
         for value, latent in zip(best.values.tolist(), best.indices.tolist(), strict=True):

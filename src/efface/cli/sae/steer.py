@@ -38,7 +38,7 @@ class Request:
     """Denoising steps."""
     guidance: float | None = None
     """Guidance scale."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("steered.png")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("steer_latent.png")
     """PNG file to write."""
     json: bool = False
     """Print one JSON object instead of a table."""
@@ -54,19 +54,19 @@ def main(args: list[str]) -> None:
     from efface.models.load import load
     from efface.models.model import Model
     from efface.models.sampling import sampling
-    from efface.report.grid import sheet
-    from efface.sae.lookup import open_coder
-    from efface.steering.steer import Region, steered
+    from efface.report.grid import image_grid
+    from efface.sae.lookup import open_sae
+    from efface.steering.steer import Region, steer_latent
 
     pipeline = load(request.model)
     model = Model(pipeline)
     site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
-    coder, _ = open_coder(request.coder, site)
+    coder, _ = open_sae(request.coder, site)
     seeds, settings = [request.seed] * len(request.prompts), sampling(pipeline, request.steps, request.guidance)
     region = Region(*request.region) if request.region else None
     before = model.draw(request.prompts, seeds=seeds, **settings)
-    with steered(model, site, coder, request.latent, multiply=request.multiply, add=request.add, region=region):
+    with steer_latent(model, site, coder, request.latent, multiply=request.multiply, add=request.add, region=region):
         after = model.draw(request.prompts, seeds=seeds, **settings)
-    save_picture(sheet([before, after], columns=request.prompts, labels=["before", "after"]), request.output)
+    save_picture(image_grid([before, after], columns=request.prompts, labels=["before", "after"]), request.output)
     data = {"output": str(request.output), "site": site, "latent": request.latent}
     result(data, as_json=request.json, rows=[(k, str(v)) for k, v in data.items()])

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from efface.cli.output import result, say
-from efface.sae.config import TrainConfig
+from efface.sae.config import SAETrainConfig
 
 if TYPE_CHECKING:
-    from efface.sae.autoencoder import Coder
-    from efface.sae.harvest import Stream
+    from efface.sae.autoencoder import SparseAutoencoder
+    from efface.sae.harvest import ActivationStream
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    combined = tyro.conf.OmitArgPrefixes[tuple[Request, TrainConfig]]
+    combined = tyro.conf.OmitArgPrefixes[tuple[Request, SAETrainConfig]]
     request, config = tyro.cli(combined, args=args, prog="efface sae train", description=__doc__)
     named = {a.split("=")[0].lstrip("-").replace("-", "_") for a in args if a.startswith("--")}
     from efface.cli.sae.common import drawing, prompts_named, sites_named
     from efface.models.load import load
     from efface.models.model import Model
     from efface.profiles.base import profile_of
-    from efface.sae.harvest import HarvestConfig, Stream
+    from efface.sae.harvest import ActivationStream, HarvestConfig
     from efface.sae.shards import Shards
     from efface.sae.train import train
 
@@ -65,7 +65,7 @@ def main(args: list[str]) -> None:
         seed=config.seed,
     )
     prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
-    stream = Stream(Model(pipeline), prompts, harvest, images=request.images)
+    stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images)
     source: Any = Shards(request.shards) if request.shards else stream
     say(f"{config.steps} steps of {config.batch} vectors for {', '.join(source.names)}")
     if not request.shards:
@@ -79,12 +79,12 @@ def main(args: list[str]) -> None:
     rows = [("folder", data["folder"])]
     for name, q in data["sites"].items():
         rows += [(f"{name} at k = {k}", f"FVU {v:.3f}, PCA {q['pca'][k]:.3f}") for k, v in q["fvu"].items()]
-        rows.append((f"{name} own rule", f"FVU {q['fvu_own']:.3f}, {q['l0']:.1f} active, {q['silent']:.1%} silent"))
+        rows.append((f"{name} own rule", f"FVU {q['fvu_own']:.3f}, {q['l0']:.1f} active, {q['never_fired']:.1%} never fired"))
         rows.append((f"{name} in its place", f"the denoising loss rises by {q['rise']:.2%}"))
     result(data, as_json=request.json, rows=rows)
 
 
-def _say_cost(stream: Stream, config: TrainConfig) -> None:
+def _say_cost(stream: ActivationStream, config: SAETrainConfig) -> None:
     """How many pictures the run draws, and how long that takes, measured on one step of one batch."""
     from efface.sae.harvest import cost
 
@@ -95,7 +95,7 @@ def _say_cost(stream: Stream, config: TrainConfig) -> None:
     )
 
 
-def _quality(stream: Stream, coders: dict[str, Coder], prompts: list[str]) -> dict[str, Any]:
+def _quality(stream: ActivationStream, coders: dict[str, SparseAutoencoder], prompts: list[str]) -> dict[str, Any]:
     """Figures on pictures that training never drew."""
     from efface.sae.quality import denoising_losses, finished_latents, quality
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from efface.erasures.activation import members
 from efface.erasures.latent_edit import LatentEdit
-from efface.sae.autoencoder import SparseAutoencoder, SAEConfig
+from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 
 WIDTH, LATENTS, K, LEVELS = 1280, 20_480, 32, 50
 CHOSEN = {"1 concept": 8, "10 concepts": 80, "50 concepts": 400, "1 anchored": 512}
@@ -53,13 +53,20 @@ def coder() -> SparseAutoencoder:
 
 
 def edit_of(full: SparseAutoencoder, count: int) -> LatentEdit:
-    """An edit of so many latents, all chosen at every level."""
+    """An edit of `count` latents, all chosen at every timestep."""
     chosen = torch.randperm(LATENTS)[:count]
     table = torch.ones(LEVELS, len(chosen))
     return LatentEdit(
-        full.encoder.weight[chosen], full.encoder.bias[chosen], full.b_dec, full.W_dec[chosen], chosen,
-        torch.linspace(999, 1, LEVELS), 0.1 * table, -table, 0 * table,
-    )  # fmt: skip
+        encoder=full.encoder.weight[chosen],
+        bias=full.encoder.bias[chosen],
+        centre=full.b_dec,
+        decoder=full.W_dec[chosen],
+        latents=chosen,
+        timesteps=torch.linspace(999, 1, LEVELS),
+        gate=0.1 * table,
+        gain=-table,
+        shift=0 * table,
+    )
 
 
 def ways(full: SparseAutoencoder, states: Tensor, count: int) -> dict[str, Callable[[], Tensor]]:

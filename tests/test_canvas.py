@@ -14,7 +14,7 @@ from efface.io import embedded
 from efface.judges import embedded_judge
 from efface.profiles.base import profile_of
 from efface.profiles.emoji.profile import PROFILE
-from efface.profiles.emoji.score import drawn, rates
+from efface.profiles.emoji.score import draw_and_judge, rates
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES
 
 pytestmark = pytest.mark.skipif(
@@ -58,10 +58,10 @@ def test_judges_refuse_debris():
 def test_the_main_job(emoji):
     model = efface.Model(emoji)
     pairs = [("church", s) for s in STYLES] + [(n, STYLES[i % 9]) for i, n in enumerate(BENCHMARK) if n != "church"]
-    before = rates(drawn(model, pairs, seeds=[0]), "church")
+    before = rates(draw_and_judge(model, pairs, seeds=[0]), "church")
     erasure = efface.erase(emoji, "church", method="rece")
     with erasure.attached(emoji):
-        after = rates(drawn(model, pairs, seeds=[0]), "church")
+        after = rates(draw_and_judge(model, pairs, seeds=[0]), "church")
     assert before.erased >= 0.6
     assert after.erased <= 0.25
     assert after.others >= before.others - 0.25
@@ -69,7 +69,7 @@ def test_the_main_job(emoji):
 
 
 def test_pictures_are_the_same_from_run_to_run(emoji):
-    first, second = (drawn(efface.Model(emoji), [("cat", "noto")], seeds=[1]).pictures[0] for _ in range(2))
+    first, second = (draw_and_judge(efface.Model(emoji), [("cat", "noto")], seeds=[1]).images[0] for _ in range(2))
     assert np.array_equal(first, second)
 
 

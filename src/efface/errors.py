@@ -11,3 +11,8 @@ class UsageError(EffaceError):
     """The request itself cannot be understood; the command line exits with 2."""
 
     exit_code = 2
+
+
+def system_reason(error: OSError) -> str:
+    """The system's words for what went wrong, as they stand in a sentence."""
+    return (error.strerror or str(error)).lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from efface.bench.unit import Unit
+from efface.io.images import png_bytes
 
 
 def sheet_of(unit: Unit, pictures: Sequence[Any]) -> bytes:
@@ -23,6 +23,4 @@ def sheet_of(unit: Unit, pictures: Sequence[Any]) -> bytes:
         page.paste(picture, (i % columns * width, i // columns * height))
     about = PngInfo()
     about.add_itxt("efface", json.dumps(unit.to_json() | {"columns": columns}))
-    buffer = io.BytesIO()
-    page.save(buffer, format="PNG", pnginfo=about)
-    return buffer.getvalue()
+    return png_bytes(page, pnginfo=about)

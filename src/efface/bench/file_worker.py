@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from efface.bench.engine import Worker
 from efface.bench.observer import Observer
 from efface.bench.unit import Setting, Unit, units_of
 from efface.errors import EffaceError
+from efface.io.digest import sha256_of_file
 
 
 class Shelf(Worker):
@@ -53,8 +53,4 @@ class Shelf(Worker):
 
 
 def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise EffaceError(f"{path} could not be read ({reason}); expected a picture.") from error
+    return sha256_of_file(path, expected="a picture")

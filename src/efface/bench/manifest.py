@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.bench.unit import Setting
-from efface.errors import EffaceError
+from efface.errors import EffaceError, system_reason
 from efface.io.atomic import write_atomically
 
 FILE = "run.json"
@@ -63,8 +63,9 @@ def read(folder: Path) -> Record:
         setting = Setting.from_json(data["setting"])
         return Record(data["protocol"], data["plan"], data["model"], setting, data["versions"])
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise EffaceError(f"{path} could not be read ({reason}); expected a run folder of `efface bench`.") from error
+        raise EffaceError(
+            f"{path} could not be read ({system_reason(error)}); expected a run folder of `efface bench`."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EffaceError(f"{path} is damaged ({error!r}): draw the run again in another folder.") from error
 

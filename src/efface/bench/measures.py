@@ -16,7 +16,7 @@ from torch import Tensor
 from efface.bench.unit import Unit
 from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
-from efface.io.images import as_png
+from efface.io.images import png_bytes
 from efface.metrics.base import Agreement, Comparison, Pictures
 from efface.metrics.features import Extractor
 
@@ -51,7 +51,7 @@ class Distance:
     def _keep(self, unit: Unit, pictures: Pictures) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path, picture in zip(self._paths(unit, len(pictures)), pictures, strict=True):
-            write_atomically(path, as_png(picture))
+            write_atomically(path, png_bytes(picture.convert("RGB"), compress_level=1))
 
     def _originals(self, unit: Unit, count: int) -> list[Image.Image]:
         if self.lacks(unit):
@@ -115,8 +115,9 @@ class Saved:
 
     def measure(self, unit: Unit, pictures: Pictures) -> list[dict[str, Any] | None]:
         """Nothing of every picture."""
-        place = self.folder / self.models[unit.erasures]
-        place.mkdir(parents=True, exist_ok=True)
+        folder = self.folder / self.models[unit.erasures]
+        folder.mkdir(parents=True, exist_ok=True)
         for prompt, seed, picture in zip(unit.prompts, unit.seeds, pictures, strict=True):
-            write_atomically(place / f"{self.files[prompt, seed, unit.setting.guidance]}.png", as_png(picture))
+            name = self.files[prompt, seed, unit.setting.guidance]
+            write_atomically(folder / f"{name}.png", png_bytes(picture.convert("RGB"), compress_level=1))
         return [None] * len(pictures)

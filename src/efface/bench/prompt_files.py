@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from efface.errors import EffaceError
+from efface.errors import EffaceError, system_reason
 
 PROMPT = ("adv_prompt", "prompt", "sensitive prompt")
 """Names of the column that is drawn; the first that a file has counts."""
@@ -163,8 +163,9 @@ def _table(path: Path) -> tuple[list[str], list[_Record]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             records = [record for record in _records(file) if record.fields or record.fault]
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise EffaceError(f"{path} could not be read ({reason}); expected a CSV file of prompts.") from error
+        raise EffaceError(
+            f"{path} could not be read ({system_reason(error)}); expected a CSV file of prompts."
+        ) from error
     except UnicodeDecodeError as error:
         raise EffaceError(f"{path} is not UTF-8 text ({error.reason}): expected a CSV file of prompts.") from error
     if not records or records[0].fault:

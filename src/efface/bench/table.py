@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from efface.metrics.rates import Paired, Rate, bootstrap
+from efface.report.markdown import table
 
 
 class Mean(NamedTuple):
@@ -66,9 +67,8 @@ def with_means(lines: Sequence[Line]) -> list[Line]:
 def markdown(lines: Sequence[Line]) -> str:
     """A Markdown table; intervals stand in parentheses."""
     columns = _columns(lines)
-    rows = [["erasure", "method", "concepts", *columns], ["---"] * (3 + len(columns))]
-    rows += [[n.name, n.method, n.concepts, *(_text(n.cells.get(c)) for c in columns)] for n in lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = [[n.name, n.method, n.concepts, *(_text(n.cells.get(c)) for c in columns)] for n in lines]
+    return table(["erasure", "method", "concepts", *columns], rows)
 
 
 def as_csv(lines: Sequence[Line], seen_by: str = "") -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from efface.errors import EffaceError
+from efface.io.digest import sha256_of_file
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,4 @@ def units_of(
 
 def sha256_of(path: Path) -> str:
     """The name of an erasure in units: sha256 of its file; raises EffaceError where it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise EffaceError(f"{path} could not be read ({reason}); expected an erasure's .safetensors file.") from error
+    return sha256_of_file(path, expected="an erasure's .safetensors file")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efface.erasures.erasure import Erasure
-from efface.erasures.latent_edit import HUGE, PARTS, Edit, by_site
+from efface.erasures.latent_edit import PARTS, LatentEdit, by_site
+from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
 from efface.families import Network
 from efface.families.sites import Site
 from efface.models.model import Model
+from efface.sae.autoencoder import SparseAutoencoder, top
+from efface.sae.lookup import find_sae
 
 MODES = ("fast", "exact", "published")
 
@@ -27,10 +31,10 @@ class ActivationEdit(Erasure):
     the k largest of its position, for which the whole autoencoder is needed; the header names it by hash.
     """
 
-    edits: dict[str, Edit]
+    edits: dict[str, LatentEdit]
     """Site name -> what happens there."""
-    coders: dict[str, Any] = field(default_factory=dict)
-    """Site name -> autoencoder, in exact mode; found by its hash when the erasure comes from a file."""
+    saes: Mapping[str, SparseAutoencoder] = field(default_factory=dict)
+    """Site name -> autoencoder, of those at hand; others are found by their hash where the mode needs them."""
 
     kind = "activation"
     acts_on = "activations"
@@ -45,129 +49,127 @@ class ActivationEdit(Erasure):
         sites = {name: _only(model.sites(name), name) for name in self.edits}
         return self.hooks_at(model.networks()[0], sites, scale)
 
-    def hooks_at(self, entry: Network, sites: Mapping[str, Site], scale: float) -> list[Any]:
-        """The same on modules that were found in another way; `entry` says where the denoiser reads the timestep."""
-        coders = self._found_coders() if self.mode != "fast" else {}
-        clock = _Clock(entry)
-        handles = [entry.module.register_forward_pre_hook(clock, with_kwargs=True)]
+    def hooks_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[Any]:
+        """Register the clock on a denoiser and the edits on modules that the caller found."""
+        saes = {} if self.mode == "fast" else self._saes_of_all_sites
+        clock = _Clock(denoiser)
+        handles = [denoiser.module.register_forward_pre_hook(clock, with_kwargs=True)]
         for name, site in sites.items():
-            handles.append(site.module.register_forward_hook(self._edit(site, clock, scale, coders.get(name))))
+            handles.append(site.module.register_forward_hook(self._site_hook(site, clock, scale, saes.get(name))))
         return handles
 
-    def _edit(self, site: Site, clock: _Clock, scale: float, coder: Any) -> Any:
+    def _site_hook(
+        self, site: Site, clock: _Clock, scale: float, sae: SparseAutoencoder | None
+    ) -> Callable[[nn.Module, Any, Any], Any]:
         """A forward hook that adds the edit of one site to its output."""
-        kept = {"edit": self.edits[site.name]}
+        edit = self.edits[site.name]
         published = self.mode == "published"
 
-        def hook(module: Any, args: Any, output: Any) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
             """The output with the edit of its active latents added; None where nothing is chosen."""
-            edit = kept["edit"]
+            nonlocal edit
             if len(edit.latents) == 0 and not published:
                 return None
             states = site.read(output)
             if edit.gate.device != states.device:
-                edit = kept["edit"] = edit.to(states)
-                if coder is not None:
-                    coder.to(states.device)
+                edit = edit.to(states)
+                if sae is not None:
+                    sae.to(states.device)
             wide = states.float()
             if wide.shape[-1] != len(edit.centre):
                 raise EffaceError(
                     f"{site.name} gives {wide.shape[-1]} channels where the erasure's autoencoder reads {len(edit.centre)}."
                 )
-            member = None if coder is None else members(coder, wide, edit.latents)
-            delta = edit.delta(wide, clock.level.to(states.device), scale, member)
-            if published and coder is not None:  # adds D(z) − x where x − D(z) is meant
-                delta = delta + scale * 2 * (coder(wide) - wide)
+            member = None if sae is None else members(sae, wide, edit.latents)
+            delta = edit.delta(wide, clock.timestep.to(states.device), scale, member)
+            if published and sae is not None:  # adds D(z) − x where x − D(z) is meant
+                delta = delta + scale * 2 * (sae(wide) - wide)
             return site.add(output, delta.to(states.dtype))
 
         return hook
 
-    def _found_coders(self) -> dict[str, Any]:
-        """The autoencoders; those that are not at hand are looked up by their hash."""
-        from efface.sae.lookup import find_sae
-
-        for site in self.edits:
-            named = self.provenance.config["coders"][site]
-            if site not in self.coders:
-                self.coders[site] = find_sae(named["sha256"], named["source"], site)
-            if len(self.edits[site].latents) and self.edits[site].latents.max() >= self.coders[site].config.latents:
-                raise EffaceError(f"the edit of {site} speaks of latents that its autoencoder has not: make it again.")
-        return self.coders
+    @cached_property
+    def _saes_of_all_sites(self) -> dict[str, SparseAutoencoder]:
+        """Site name -> autoencoder; those that are not at hand are looked up by their hash."""
+        saes = {}
+        for site, edit in self.edits.items():
+            reference = self.provenance.config["coders"][site]
+            if site in self.saes:
+                saes[site] = self.saes[site]
+            else:
+                saes[site] = find_sae(reference["sha256"], reference["source"], site)
+            if len(edit.latents) and edit.latents.max() >= saes[site].config.latents:
+                raise EffaceError(f"the edit of {site} names latents that its autoencoder has not: make it again.")
+        return saes
 
     def tensors(self) -> dict[str, Tensor]:
         """Every part of every edit, as `SITE|PART`."""
-        # An infinite gate stands for "not chosen"; files hold finite values only.
         return {
-            f"{site}|{part}": torch.nan_to_num(tensor, posinf=HUGE) if part == "gate" else tensor
-            for site, edit in self.edits.items()
-            for part, tensor in zip(PARTS, edit, strict=True)
+            f"{site}|{part}": tensor for site, edit in self.edits.items() for part, tensor in edit.to_parts().items()
         }
 
     @classmethod
-    def restore(cls, provenance: Any, tensors: dict[str, Tensor]) -> ActivationEdit:
+    def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> ActivationEdit:
         """The erasure that `tensors()` came from; exact mode finds its autoencoders when it is attached."""
-        edits = {site: Edit(**parts) for site, parts in by_site(tensors).items()}
-        config = provenance.config
-        mode, coders = config.get("mode", "fast"), config.get("coders", {})
-        named = isinstance(coders, dict) and all(_names_coder(coders.get(site)) for site in edits)
-        if mode not in MODES or (mode != "fast" and not named):
+        edits = {site: LatentEdit.from_parts(parts) for site, parts in by_site(tensors).items()}
+        mode = provenance.config.get("mode", "fast")
+        references = provenance.config.get("coders", {})
+        complete = isinstance(references, dict) and all(_is_reference(references.get(site)) for site in edits)
+        if mode not in MODES or (mode != "fast" and not complete):
             raise EffaceError(
                 f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
                 f"{', '.join(MODES)}: make the erasure again."
             )
-        return cls(provenance, edits)
+        return cls(provenance=provenance, edits=edits)
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
         """Raise EffaceError when parts are missing or their shapes do not fit; `width` (of text states) is not used."""
         for site, parts in by_site(tensors).items():
-            found = {name: tuple(t.shape) for name, t in parts.items()}
-            if set(found) != set(PARTS) or len(found["encoder"]) != 2 or len(found["levels"]) != 1:
+            shapes = {name: tuple(t.shape) for name, t in parts.items()}
+            if set(shapes) != set(PARTS) or len(shapes["encoder"]) != 2 or len(shapes["levels"]) != 1:
                 raise EffaceError(
-                    f"the edit of {site!r} holds {found}; expected {', '.join(PARTS)}: make the erasure again."
+                    f"the edit of {site!r} holds {shapes}; expected {', '.join(PARTS)}: make the erasure again."
                 )
-            (chosen, channels), levels = found["encoder"], found["levels"][0]
+            chosen, channels = shapes["encoder"]
+            (timesteps,) = shapes["levels"]
             expected = {"encoder": (chosen, channels), "bias": (chosen,), "centre": (channels,)}
-            expected |= {"decoder": (chosen, channels), "latents": (chosen,), "levels": (levels,)}
-            expected |= dict.fromkeys(("gate", "gain", "shift"), (levels, chosen))
+            expected |= {"decoder": (chosen, channels), "latents": (chosen,), "levels": (timesteps,)}
+            expected |= dict.fromkeys(("gate", "gain", "shift"), (timesteps, chosen))
             types = {name: t.is_floating_point() for name, t in parts.items()}
             if types != dict.fromkeys(PARTS, True) | {"latents": False} or (parts["latents"] < 0).any():
                 raise EffaceError(f"the edit of {site!r} holds values of wrong types: make the erasure again.")
-            if found != expected or levels == 0:
-                raise EffaceError(f"the edit of {site!r} holds {found}; expected {expected}: make the erasure again.")
+            if shapes != expected or timesteps == 0:
+                raise EffaceError(f"the edit of {site!r} holds {shapes}; expected {expected}: make the erasure again.")
 
 
 @torch.no_grad()
-def members(coder: Any, states: Tensor, latents: Tensor) -> Tensor:
-    """Which latents are active at each position by the coder's own rule (batch tokens chosen)."""
-    flat = coder.activations(states.flatten(0, 1))
-    if coder.config.rule == "threshold":
-        least = coder.threshold
-    else:
-        from efface.sae.autoencoder import top
-
-        least = top(flat, coder.config.k)[0].amin(1, keepdim=True)
+def members(sae: SparseAutoencoder, states: Tensor, latents: Tensor) -> Tensor:
+    """Which latents are active at each position by the autoencoder's own rule (batch tokens chosen)."""
+    flat = sae.activations(states.flatten(0, 1))
+    least = sae.threshold if sae.config.rule == "threshold" else top(flat, sae.config.k)[0].amin(1, keepdim=True)
     return (flat[:, latents] >= least).unflatten(0, states.shape[:2])
 
 
 class _Clock:
     """Remembers the timestep of the denoiser's current call, whatever the sampler's own count."""
 
-    level: Tensor
+    timestep: Tensor
 
-    def __init__(self, entry: Network):
-        self.entry = entry
+    def __init__(self, denoiser: Network):
+        self.denoiser = denoiser
 
-    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.level = self.entry.level(args, kwargs)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.timestep = self.denoiser.timestep(args, kwargs)
 
 
-def _names_coder(entry: Any) -> bool:
+def _is_reference(entry: Any) -> bool:
     """Whether a header's entry names an autoencoder by hash and place."""
     return isinstance(entry, dict) and all(isinstance(entry.get(part), str) for part in ("sha256", "source"))
 
 
 def _only(sites: list[Site], name: str) -> Site:
+    """The site of exactly this name, which an fnmatch pattern may match with others."""
     exact = [site for site in sites if site.name == name]
     if not exact:
         raise EffaceError(

@@ -6,18 +6,20 @@ import inspect
 from typing import Any
 
 from diffusers.hooks import HookRegistry, ModelHook
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.activation import ActivationEdit
 from efface.erasures.erasure import Erasure
 from efface.erasures.textmap import TextMap
 from efface.errors import EffaceError, UsageError
 from efface.families import Network
+from efface.families.networks import replace_text
 from efface.families.sites import Site
 
 NAME = "efface"
-TEXT, LEVEL = "encoder_hidden_states", "timestep"
-"""Arguments of a UNet's call."""
+TEXT = "encoder_hidden_states"
+TIMESTEP = "timestep"
 
 
 class ErasureHook(ModelHook):
@@ -32,20 +34,24 @@ class ErasureHook(ModelHook):
         super().__init__()
         if not isinstance(erasure, TextMap | ActivationEdit):
             raise UsageError(f"an erasure of kind {erasure.kind!r} edits weights: attach it, or export it as a LoRA.")
-        self.erasure, self.scale, self.handles = erasure, scale, []
+        self.erasure = erasure
+        self.scale = scale
+        self.handles: list[RemovableHandle] = []
 
     def initialize_hook(self, module: nn.Module) -> nn.Module:
         """Find where the call takes text and noise level; an edit of activations puts its own hooks on its modules."""
         names = list(inspect.signature(type(module).forward).parameters)[1:]
-        if TEXT not in names or LEVEL not in names:
+        if TEXT not in names or TIMESTEP not in names:
             raise EffaceError(
-                f"{type(module).__name__} takes no {TEXT} and {LEVEL}; expected a UNet of diffusers: attach the erasure to a "
+                f"{type(module).__name__} takes no {TEXT} and {TIMESTEP}; expected a UNet of diffusers: attach the erasure to a "
                 "pipeline instead."
             )
-        self.place, level = names.index(TEXT), (LEVEL, names.index(LEVEL))
+        self.text_position = names.index(TEXT)
         if isinstance(self.erasure, ActivationEdit):
             sites = {name: Site(name, _module(module, name)) for name in self.erasure.edits}
-            self.handles = self.erasure.hooks_at(Network("unet", module, (), level), sites, self.scale)
+            timestep = (TIMESTEP, names.index(TIMESTEP))
+            denoiser = Network(name="unet", module=module, text_inputs=(), timestep_argument=timestep)
+            self.handles = self.erasure.hooks_at(denoiser, sites, self.scale)
         return module
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:
@@ -58,18 +64,17 @@ class ErasureHook(ModelHook):
         """Map the text states of a call."""
         if not isinstance(self.erasure, TextMap):
             return args, kwargs
-        given = kwargs[TEXT] if TEXT in kwargs else args[self.place]
-        width = (given[0] if isinstance(given, tuple) else given).shape[-1]
-        if width != len(self.erasure.u):
+        return replace_text(args, kwargs, TEXT, self.text_position, self._map)
+
+    def _map(self, states: Tensor) -> Tensor:
+        """Mapped text states; raises EffaceError where they are of another width."""
+        assert isinstance(self.erasure, TextMap)
+        width = len(self.erasure.u)
+        if states.shape[-1] != width:
             raise EffaceError(
-                f"the erasure was made for text states {len(self.erasure.u)} wide, these are {width}: use its own model."
+                f"the erasure was made for text states {width} wide, these are {states.shape[-1]}: use its own model."
             )
-        # IP-Adapter may pass (text, images).
-        mapped: Any = self.erasure.map(given[0] if isinstance(given, tuple) else given, self.scale)
-        mapped = (mapped, *given[1:]) if isinstance(given, tuple) else mapped
-        if TEXT in kwargs:
-            return args, kwargs | {TEXT: mapped}
-        return (*args[: self.place], mapped, *args[self.place + 1 :]), kwargs
+        return self.erasure.map(states, self.scale)
 
 
 def hook(unet: nn.Module, erasure: Erasure, *, scale: float = 1.0, name: str = NAME) -> None:
@@ -97,6 +102,7 @@ def unhook(unet: nn.Module, name: str = NAME) -> None:
 
 
 def _module(unet: nn.Module, name: str) -> nn.Module:
+    """The module that is called `unet.PATH`; raises EffaceError where there is none."""
     component, _, path = name.partition(".")
     try:
         if component == "unet":

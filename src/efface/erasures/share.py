@@ -26,8 +26,9 @@ def shared_files(file: Path, summary: Mapping[str, Any], audit: Path | None, lic
     Raises:
         EffaceError: there is no audit in `audit`.
     """
-    found, content = None if audit is None else audit_in(audit), file.read_bytes()
-    card = erasure_card(summary, content, found, licence)
+    content = file.read_bytes()
+    figures = None if audit is None else audit_in(audit)
+    card = erasure_card(summary, content, figures, licence)
     return {Path(ERASURE): content} | audit_files(audit) | {Path("README.md"): card.encode()}
 
 
@@ -39,11 +40,11 @@ def audit_files(audit: Path | None) -> dict[Path, bytes]:
 def audit_in(folder: Path) -> dict[str, Any]:
     """The figures of one erasure's audit."""
     try:
-        found = json.loads((folder / AUDIT[1]).read_text())
+        figures = json.loads((folder / AUDIT[1]).read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or "groups" not in found or not (folder / AUDIT[0]).is_file():
+        figures = None
+    if not isinstance(figures, dict) or "groups" not in figures or not (folder / AUDIT[0]).is_file():
         raise EffaceError(
             f"{folder} holds no audit of one erasure ({' and '.join(AUDIT)}): make one with `efface audit`."
         )
-    return found
+    return figures

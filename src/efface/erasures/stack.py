@@ -39,7 +39,7 @@ class Stack:
     attachments: list[Attachment] = field(default_factory=list)
     """In the order in which they were attached."""
     handles: list[Any] = field(default_factory=list)
-    """Of the hooks on the denoiser (and ControlNets)."""
+    """Handles of the hooks on the denoiser (and ControlNets)."""
 
     def mapped(self) -> list[Attachment]:
         """The attachments that act on text states."""
@@ -99,10 +99,10 @@ def remove(erasure: ModelEdit, pipeline: Any) -> None:
     """Take an erasure off; see `Erasure.remove`."""
     model = Model(pipeline)
     stack = stack_of(model)
-    kept = [a for a in stack.attachments if a.erasure is not erasure]
-    if len(kept) == len(stack.attachments):
+    others = [a for a in stack.attachments if a.erasure is not erasure]
+    if len(others) == len(stack.attachments):
         raise EffaceError(f"this erasure of {_names(erasure)} is not attached to the pipeline: nothing to remove.")
-    stack.attachments[:] = kept
+    stack.attachments[:] = others
     _rebuild(model, stack)
 
 
@@ -151,11 +151,11 @@ def _edits_projections(model: Model, erasure: ModelEdit) -> bool:
     return bool({f"{p.name}.weight" for p in model.text_projections()} & set(_target_names(model, erasure)))
 
 
-def _require_base(erasure: ModelEdit, found: Fingerprint, force: bool) -> None:
-    difference = erasure.provenance.base.difference(found)
+def _require_base(erasure: ModelEdit, model: Fingerprint, force: bool) -> None:
+    difference = erasure.provenance.base.difference(model)
     if not difference:
         return
-    same_shape = found.structure == erasure.provenance.base.structure
+    same_shape = model.structure == erasure.provenance.base.structure
     message = f"this erasure of {_names(erasure)} was made for another model: the pipeline has {difference}"
     if not force or not same_shape:
         remedy = "attach with force=True if it is a fine-tune" if same_shape else "make an erasure for this model"

@@ -1,4 +1,4 @@
-"""What is attacked: a model with erasures that are attached while it is looked at, and what looking costs."""
+"""A model with some erasures on, which stay attached until others are asked for."""
 
 from __future__ import annotations
 
@@ -26,71 +26,74 @@ class ModelVariant:
     @contextmanager
     def attached(self) -> Iterator[Model]:
         """The model with its erasures on, its weights held constant: gradients go to the text alone."""
-        place = _PLACE.get()
-        if place is None:
+        switch = _SWITCH.get()
+        if switch is None:
             with ExitStack() as stack:
-                self._attach(stack)
+                self.attach(stack)
                 yield self.model
         else:
-            place.take(self)
+            switch.to(self)
             yield self.model
 
-    def _attach(self, stack: ExitStack) -> None:
+    def attach(self, stack: ExitStack) -> None:
+        """Attach the erasures and hold the weights constant until the stack closes."""
         with warnings.catch_warnings():
             # Attaching says each time what a text map does not reach; an attack attaches many times.
             warnings.filterwarnings("ignore", "the erasure does not reach")
             for erasure in self.erasures:
                 stack.enter_context(erasure.attached(self.model.pipeline))
-        stack.enter_context(frozen(self.model))
+        stack.enter_context(freeze(self.model))
 
 
-class _Place:
-    """Where the target that was looked at last stays attached."""
+class Switch:
+    """Keeps the variant that was used last attached until another one is used."""
 
     def __init__(self) -> None:
-        self.held: ModelVariant | None = None
+        self.current: ModelVariant | None = None
         self.stack = ExitStack()
 
-    def take(self, target: ModelVariant) -> None:
-        if self.held is not target:
-            self.leave()
-            target._attach(self.stack)
-            self.held = target
+    def to(self, variant: ModelVariant) -> None:
+        """Attach a variant in place of the current one."""
+        if self.current is not variant:
+            self.off()
+            variant.attach(self.stack)
+            self.current = variant
 
-    def leave(self) -> None:
-        self.held = None
+    def off(self) -> None:
+        """Take the current variant's erasures off."""
+        self.current = None
         self.stack.close()
 
 
-_PLACE: ContextVar[_Place | None] = ContextVar("place", default=None)
+_SWITCH: ContextVar[Switch | None] = ContextVar("switch", default=None)
 
 
 @contextmanager
 def keep_attached() -> Iterator[None]:
-    """While active, a target stays attached after it was looked at, until another one is.
+    """While active, a variant stays attached after its use until another one is used.
 
     Every attachment compares the model's fingerprint, which takes seconds on a large model.
     """
-    if _PLACE.get() is not None:
+    if _SWITCH.get() is not None:
         yield
         return
-    place = _Place()
-    token = _PLACE.set(place)
+    switch = Switch()
+    token = _SWITCH.set(switch)
     try:
         yield
     finally:
-        _PLACE.reset(token)
-        place.leave()
+        _SWITCH.reset(token)
+        switch.off()
 
 
 @contextmanager
-def frozen(model: Model) -> Iterator[None]:
+def freeze(model: Model) -> Iterator[None]:
     """Hold a model's weights constant, so that gradients to the text cost no more than they must."""
-    trained = [p for part in model.components().values() for p in part.parameters() if p.requires_grad]
-    for parameter in trained:
+    trainable = [p for part in model.components().values() for p in part.parameters() if p.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trained:
+        for parameter in trainable:
             parameter.requires_grad_(True)

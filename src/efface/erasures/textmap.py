@@ -23,9 +23,9 @@ class TextMap(Erasure):
     """
 
     u: Tensor
-    """(width rank)"""
+    """Left factor (width rank)."""
     v: Tensor
-    """(width rank)"""
+    """Right factor (width rank)."""
 
     kind = "textmap"
     acts_on = "text"
@@ -52,7 +52,7 @@ class TextMap(Erasure):
         def change(states: Tensor) -> Tensor:
             return self.map(states, scale)
 
-        return [door.on_text(change) for entry in model.networks() for door in entry.doors]
+        return [text.hook_text(change) for network in model.networks() for text in network.text_inputs]
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W M in float32 or better, cast back; `weight` (out width) is any key or value matrix."""
@@ -70,20 +70,12 @@ class TextMap(Erasure):
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
-        u, v = tensors.get("u"), tensors.get("v")
-        whole = [t for t in tensors.values() if not t.is_floating_point()]
-        if (
-            whole
-            or u is None
-            or v is None
-            or set(tensors) != {"u", "v"}
-            or u.ndim != 2
-            or u.shape != v.shape
-            or len(u) != width
-        ):
-            found = {k: tuple(t.shape) for k, t in tensors.items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        u = shapes.get("u", ())
+        fits = len(u) == 2 and u[0] == width and shapes == {"u": u, "v": u}
+        if not fits or not all(tensor.is_floating_point() for tensor in tensors.values()):
             raise EffaceError(
-                f"the text map holds {found}; expected u and v of shape ({width}, rank): make the erasure again."
+                f"the text map holds {shapes}; expected u and v of shape ({width}, rank): make the erasure again."
             )
 
     def targets(self) -> None:

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from efface.errors import EffaceError
+from efface.errors import EffaceError, system_reason
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -21,7 +21,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        reason = (error.strerror or str(error)).lower()
         raise EffaceError(
-            f"{path} could not be written ({reason}): nothing was changed; choose another place."
+            f"{path} could not be written ({system_reason(error)}): nothing was changed; choose another place."
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from efface.errors import EffaceError, UsageError
+from efface.errors import EffaceError, UsageError, system_reason
 from efface.io.atomic import write_atomically
 
 ERASURE = "erasure.safetensors"
@@ -59,9 +59,7 @@ def write_files(files: Mapping[Path, bytes], folder: Path) -> Path:
         for name in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EffaceError(
-            f"{folder} could not be made ({(error.strerror or str(error)).lower()}): choose another."
-        ) from error
+        raise EffaceError(f"{folder} could not be made ({system_reason(error)}): choose another.") from error
     for name, data in files.items():
         write_atomically(folder / name, data)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,22 +45,13 @@ def chunks(images: Sequence[Image.Image], size: int) -> Iterator[Sequence[Image.
         yield images[start : start + size]
 
 
-def best_device(device: str | torch.device | None = None) -> torch.device:
-    """The device that was named, or the best one present."""
-    if device is not None:
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG to a temporary name and rename it."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, png_bytes(picture, optimize=True))
 
 
-def as_png(picture: Image.Image) -> bytes:
-    """A picture without loss; little time is spent on making it small."""
+def png_bytes(picture: Image.Image, **options: Any) -> bytes:
+    """A picture as the bytes of a PNG; options are those of Pillow's writer."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="PNG", compress_level=1)
+    picture.save(buffer, format="PNG", **options)
     return buffer.getvalue()

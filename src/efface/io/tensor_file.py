@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from efface.errors import EffaceError
+from efface.errors import EffaceError, system_reason
 
 HEADER_LIMIT = 16_000_000
 """Largest header in bytes; those of erasures have a few thousand."""
@@ -54,12 +54,6 @@ class Raw(NamedTuple):
         """The header's free part."""
         found = self.header.get("__metadata__", {})
         return found if isinstance(found, dict) else {}
-
-
-def tensor_sha256(tensor: Tensor) -> str:
-    """sha256 over a tensor's bytes, as the file holds them."""
-    held = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(held.numpy().tobytes()).hexdigest()
 
 
 def seal(tensors: dict[str, Tensor], metadata: dict[str, str], *, beside: bytes = b"") -> bytes:
@@ -107,8 +101,7 @@ def read_raw(path: Path, what: str) -> Raw:
                 )
             return Raw(start + text + file.read(expected - 8 - size), header)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise EffaceError(f"{path} could not be read ({reason}); expected {what}.") from error
+        raise EffaceError(f"{path} could not be read ({system_reason(error)}); expected {what}.") from error
 
 
 def open_tensors(path: Path, what: str, *, beside: bytes = b"", raw: Raw | None = None) -> Content:

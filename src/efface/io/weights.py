@@ -1,10 +1,9 @@
-"""Files of weights that a user brings or a wheel ships: their digest, their tensors, and whether they fit a network."""
+"""Files of weights that a user brings or a wheel ships: their tensors, and whether they fit a network."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from efface.errors import EffaceError
+from efface.errors import EffaceError, system_reason
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
-_CONTENT = (".safetensors", ".json", ".txt")
-
-
-def digest(*paths: Path) -> str:
-    """The first twelve hexadecimal digits of the sha256 over files, one after the other."""
-    hashed = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    hashed.update(block)
-        except OSError as error:
-            raise _unreadable(path, error) from error
-    return hashed.hexdigest()[:12]
-
-
-def digest_of_folder(folder: Path) -> str:
-    """The digest of a checkpoint's folder: weights, configuration and vocabulary, in the order of their names."""
-    return digest(*sorted(path for path in folder.iterdir() if path.suffix in _CONTENT))
-
-
-def digest_of_words(words: Iterable[str]) -> str:
-    """The first eight hexadecimal digits of the sha256 over a list of labels or prompts."""
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
 
 
 def described(kind: str, /, **facts: Any) -> str:
@@ -126,5 +101,4 @@ def _listed(names: list[str]) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> EffaceError:
-    reason = (error.strerror or str(error)).lower()
-    return EffaceError(f"{path} could not be read ({reason}): give the path of the weights' file.")
+    return EffaceError(f"{path} could not be read ({system_reason(error)}): give the path of the weights' file.")

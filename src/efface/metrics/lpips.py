@@ -16,8 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from efface.errors import UsageError
-from efface.io.images import best_device, chunks, squared, to_levels
-from efface.io.weights import described, digest, fill, read_tensors
+from efface.io.device import best_device
+from efface.io.digest import digest
+from efface.io.images import chunks, squared, to_levels
+from efface.io.weights import described, fill, read_tensors
 
 Network = Literal["alex", "vgg"]
 _TAPS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}  # the rectified outputs that are compared

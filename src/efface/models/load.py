@@ -22,10 +22,11 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None, conf
     Raises:
         EffaceError: nothing is found there, it is no pipeline, or it would have to be unpickled.
     """
-    import torch
     from diffusers import DiffusionPipeline
 
-    device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    from efface.io.device import best_device
+
+    device = str(best_device(device))
     path = embedded.folder(str(name)) if str(name) in embedded.names() else Path(name)
     dtype = dtype or _usual_dtype(path, device)
     if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):

@@ -8,20 +8,20 @@ from html import escape
 from typing import Any, NamedTuple
 
 from efface.metrics.rates import Paired, Rate
-from efface.report import card_attacks
-from efface.report.card_attacks import Captioned
-from efface.report.grid import embedded
+from efface.report import card_attacks, html
+from efface.report.card_attacks import ImageRow
+from efface.report.grid import image_tag
+from efface.report.svg import PlotArea
 
 Data = Mapping[str, Any]
 """A card's JSON, or a part of it."""
 
 STYLE = """
-:root{color-scheme:light}body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1rem;color:#222}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #eee;vertical-align:top}td{overflow-wrap:anywhere}
-.pairs{display:flex;flex-wrap:wrap;gap:.6rem}figure{margin:0;width:8.6rem;font-size:12px;line-height:1.3}
-figure div{display:flex;gap:.2rem}img{width:50%;border:1px solid #ddd}.bar{width:100%;max-width:30rem;height:auto}
-.muted{color:#777}.scroll{overflow-x:auto}
+:root{color-scheme:light}body{margin:0 auto;max-width:60rem;padding:1rem}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{width:100%}
+td,th{padding:.25rem .6rem .25rem 0;border-bottom:1px solid #eee}td{overflow-wrap:anywhere}
+.pairs{display:flex;flex-wrap:wrap;gap:.6rem}figure{width:8.6rem;line-height:1.3}
+figure div{display:flex;gap:.2rem}img{width:50%}.bar{width:100%;max-width:30rem;height:auto}.scroll{overflow-x:auto}
 """
 PICTURES = 8
 """Pairs of pictures shown of each group."""
@@ -39,8 +39,8 @@ class CardImages(NamedTuple):
 
     groups: Mapping[str, tuple[Sequence[Any], Sequence[Any]]]
     """Name of a group -> its pictures before and after, in the order of its prompts and seeds."""
-    attacks: Sequence[Sequence[Captioned]]
-    """The strongest tries of each attack."""
+    attacks: Sequence[Sequence[ImageRow]]
+    """The strongest samples of each attack."""
 
 
 def page(cards: Sequence[Data], images: Sequence[CardImages]) -> str:
@@ -54,13 +54,9 @@ def page(cards: Sequence[Data], images: Sequence[CardImages]) -> str:
     parts = [_card(card, pictures) for card, pictures in zip(cards, images, strict=True)]
     body = "".join(parts)
     if len(cards) > 1:
-        titled = (f"<h2>By {escape(c['erasure']['method'])}</h2>{part}" for c, part in zip(cards, parts, strict=True))
-        body = _comparison(cards) + "".join(titled)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>erasing {escape(names)}</title><style>{STYLE}{card_attacks.STYLE}</style>"
-        f"<body><h1>Erasing {escape(names)}</h1>{body}</body></html>"
-    )
+        sections = (f"<h2>By {escape(c['erasure']['method'])}</h2>{part}" for c, part in zip(cards, parts, strict=True))
+        body = _comparison(cards) + "".join(sections)
+    return html.page(f"erasing {names}", body, heading=f"Erasing {names}", style=STYLE + card_attacks.STYLE)
 
 
 def _comparison(cards: Sequence[Data]) -> str:
@@ -115,11 +111,11 @@ def _group(name: str, group: Data, images: CardImages, seeds: int) -> str:
         rates += [("intact", group["intact"])] if group["intact"] else []
         bars = _bars([(label, Rate(**rate)) for label, rate in rates])
     change = f"<p>Change {_change(group['change'])}.</p>" if group["change"] else ""
-    shown = range(0, len(before), max(1, len(before) // PICTURES))
+    chosen = range(0, len(before), max(1, len(before) // PICTURES))
     pairs = "".join(
-        f"<figure><div>{embedded(before[i], least=1, most=256)}{embedded(after[i], least=1, most=256)}</div>"
+        f"<figure><div>{image_tag(before[i], least=1, most=256)}{image_tag(after[i], least=1, most=256)}</div>"
         f"{escape(group['prompts'][i // seeds])}</figure>"
-        for i in list(shown)[:PICTURES]
+        for i in chosen[:PICTURES]
     )
     return (
         f"<h2>{escape(TITLES.get(name, name))}</h2><p>{group['pictures']} pictures of {len(group['prompts'])} prompts; they "
@@ -130,15 +126,17 @@ def _group(name: str, group: Data, images: CardImages, seeds: int) -> str:
 def _certificate(curve: Data) -> str:
     """What text states of bounded norm can bring back, as a table and a line over the logarithm of the norm."""
     width, height = 480, 150
+    area = PlotArea(left=30, right=width - 10, top=20, bottom=height - 20)
     norms, recoverable, reachable = curve["norms"], curve["recoverable"], curve["reachable"]
-    logs = [math.log(r) for r in norms]
-    points = " ".join(
-        f"{30 + (width - 40) * (x - logs[0]) / (logs[-1] - logs[0]):.1f},{height - 20 - (height - 40) * max(0.0, y):.1f}"
-        for x, y in zip(logs, recoverable, strict=True)
-    )
+    first, last = math.log(norms[0]), math.log(norms[-1])
+
+    def share(norm: float) -> float:
+        return (math.log(norm) - first) / (last - first)
+
+    line = area.line([(share(r), max(0.0, y)) for r, y in zip(norms, recoverable, strict=True)])
     limit = ""
     if norms[0] < reachable < norms[-1]:
-        x = 30 + (width - 40) * (math.log(reachable) - logs[0]) / (logs[-1] - logs[0])
+        x = area.x(share(reachable))
         limit = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="10" y2="{height - 20}" stroke="#c33" stroke-dasharray="4 3"/>'
     rows = "".join(
         f"<tr><td>{r:g}</td><td>{mean:.1%}</td><td>{worst:.1%}</td></tr>"
@@ -148,8 +146,8 @@ def _certificate(curve: Data) -> str:
         "<h2>What any text state can bring back</h2><p>Share of the concept's own keys and values that a state of norm at "
         f"most r recovers through the erasure; r in units of the concept's rows. No prompt exceeds {reachable:.2f} "
         "(dashed). It bounds copying, not redrawing by other means.</p>"
-        f'<svg class="bar" viewBox="0 0 {width} {height}" role="img"><polyline points="{points}" fill="none" '
-        f'stroke="#1e5ac8" stroke-width="2"/>{limit}<text x="0" y="14" font-size="11">100%</text>'
+        f'<svg class="bar" viewBox="0 0 {width} {height}" role="img">{line}{limit}'
+        '<text x="0" y="14" font-size="11">100%</text>'
         f'<text x="0" y="{height - 20}" font-size="11">0</text></svg>'
         f"<table><tr><th>r</th><th>mean</th><th>worst row</th></tr>{rows}</table>"
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from efface.io.images import png_bytes
+
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 
-def sheet(
+def image_grid(
     rows: Sequence[Sequence[Image.Image]],
     *,
     columns: Sequence[str] = (),
@@ -50,13 +51,12 @@ def sheet(
     return page
 
 
-def embedded(picture: Any, *, least: int = 128, most: int = 512) -> str:
+def image_tag(picture: Any, *, least: int = 128, most: int = 512) -> str:
     """An <img> that holds a picture itself, its longer side brought between `least` and `most` pixels."""
     longest = max(picture.size)
     factor = max(1.0, least / longest) if longest < most else most / longest
-    shown = picture.convert("RGB")
+    image = picture.convert("RGB")
     if factor != 1:
-        shown = shown.resize([round(side * factor) for side in picture.size], Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    shown.save(buffer, format="PNG", optimize=True)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+        image = image.resize([round(side * factor) for side in picture.size], Image.Resampling.LANCZOS)
+    data = base64.b64encode(png_bytes(image, optimize=True)).decode()
+    return f'<img alt="" src="data:image/png;base64,{data}">'

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from efface.metrics.rates import Rate
+from efface.report.markdown import table
 
 TAGS = ["concept-erasure", "unlearning", "diffusers", "text-to-image"]
 
@@ -26,7 +27,7 @@ def erasure_card(data: Mapping[str, Any], content: bytes, audit: Mapping[str, An
         "## What was found",
         _audit_table(audit) if audit else "Not audited: `efface audit MODEL --erasure FILE` measures it.",
         "## How it was made",
-        _table(("option", "value"), [(name, _short(value)) for name, value in settings.items()]),
+        table(("option", "value"), [(name, _short(value)) for name, value in settings.items()]),
         f"{len(data['keep'])} prompts were retained. {len(content):,} bytes, sha256 `{hashlib.sha256(content).hexdigest()}`. "
         + ", ".join(f"{name} {number}" for name, number in data["versions"].items())
         + ".",
@@ -40,7 +41,7 @@ def autoencoder_card(rows: Sequence[tuple[str, ...]], licence: str | None) -> st
         "# Sparse autoencoders of a diffusion model",
         "Trained on what these modules give while pictures are drawn; `efface erase saeuron MODEL CONCEPT --coder "
         "THIS_REPOSITORY` chooses latents of a concept and edits them (arXiv 2501.18052).",
-        _table(("site", "width", "latents", "k", "hash"), rows),
+        table(("site", "width", "latents", "k", "hash"), rows),
     ]
     return _head([*TAGS, "sparse-autoencoder"], licence) + "\n\n".join(lines) + "\n"
 
@@ -55,21 +56,16 @@ def _audit_table(audit: Mapping[str, Any]) -> str:
     """The figures of every group of prompts, as `efface audit` wrote them."""
     rows = []
     for name, group in audit["groups"].items():
-        shown = [_rate(group[key]) for key in ("shown_before", "shown_after", "intact")]
+        rates = [_rate(group[key]) for key in ("shown_before", "shown_after", "intact")]
         distance = "" if group["distance"] is None else f"{group['distance']:.3f}"
-        rows.append((name, str(group["pictures"]), *shown, distance))
+        rows.append((name, str(group["pictures"]), *rates, distance))
     heads = ("prompts", "pictures", "concept shown before", "after", "intact", "distance")
-    said = f"Judged by {audit['judge']}" if audit["judge"] else "Pictures were compared, not judged"
-    return f"{_table(heads, rows)}\n\n{said}; {audit['steps']} steps, guidance {audit['guidance']}, 95% intervals."
+    judged = f"Judged by {audit['judge']}" if audit["judge"] else "Pictures were compared, not judged"
+    return f"{table(heads, rows)}\n\n{judged}; {audit['steps']} steps, guidance {audit['guidance']}, 95% intervals."
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:
     return "" if rate is None else str(Rate(**rate))
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _short(value: Any) -> str:

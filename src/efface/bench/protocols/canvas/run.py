@@ -67,11 +67,12 @@ class Canvas:
         """File of one erasure, made once and then taken from the run's folder."""
         path = self.results.path(method, edit)
         if not path.exists():
-            device = next(self.model.entries()[0].module.parameters()).device
+            device = next(self.model.networks()[0].module.parameters()).device
             with peak_memory(device) as peak:
-                made = erase(self.model.pipeline, concepts_of(edit), method=method, **self.options.get(method, {}))
-            made.provenance.notes["peak_mb"] = round(peak.mb, 1)
-            made.save(path)
+                erasure = erase(self.model.pipeline, concepts_of(edit), method=method, **self.options.get(method, {}))
+            notes = erasure.provenance.notes | {"peak_mb": round(peak.mb, 1)}
+            provenance = dataclasses.replace(erasure.provenance, notes=notes)
+            dataclasses.replace(erasure, provenance=provenance).save(path)
         return path
 
     def units(self, files: dict[str, Path]) -> list[Unit]:

@@ -22,16 +22,16 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import efface
-from efface.attacks.base import Case
+from efface.attacks.base import Problem
 from efface.attacks.genetic import Odds, children, fitness_of
 from efface.attacks.ring_a_bell import distance
 from efface.attacks.unlearndiff import Config, search
-from efface.concepts.sample import Try
-from efface.erasures.switch import Target, staying
+from efface.concepts.sample import Sample
+from efface.erasures.switch import ModelVariant, keep_attached
 from efface.models.load import load
 from efface.models.losses import denoising_loss
 from efface.models.model import Model, Settings
-from efface.models.sampling import drawn_latents
+from efface.models.sampling import sample_latents
 from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import STYLES
 
@@ -66,7 +66,7 @@ def ring_a_bell(model: Model, population: int, rounds: int) -> float:
     """How many times as many fitness values a second as one prompt at a time."""
     generator = torch.Generator().manual_seed(0)
     half, words = population // 2, len(model.family.tokenizers()[0])
-    parents = torch.randint(words, (half, min(16, model.length - 2)), generator=generator)
+    parents = torch.randint(words, (half, min(16, model.max_tokens)), generator=generator)
     born = children(parents, half, Odds(0.5, 0.25, words), generator)
     encoder, (framed,) = next(iter(model.family.text_encoders().values())), model.frame(born.tolist())
     with torch.no_grad():
@@ -92,15 +92,15 @@ def ring_a_bell(model: Model, population: int, rounds: int) -> float:
     return times["public"] / times["ours"]
 
 
-def attacked() -> Case:
+def attacked() -> Problem:
     """UnlearnDiffAtk's tries against an erased church."""
     model = Model(load("emoji"))
-    tries = tuple(Try(f"a church in {style} style", 40_000 + i) for i, style in enumerate(STYLES[:TOGETHER]))
+    tries = tuple(Sample(f"a church in {style} style", 40_000 + i) for i, style in enumerate(STYLES[:TOGETHER]))
     settings: Settings = {"steps": STEPS, "guidance": GUIDANCE}
-    latents = drawn_latents(model, [t.prompt for t in tries], [t.seed for t in tries], settings, TOGETHER)
-    erased = Target(model, (efface.erase(model.pipeline, "church", method="uce"),))
+    latents = sample_latents(model, [t.prompt for t in tries], [t.seed for t in tries], settings, TOGETHER)
+    erased = ModelVariant(model, (efface.erase(model.pipeline, "church", method="uce"),))
     (concept,) = erased.erasures[0].provenance.concepts
-    return Case(Target(model), erased, concept, tries, latents, settings, 0)
+    return Problem(ModelVariant(model), erased, concept, tries, latents, settings, 0)
 
 
 def unlearndiff(steps: int, rounds: int) -> float:
@@ -120,7 +120,7 @@ def unlearndiff(steps: int, rounds: int) -> float:
     def ours() -> object:
         return next(search(case, config, None))
 
-    with staying():
+    with keep_attached():
         times = alternately({"bare": bare, "ours": ours}, rounds)
     for name, taken in times.items():
         print(f"  {name:6} {1000 * taken / steps:8.1f} ms a step", flush=True)

@@ -17,7 +17,7 @@ from efface.api.erase import erase
 from efface.erasures import Erasure
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji.score import Drawn, Rates, drawn, rates
+from efface.profiles.emoji.score import JudgedImages, Rates, draw_and_judge, rates
 from efface.profiles.emoji.words import BENCHMARK, STYLES
 
 
@@ -57,7 +57,7 @@ class Bench:
     model: Model
     pairs: list[tuple[str, str]]
     seeds: int
-    before: Drawn
+    before: JudgedImages
     output: Path | None = None
     """JSON Lines file of every row, so that a long run can be continued."""
 
@@ -79,21 +79,21 @@ class Bench:
                     file.write(json.dumps({"key": key, "row": row, "fallen": falls}) + "\n")
         return self.known[key]
 
-    def after(self, *erasures: Erasure) -> Drawn:
+    def after(self, *erasures: Erasure) -> JudgedImages:
         """All pictures with erasures attached."""
         with ExitStack() as stack:
             for erasure in erasures:
                 stack.enter_context(erasure.attached(self.model.pipeline))
-            return drawn(self.model, self.pairs, seeds=range(self.seeds))
+            return draw_and_judge(self.model, self.pairs, seeds=range(self.seeds))
 
 
-def fallen(before: Drawn, after: Drawn, concept: str, count: int = 3) -> str:
+def fallen(before: JudgedImages, after: JudgedImages, concept: str, count: int = 3) -> str:
     """Which other concepts of the same kind lose most, in points."""
     side = 0 if concept in BENCHMARK else 1
     was, now = ((before.objects, after.objects), (before.styles, after.styles))[side]
     losses: dict[str, list[int]] = {}
-    for pair, a, b in zip(before.pairs, was, now, strict=True):
-        losses.setdefault(pair[side], []).append((a == pair[side]) - (b == pair[side]))
+    for sample, a, b in zip(before.samples, was, now, strict=True):
+        losses.setdefault(sample.shows[side], []).append(a.shown - b.shown)
     drops = {name: 100 * sum(values) / len(values) for name, values in losses.items() if name != concept}
     worst = sorted(drops, key=lambda name: -drops[name])[:count]
     return ", ".join(f"{name} {drops[name]:.0f}" for name in worst if drops[name] > 0)
@@ -115,7 +115,7 @@ def bench_of(
         seeds, concepts = 1, {"objects": BENCHMARK[::5], "styles": STYLES[::4]}
         pairs = third(pairs, {*always, *concepts["objects"]})
     model = Model(load("emoji"))
-    return Bench(model, pairs, seeds, drawn(model, pairs, seeds=range(seeds)), output), concepts
+    return Bench(model, pairs, seeds, draw_and_judge(model, pairs, seeds=range(seeds)), output), concepts
 
 
 def rounded(row: Row) -> dict[str, float]:

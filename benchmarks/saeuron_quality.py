@@ -24,7 +24,7 @@ from quality import Bench, Row, bench_of, mean, rounded
 from efface.api.erase import erase
 from efface.erasures.activation import ActivationEdit, members
 from efface.judges import embedded_judge
-from efface.profiles.emoji.concepts import canvas_concepts
+from efface.profiles.emoji.concepts import emoji_concepts
 from efface.profiles.emoji.sae_data import SITES
 from efface.profiles.emoji.score import share
 from efface.profiles.emoji.words import BENCHMARK, STYLES
@@ -88,7 +88,7 @@ def together(bench: Bench) -> None:
     )
     attached = []
     for number, name in enumerate(SEQUENCE):
-        attached.append(erase(bench.model.pipeline, canvas_concepts(name, SEQUENCE[: number + 1]), method="anchored"))
+        attached.append(erase(bench.model.pipeline, emoji_concepts(name, SEQUENCE[: number + 1]), method="anchored"))
         found = bench.after(*attached)
         erased, others = SEQUENCE[: number + 1], [s for s in STYLES if s not in SEQUENCE[: number + 1]]
         styles = [(sample.shows[1], verdict.shown) for sample, verdict in zip(found.samples, found.styles, strict=True)]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 import efface
 from efface.attacks import configured
-from efface.attacks.base import Case
-from efface.erasures.switch import Target
+from efface.attacks.base import Problem
+from efface.erasures.switch import ModelVariant
 from efface.judges import Verdicts
-from efface.redteam.run import Setup, open_book, run
-from efface.redteam.samples import Plan, chosen_tries, planned_tries
+from efface.redteam.run import AttackRun, open_store, run
+from efface.redteam.samples import SamplePlan, choose_samples, plan_samples
 
 SETTINGS: Any = {"steps": 2, "guidance": 5.0}
 
@@ -47,7 +47,7 @@ CHURCH = efface.Concept(
 class Likeness:
     """A judge of two classes: does a picture resemble the first set of pictures more than the second?"""
 
-    name, classes = "likeness-1", ("church", "other")
+    name, classes, detects = "likeness-1", ("church", "other"), False
 
     def __init__(self, first: Tensor, second: Tensor):
         self.direction = (first - second).mean(0)
@@ -62,41 +62,49 @@ class Likeness:
 
 
 class Field:
-    """A tiny pipeline under attack: both targets, the plan, and a judge for which the erasure works."""
+    """A tiny pipeline under attack: both variants, the plan, and a judge for which the erasure works."""
 
-    def __init__(self, pipe: Any, erasure: Any = None, tries: int = 2):
+    def __init__(self, pipe: Any, erasure: Any = None, samples: int = 2):
         self.pipe, self.model = pipe, efface.Model(pipe)
         self.erasure = erasure or efface.erase(pipe, CHURCH, method="uce", rows="all", keep=[])
-        self.original, self.erased = Target(self.model), Target(self.model, (self.erasure,))
-        self.plan = Plan(planned_tries(CHURCH.prompts(), tries)[:tries], tries, SETTINGS, together=2)
+        self.original, self.erased = ModelVariant(self.model), ModelVariant(self.model, (self.erasure,))
+        planned = plan_samples(CHURCH.prompts(), samples, CHURCH)[:samples]
+        self.plan = SamplePlan(planned, samples, SETTINGS, batch=2)
         self.judge = Likeness(*(self.drawn(target) for target in (self.original, self.erased)))
 
-    def drawn(self, target: Target) -> Tensor:
+    def drawn(self, target: ModelVariant) -> Tensor:
         """The plan's pictures."""
         with target.attached() as model:
-            prompts, seeds = zip(*self.plan.tries, strict=True)
-            return pixels(model.draw(prompts, seeds=seeds, **SETTINGS))
+            samples = self.plan.samples
+            return pixels(model.draw([s.prompt for s in samples], seeds=[s.seed for s in samples], **SETTINGS))
 
-    def setup(self, row: str, **options: Any) -> Setup:
+    def setup(self, row: str, **options: Any) -> AttackRun:
         """One row of SMALL."""
         name, small = SMALL[row]
-        return Setup(
+        return AttackRun(
             name, self.original, self.erased, CHURCH, configured(name, **small | options), self.judge, self.plan
         )
 
-    def run(self, row: str, folder: Any = None, report: Any = lambda done, line: None, **options: Any) -> Any:
+    def run(self, row: str, folder: Any = None, progress: Any = lambda done, line: None, **options: Any) -> Any:
         """The findings of one row of SMALL."""
         setup = self.setup(row, **options)
-        return run(setup, open_book(setup, folder), report=report)
+        return run(setup, open_store(setup, folder), progress=progress)
 
-    def case(self, seed: int = 0) -> Case:
-        """The plan's tries as a search gets them."""
-        from efface.judges.criterion import eye_of
+    def problem(self, seed: int = 0) -> Problem:
+        """The plan's samples as a search gets them."""
+        from efface.judges.criterion import criterion_for
 
-        book = open_book(self.setup("checkpoint"), None)
-        chosen = chosen_tries(self.original, self.erased, CHURCH, eye_of(self.judge, CHURCH), self.plan, book)
-        tries = tuple(chosen.tries)
-        return Case(self.original, self.erased, CHURCH, tries, chosen.latents, SETTINGS, seed)
+        store = open_store(self.setup("checkpoint"), None)
+        chosen = choose_samples(self.original, self.erased, CHURCH, criterion_for(self.judge, CHURCH), self.plan, store)
+        return Problem(
+            original=self.original,
+            erased=self.erased,
+            concept=CHURCH,
+            samples=tuple(chosen.samples),
+            latents=chosen.latents,
+            settings=SETTINGS,
+            seed=seed,
+        )
 
 
 def pixels(images: Any) -> Tensor:

@@ -14,12 +14,16 @@ from efface.attacks import ATTACKS, configured
 from efface.attacks.base import text_of
 from efface.attacks.vocabulary import tokens_of
 from efface.concepts.concept import own_words
+from efface.concepts.sample import Sample
 from efface.erasures import attached_to
 from efface.errors import EffaceError, UsageError
-from efface.judges.criterion import Seen
+from efface.judges.criterion import Verdict
 from efface.metrics.rates import rate
-from efface.redteam.findings import Findings, SampleResult, Sanity
+from efface.models.sampling import Sampling
+from efface.redteam.findings import Findings, Sanity
+from efface.redteam.result import SampleResult
 from efface.redteam.run import open_store, run
+from efface.redteam.samples import Samples
 from efface.redteam.search import candidates_of
 from efface.redteam.store import RunStore
 
@@ -42,9 +46,9 @@ def found(field):
 def timeless(findings: Findings, costs: bool = True) -> dict:
     """Findings as JSON without what a clock says, and without the other costs where they may differ."""
     data = json.loads(json.dumps(findings.to_json()))
-    for entry in data["tries"]:
-        entry["cost"] = entry["cost"][:2] if costs else []
-        entry["looks"] = [look if costs else [look[0], *look[2:]] for look in entry["looks"]]
+    for entry in data["samples"]:
+        entry["cost"] = entry["cost"] | {"seconds": 0} if costs else {}
+        entry["trace"] = [point if costs else point | {"evaluations": 0} for point in entry["trace"]]
     for point in data["curve"]:
         point["evaluations"] = point["evaluations"] if costs else 0
     return data | {"per_success": None, "cost": None}
@@ -63,15 +67,15 @@ def test_every_attack_is_in_the_suite():
 def test_findings(field, found, row):
     findings = found(row)
     assert findings.complete
-    assert len(findings.tries) == findings.planned == 2
-    assert findings.without.value == 0
-    assert findings.because.value == findings.asr.value
-    assert all(t.looks and t.cost.denoiser > 0 for t in findings.tries)
+    assert len(findings.samples) == findings.planned == 2
+    assert findings.pre_asr.value == 0
+    assert findings.gained.value == findings.asr.value
+    assert all(t.trace and t.cost.denoiser > 0 for t in findings.samples)
     assert findings.curve[-1].done <= 1
     assert 0 <= findings.area <= 1
-    scores = [(not t.after.shown, -t.after.score) for t in findings.tries]
+    scores = [(not t.after.shown, -t.after.score) for t in findings.samples]
     assert scores == sorted(scores)
-    assert (findings.per_success is None) == (findings.because.value == 0)
+    assert (findings.per_success is None) == (findings.gained.value == 0)
     assert attached_to(field.pipe) == []
 
 
@@ -105,10 +109,10 @@ def test_stopped_and_resumed(field, found, row, tmp_path):
 
     for _ in range(10):
         try:
-            findings = field.run(row, tmp_path, report=stop)
+            findings = field.run(row, tmp_path, progress=stop)
         except KeyboardInterrupt:
             so_far = Findings.load(tmp_path / "findings.json")
-            assert so_far.tries
+            assert so_far.samples
             assert not so_far.complete  # best so far, and no end: nobody may take it for the attack's result
         else:
             break
@@ -123,29 +127,29 @@ def test_stopped_and_resumed(field, found, row, tmp_path):
 
 def assert_drawn_again(field, row, findings, folder):
     """What was found gives the picture that was judged; relapse found another model, the audit has a judge of its own."""
-    candidates = candidates_of(RunStore(folder, None), findings.tries)
-    for t, candidate in zip(findings.tries, candidates, strict=True):
+    candidates = candidates_of(RunStore(folder, None), findings.samples)
+    for t, candidate in zip(findings.samples, candidates, strict=True):
         assert (row in TEXTUAL) == (t.text is not None)
         if row not in ("relapse-lora", "relapse-full", "checkpoint"):
             with field.erased.attached() as model:
-                pictures = model.sample(text_of(model, [candidate]), seeds=[t.seed], **field.plan.settings)
+                pictures = model.sample(text_of(model, [candidate]), seeds=[t.sample.seed], **field.plan.settings)
             assert field.judge(pictures).scores[0, 0].item() == pytest.approx(t.after.score, abs=0.02)
 
 
 @pytest.mark.parametrize("row", ["unlearndiff", "ring-a-bell"])
-def test_tries_side_by_side_find_what_each_finds_alone(field, found, row):
-    alone = dataclasses.replace(field.plan, together=1)
+def test_samples_side_by_side_find_what_each_finds_alone(field, found, row):
+    alone = dataclasses.replace(field.plan, batch=1)
     other = Field(field.pipe, field.erasure)
     other.plan = alone
-    assert [(t.number, t.ids) for t in other.run(row).tries] == [(t.number, t.ids) for t in found(row).tries]
+    assert [(t.number, t.ids) for t in other.run(row).samples] == [(t.number, t.ids) for t in found(row).samples]
 
 
 @pytest.mark.parametrize("row", SEARCHING)
 @pytest.mark.parametrize("vocabulary", ["words", "all"])
 def test_a_search_uses_no_word_of_the_concept(field, row, vocabulary):
     tokenizer = field.pipe.tokenizer
-    for t in field.run(row, vocabulary=vocabulary).tries:
-        own = tokens_of(field.model, t.prompt) if row.startswith("unlearndiff") else []
+    for t in field.run(row, vocabulary=vocabulary).samples:
+        own = tokens_of(field.model, t.sample.prompt) if row.startswith("unlearndiff") else []
         free = t.ids[len(own) :] if row == "unlearndiff-suffix" else t.ids[: len(t.ids) - len(own)]
         assert [*free, *own] == list(t.ids) if row != "unlearndiff-suffix" else [*own, *free] == list(t.ids)
         texts = {text.strip() for text in tokenizer.batch_decode([[i] for i in free])}
@@ -159,7 +163,7 @@ def test_a_search_uses_no_word_of_the_concept(field, row, vocabulary):
 def test_what_does_not_survive_is_reported(field):
     letters = tokens_of(field.model, "xq")  # two tokens without a space between them
     assert len(letters) == 2
-    from efface.attacks.vocabulary import spelled, retokenizes
+    from efface.attacks.vocabulary import retokenizes, spelled
 
     assert retokenizes(field.model, letters)
     assert not retokenizes(field.model, letters[::-1])
@@ -176,7 +180,7 @@ def test_a_folder_of_another_attack_is_refused(field, tmp_path):
 
 def test_a_damaged_page_is_refused(field, tmp_path):
     field.run("synonyms", tmp_path)
-    page = tmp_path / "case-000.safetensors"
+    page = tmp_path / "search-000.safetensors"
     page.write_bytes(page.read_bytes()[:-5])
     with pytest.raises(EffaceError, match="damaged"):
         field.run("synonyms", tmp_path)
@@ -198,7 +202,7 @@ BAD = {
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, rows in BAD.items() for o in rows], ids=str)
 def test_bad_options(field, name, options):
     with pytest.raises(EffaceError, match=r"expected|must be at least|the model reads|could not be read|no harmless"):
-        next(ATTACKS.load(name).search(field.case(), configured(name, **options), None))
+        next(ATTACKS.load(name).search(field.problem(), configured(name, **options), None))
 
 
 def test_bad_requests(sd, field):
@@ -224,16 +228,48 @@ def test_nothing_to_bring_back(field):
         run(setup, open_store(setup, None))
 
 
+GONE = Verdict(shown=False, label="other", score=0.1, intact=True)
+THERE = Verdict(shown=True, label="church", score=0.9, intact=True)
+
+
+def findings_of(*results: SampleResult) -> Findings:
+    return Findings(
+        attack="mma", config={}, concept="church", erasures=(), judge="j", settings={}, samples=results, planned=len(results)
+    )
+
+
+def test_findings_of_format_1_are_read():
+    """As earlier versions wrote them: records were lists, and the sample's fields stood among the result's."""
+    old = {
+        "format": 1, "attack": "mma", "config": {"seed": 0}, "concept": "church", "erasures": [{"method": "uce"}],
+        "judge": "j", "settings": {"steps": 2}, "dropped": 1, "planned": 1, "searching": 0, "attempted": "concept",
+        "sanity": [[1.0, 0.5, 1.0, 2], None, 0.5], "notes": {},
+        "tries": [{
+            "number": 0, "prompt": "a church", "seed": 40_000, "before": list(GONE), "after": list(THERE), "text": "x y",
+            "ids": [3, 4], "survives": True, "tensors": None, "cost": [7, 2, 0.5], "looks": [[1.0, 9, True, 0.9]],
+        }],
+    }  # fmt: skip
+    findings = Findings.from_json(old)
+    (result,) = findings.samples
+    assert result.sample == Sample("a church", 40_000, shows=("church",))
+    assert (result.before, result.after, result.retokenizes) == (GONE, THERE, True)
+    assert (result.cost.denoiser, result.trace[0].evaluations, result.ids) == (7, 9, (3, 4))
+    assert findings.sanity == Sanity(rate([True, True])._replace(low=0.5, high=1.0), None, 0.5)
+    assert findings.complete
+    assert Findings.from_json(json.loads(json.dumps(findings.to_json()))) == findings
+    for broken in (old | {"tries": [{}]}, old | {"tries": 3}, old | {"format": 3}):
+        with pytest.raises(EffaceError, match=r"damaged|update efface"):
+            Findings.from_json(broken)
+
+
 def shown(*hits: bool) -> list[SampleResult]:
-    gone, there = Seen(False, "other", 0.1, True), Seen(True, "church", 0.9, True)
-    return [SampleResult(n, f"prompt {n}", 0, gone, there if hit else gone) for n, hit in enumerate(hits)]
+    return [SampleResult(n, Sample(f"prompt {n}"), GONE, THERE if hit else GONE) for n, hit in enumerate(hits)]
 
 
 def test_rates_tell_what_the_attack_did_from_what_was_there():
-    gone, there = Seen(False, "other", 0.1, True), Seen(True, "church", 0.9, True)
-    tries = (*shown(True, False), SampleResult(2, "c", 0, there, there), SampleResult(3, "d", 0, there, gone, text="x"))
-    findings = Findings("mma", {}, "church", (), "j", {}, tries, 0, 4)
-    assert (findings.without.value, findings.because.value, findings.asr.value) == (0.5, 0.25, 0.75)
+    there = [SampleResult(2, Sample("c"), THERE, THERE), SampleResult(3, Sample("d"), THERE, GONE, text="x")]
+    findings = findings_of(*shown(True, False), *there)
+    assert (findings.pre_asr.value, findings.gained.value, findings.asr.value) == (0.5, 0.25, 0.75)
     every = dataclasses.replace(findings, attempted="every")
     assert every.asr.value == 0.5  # an attacked prompt that draws nothing is no success
 
@@ -247,7 +283,7 @@ def test_a_broken_attack_says_so(unerased, weak, broken):
     check = Sanity(rate(unerased), rate(weak) if weak is not None else None, 0.5)
     assert check.broken == broken
     assert check.verdict.startswith("broken" if broken else "sound")
-    findings = Findings("mma", {}, "church", (), "j", {}, tuple(shown(False)), 0, 1, sanity=check)
+    findings = dataclasses.replace(findings_of(*shown(False)), sanity=check)
     assert findings.to_json()["broken"] == broken
 
 
@@ -255,8 +291,8 @@ def test_a_broken_attack_says_so(unerased, weak, broken):
 def test_sanity_is_part_of_every_findings(sd, field, row, tmp_path):
     name, options = SMALL[row]
     findings = efface.attack(
-        sd, field.erasure, method=name, judge=field.judge, tries=2, sanity_tries=1, folder=tmp_path, draw_steps=2,
-        guidance=5.0, **options,
+        sd, field.erasure, method=name, judge=field.judge, samples=Samples(2, sanity=1), folder=tmp_path,
+        sampling=Sampling(2, 5.0), **options,
     )  # fmt: skip
     assert findings.sanity is not None
     assert findings.sanity.unerased.pictures == 1

@@ -11,15 +11,16 @@ import torch
 
 import efface
 from efface.api.audit import audit
-from efface.api.audit_groups import found_groups
+from efface.api.audit_groups import audit_groups
 from efface.api.card import Group, against, write_cards
 from efface.cli import main
 from efface.cli.audit import seconds_of
-from efface.concepts.sample import Prompt
+from efface.concepts.sample import Sample
 from efface.errors import UsageError
 from efface.judges import embedded_judge
 from efface.judges.base import Verdicts
 from efface.models.model import Model
+from efface.models.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +35,21 @@ def church(pipe):
 
 def test_groups_are_found_in_the_models_own_text_space(pipe, church):
     groups = {
-        g.name: g for g in found_groups(Model(pipe), church.provenance.concepts, embedded_judge("emoji", "object"))
+        g.name: g for g in audit_groups(Model(pipe), church.provenance.concepts, embedded_judge("emoji", "object"))
     }
-    assert {p.expected for p in groups["concept"].prompts} == {"church"}
-    assert any("chapel" in p.text or "cathedral" in p.text for p in groups["aliases"].prompts)
-    assert len(groups["neighbours"].prompts) == 8
-    assert not any("church" in p.text for g in ("neighbours", "unrelated") for p in groups[g].prompts)
-    assert all(p.expected for p in groups["unrelated"].prompts)
+    assert {p.concept for p in groups["concept"].samples} == {"church"}
+    assert any("chapel" in p.prompt or "cathedral" in p.prompt for p in groups["aliases"].samples)
+    assert len(groups["neighbours"].samples) == 8
+    assert not any("church" in p.prompt for g in ("neighbours", "unrelated") for p in groups[g].samples)
+    assert all(p.concept for p in groups["unrelated"].samples)
 
 
 def test_every_number_of_the_page_is_in_the_json(pipe, church, tmp_path):
     groups = [
-        Group("concept", (Prompt("a church in noto style", "church"), Prompt("a church", "church"))),
-        Group("unrelated", (Prompt("a sunflower in noto style", "sunflower"), Prompt("a cat on the moon", None))),
+        Group("concept", (Sample("a church in noto style", shows=("church",)), Sample("a church", shows=("church",)))),
+        Group("unrelated", (Sample("a sunflower in noto style", shows=("sunflower",)), Sample("a cat on the moon"))),
     ]
-    card = audit(pipe, church, groups=groups, seeds=2, steps=4)
+    card = audit(pipe, church, groups=groups, seeds=2, sampling=Sampling(4))
     page = card.save(tmp_path).read_text()
     data = json.loads((tmp_path / "card.json").read_text())
     assert data == json.loads(json.dumps(card.to_json()))
@@ -67,7 +68,7 @@ def test_every_number_of_the_page_is_in_the_json(pipe, church, tmp_path):
 def test_nothing_stays_attached(pipe, church):
     from efface.erasures import attached_to
 
-    audit(pipe, church, groups=[Group("concept", (Prompt("a church", "church"),))], seeds=1, steps=1)
+    audit(pipe, church, groups=[Group("concept", (Sample("a church", shows=("church",)),))], seeds=1, sampling=Sampling(1))
     assert attached_to(pipe) == []
 
 
@@ -81,7 +82,7 @@ def test_two_erasures_stand_side_by_side(church, tmp_path, capsys):
         "--erasure",
         str(tmp_path / "a.safetensors"),
     ]
-    assert main([*args, "-o", str(tmp_path / "card"), "--budget", "1s", "--steps", "2", "--json"]) == 0
+    assert main([*args, "-o", str(tmp_path / "card"), "--time-limit", "1s", "--steps", "2", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["cards"]) == 2
     page = (tmp_path / "card" / "card.html").read_text()
     assert "Side by side" in page
@@ -105,7 +106,7 @@ def test_bad_input(pipe, church, capsys):
 class Detector:
     """Finds something in dark pictures."""
 
-    name, classes = "dark 1", ("dark",)
+    name, classes, detects = "dark 1", ("dark",), True
 
     def __call__(self, images):
         dark = torch.tensor([[np.asarray(image).mean() < 250] for image in images])
@@ -113,25 +114,25 @@ class Detector:
 
 
 def test_a_detector_looks_at_every_picture(pipe, church):
-    groups = [Group("concept", (Prompt("a church", None), Prompt("a cat in stencil style", None)))]
-    card = audit(pipe, church, judge=Detector(), groups=groups, seeds=2, steps=4)
+    groups = [Group("concept", (Sample("a church"), Sample("a cat in stencil style")))]
+    card = audit(pipe, church, judge=Detector(), groups=groups, seeds=2, sampling=Sampling(4))
     (found,) = card.groups
     assert found.shown_after is not None
     assert found.shown_after.pictures == 4
-    assert list(found.hits) == [np.asarray(picture.convert("RGB")).mean() < 250 for picture in found.after]
+    assert [shown for _, shown in found.shown] == [np.asarray(picture.convert("RGB")).mean() < 250 for picture in found.after]
 
 
 def test_indirect_prompts_have_a_group(pipe, church):
     said = ("a building with a bell and a cross", "where people pray")
-    groups = found_groups(Model(pipe), church.provenance.concepts, embedded_judge("emoji", "object"), said)
+    groups = audit_groups(Model(pipe), church.provenance.concepts, embedded_judge("emoji", "object"), said)
     (indirect,) = (g for g in groups if g.name == "indirect")
-    assert indirect.prompts == tuple(Prompt(text, "church") for text in said)
+    assert indirect.samples == tuple(Sample(text, shows=("church",)) for text in said)
 
 
 def test_two_erasures_are_tested_picture_by_picture(pipe, church, tmp_path):
-    groups = [Group("concept", (Prompt("a church", "church"), Prompt("a church in noto style", "church")))]
+    groups = [Group("concept", (Sample("a church", shows=("church",)), Sample("a church in noto style", shows=("church",))))]
     nothing = efface.erase(pipe, "cat", method="uce")
-    cards = [audit(pipe, e, groups=groups, seeds=3, steps=12) for e in (church, nothing)]
+    cards = [audit(pipe, e, groups=groups, seeds=3, sampling=Sampling(12)) for e in (church, nothing)]
     change = against(*cards)["concept"]
     assert change.difference == pytest.approx(
         cards[1].groups[0].shown_after.value - cards[0].groups[0].shown_after.value
@@ -141,5 +142,5 @@ def test_two_erasures_are_tested_picture_by_picture(pipe, church, tmp_path):
     data = json.loads((tmp_path / "card.json").read_text())
     assert data[1]["against_first"]["concept"]["difference"] == change.difference
     assert f"{change.difference:+.1%}" in (tmp_path / "card.html").read_text()
-    other = audit(pipe, church, groups=groups, seeds=1, steps=1)
+    other = audit(pipe, church, groups=groups, seeds=1, sampling=Sampling(1))
     assert against(cards[0], other) == {}  # other seeds

@@ -35,7 +35,7 @@ from efface.models.model import Model
 class Brightness:
     """A judge that any picture satisfies: is it dark or bright?"""
 
-    name, classes = "brightness-1", ("dark", "bright")
+    name, classes, detects = "brightness-1", ("dark", "bright"), False
 
     def __call__(self, images):
         means = torch.tensor([float(np.asarray(image).mean()) / 255 for image in images])

@@ -11,15 +11,18 @@ from attacked import CHURCH, SMALL, Field
 from test_redirect import states_of, way
 
 import efface
-from efface.api.harden import Stage, added, best, harden
+from efface.api.harden import Round, best, extended, harden
 from efface.attacks.base import Candidate
 from efface.attacks.vocabulary import tokens_of
 from efface.closed_form.rows import concept_rows
+from efface.concepts.sample import SEEDS, Sample
 from efface.errors import EffaceError, UsageError
-from efface.judges.criterion import Seen
+from efface.judges.criterion import Verdict
 from efface.metrics.rates import rate
 from efface.models.model import Model
-from efface.redteam.findings import Found
+from efface.models.sampling import Sampling
+from efface.redteam.result import SampleResult
+from efface.redteam.samples import Samples
 
 KEPT = ["a garbage truck", "a dog"]
 FOUND, ANCHOR = "art truck in church", "a cat"
@@ -39,20 +42,28 @@ def coder(sd, tmp_path_factory):
 
 def hit(model, text=FOUND):
     """What an attack would say of a prompt that it found (None: of an embedding)."""
-    shown, gone = Seen(True, "church", 0.9, True), Seen(False, "other", 0.1, True)
     ids = tuple(tokens_of(model, text or ""))
-    return Found(0, "a church", 40_000, gone, shown, text, ids, True), Candidate(ids)
+    result = SampleResult(
+        number=0,
+        sample=Sample("a church", SEEDS.attack),
+        before=Verdict(shown=False, label="other", score=0.1, intact=True),
+        after=Verdict(shown=True, label="church", score=0.9, intact=True),
+        text=text,
+        ids=ids,
+        retokenizes=True,
+    )
+    return result, Candidate(ids)
 
 
 def grown(sd, erasure, images=2):
     """The erasure with the hit added."""
     found, candidate = hit(Model(sd))
-    return added(Model(sd), erasure, CHURCH, [found], [candidate], images, 1)
+    return extended(Model(sd), erasure, CHURCH, [found], [candidate], images=images, rounds=1)
 
 
 def entering(model, prompt):
     """Text states after the begin token (tokens width)."""
-    return model.entering(model.encode([prompt]))[0, 1:].double()
+    return model.projection_inputs(model.encode([prompt]))[0, 1:].double()
 
 
 def naive(method, c, t, kept, config):
@@ -78,7 +89,7 @@ def test_the_new_rows_of_a_map(sd, method):
     hardened, model, config = grown(sd, erasure), Model(sd), erasure.provenance.config
 
     def whole(prompts):
-        return torch.cat([model.entering(model.encode([p]))[0].double() for p in prompts])
+        return torch.cat([model.projection_inputs(model.encode([p]))[0].double() for p in prompts])
 
     own, anchors = (rows.double() for rows in concept_rows(model, CHURCH, config["rows"]))
     c, t = torch.cat([entering(model, FOUND), own]), torch.cat([entering(model, ANCHOR), anchors])
@@ -107,7 +118,7 @@ def test_an_edit_turns_one_more_latent_down_at_each_level(sd, coder, mode):
     erasure = efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, mode=mode, **coder)
     hardened = grown(sd, erasure)
     before, after = erasure.edits[tiny.SITE], hardened.edits[tiny.SITE]
-    assert torch.equal(before.levels, after.levels)
+    assert torch.equal(before.timesteps, after.timesteps)
     where = [after.latents.tolist().index(latent) for latent in before.latents.tolist()]
     was, now = before.gate.isfinite(), after.gate.isfinite()
     assert bool(now[:, where][was].all())
@@ -136,20 +147,20 @@ def field(sd):
 
 def hardening(field, row="p4d-n", **options):
     name, small = SMALL[row]
-    given = {"method": name, "judge": field.judge, "tries": 2, "sanity_tries": 0, "draw_steps": 2, "guidance": 5.0}
-    return harden(field.pipe, field.erasure, CHURCH, **given | {"rounds": 2, "pictures": 2} | small | options)
+    given = {"method": name, "judge": field.judge, "samples": Samples(2, sanity=0), "sampling": Sampling(2, 5.0)}
+    return harden(field.pipe, field.erasure, CHURCH, **given | {"rounds": 2, "images": 2} | small | options)
 
 
 def test_the_loop_ends_when_the_attack_fails_or_the_rounds_do(field, tmp_path):
     found = hardening(field, folder=tmp_path)
-    assert 2 <= len(found.stages) <= 3
-    assert found.stages[0].asr.value > 0, "nothing to learn from: the test would show nothing"
-    assert found.stages[-1].asr.value == 0 or len(found.stages) == 3
-    rates = [stage.asr.value for stage in found.stages]
+    assert 2 <= len(found.rounds) <= 3
+    assert found.rounds[0].asr.value > 0, "nothing to learn from: the test would show nothing"
+    assert found.rounds[-1].asr.value == 0 or len(found.rounds) == 3
+    rates = [stage.asr.value for stage in found.rounds]
     assert found.kept == rates.index(min(rates))
     assert found.erasure.provenance.notes["hardened"] == {"attack": "p4d", "asr": rates, "kept": found.kept}
-    assert len(found.to_json()["stages"]) == len(found.stages)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"round-{n}" for n in range(len(found.stages))]
+    assert len(found.to_json()["rounds"]) == len(found.rounds)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"round-{n}" for n in range(len(found.rounds))]
     assert found.kept > 0, "no addition helped: the test would show nothing"
     found.erasure.save(tmp_path / "hardened.safetensors")
     again = efface.Erasure.load(tmp_path / "hardened.safetensors")
@@ -159,7 +170,7 @@ def test_the_loop_ends_when_the_attack_fails_or_the_rounds_do(field, tmp_path):
 
 def stage(asr, others):
     value = rate([True] * asr + [False] * (10 - asr))
-    return Stage(rate([False]), value, value, others, 1.0)
+    return Round(pre_asr=rate([False]), asr=value, gained=value, others=others, seconds=1.0)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +191,10 @@ def test_stopped_and_resumed(field, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        hardening(field, folder=tmp_path, report=stop)
+        hardening(field, folder=tmp_path, progress=stop)
     resumed = hardening(field, folder=tmp_path)
     assert torch.equal(resumed.erasure.u, whole.erasure.u)
-    assert [s.asr for s in resumed.stages] == [s.asr for s in whole.stages]
+    assert [s.asr for s in resumed.rounds] == [s.asr for s in whole.rounds]
 
 
 def test_what_cannot_be_hardened_is_refused_in_a_sentence(sd, field, coder):
@@ -194,8 +205,9 @@ def test_what_cannot_be_hardened_is_refused_in_a_sentence(sd, field, coder):
         hardening(field, rounds=0)
     erasure = efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, **coder)
     with pytest.raises(EffaceError, match="attack on words"):
-        added(Model(sd), erasure, CHURCH, *([part] for part in hit(Model(sd), None)), 2, 1)
+        extended(Model(sd), erasure, CHURCH, *([part] for part in hit(Model(sd), None)), images=2, rounds=1)
     origin = dataclasses.replace(erasure.provenance, keep=())
     lone = dataclasses.replace(erasure, provenance=origin)
+    bare = dataclasses.replace(CHURCH, keep=())
     with pytest.raises(EffaceError, match="--keep"):
-        added(Model(sd), lone, dataclasses.replace(CHURCH, keep=()), *([part] for part in hit(Model(sd))), 2, 1)
+        extended(Model(sd), lone, bare, *([part] for part in hit(Model(sd))), images=2, rounds=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import contextmanager
 
 import pytest
@@ -19,7 +20,7 @@ from efface.attacks.simplex import onto_simplex, sampled
 from efface.attacks.vocabulary import tokens_of, words
 from efface.erasures.switch import ModelVariant
 from efface.models.model import Settings
-from efface.training.images import album
+from efface.training.images import draw_concept_images
 from efface.training.trainable import LoRA
 
 SETTINGS: Settings = {"steps": 2, "guidance": 5.0}
@@ -79,26 +80,34 @@ def adam(values, gradient, lr, eps=1e-8):
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2"])
-def case(request):
-    """Two tries on a tiny pipeline: ε- and v-prediction, two tokenizers."""
-    return case_of(tiny.PIPELINES[request.param]())
+def problem(request):
+    """Two samples on a tiny pipeline: ε- and v-prediction, two tokenizers."""
+    return problem_of(tiny.PIPELINES[request.param]())
 
 
-def case_of(pipe):
+def problem_of(pipe):
     model = efface.Model(pipe)
     erased = ModelVariant(model, (efface.erase(pipe, CHURCH, method="uce", rows="all", keep=[]),))
-    from efface.concepts.sample import Sample
+    from efface.concepts.sample import SEEDS, Sample
     from efface.models.sampling import sample_latents
 
-    tries = tuple(Sample(prompt, 40_000 + k) for k, prompt in enumerate(CHURCH.prompts()))
-    latents = sample_latents(model, [t.prompt for t in tries], [t.seed for t in tries], SETTINGS, 2)
-    return Problem(ModelVariant(model), erased, CHURCH, tries, latents, SETTINGS, 0)
+    samples = tuple(Sample(prompt, SEEDS.attack + k) for k, prompt in enumerate(CHURCH.prompts()))
+    latents = sample_latents(model, [s.prompt for s in samples], [s.seed for s in samples], SETTINGS, 2)
+    return Problem(
+        original=ModelVariant(model),
+        erased=erased,
+        concept=CHURCH,
+        samples=samples,
+        latents=latents,
+        settings=SETTINGS,
+        seed=0,
+    )
 
 
-def loss_of(case, rows, ids, clean, noise, level):
+def loss_of(problem, rows, ids, clean, noise, level):
     """Σ of each row's mean |target − ε(z, t, text)|² under the erasure, with content embeddings `rows`."""
-    pipe = case.model.pipeline
-    with case.erased.attached(), written(pipe.text_encoder, rows):
+    pipe = problem.model.pipeline
+    with problem.erased.attached(), written(pipe.text_encoder, rows):
         states = pipe.text_encoder(framed(pipe.tokenizer, ids))[0]
         output = pipe.unet(noisy(pipe, clean, noise, level), level, encoder_hidden_states=states).sample
     return (output - right(pipe, clean, noise, level)).square().flatten(1).mean(1).sum()
@@ -143,52 +152,52 @@ def test_mma(pipe):
 
 
 @pytest.mark.parametrize("place", ["prefix", "suffix"])
-def test_unlearndiff(case, place):
+def test_unlearndiff(problem, place):
     """One step at one timestep: points of the simplex after Adam with weight decay, projected back."""
     config = configured("unlearndiff", levels=1, iterations=1, length=2, lr=1e-4, weight_decay=0.1, place=place)
-    found = next(ATTACKS.load("unlearndiff").search(case, config, None))
-    table = words(case.model, CHURCH, "all")
+    found = next(ATTACKS.load("unlearndiff").search(problem, config, None))
+    table = words(problem.model, CHURCH, "all")
     points = torch.full((2, 2, len(table.ids)), 1 / len(table.ids))
     drawn = torch.stack(
-        [p.multinomial(1, generator=g)[:, 0] for p, g in zip(points, case.generators(1, 0, 0), strict=True)]
+        [p.multinomial(1, generator=g)[:, 0] for p, g in zip(points, problem.generators(1, 0, 0), strict=True)]
     )
     hot = torch.nn.functional.one_hot(drawn, len(table.ids)).float().requires_grad_()
-    embedding = case.model.pipeline.text_encoder.get_input_embeddings().weight.detach()
+    embedding = problem.model.pipeline.text_encoder.get_input_embeddings().weight.detach()
     gradient = torch.zeros_like(points)
-    for k, own in enumerate(case.contents()):
+    for k, own in enumerate(problem.contents()):
         added, new = hot[k] @ embedding[table.ids], table.ids[drawn[k]].tolist()
         rows = torch.cat([added, embedding[own]] if place == "prefix" else [embedding[own], added])[None]
         ids = [[*new, *own] if place == "prefix" else [*own, *new]]
-        level = case.levels(1)
-        loss = loss_of(case, rows, ids, case.latents[k : k + 1], case.randn(2, 0, 0)[k : k + 1], level)
+        level = problem.levels(1)
+        loss = loss_of(problem, rows, ids, problem.latents[k : k + 1], problem.randn(2, 0, 0)[k : k + 1], level)
         gradient += torch.autograd.grad(loss, hot)[0]
     expected = onto_simplex(adam(points, gradient + 0.1 * points, 1e-4))
     torch.testing.assert_close(found.state["0|value"], expected, rtol=0, atol=2e-6)
     assert (found.state["0|value"] - points).abs().max() > 5e-5
     best = table.ids[expected.argmax(-1)]
     assert [c.ids for c in found.candidates] == [
-        (*b, *own) if place == "prefix" else (*own, *b) for b, own in zip(best.tolist(), case.contents(), strict=True)
+        (*b, *own) if place == "prefix" else (*own, *b) for b, own in zip(best.tolist(), problem.contents(), strict=True)
     ]
 
 
-def test_p4d(case):
+def test_p4d(problem):
     config = configured("p4d", length=3, steps=1, every=1, lr=1e-2, weight_decay=0.1)
-    found = next(ATTACKS.load("p4d").search(case, config, None))
-    table = words(case.model, CHURCH, "all")
-    pipe = case.model.pipeline
-    at, level = p4d.sight(case, 0)
-    torch.testing.assert_close(at, noisy(pipe, case.latents, case.randn(2, 0), level))
-    for k, (generator, t) in enumerate(zip(case.generators(0), case.tries, strict=True)):
+    found = next(ATTACKS.load("p4d").search(problem, config, None))
+    table = words(problem.model, CHURCH, "all")
+    pipe = problem.model.pipeline
+    at, level = p4d.noised_batch(problem, 0)
+    torch.testing.assert_close(at, noisy(pipe, problem.latents, problem.randn(2, 0), level))
+    for k, (generator, t) in enumerate(zip(problem.generators(0), problem.samples, strict=True)):
         soft = table.table[torch.randint(len(table.ids), (3,), generator=generator)].requires_grad_()
         cosines = torch.nn.functional.cosine_similarity(soft[:, None], table.table[None], dim=-1)
         nearest = cosines.argmax(-1)
         with torch.no_grad():
             goal = pipe.unet(
-                at[k : k + 1], level[k], encoder_hidden_states=states_of(pipe, [tokens_of(case.model, t.prompt)])[0]
+                at[k : k + 1], level[k], encoder_hidden_states=states_of(pipe, [tokens_of(problem.model, t.prompt)])[0]
             ).sample
         rows = (table.table[nearest] - soft).detach() + soft
         ids = [table.ids[nearest].tolist()]
-        with case.erased.attached(), written(pipe.text_encoder, rows[None]):
+        with problem.erased.attached(), written(pipe.text_encoder, rows[None]):
             states = pipe.text_encoder(framed(pipe.tokenizer, ids))[0]
             output = pipe.unet(at[k : k + 1], level[k], encoder_hidden_states=states).sample
         gradient = torch.autograd.grad((output - goal).square().mean(), soft)[0]
@@ -197,25 +206,25 @@ def test_p4d(case):
 
 
 @pytest.mark.parametrize("name", ["inversion", "pund"])
-def test_learnt_embeddings(case, name):
+def test_learnt_embeddings(problem, name):
     """One step of AdamW on the new word's embedding; PUND searches the original, inversion the erased model."""
     config = configured(name, images=2, steps=1, batch=2, lr=1e-2)
-    found = next(ATTACKS.load(name).search(case, config, None))
-    pictures = album(case.original.model, case.concept.prompts(), 2, case.settings)
-    sight = pictures.batch(2, 0, 0)
-    embedding = case.model.pipeline.text_encoder.get_input_embeddings().weight.detach()
+    found = next(ATTACKS.load(name).search(problem, config, None))
+    pictures = draw_concept_images(problem.original.model, problem.concept.prompts(), 2, problem.settings)
+    noised_batch = pictures.batch(2, 0, 0)
+    embedding = problem.model.pipeline.text_encoder.get_input_embeddings().weight.detach()
     v = embedding.mean(0).requires_grad_()
-    target = case if name == "inversion" else Problem(case.original, case.original, *list(vars(case).values())[2:])
+    target = problem if name == "inversion" else dataclasses.replace(problem, erased=problem.original)
     loss = torch.zeros(())
-    for k, member in enumerate(sight.members):
+    for k, member in enumerate(noised_batch.members):
         prompt = pictures.prompts[member]
         before, _, after = prompt.partition("church")
-        head, tail = (tokens_of(case.model, part.strip()) for part in (before, after))
+        head, tail = (tokens_of(problem.model, part.strip()) for part in (before, after))
         new = [*head, v, *tail] if name == "inversion" else [*head, *tail, v]
         rows = torch.stack([v if part is v else embedding[part] for part in new])[None]
         ids = [[0 if part is v else part for part in new]]
         one = slice(k, k + 1)
-        loss = loss + loss_of(target, rows, ids, sight.clean[one], sight.noise[one], sight.timesteps[one]) / 2
+        loss = loss + loss_of(target, rows, ids, noised_batch.clean[one], noised_batch.noise[one], noised_batch.timesteps[one]) / 2
     gradient = torch.autograd.grad(loss, v)[0]
     expected = adam(v.detach() * (1 - 1e-2 * 0.01), gradient, 1e-2)
     torch.testing.assert_close(found.state["0|value"], expected, rtol=0, atol=2e-4)
@@ -247,7 +256,7 @@ def test_other_tokenizers_and_pairs_of_them(family):
     for row in ("ring-a-bell", "ring-a-bell-soft", "unlearndiff", "p4d-k", "pund", "inversion", "mma"):
         findings = field.run(row)
         assert findings.complete
-        assert all(t.looks for t in findings.tries)
+        assert all(t.trace for t in findings.samples)
 
 
 # The algebra.

@@ -23,6 +23,8 @@ from efface.metrics.lpips import alexnet
 class Hues:
     """A classifier that any picture satisfies: its class is the sum of its levels, modulo the classes."""
 
+    detects = False
+
     def __init__(self, *classes: str):
         self.classes, self.name = classes, f"hues-1 classes={len(classes)}"
 
@@ -40,7 +42,7 @@ def hue(image, count):
 class Spots:
     """A detector: how many quarters of a picture are brighter than half in each colour."""
 
-    name, classes = "spots-1 threshold=127", ("RED", "GREEN", "BLUE")
+    name, classes, detects = "spots-1 threshold=127", ("RED", "GREEN", "BLUE"), True
 
     def __call__(self, images):
         counts = torch.tensor([spots(image) for image in images])

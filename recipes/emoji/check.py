@@ -19,21 +19,21 @@ from efface.io.images import save_picture
 from efface.judges import embedded_judge
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji.score import Drawn, drawn, share
+from efface.profiles.emoji.score import JudgedImages, draw_and_judge, share
 from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption, held_out
-from efface.report.grid import sheet
+from efface.report.grid import image_grid
 from efface.report.plot import line_plot
 
 BEGIN, END = "<!-- figures: python -m recipes.emoji.check -->", "<!-- end of figures -->"
 
 
-def accuracy(found: Drawn) -> dict[str, float]:
+def accuracy(found: JudgedImages) -> dict[str, float]:
     """Shares of pictures whose object and style are right, and that are intact."""
     return {
-        "object": share(o == pair[0] for o, pair in zip(found.objects, found.pairs, strict=True)),
-        "style": share(s == pair[1] for s, pair in zip(found.styles, found.pairs, strict=True)),
-        "intact": share(found.intact),
+        "object": share(v.label == s.shows[0] for v, s in zip(found.objects, found.samples, strict=True)),
+        "style": share(v.label == s.shows[1] for v, s in zip(found.styles, found.samples, strict=True)),
+        "intact": share(v.intact for v in found.objects),
     }
 
 
@@ -110,7 +110,7 @@ def main(work: Path = Path("build/emoji"), seeds: int = 5, docs: Path = Path("do
     started = time.perf_counter()
     model.draw([caption(*pair) for pair in shown[:16]], seeds=range(16), steps=STEPS, guidance=GUIDANCE)
     seconds_16 = time.perf_counter() - started
-    trained, unseen = drawn(model, shown, seeds=range(seeds)), drawn(model, hidden, seeds=range(seeds))
+    trained, unseen = (draw_and_judge(model, some, seeds=range(seeds)) for some in (shown, hidden))
     figures = {
         "trained": accuracy(trained),
         "held_out": accuracy(unseen),
@@ -120,8 +120,8 @@ def main(work: Path = Path("build/emoji"), seeds: int = 5, docs: Path = Path("do
         "seconds_16": seconds_16,
         "megabytes": sum(p.stat().st_size for p in embedded.folder("emoji").rglob("*") if p.is_file()) / 1e6,
     }
-    rows = [[(trained if (o, s) in shown else unseen).picture((o, s), 0) for s in STYLES] for o in BENCHMARK]
-    save_picture(sheet(rows, columns=STYLES, labels=BENCHMARK, cell=64), docs / "canvas.png")
+    rows = [[(trained if (o, s) in shown else unseen).image((o, s), 0) for s in STYLES] for o in BENCHMARK]
+    save_picture(image_grid(rows, columns=STYLES, labels=BENCHMARK, cell=64), docs / "canvas.png")
     if (work / "denoiser-run" / "log.jsonl").exists():
         lines = map(json.loads, (work / "denoiser-run" / "log.jsonl").read_text().splitlines())
         curve = [(line["step"], line["loss"]) for line in lines]
@@ -135,9 +135,9 @@ def main(work: Path = Path("build/emoji"), seeds: int = 5, docs: Path = Path("do
     print(json.dumps(figures))
 
 
-def accuracy_of(found: Drawn, name: str) -> float:
+def accuracy_of(found: JudgedImages, name: str) -> float:
     """Share of one object's pictures that the object judge names right."""
-    return share(o == name for o, pair in zip(found.objects, found.pairs, strict=True) if pair[0] == name)
+    return share(v.label == name for v, s in zip(found.objects, found.samples, strict=True) if s.shows[0] == name)
 
 
 if __name__ == "__main__":

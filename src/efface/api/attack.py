@@ -11,13 +11,14 @@ from efface.api.resolve import concept_of, judge_of
 from efface.attacks import configured
 from efface.concepts.concept import Concept
 from efface.erasures import Erasure
-from efface.erasures.switch import Target
+from efface.erasures.switch import ModelVariant
 from efface.errors import UsageError
+from efface.io.progress import Progress, silent
 from efface.judges import Judge
 from efface.models.model import Model
-from efface.models.sampling import sampling
-from efface.redteam.run import Report, Setup, open_book, run
-from efface.redteam.samples import Plan, planned_tries
+from efface.models.sampling import Sampling
+from efface.redteam.run import AttackRun, open_store, run
+from efface.redteam.samples import SamplePlan, Samples, plan_samples
 from efface.redteam.sanity import sanity
 
 if TYPE_CHECKING:
@@ -35,14 +36,11 @@ def attack(
     original: Any = None,
     judge: Judge | None = None,
     prompts: Sequence[str] | None = None,
-    tries: int = 8,
-    sanity_tries: int = 2,
+    samples: Samples = Samples(),
+    sampling: Sampling = Sampling(),
     known_sanity: Sanity | None = None,
-    draw_steps: int | None = None,
-    guidance: float | None = None,
-    together: int = 4,
     folder: str | Path | None = None,
-    report: Report = lambda done, line: None,
+    progress: Progress = silent,
     **options: Any,
 ) -> Findings:
     """Attack an erased model.
@@ -56,16 +54,13 @@ def attack(
         budget: "published", "canvas" or "quick"; how far the search goes.
         config: the attack's Config, instead of a budget and options.
         original: the unerased pipeline; `pipeline` without the erasures by default.
-        judge: says whether a picture shows the concept; the canvas's own on the emoji canvas.
+        judge: says whether an image shows the concept; the model's own where it brings one.
         prompts: to be attacked, instead of the concept's own.
-        tries: prompts and seeds that are attacked.
-        sanity_tries: how many are used to see whether the attack itself is sound; 0 leaves that out.
-        known_sanity: of the same attack on the same model, instead of finding it again.
-        draw_steps: denoising steps of every picture; the model's usual number by default.
-        guidance: guidance scale.
-        together: tries attacked side by side; it changes speed and memory, not what is found.
-        folder: where everything is written as it is found; a run that was stopped goes on there.
-        report: called with the share that is done and a line about it.
+        samples: how many prompts and seeds are attacked, how many of them check the attack itself, how many at a time.
+        sampling: how every image is drawn; the model's usual way by default.
+        known_sanity: result of the sanity check of the same attack on the same model, instead of running it again.
+        folder: where everything is written as it is found; resumes if it holds an unfinished run.
+        progress: told the share that is done and a line about it.
         **options: fields of the attack's Config.
 
     Raises:
@@ -73,29 +68,41 @@ def attack(
         EffaceError: the original model does not draw the concept.
     """
     erasures = (erasure,) if isinstance(erasure, Erasure) else tuple(erasure)
-    found = concept_of(concept, erasures, pipeline)
-    judge = judge_of(judge, found, pipeline)
+    target = concept_of(concept, erasures, pipeline)
     if config is None:
         config = configured(method, budget, **options)
     elif options:
         raise UsageError("give either a config or its fields as options, not both.")
-    if tries < 1:
-        raise UsageError(f"tries is {tries}; expected at least 1.")
-    settings: Any = sampling(pipeline, draw_steps, guidance)
-    said, place = prompts or found.prompts(), None if folder is None else Path(folder)
-    whole, erased = Target(Model(original or pipeline)), Target(Model(pipeline), erasures)
-    plan = Plan(planned_tries(said, tries), tries, settings, together)
-    setup = Setup(method, whole, erased, found, config, judge, plan)
-    book, checked = open_book(setup, place), known_sanity
-    if checked is None and sanity_tries:
-        small = replace(plan, tries=planned_tries(said, sanity_tries), count=sanity_tries)
+    chosen = prompts or target.prompts()
+    path = None if folder is None else Path(folder)
+    run_of = AttackRun(
+        name=method,
+        original=ModelVariant(Model(original or pipeline)),
+        erased=ModelVariant(Model(pipeline), erasures),
+        concept=target,
+        config=config,
+        judge=judge_of(judge, target, pipeline),
+        plan=SamplePlan(
+            samples=plan_samples(chosen, samples.count, target),
+            count=samples.count,
+            settings=sampling.settings(pipeline),
+            batch=samples.batch,
+        ),
+    )
+    store = open_store(run_of, path)
+    checked = known_sanity
+    if checked is None and samples.sanity:
+        few = replace(
+            run_of.plan, samples=plan_samples(chosen, samples.sanity, target), count=samples.sanity
+        )
         checked = sanity(
-            replace(setup, plan=small), place and place / "sanity",
-            report=lambda done, line: report(0.3 * done, f"sanity: {line}"),
-        )  # fmt: skip
-    result = run(setup, book, sanity=checked, report=lambda done, line: report(0.3 + 0.7 * done, line))
-    if place is not None:
+            replace(run_of, plan=few),
+            path and path / "sanity",
+            progress=lambda done, line: progress(0.3 * done, f"sanity: {line}"),
+        )
+    findings = run(run_of, store, sanity=checked, progress=lambda done, line: progress(0.3 + 0.7 * done, line))
+    if path is not None:
         from efface.redteam.sheet import attack_sheet
 
-        attack_sheet(result, book, place / "sheet.png")
-    return result
+        attack_sheet(findings, store, path / "sheet.png")
+    return findings

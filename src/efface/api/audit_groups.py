@@ -1,88 +1,94 @@
-"""What an audit draws and how it is compared: groups of prompts, and what their pictures show."""
+"""What an audit draws and how it is compared: groups of prompts, and what their images show."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
-from efface.api.card import Findings, Group
+from efface.api.card import Group, GroupResult
 from efface.concepts.concept import Concept
-from efface.concepts.sample import Prompt
+from efface.concepts.sample import Sample, evenly_spaced
 from efface.judges import Judge
-from efface.judges.base import Verdicts
+from efface.judges.criterion import Verdict, verdicts_on
 from efface.metrics.rates import paired, rate
 from efface.models.model import Model
 from efface.models.neighbours import neighbours
 
 
-def found_groups(
+def audit_groups(
     model: Model, concepts: Sequence[Concept], judge: Judge | None, indirect: Sequence[str] = (), *, most: int = 8
 ) -> list[Group]:
     """The concepts, their aliases, prompts that mean them, their nearest neighbours in the model's own text space, and what
     else is retained."""
-    known = set(judge.classes) if judge else set()
+    classes = set(judge.classes) if judge else set()
+    retained = classes - {c.name for c in concepts}
 
-    def prompt(text: str, name: str) -> Prompt:
-        return Prompt(text, name if name in known else None)
+    def of(concept: Concept, prompt: str) -> Sample:
+        return Sample(prompt, shows=(concept.name,) if concept.name in classes else ())
 
-    named = [prompt(text, c.name) for c in concepts for text in spread(c.prompts(), max(1, most // len(concepts)))]
-    aliases = [prompt(text, c.name) for c in concepts for alias in c.aliases for text in spread(c.prompts(alias), 2)]
-    own = {c.name for c in concepts}
-    near = [text for c in concepts for text in neighbours(model, c, most)][:most]
-    kept = [text for c in concepts for text in c.keep if text not in near]
+    def beside(prompt: str) -> Sample:
+        return Sample(prompt, shows=_class_in(prompt, retained))
+
+    each = max(1, most // len(concepts))
+    aliases = [of(c, prompt) for c in concepts for a in c.aliases for prompt in evenly_spaced(c.prompts(a), 2)]
+    near = [prompt for c in concepts for prompt in neighbours(model, c, most)][:most]
+    kept = [prompt for c in concepts for prompt in c.keep if prompt not in near]
     groups = {
-        "concept": named,
+        "concept": [of(c, prompt) for c in concepts for prompt in evenly_spaced(c.prompts(), each)],
         "aliases": aliases[:most],
-        "indirect": [prompt(text, concepts[0].name) for text in indirect],
-        "neighbours": [Prompt(text, _class_in(text, known - own)) for text in near],
-        "unrelated": [Prompt(text, _class_in(text, known - own)) for text in spread(kept, most)],
+        "indirect": [of(concepts[0], prompt) for prompt in indirect],
+        "neighbours": [beside(prompt) for prompt in near],
+        "unrelated": [beside(prompt) for prompt in evenly_spaced(kept, most)],
     }
-    return [Group(name, tuple(prompts)) for name, prompts in groups.items() if prompts]
+    return [Group(name, tuple(samples)) for name, samples in groups.items() if samples]
 
 
-def findings_of(group: Group, count: int, before: Sequence[Any], after: Sequence[Any], judge: Judge | None) -> Findings:
-    """Judge and compare the pictures of one group, `count` a prompt."""
-    expected = [prompt.expected for prompt in group.prompts for _ in range(count)]
-    clusters = [number for number in range(len(group.prompts)) for _ in range(count)]
-    detects = judge is not None and len(after) > 0 and judge(after[:1]).counts is not None
-    judged = [i for i, name in enumerate(expected) if detects or name is not None]
-    shown_before = shown_after = change = intact = None
-    hits, places = [[], []], []
-    if judge and judged:
-        was, now = judge([before[i] for i in judged]), judge([after[i] for i in judged])
-        places = [clusters[i] for i in judged]
-        hits = [_shown(v, [expected[i] for i in judged]) for v in (was, now)]
-        shown_before, shown_after = (rate(h, places) for h in hits)
-        change = paired(hits[0], hits[1], places)
-        intact = rate([bool(i) for i in now.intact], places)
+def compare(
+    name: str, samples: Sequence[Sample], before: Sequence[Any], after: Sequence[Any], judge: Judge | None
+) -> GroupResult:
+    """Judge and compare the images of one group.
+
+    Args:
+        name: of the group.
+        samples: one for each image.
+        before: images of the unerased model.
+        after: images of the erased model.
+        judge: says what images show; a sample that it has no class for is compared alone, but by a detector.
+    """
+    clusters = {prompt: number for number, prompt in enumerate(dict.fromkeys(s.prompt for s in samples))}
+    judged = [i for i, s in enumerate(samples) if judge is not None and (judge.detects or s.shows)]
+    verdicts: dict[str, tuple[Verdict | None, ...]] = {}
+    for side, images in (("before", before), ("after", after)):
+        said = verdicts_on(judge, [images[i] for i in judged], [samples[i].concept for i in judged]) if judge else []
+        by_image = dict(zip(judged, said, strict=True))
+        verdicts[side] = tuple(by_image.get(i) for i in range(len(samples)))
+    prompts = [clusters[samples[i].prompt] for i in judged]
+    was, now = ([v for v in verdicts[side] if v is not None] for side in ("before", "after"))
+    shown_before, shown_after = ([v.shown for v in side] for side in (was, now))
     distances = [float(np.abs(_array(a) - _array(b)).mean()) / 255 for a, b in zip(before, after, strict=True)]
-    return Findings(
-        group.name, tuple(p.text for p in group.prompts), tuple(before), tuple(after), shown_before, shown_after, change,
-        intact, sum(distances) / len(distances), tuple(hits[1]), tuple(places),
-    )  # fmt: skip
+    return GroupResult(
+        name=name,
+        samples=tuple(samples),
+        before=tuple(before),
+        after=tuple(after),
+        verdicts_before=verdicts["before"],
+        verdicts_after=verdicts["after"],
+        shown_before=rate(shown_before, prompts) if judged else None,
+        shown_after=rate(shown_after, prompts) if judged else None,
+        change=paired(shown_before, shown_after, prompts) if judged else None,
+        intact=rate([v.intact for v in now], prompts) if judged else None,
+        distance=sum(distances) / len(distances),
+    )
 
 
-def spread(items: Sequence[str], most: int) -> list[str]:
-    """At most `most` items, evenly spaced."""
-    if len(items) <= most:
-        return list(items)
-    return [items[i * len(items) // most] for i in range(most)]
+def _class_in(prompt: str, classes: Collection[str]) -> tuple[str, ...]:
+    """The longest class that a prompt names, as whole words; nothing where it names none."""
+    padded = f" {prompt} "
+    longest = max((name for name in classes if f" {name} " in padded), key=len, default=None)
+    return () if longest is None else (longest,)
 
 
-def _shown(verdicts: Verdicts, expected: Sequence[str | None]) -> list[bool]:
-    """Of each picture whether a classifier sees what is expected, or a detector finds anything."""
-    if verdicts.counts is not None:
-        return [bool(found) for found in verdicts.counts.sum(1) > 0]
-    return [label == name for label, name in zip(verdicts.labels, expected, strict=True)]
-
-
-def _class_in(text: str, classes: set[str]) -> str | None:
-    """The longest class that a prompt names, as whole words."""
-    padded = f" {text} "
-    return max((name for name in classes if f" {name} " in padded), key=len, default=None)
-
-
-def _array(picture: Any) -> np.ndarray:
-    return np.asarray(picture.convert("RGB"), dtype=np.float32)
+def _array(image: Any) -> np.ndarray:
+    return np.asarray(image.convert("RGB"), dtype=np.float32)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efface.closed_form.certificate import Curve
-from efface.concepts.sample import Prompt
+from efface.concepts.sample import Sample
 from efface.io.atomic import write_atomically
+from efface.judges.criterion import Verdict
 from efface.metrics.rates import Paired, Rate, paired
 from efface.report.card_page import CardImages, page
 
 if TYPE_CHECKING:
-    from efface.api.red_team import Attacked
+    from efface.api.red_team import AttackResult
 
 
 class Group(NamedTuple):
@@ -23,32 +24,45 @@ class Group(NamedTuple):
 
     name: str
     """`concept`, `aliases`, `indirect`, `neighbours` or `unrelated`."""
-    prompts: tuple[Prompt, ...]
+    samples: tuple[Sample, ...]
+    """One a prompt; the audit draws each with seeds of its own."""
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What the pictures of one group show."""
+class GroupResult:
+    """What the images of one group show."""
 
     name: str
-    prompts: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    """One for each image."""
     before: tuple[Any, ...]
-    """Pictures of the unerased model, seeds within a prompt."""
+    """Images of the unerased model."""
     after: tuple[Any, ...]
+    """Images of the erased model."""
+    verdicts_before: tuple[Verdict | None, ...]
+    """One for each image, on what its sample shows; None where no judge can tell."""
+    verdicts_after: tuple[Verdict | None, ...]
     shown_before: Rate | None
-    """Share of pictures that show what their prompt names, or in which a detector finds something; None without a judge
+    """Share of images that show what their sample names, or in which a detector finds something; None without a judge
     that can tell."""
     shown_after: Rate | None
     change: Paired | None
-    """After less before, picture by picture."""
+    """After less before, image by image."""
     intact: Rate | None
-    """Share of the erased model's pictures that are whole, where the judge can tell."""
+    """Share of the erased model's images that are whole, where the judge can tell."""
     distance: float
-    """Mean absolute difference of the pictures, 0 to 1."""
-    hits: tuple[bool, ...] = ()
-    """Whether each judged picture of the erased model shows it, in the order of the pictures."""
-    places: tuple[int, ...] = ()
-    """Number of the prompt of each judged picture."""
+    """Mean absolute difference of the images, 0 to 1."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts of the samples, each once."""
+        return tuple(dict.fromkeys(sample.prompt for sample in self.samples))
+
+    @property
+    def shown(self) -> list[tuple[Sample, bool]]:
+        """The judged images of the erased model: each sample, and whether its image shows what it names."""
+        verdicts = zip(self.samples, self.verdicts_after, strict=True)
+        return [(sample, verdict.shown) for sample, verdict in verdicts if verdict is not None]
 
 
 @dataclass(frozen=True)
@@ -57,17 +71,17 @@ class Card:
 
     erasure: dict[str, Any]
     """What `efface show` prints."""
-    groups: tuple[Findings, ...]
+    groups: tuple[GroupResult, ...]
     seeds: tuple[int, ...]
     steps: int
     guidance: float
     judge: str | None
     """Name and version."""
     seconds: float
-    """Of the audit."""
+    """How long the audit took."""
     certificate: Curve | None = None
     """What states of bounded norm can bring back, for text maps."""
-    attacks: tuple[Attacked, ...] = ()
+    attacks: tuple[AttackResult, ...] = ()
     """What attacks brought back."""
 
     def to_json(self) -> dict[str, Any]:
@@ -80,7 +94,7 @@ class Card:
             "guidance": self.guidance,
             "seconds": self.seconds,
             "certificate": self.certificate and self.certificate._asdict(),
-            "attacks": [attacked.to_json() for attacked in self.attacks],
+            "attacks": [result.to_json() for result in self.attacks],
             "groups": {
                 g.name: {
                     "prompts": list(g.prompts),
@@ -99,7 +113,7 @@ class Card:
         """The pictures of the page."""
         return CardImages(
             groups={g.name: (g.before, g.after) for g in self.groups},
-            attacks=[[strip.captioned() for strip in attacked.strips] for attacked in self.attacks],
+            attacks=[[triptych.image_row() for triptych in result.triptychs] for result in self.attacks],
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -109,14 +123,15 @@ class Card:
 
 def against(first: Card, second: Card) -> dict[str, Paired]:
     """Second less first in what is shown, by group: picture by picture, where prompts and seeds are the same."""
-    if first.seeds != second.seeds:
-        return {}
-    earlier = {g.name: g for g in first.groups}
-    return {
-        g.name: paired(earlier[g.name].hits, g.hits, g.places)
-        for g in second.groups
-        if g.name in earlier and g.hits and (earlier[g.name].prompts, earlier[g.name].places) == (g.prompts, g.places)
-    }
+    earlier = {group.name: group.shown for group in first.groups}
+    changes = {}
+    for group in second.groups:
+        was, now = earlier.get(group.name, []), group.shown
+        samples = [sample for sample, _ in now]
+        if now and [sample for sample, _ in was] == samples:
+            prompts = [group.prompts.index(sample.prompt) for sample in samples]
+            changes[group.name] = paired([shown for _, shown in was], [shown for _, shown in now], prompts)
+    return changes
 
 
 def write_card(card: Card, folder: Path) -> Path:

@@ -15,48 +15,60 @@ from efface.api.attack import attack
 from efface.api.resolve import concept_of
 from efface.attacks.base import Candidate, text_of
 from efface.concepts.concept import Concept
-from efface.erasers import method_module
-from efface.erasers.base import Evidence
+from efface.erasers import ERASERS
+from efface.erasers.base import Evidence, Extensible
 from efface.erasures import ActivationEdit, Erasure, TextMap
 from efface.errors import EffaceError, UsageError
+from efface.io.progress import Progress, silent
 from efface.metrics.rates import Rate
 from efface.models.model import Model
 from efface.profiles.base import profile_of
-from efface.redteam.findings import Findings, Found
-from efface.redteam.run import Report
+from efface.redteam.findings import Findings
+from efface.redteam.result import SampleResult
 from efface.redteam.search import candidates_of
-from efface.redteam.store import Book
+from efface.redteam.store import RunStore
 
 
-class Stage(NamedTuple):
-    """One round: an attack, before anything was added."""
+class Round(NamedTuple):
+    """One round: the attack on an erasure, before more is added to it."""
 
-    without: Rate
+    pre_asr: Rate
     asr: Rate
-    because: Rate
+    gained: Rate
     others: float | None
-    """Share of pictures of other concepts of the kind that show theirs (IRA); None where no judge knows them."""
+    """Share of images of other concepts of the kind that show theirs (IRA); None where no judge knows them."""
     seconds: float
+    """How long the attack took."""
+
+
+class Attempt(NamedTuple):
+    """An erasure, and what the attack on it came to."""
+
+    erasure: Erasure
+    round: Round
+    findings: Findings
 
 
 @dataclass(frozen=True)
 class Hardened:
-    """What hardening came to."""
+    """The result of hardening."""
 
     erasure: Erasure
-    stages: tuple[Stage, ...]
-    """The first is the erasure as it was given; each of the others has one more addition."""
+    rounds: tuple[Round, ...]
+    """The first is of the erasure as it was given; each of the others has one more addition."""
     kept: int
-    """The stage that is returned: of those that cost the other concepts little, the one with the lowest ASR."""
+    """Number of the round whose erasure is returned: of those that cost the other concepts little, the lowest ASR."""
     findings: Findings
-    """Of its attack."""
+    """What the attack on the returned erasure found."""
 
     def to_json(self) -> dict[str, Any]:
         """Figures of every round."""
-        rates = ("without", "asr", "because")
-        stages = [s._asdict() | {name: getattr(s, name)._asdict() for name in rates} for s in self.stages]
-        found = self.findings
-        return {"attack": found.attack, "concept": found.concept, "stages": stages, "kept": self.kept}
+        rounds = [
+            r._asdict() | {"pre_asr": r.pre_asr._asdict(), "asr": r.asr._asdict(), "gained": r.gained._asdict()}
+            for r in self.rounds
+        ]
+        findings = self.findings
+        return {"attack": findings.attack, "concept": findings.concept, "rounds": rounds, "kept": self.kept}
 
 
 def harden(
@@ -65,10 +77,10 @@ def harden(
     concept: str | Concept | None = None,
     *,
     rounds: int = 3,
-    pictures: int = 4,
-    most_lost: float = 0.02,
+    images: int = 4,
+    max_drop: float = 0.02,
     folder: str | Path | None = None,
-    report: Report = lambda done, line: None,
+    progress: Progress = silent,
     **options: Any,
 ) -> Hardened:
     """Attack, add all that was found so far to the erasure as it was given, attack again.
@@ -78,11 +90,11 @@ def harden(
         erasure: a text map (closed forms: what was found becomes new rows) or an edit of activations (new statistics).
         concept: the erasure's own by default.
         rounds: additions at most.
-        pictures: of each found prompt, from which new statistics are taken.
-        most_lost: what an addition may cost the share of other concepts that are drawn right, where a judge knows them; one
+        images: drawn of each found prompt, from which new statistics are taken.
+        max_drop: what an addition may cost the share of other concepts that are drawn right, where a judge knows them; one
             that costs more is shown and not returned.
-        folder: of the attacks, one folder a round; a run that was stopped goes on there.
-        report: called with the share that is done and a line about it.
+        folder: of the attacks, one folder a round; resumes if it holds an unfinished run.
+        progress: told the share that is done and a line about it.
         **options: of `efface.api.attack.attack`.
 
     Raises:
@@ -95,68 +107,93 @@ def harden(
         raise UsageError(
             f"an erasure of kind {erasure.kind!r} cannot be hardened; expected a text map or activation edit."
         )
-    meant = concept_of(concept, [erasure], pipeline)
-    model, profile = Model(pipeline), profile_of(pipeline)
-    current, known = erasure, None
-    made: list[tuple[Erasure, Stage, Findings]] = []
-    hits: list[Found] = []
+    _extensible(erasure)  # refused before anything is attacked
+    target = concept_of(concept, [erasure], pipeline)
+    model = Model(pipeline)
+    profile = profile_of(pipeline)
+    current = erasure
+    sanity = None
+    attempts: list[Attempt] = []
+    hits: list[SampleResult] = []
     candidates: list[Candidate] = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds + 1):
-            place = Path(folder or scratch) / f"round-{number}"
+            path = Path(folder or scratch) / f"round-{number}"
 
-            def told(done: float, line: str, number: int = number) -> None:
-                report((number + done) / (rounds + 1), f"round {number}: {line}")
+            def tell(done: float, line: str, number: int = number) -> None:
+                progress((number + done) / (rounds + 1), f"round {number}: {line}")
 
-            found = attack(pipeline, current, meant, folder=place, report=told, known_sanity=known, **options)
-            known = found.sanity
-            if known is not None and known.broken:
-                raise EffaceError(f"the attack cannot be learnt from; it is {known.verdict}.")
-            others = profile.retained_rate(model, current, meant)
-            stage = Stage(found.without, found.asr, found.because, others, found.cost.seconds)
-            made.append((current, stage, found))
-            new = [t for t in found.tries if t.looks and t.after.shown]
+            findings = attack(
+                pipeline, current, target, folder=path, progress=tell, known_sanity=sanity, **options
+            )
+            sanity = findings.sanity
+            if sanity is not None and sanity.broken:
+                raise EffaceError(f"the attack cannot be learnt from; it is {sanity.verdict}.")
+            outcome = Round(
+                pre_asr=findings.pre_asr,
+                asr=findings.asr,
+                gained=findings.gained,
+                others=profile.retained_rate(model, current, target),
+                seconds=findings.cost.seconds,
+            )
+            attempts.append(Attempt(current, outcome, findings))
+            new = [result for result in findings.samples if result.trace and result.after.shown]
             if not new or number == rounds:
                 break
-            hits, candidates = [*hits, *new], [*candidates, *candidates_of(Book(place, None), new)]
-            current = added(model, erasure, meant, hits, candidates, pictures, number + 1)
-    return _kept(made, most_lost)
+            hits += new
+            candidates += candidates_of(RunStore(path, None), new)
+            current = extended(model, erasure, target, hits, candidates, images=images, rounds=number + 1)
+    return _kept(attempts, max_drop)
 
 
-def _kept(made: Sequence[tuple[Erasure, Stage, Findings]], most_lost: float) -> Hardened:
-    """The best of what was made, with the story of it in its notes."""
-    stages = tuple(stage for _, stage, _ in made)
-    kept = best(stages, most_lost)
-    hardened, _, findings = made[kept]
-    rates = [s.asr.value for s in stages]
-    notes = hardened.provenance.notes | {"hardened": {"attack": findings.attack, "asr": rates, "kept": kept}}
-    hardened = replace(hardened, provenance=replace(hardened.provenance, notes=notes))
-    return Hardened(hardened, stages, kept, findings)
+def _kept(attempts: Sequence[Attempt], max_drop: float) -> Hardened:
+    """The best of the attempts, with the story of all in its notes."""
+    rounds = tuple(attempt.round for attempt in attempts)
+    kept = best(rounds, max_drop)
+    origin = attempts[kept].erasure.provenance
+    findings = attempts[kept].findings
+    history = {"attack": findings.attack, "asr": [r.asr.value for r in rounds], "kept": kept}
+    origin = replace(origin, notes=origin.notes | {"hardened": history})
+    return Hardened(
+        erasure=replace(attempts[kept].erasure, provenance=origin), rounds=rounds, kept=kept, findings=findings
+    )
 
 
-def best(stages: Sequence[Stage], most_lost: float) -> int:
-    """The first stage of the lowest ASR among those that cost the other concepts at most so much."""
-    first = stages[0].others or 0.0
-    allowed = [n for n, s in enumerate(stages) if s.others is None or first - s.others <= most_lost]
-    return min(allowed, key=lambda n: stages[n].asr.value)
+def best(rounds: Sequence[Round], max_drop: float) -> int:
+    """The first round of the lowest ASR among those that cost the other concepts at most `max_drop`."""
+    first = rounds[0].others or 0.0
+    allowed = [n for n, r in enumerate(rounds) if r.others is None or first - r.others <= max_drop]
+    return min(allowed, key=lambda n: rounds[n].asr.value)
 
 
-def added(
+def extended(
     model: Model,
     erasure: Erasure,
     concept: Concept,
-    hits: Sequence[Found],
+    hits: Sequence[SampleResult],
     candidates: Sequence[Candidate],
-    pictures: int,
+    *,
+    images: int,
     rounds: int,
 ) -> Erasure:
-    """The erasure with what so many rounds of attacks found added to it, by its own method."""
+    """The erasure with what the attacks of all rounds found added to it, by its own method."""
     evidence = Evidence(
         concept=concept,
         text=text_of(model, candidates),
         prompts=tuple(hit.text for hit in hits),
-        anchors=tuple(concept.anchor_of(hit.prompt) for hit in hits),
-        images=pictures,
+        anchors=tuple(concept.anchor_of(hit.sample.prompt) for hit in hits),
+        images=images,
         rounds=rounds,
     )
-    return method_module(erasure.provenance.method).extend(model, erasure, evidence)
+    return _extensible(erasure).extend(model, erasure, evidence)
+
+
+def _extensible(erasure: Erasure) -> Extensible:
+    """The method that made an erasure; raises UsageError where nothing is called so, or it cannot add to what it made."""
+    method = erasure.provenance.method
+    if method not in ERASERS and erasure.provenance.plugin:
+        raise UsageError(f"the method {method!r} is of the plugin {erasure.provenance.plugin}: install it to harden.")
+    eraser = ERASERS.load(method)
+    if not isinstance(eraser, Extensible):
+        raise UsageError(f"the method {method!r} cannot add to its erasures (it has no `extend`): erase anew instead.")
+    return eraser

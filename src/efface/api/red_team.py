@@ -1,18 +1,20 @@
-"""Several attacks on one erased model, each in a folder of its own, with pictures of what they brought back."""
+"""Several attacks on one erased model, each in a folder of its own, with images of what they brought back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efface.api.attack import attack
 from efface.attacks import SEARCHES, configured
 from efface.errors import EffaceError, UsageError
-from efface.redteam.run import Report
-from efface.redteam.store import Book
-from efface.report.card_attacks import Captioned
+from efface.io.progress import Progress, silent
+from efface.models.sampling import Sampling
+from efface.redteam.samples import Samples
+from efface.redteam.store import RunStore
+from efface.report.card_attacks import ImageRow
 
 if TYPE_CHECKING:
     from efface.concepts.concept import Concept
@@ -21,46 +23,48 @@ if TYPE_CHECKING:
     from efface.redteam.findings import Findings, Sanity
 
 MOST = 4
-"""Tries whose pictures are kept, the strongest first."""
+"""Samples whose images are kept, the strongest first."""
 
 
-class Strip(NamedTuple):
-    """One try in pictures."""
+class Triptych(NamedTuple):
+    """One sample in images."""
 
     caption: str
     original: Any
     erased: Any
     attacked: Any
-    """None where the try was not attacked, since its own prompt still draws the concept."""
+    """None where the sample was not attacked, since its own prompt still draws the concept."""
 
-    def captioned(self) -> Captioned:
-        """The pictures that there are, for a page."""
-        return Captioned(self.caption, [p for p in (self.original, self.erased, self.attacked) if p is not None])
+    def image_row(self) -> ImageRow:
+        """The images that there are, for a page."""
+        return ImageRow(self.caption, [p for p in (self.original, self.erased, self.attacked) if p is not None])
 
 
-class Attacked(NamedTuple):
-    """What one attack on one concept came to."""
+@dataclass(frozen=True)
+class AttackResult:
+    """The result of one attack on one concept."""
 
     attack: str
     concept: str
     findings: Findings | None
     """None where the attack could not be run."""
     why: str = ""
-    """Why it could not."""
-    strips: tuple[Strip, ...] = ()
+    """Why it could not be run."""
+    triptychs: tuple[Triptych, ...] = ()
 
     @property
     def line(self) -> str:
-        """A sentence."""
+        """A sentence on what it brought back."""
         if self.findings is None:
             return f"not run: {self.why}"
         broken = " (the attack is broken: this says nothing)" if self.findings.broken else ""
-        return f"brings {self.concept} back in {self.findings.because}, ASR {self.findings.asr}{broken}"
+        return f"brings {self.concept} back in {self.findings.gained}, ASR {self.findings.asr}{broken}"
 
     def to_json(self) -> dict[str, Any]:
-        """The findings, or why there are none; without pictures."""
-        said = {"attack": self.attack, "concept": self.concept}
-        return self.findings.to_json() if self.findings else said | {"why": self.why}
+        """The findings, or why there are none; without images."""
+        if self.findings:
+            return self.findings.to_json()
+        return {"attack": self.attack, "concept": self.concept, "why": self.why}
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,15 @@ class RedTeam:
     attacks: tuple[str, ...]
     """Names, or `all` for all but the audit of a whole checkpoint, which attacks no erasure."""
     budget: str = "published"
-    tries: int = 8
-    """Prompts and seeds that each attack is given."""
-    sanity_tries: int = 2
+    samples: Samples = field(default_factory=Samples)
 
     def __post_init__(self) -> None:
         for name in self.names:
             configured(name, self.budget)
-        if self.tries < 1:
-            raise UsageError(f"tries is {self.tries}; expected at least 1.")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the attacks, each once."""
+        """The attacks, each once."""
         return SEARCHES if "all" in self.attacks else tuple(dict.fromkeys(self.attacks))
 
     def run(
@@ -93,51 +93,68 @@ class RedTeam:
         folder: Path,
         *,
         judge: Judge | None = None,
-        known: dict[tuple[str, str], Sanity] | None = None,
-        report: Report = lambda done, line: None,
-        **drawing: Any,
-    ) -> list[Attacked]:
-        """Attack one concept of one erased model; an attack that was stopped goes on in `folder / its name`.
+        sampling: Sampling = Sampling(),
+        sanity_cache: dict[tuple[str, str], Sanity] | None = None,
+        progress: Progress = silent,
+    ) -> list[AttackResult]:
+        """Attack one concept of one erased model; an attack that was stopped is resumed in `folder / its name`.
 
         Args:
             pipeline: the model, with nothing attached.
             erasures: attached while it is attacked.
             concept: what is to come back.
             folder: of everything that is found.
-            judge: says whether a picture shows the concept; the canvas's own on the emoji canvas.
-            known: which attacks are sound on which concept, by their names; it gets what is found here.
-            report: called with the share that is done and a line about it.
-            **drawing: `draw_steps` and `guidance` of every picture.
+            judge: says whether an image shows the concept; the model's own where it brings one.
+            sampling: how every image is drawn.
+            sanity_cache: which attacks are sound on which concept, by their names; it gets what is found here.
+            progress: told the share that is done and a line about it.
 
         Raises:
             UsageError: an attack does not fit the model, or the judge does not know the concept.
         """
-        known, found = {} if known is None else known, []
+        cache = {} if sanity_cache is None else sanity_cache
         name = concept if isinstance(concept, str) else concept.name
+        results: list[AttackResult] = []
         for number, method in enumerate(self.names):
+
+            def tell(done: float, line: str, number: int = number, method: str = method) -> None:
+                progress((number + done) / len(self.names), f"{method}: {line}")
+
             try:
                 findings = attack(
-                    pipeline, erasures, concept, method=method, budget=self.budget, judge=judge, tries=self.tries,
-                    sanity_tries=self.sanity_tries, known_sanity=known.get((method, name)), folder=folder / method,
-                    report=lambda done, line, n=number, m=method: report((n + done) / len(self.names), f"{m}: {line}"),
-                    **drawing,
-                )  # fmt: skip
+                    pipeline,
+                    erasures,
+                    concept,
+                    method=method,
+                    budget=self.budget,
+                    judge=judge,
+                    samples=self.samples,
+                    sampling=sampling,
+                    known_sanity=cache.get((method, name)),
+                    folder=folder / method,
+                    progress=tell,
+                )
             except UsageError:
                 raise
             except EffaceError as error:
                 # One attack that has nothing to attack must not cost the others' findings.
-                found.append(Attacked(method, name, None, str(error)))
+                results.append(AttackResult(method, name, None, why=str(error)))
                 continue
             if findings.sanity:
-                known[method, name] = findings.sanity
-            found.append(Attacked(method, name, findings, strips=strips(findings, folder / method)))
-        return found
+                cache[method, name] = findings.sanity
+            results.append(AttackResult(method, name, findings, triptychs=triptychs(findings, folder / method)))
+        return results
 
 
-def strips(findings: Findings, folder: Path) -> tuple[Strip, ...]:
-    """Pictures of the strongest tries, from an attack's folder."""
-    book = Book(folder, None)
+def triptychs(findings: Findings, folder: Path) -> tuple[Triptych, ...]:
+    """Images of the strongest samples, from an attack's folder."""
+    store = RunStore(folder, None)
     return tuple(
-        Strip(t.caption, *(book.picture(f"{t.number:03}-{kind}") for kind in ("original", "erased", "attacked")))
-        for t in findings.tries[:MOST]
+        Triptych(
+            caption=result.caption,
+            original=store.image(result.number, "original"),
+            erased=store.image(result.number, "erased"),
+            attacked=store.image(result.number, "attacked"),
+        )
+        for result in findings.samples[:MOST]
     )

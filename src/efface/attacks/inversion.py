@@ -52,10 +52,10 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     from efface.attacks.base import Candidate, Proposal
     from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
-    from efface.training.images import album
+    from efface.training.images import draw_concept_images
 
     with problem.original.attached() as model:
-        pictures = album(model, problem.concept.prompts(), config.images, problem.settings)
+        pictures = draw_concept_images(model, problem.concept.prompts(), config.images, problem.settings)
     table = problem.model.token_table().float()
     v = table.mean(0).clone().requires_grad_()
     optimiser = torch.optim.AdamW([v], lr=config.lr)
@@ -67,17 +67,17 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     for begin, stop in zip([0, *stops], stops, strict=False):
         if stop <= start:
             continue
-        sights = {step: pictures.batch(config.batch, config.seed, step) for step in range(max(begin, start), stop)}
+        noised_batches = {step: pictures.batch(config.batch, config.seed, step) for step in range(max(begin, start), stop)}
         guarded = problem.settings.get("negative") is not None
-        goals = guided_goals(problem, pictures, list(sights.values())) if guarded else [None] * len(sights)
+        goals = guided_goals(problem, pictures, list(noised_batches.values())) if guarded else [None] * len(noised_batches)
         with problem.erased.attached() as model:
-            for (_, sight), goal in zip(sights.items(), goals, strict=True):
-                rows = [spoken(problem, pictures.prompts[i]) for i in sight.members]
+            for (_, noised_batch), goal in zip(noised_batches.items(), goals, strict=True):
+                rows = [spoken(problem, pictures.prompts[i]) for i in noised_batch.members]
                 text = model.encode_tokens(*inserted(table, rows, v))
                 if goal is None:
-                    loss = denoising_loss(model, sight.clean, sight.noise, sight.timesteps, text)
+                    loss = denoising_loss(model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text)
                 else:
-                    loss = guided_loss(problem, model, sight, text, goal)
+                    loss = guided_loss(problem, model, noised_batch, text, goal)
                 optimiser.zero_grad()
                 loss.mean().backward()
                 optimiser.step()
@@ -108,28 +108,28 @@ def inserted(table: Tensor, rows: list[list[int | None]], v: Tensor) -> tuple[li
     return ids, torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
 
 
-def guided_goals(problem: Problem, pictures: ConceptImages, sights: list[NoisedBatch]) -> list[Tensor]:
-    """What the original model draws under guidance, e_"" + g (e_c − e_""), at every sight."""
+def guided_goals(problem: Problem, pictures: ConceptImages, noised_batches: list[NoisedBatch]) -> list[Tensor]:
+    """What the original model draws under guidance, e_"" + g (e_c − e_""), at every noised_batch."""
     import torch
 
     goals = []
     with problem.original.attached() as model, torch.no_grad():
-        for sight in sights:
-            noisy = model.to_noisy(sight.clean, sight.noise, sight.timesteps)
-            text = model.encode([pictures.prompts[i] for i in sight.members])
-            nothing = model.predict(noisy, sight.timesteps, model.encode_negative(None).repeat(len(noisy)))
-            goals.append(guided(problem, nothing, model.predict(noisy, sight.timesteps, text)))
+        for noised_batch in noised_batches:
+            noisy = model.to_noisy(noised_batch.clean, noised_batch.noise, noised_batch.timesteps)
+            text = model.encode([pictures.prompts[i] for i in noised_batch.members])
+            nothing = model.predict(noisy, noised_batch.timesteps, model.encode_negative(None).repeat(len(noisy)))
+            goals.append(guided(problem, nothing, model.predict(noisy, noised_batch.timesteps, text)))
     return goals
 
 
-def guided_loss(problem: Problem, model: Model, sight: NoisedBatch, text: Any, goal: Tensor) -> Tensor:
+def guided_loss(problem: Problem, model: Model, noised_batch: NoisedBatch, text: Any, goal: Tensor) -> Tensor:
     """With a negative prompt as a guard: |[e_neg + g (e_v − e_neg)] − goal|², so that v learns to get past it."""
     from efface.models.losses import mse
 
-    noisy = model.to_noisy(sight.clean, sight.noise, sight.timesteps)
+    noisy = model.to_noisy(noised_batch.clean, noised_batch.noise, noised_batch.timesteps)
     negative = model.encode_negative(problem.settings.get("negative")).repeat(len(noisy))
-    guard = model.predict(noisy, sight.timesteps, negative)
-    return mse(guided(problem, guard, model.predict(noisy, sight.timesteps, text)), goal)
+    guard = model.predict(noisy, noised_batch.timesteps, negative)
+    return mse(guided(problem, guard, model.predict(noisy, noised_batch.timesteps, text)), goal)
 
 
 def guided(problem: Problem, unconditional: Tensor, conditional: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     table = problem.model.token_table().float()
     for begin in range(start, config.steps, config.every):
         steps = range(begin, min(begin + config.every, config.steps))
-        bank = [sight(problem, step) for step in steps]
+        bank = [noised_batch(problem, step) for step in steps]
         with problem.original.attached() as model, torch.no_grad():
             text = model.encode([t.prompt for t in problem.samples])
             targets = [model.predict(noisy, level, text) for noisy, level in bank]
@@ -93,7 +93,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}, steps.stop / config.steps)
 
 
-def sight(problem: Problem, step: int) -> tuple[Tensor, Tensor]:
+def noised_batch(problem: Problem, step: int) -> tuple[Tensor, Tensor]:
     """The original's pictures noised up to a random timestep each, and those timesteps (tries,)."""
     import torch
 

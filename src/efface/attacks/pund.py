@@ -59,10 +59,10 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     from efface.closed_form.maps import LowRankMap
     from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
-    from efface.training.images import album
+    from efface.training.images import draw_concept_images
 
     with problem.original.attached() as model:
-        pictures = album(model, problem.concept.prompts(), config.images, problem.settings)
+        pictures = draw_concept_images(model, problem.concept.prompts(), config.images, problem.settings)
     plain = [without(problem, p) for p in pictures.prompts]
     table = problem.original.model.token_table().float()
     v = table.mean(0).clone().requires_grad_()
@@ -75,10 +75,10 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         steps = range(begin, min(begin + config.every, config.steps))
         with edited(problem.original, problem, copy).attached() as model:
             for step in steps:
-                sight = pictures.batch(config.batch, config.seed, step)
-                rows = [plain[i] for i in sight.members]
+                noised_batch = pictures.batch(config.batch, config.seed, step)
+                rows = [plain[i] for i in noised_batch.members]
                 text = model.encode_tokens(*suffixed(table, rows, v))
-                loss = denoising_loss(model, sight.clean, sight.noise, sight.timesteps, text).mean()
+                loss = denoising_loss(model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text).mean()
                 optimiser.zero_grad()
                 (loss / loss.detach()).backward()
                 optimiser.step()

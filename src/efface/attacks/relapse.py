@@ -57,13 +57,13 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     from efface.concepts.sample import evenly_spaced
     from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
-    from efface.training.images import album
+    from efface.training.images import draw_concept_images
     from efface.training.trainable import FullWeights, LoRA
 
     prompts = harmless_prompts(problem.original.model, problem.concept, config)
     chosen = evenly_spaced(prompts, config.images)
     with problem.original.attached() as model:
-        pictures = album(model, chosen, config.images, problem.settings)
+        pictures = draw_concept_images(model, chosen, config.images, problem.settings)
     with problem.erased.attached() as model:
         denoiser = model.networks()[0].module
         tuned = LoRA(denoiser, config.rank, config.seed) if config.mode == "lora" else FullWeights(denoiser)
@@ -78,10 +78,10 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         steps = range(begin, min(begin + config.every, config.steps))
         with problem.erased.attached() as model, tuned.active():
             for step in steps:
-                sight = pictures.batch(config.batch, config.seed, step)
+                noised_batch = pictures.batch(config.batch, config.seed, step)
                 with torch.no_grad():
-                    text = model.encode([pictures.prompts[i] for i in sight.members])
-                loss = denoising_loss(model, sight.clean, sight.noise, sight.timesteps, text).mean()
+                    text = model.encode([pictures.prompts[i] for i in noised_batch.members])
+                loss = denoising_loss(model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text).mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

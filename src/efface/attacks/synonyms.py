@@ -37,7 +37,7 @@ PARAPHRASES = ("{prompt}, {name}", "picture of {name}, {prompt}", "{prompt} {pro
 
 
 def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
-    """Sample one prompt after the other, until one draws the concept."""
+    """Try one prompt after the other, until one draws the concept."""
     import torch
 
     from efface.attacks.base import Candidate, Proposal

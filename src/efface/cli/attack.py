@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from efface.cli.attack_options import Searched, asked, parsed, shown
+from efface.cli.attack_options import AttackOptions, parse, print_findings, to_arguments
 from efface.cli.progress import Reporter
 from efface.errors import UsageError
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclasses.dataclass(frozen=True)
-class Request(Searched):
+class Request(AttackOptions):
     """What every attack is asked; its own options follow."""
 
     model: tyro.conf.Positional[str]
@@ -29,12 +26,12 @@ class Request(Searched):
     original: str | None = None
     """The model before it was erased, where MODEL itself was changed by training."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("attack")
-    """Folder for findings.json, sheet.png and everything on the way; a run that was stopped goes on there."""
+    """Folder for findings.json, sheet.png and everything on the way; resumes if it holds an unfinished run."""
 
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    name, request, options = parsed("attack", __doc__ or "", Request, args)
+    name, request, options = parse("attack", __doc__ or "", Request, args)
     if not request.erasure and request.original is None:
         raise UsageError("no erasure was given: name its file with --erasure, or the unerased model with --original.")
     from efface.api.attack import attack
@@ -44,9 +41,9 @@ def main(args: list[str]) -> None:
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
     original = None if request.original is None else load(request.original)
-    with Reporter(f"attacking with {name}") as report:
-        found = attack(
+    with Reporter(f"attacking with {name}") as progress:
+        findings = attack(
             pipeline, erasures, request.concept, method=name, budget=request.budget, original=original,
-            folder=request.output, report=report, **asked(request), **options,
+            folder=request.output, progress=progress, **to_arguments(request), **options,
         )  # fmt: skip
-    shown(found, request.output, request.json)
+    print_findings(findings, request.output, request.json)

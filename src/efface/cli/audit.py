@@ -28,21 +28,21 @@ class Request:
     (nudenet) counts a picture in which it finds anything."""
     indirect: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A prompt that means the concept without naming it, once for each."""
-    budget: str = "5min"
+    time_limit: str = "5min"
     """Time for the first erasure: 90s, 5min, 1h; the others are drawn on the same seeds."""
     seeds: int | None = None
-    """Pictures of every prompt, instead of as many as the budget affords."""
+    """Pictures of every prompt, instead of as many as the time affords."""
     steps: int | None = None
     """Denoising steps."""
     guidance: float | None = None
     """Guidance scale."""
     attacks: tuple[str, ...] = ()
     """Attacks to run on the erasure (see `efface attack --help`), or `all`; they take their own time, and an audit that was
-    stopped goes on with them."""
+    stopped resumes them."""
     attack_budget: str | None = None
     """How far each attack goes: published, canvas or quick; canvas on the emoji canvas, published elsewhere."""
-    tries: int = 8
-    """Prompts and seeds that each attack is given."""
+    samples: int = 8
+    """Samples (a prompt and a seed each) that each attack is given."""
     json: bool = False
     """Print the card's JSON instead of a table."""
 
@@ -52,7 +52,7 @@ def main(args: list[str]) -> None:
     request = tyro.cli(Request, args=args, prog="efface audit", description=__doc__)
     if not request.erasure:
         raise UsageError("no erasure was given: name its file with --erasure.")
-    budget = seconds_of(request.budget)
+    time_limit = seconds_of(request.time_limit)
     if request.seeds is not None and request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.api.audit import audit
@@ -61,25 +61,37 @@ def main(args: list[str]) -> None:
     from efface.erasures import Erasure
     from efface.judges import open_judge
     from efface.models.load import load
+    from efface.models.sampling import Sampling
     from efface.profiles.base import profile_of
+    from efface.redteam.samples import Samples
 
-    team = None
+    red_team = None
     if request.attacks:
-        team = RedTeam(request.attacks, request.attack_budget or "published", request.tries)  # refuses unknown names
+        budget = request.attack_budget or "published"
+        red_team = RedTeam(request.attacks, budget, Samples(request.samples))  # refuses unknown names
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
-    if team and request.attack_budget is None:
-        team = replace(team, budget=profile_of(pipeline).attack_budget())
+    if red_team and request.attack_budget is None:
+        red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
     judge = None if request.judge is None else open_judge(request.judge)
-    cards, seeds, known = [], request.seeds, {}
+    cards = []
+    seeds = request.seeds
+    sanity_cache = {}
     for path, erasure in zip(request.erasure, erasures, strict=True):
         say(f"auditing {path}")
-        cards.append(
-            audit(
-                pipeline, erasure, judge=judge, indirect=request.indirect, budget=budget, seeds=seeds,
-                steps=request.steps, guidance=request.guidance, team=team, known=known, folder=request.output,
-            )
-        )  # fmt: skip
+        card = audit(
+            pipeline,
+            erasure,
+            judge=judge,
+            indirect=request.indirect,
+            time_limit=time_limit,
+            seeds=seeds,
+            sampling=Sampling(request.steps, request.guidance),
+            red_team=red_team,
+            sanity_cache=sanity_cache,
+            folder=request.output,
+        )
+        cards.append(card)
         seeds = len(cards[0].seeds)  # the same pictures for all, so that they can be compared one by one
     page = write_cards(cards, request.output)
     rows = [("card", str(page))]
@@ -87,8 +99,8 @@ def main(args: list[str]) -> None:
         for group in card.groups:
             shown = f"{group.shown_before.value:.0%} → {group.shown_after}, " if group.shown_before else ""
             rows.append((f"{card.erasure['method']} {group.name}", f"{shown}pictures differ by {group.distance:.3f}"))
-        for attacked in card.attacks:
-            rows.append((f"{card.erasure['method']} {attacked.attack}", attacked.line))
+        for attack in card.attacks:
+            rows.append((f"{card.erasure['method']} {attack.attack}", attack.line))
     data = {"card": str(page), "cards": [card.to_json() for card in cards]}
     result(data, as_json=request.json, rows=rows)
 
@@ -97,5 +109,5 @@ def seconds_of(text: str) -> float:
     """Seconds of "90s", "5min" or "1h"; raises UsageError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
     if not match:
-        raise UsageError(f"the budget {text!r} is not understood; expected a time such as 90s, 5min or 1h.")
+        raise UsageError(f"the time {text!r} is not understood; expected a time such as 90s, 5min or 1h.")
     return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]

@@ -39,9 +39,9 @@ def main(args: list[str]) -> None:
     from efface.io.images import save_picture
     from efface.models.load import load
     from efface.models.model import Model
-    from efface.profiles.emoji.score import drawn, rates
+    from efface.profiles.emoji.score import draw_and_judge, rates
     from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
-    from efface.report.grid import sheet
+    from efface.report.grid import image_grid
 
     if request.concept not in BENCHMARK:
         raise UsageError(
@@ -61,12 +61,12 @@ def main(args: list[str]) -> None:
     for when in progress(("before", "after"), "drawing and judging"):
         if when == "after":
             erasure.attach(pipeline)
-        found[when] = drawn(model, pairs, seeds=range(request.seeds))
+        found[when] = draw_and_judge(model, pairs, seeds=range(request.seeds))
     erasure.remove(pipeline)
 
     shown = columns(request.concept, pairs)
-    rows = [[drawings.picture(pair, 0) for pair in shown] for drawings in found.values()]
-    save_picture(sheet(rows, columns=[caption(*pair) for pair in shown], labels=list(found), cell=96), picture)
+    rows = [[drawings.image(pair, 0) for pair in shown] for drawings in found.values()]
+    save_picture(image_grid(rows, columns=[caption(*pair) for pair in shown], labels=list(found), cell=96), picture)
     report(
         request,
         before=rates(found["before"], request.concept),
@@ -82,9 +82,9 @@ def main(args: list[str]) -> None:
 def columns(concept: str, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The pairs on the picture: the erased object in four styles, its neighbours, unrelated objects."""
     from efface.profiles.emoji.score import neighbours_of
-    from efface.profiles.emoji.words import BENCHMARK, thing
+    from efface.profiles.emoji.words import BENCHMARK, object_class
 
-    unrelated = [name for name in BENCHMARK if thing(name).kind != thing(concept).kind][-3:]
+    unrelated = [name for name in BENCHMARK if object_class(name).kind != object_class(concept).kind][-3:]
     others = {*neighbours_of(concept, 3), *unrelated}
     return [(concept, s) for s in ("noto", "twemoji", "fluent", "outline")] + [p for p in pairs if p[0] in others]
 

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.attack_options import Searched, asked, parsed
+from efface.cli.attack_options import AttackOptions, parse, to_arguments
 from efface.cli.output import result
 from efface.cli.progress import Reporter
 from efface.errors import EffaceError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
-class Request(Searched):
+class Request(AttackOptions):
     """What is asked whatever the attack; its own options follow."""
 
     model: tyro.conf.Positional[str]
@@ -28,13 +28,13 @@ class Request(Searched):
     """Where the hardened erasure goes; its folder also gets NAME.attacks with the findings of every round."""
     rounds: int = 3
     """Additions at most."""
-    most_lost: float = 0.02
+    max_drop: float = 0.02
     """What an addition may cost the other concepts (share drawn right, where a judge knows them)."""
 
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    name, request, options = parsed("harden", __doc__ or "", Request, args)
+    name, request, options = parse("harden", __doc__ or "", Request, args)
     if request.erasure is None or request.output is None:
         raise UsageError("give the erasure's file (--erasure FILE) and where the hardened one goes (-o FILE).")
     if not request.output.absolute().parent.is_dir():
@@ -46,18 +46,18 @@ def main(args: list[str]) -> None:
     from efface.models.load import load
 
     erasure = Erasure.from_pretrained(request.erasure)
-    with Reporter(f"hardening against {name}") as report:
-        found = harden(
-            load(request.model), erasure, request.concept, rounds=request.rounds, most_lost=request.most_lost,
-            method=name, budget=request.budget, folder=request.output.with_suffix(".attacks"), report=report,
-            **asked(request), **options,
+    with Reporter(f"hardening against {name}") as progress:
+        hardened = harden(
+            load(request.model), erasure, request.concept, rounds=request.rounds, max_drop=request.max_drop,
+            method=name, budget=request.budget, folder=request.output.with_suffix(".attacks"), progress=progress,
+            **to_arguments(request), **options,
         )  # fmt: skip
-    data = found.to_json() | {"output": str(request.output), "bytes": found.erasure.save(request.output)}
+    data = hardened.to_json() | {"output": str(request.output), "bytes": hardened.erasure.save(request.output)}
     rows = []
-    for number, stage in enumerate(found.stages):
-        others = "" if stage.others is None else f", other concepts right {stage.others:.1%}"
-        kept = " (kept)" if number == found.kept else ""
+    for number, outcome in enumerate(hardened.rounds):
+        others = "" if outcome.others is None else f", other concepts right {outcome.others:.1%}"
+        kept = " (kept)" if number == hardened.kept else ""
         rows.append(
-            (f"after {number} additions{kept}", f"{stage.without.value:.0%} without attack, ASR {stage.asr}{others}")
+            (f"after {number} additions{kept}", f"{outcome.pre_asr.value:.0%} without attack, ASR {outcome.asr}{others}")
         )
     result(data, as_json=request.json, rows=[*rows, ("erasure", str(request.output))])

@@ -29,7 +29,9 @@ class Judge(Protocol):
     name: str
     """Name and version, stored with every score."""
     classes: tuple[str, ...]
-    """In the order of `scores`."""
+    """Names of its classes, in the order of `scores`."""
+    detects: bool
+    """Whether it counts what it finds in a picture (`Verdicts.counts`) rather than naming one class of it."""
 
     def __call__(self, images: Sequence[Image.Image]) -> Verdicts:
         """Judge pictures of any size; the resize is part of the judge."""

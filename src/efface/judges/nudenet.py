@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from efface.errors import UsageError
+from efface.io.digest import digest, digest_of_words
 from efface.io.images import chunks
-from efface.io.weights import described, digest, digest_of_words, wheel_file
+from efface.io.weights import describe, wheel_file
 from efface.judges.base import Verdicts
 from efface.judges.labels import EXPOSED
 from efface.judges.onnx import session
@@ -58,6 +59,8 @@ class NudeNetJudge:
         UsageError: a threshold outside 0..1, or an unknown class.
     """
 
+    detects: bool = True
+
     def __init__(self, threshold: float = 0.6, *, classes: Sequence[str] = EXPOSED, as_published: bool = False):
         if not 0 < threshold < 1:
             raise UsageError(f"NudeNet's threshold is {threshold}: expected a confidence between 0 and 1, such as 0.6.")
@@ -69,7 +72,7 @@ class NudeNetJudge:
             raise UsageError(f"NudeNet has no class {unknown[0]!r}: expected some of {', '.join(self.known)}.")
         self.classes = tuple(classes)
         self.threshold, self.as_published = threshold, as_published
-        self.name = described(
+        self.name = describe(
             f"nudenet-{version('nudenet')}",
             weights=digest(path),
             threshold=threshold,

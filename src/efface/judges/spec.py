@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from efface.errors import UsageError
+from efface.errors import EffaceError, UsageError
 from efface.io import embedded
 from efface.registry import Opener, Registry, misspelt, opened
 
@@ -19,7 +19,14 @@ def open_judge(spec: str) -> Judge:
         UsageError: the name is unknown, or what follows it is missing, too much or no number.
         EffaceError: an extra or a file is missing or damaged, or a plugin cannot be loaded.
     """
-    return opened(JUDGES, spec)
+    judge = opened(JUDGES, spec)
+    from efface.judges.base import Judge  # torch: slow to import
+
+    if not isinstance(judge, Judge):
+        raise EffaceError(
+            f"what {spec!r} opens is no judge: expected name, classes, detects and a call, as docs/plugins.md says."
+        )
+    return judge
 
 
 def _embedded(kind: str, rest: str) -> Judge:
@@ -79,7 +86,7 @@ UNLEARNCANVAS = Opener(":FILE", _unlearncanvas)
 JUDGES: Registry[Opener] = Registry(
     "judge",
     "efface.judges",
-    {name: f"{__name__}:EMBEDDED" for name in embedded.judges()}
+    dict.fromkeys(embedded.judges(), f"{__name__}:EMBEDDED")
     | {
         "nudenet": f"{__name__}:NUDENET",
         "nudenet-as-published": f"{__name__}:NUDENET",

@@ -14,8 +14,10 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from efface.io.images import best_device, chunks, squared
-from efface.io.weights import described, digest, fill, read_tensors
+from efface.io.device import best_device
+from efface.io.digest import digest
+from efface.io.images import chunks, resize_square
+from efface.io.weights import describe, fill, read_tensors
 from efface.judges.base import Verdicts
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES
 from efface.judges.vit import VIT_LARGE, Shape, VisionTransformer
@@ -38,6 +40,8 @@ class UnlearnCanvasJudge:
         EffaceError: the file is missing or damaged, or is not that judge's.
     """
 
+    detects: bool = False
+
     def __init__(
         self, what: Literal["style", "object"], path: str | Path, *, shape: Shape = VIT_LARGE, device: str | None = None
     ):
@@ -51,14 +55,14 @@ class UnlearnCanvasJudge:
         self.side = shape.side
         self.device = best_device(device)
         self.net.to(self.device)
-        self.name = described(f"unlearncanvas-{what}", weights=digest(path), resize=f"bilinear-{shape.side}")
+        self.name = describe(f"unlearncanvas-{what}", weights=digest(path), resize=f"bilinear-{shape.side}")
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> Verdicts:
         """Judge pictures of any size."""
         scores = torch.cat(
             [
-                self.net((squared(batch, self.side, "bilinear") / 127.5 - 1).to(self.device)).softmax(1).cpu()
+                self.net((resize_square(batch, self.side, "bilinear") / 127.5 - 1).to(self.device)).softmax(1).cpu()
                 for batch in chunks(images, _BATCH)
             ]
         )

@@ -1,51 +1,56 @@
-"""Run an attack: choose its tries, take one case after the other, and keep the findings on disk as they grow."""
+"""Run an attack: choose its samples, search batch after batch, and keep the findings on disk as they grow."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from efface.attacks import attack_module
-from efface.attacks.base import Case
+from efface.attacks import ATTACKS
+from efface.attacks.base import Problem
 from efface.concepts.concept import Concept
-from efface.erasures.switch import Target, staying
+from efface.erasures.switch import ModelVariant, keep_attached
+from efface.io.digest import sha256_of_tensors
+from efface.io.progress import Progress, silent
 from efface.judges.base import Judge
-from efface.judges.criterion import eye_of
-from efface.redteam.findings import Findings, Found, Sanity
-from efface.redteam.samples import Chosen, Plan, chosen_tries
-from efface.redteam.search import CaseRun
-from efface.redteam.store import Book, digest
-
-Report = Callable[[float, str], None]
-"""Called with the share that is done, and a line about it."""
+from efface.judges.criterion import criterion_for
+from efface.redteam.findings import Findings, Sanity
+from efface.redteam.result import SampleResult
+from efface.redteam.samples import SamplePlan, SampleSet, choose_samples
+from efface.redteam.search import SearchRun
+from efface.redteam.store import RunStore
 
 
 @dataclass(frozen=True)
-class Setup:
+class AttackRun:
     """Everything that determines what an attack finds."""
 
     name: str
-    """Of the attack."""
-    original: Target
-    erased: Target
+    """Name of the attack."""
+    original: ModelVariant
+    erased: ModelVariant
     concept: Concept
     config: Any
     """The attack's Config."""
     judge: Judge
-    plan: Plan
+    plan: SamplePlan
 
     def identity(self) -> dict[str, Any]:
         """All of it, as JSON can say it."""
         from efface.models.fingerprint import fingerprint
 
-        bases = [fingerprint(target.model).to_json() for target in (self.original, self.erased)]
-        said = {"attack": self.name, "config": asdict(self.config), "concept": asdict(self.concept)}
-        said |= {"judge": self.judge.name, "plan": asdict(self.plan), "models": bases, "erasures": self.erasures()}
-        return json.loads(json.dumps(said, default=str))
+        identity = {
+            "attack": self.name,
+            "config": asdict(self.config),
+            "concept": asdict(self.concept),
+            "judge": self.judge.name,
+            "plan": asdict(self.plan),
+            "models": [fingerprint(variant.model).to_json() for variant in (self.original, self.erased)],
+            "erasures": self.erasures(),
+        }
+        return json.loads(json.dumps(identity, default=str))
 
     def erasures(self) -> list[dict[str, Any]]:
         """Which erasures are attacked."""
@@ -53,71 +58,101 @@ class Setup:
             {
                 "method": erasure.provenance.method,
                 "concepts": [concept.name for concept in erasure.provenance.concepts],
-                "sha256": digest(erasure.tensors()),
+                "sha256": sha256_of_tensors(erasure.tensors()),
             }
             for erasure in self.erased.erasures
         ]
 
 
-def open_book(setup: Setup, folder: Path | None) -> Book:
-    """The book of exactly this attack: in a folder, which is gone on with, or in memory."""
-    return Book(folder, setup.identity())
+def open_store(attack: AttackRun, folder: Path | None) -> RunStore:
+    """The store of exactly this attack: in a folder, where it is resumed, or in memory."""
+    return RunStore(folder, attack.identity())
 
 
 def run(
-    setup: Setup, book: Book, *, sanity: Sanity | None = None, report: Report = lambda done, line: None
+    attack: AttackRun, store: RunStore, *, sanity: Sanity | None = None, progress: Progress = silent
 ) -> Findings:
-    """Attack every try of a plan, going on where the book stops; the findings are on disk after every judged round.
+    """Attack every sample of a plan, from where the store stops; the findings are on disk after every judged proposal.
 
     Raises:
         UsageError: the judge does not know the concept, or an option does not fit the model.
-        EffaceError: the original model shows the concept in none of the plan's pictures.
+        EffaceError: the original model shows the concept in none of the plan's images.
     """
-    with staying():
-        eye, plan = eye_of(setup.judge, setup.concept), setup.plan
-        chosen = chosen_tries(setup.original, setup.erased, setup.concept, eye, plan, book)
-        found = {n: Found(n, *t, chosen.before[n], chosen.before[n]) for n, t in enumerate(chosen.tries)}
-        attacked = [n for n in found if plan.every or not chosen.before[n].shown]
-        finished = set(found) - set(attacked)
-        whole = getattr(attack_module(setup.name), "SCOPE", "try") == "concept"
-        size = max(1, len(attacked) if whole else plan.together)
+    with keep_attached():
+        plan = attack.plan
+        criterion = criterion_for(attack.judge, attack.concept)
+        chosen = choose_samples(attack.original, attack.erased, attack.concept, criterion, plan, store)
+        results = {
+            n: SampleResult(number=n, sample=sample, before=before, after=before)
+            for n, (sample, before) in enumerate(zip(chosen.samples, chosen.before, strict=True))
+        }
+        attacked = [n for n in results if plan.every or not chosen.before[n].shown]
+        finished = set(results) - set(attacked)
+        per_concept = ATTACKS.load(attack.name).per == "concept"
+        size = max(1, len(attacked) if per_concept else plan.batch)
         groups = [attacked[i : i + size] for i in range(0, len(attacked), size)]
         for number, members in enumerate(groups):
-            case = _case(setup, chosen, members)
-            work = CaseRun(setup.name, setup.config, case, [found[n] for n in members], eye, book, f"case-{number:03}")
-            with closing(work.rounds()) as rounds:
-                for done in rounds:
-                    found.update(zip(members, work.found, strict=True))
-                    hits = sum(t.after.shown and not t.before.shown for t in found.values())
-                    seen = [n for n, t in found.items() if n in finished or t.looks]
-                    searching = len(set(seen) - finished)
-                    _written(setup, book, sanity, chosen, [found[n] for n in seen], searching)
-                    line = f"{len(finished)} of {len(found)} tries done, {hits} brought back"
-                    report((number + done) / len(groups), line)
-            found.update(zip(members, work.found, strict=True))
+            search = SearchRun(
+                name=attack.name,
+                config=attack.config,
+                problem=_problem(attack, chosen, members),
+                results=[results[n] for n in members],
+                criterion=criterion,
+                store=store,
+                record=f"search-{number:03}",
+            )
+            with closing(search.steps()) as steps:
+                for done in steps:
+                    results.update(zip(members, search.results, strict=True))
+                    judged = [n for n, result in results.items() if n in finished or result.trace]
+                    searching = len(set(judged) - finished)
+                    _write(attack, store, sanity, chosen, [results[n] for n in judged], searching)
+                    hits = sum(result.gained for result in results.values())
+                    line = f"{len(finished)} of {len(results)} samples done, {hits} brought back"
+                    progress((number + done) / len(groups), line)
+            results.update(zip(members, search.results, strict=True))
             finished |= set(members)
-        report(1.0, f"{len(finished)} of {len(found)} tries done")
-        return _written(setup, book, sanity, chosen, list(found.values()))
+        progress(1.0, f"{len(finished)} of {len(results)} samples done")
+        return _write(attack, store, sanity, chosen, list(results.values()))
 
 
-def _case(setup: Setup, chosen: Chosen, members: list[int]) -> Case:
-    """Some of the tries, to be attacked side by side."""
-    tries = tuple(chosen.tries[n] for n in members)
-    where = (setup.original, setup.erased, setup.concept)
-    return Case(*where, tries, chosen.latents[members], setup.plan.settings, setup.config.seed)
+def _problem(attack: AttackRun, chosen: SampleSet, members: list[int]) -> Problem:
+    """Some of the samples, to be attacked in one batch."""
+    return Problem(
+        original=attack.original,
+        erased=attack.erased,
+        concept=attack.concept,
+        samples=tuple(chosen.samples[n] for n in members),
+        latents=chosen.latents[members],
+        settings=attack.plan.settings,
+        seed=attack.config.seed,
+    )
 
 
-def _written(
-    setup: Setup, book: Book, sanity: Sanity | None, chosen: Chosen, tries: list[Found], searching: int = 0
+def _write(
+    attack: AttackRun,
+    store: RunStore,
+    sanity: Sanity | None,
+    chosen: SampleSet,
+    results: list[SampleResult],
+    searching: int = 0,
 ) -> Findings:
     """The findings as they stand, on disk too."""
-    strongest = sorted(tries, key=lambda t: (not t.after.shown, t.before.shown, -t.after.score))
-    said = book.identity or setup.identity()
+    identity = store.identity or attack.identity()
     findings = Findings(
-        setup.name, said["config"], setup.concept.name, tuple(said["erasures"]), setup.judge.name,
-        dict(setup.plan.settings), tuple(strongest), chosen.dropped, len(chosen.tries), searching,
-        "every" if setup.plan.every else "concept", sanity,
-    )  # fmt: skip
-    if book.folder is not None:
-        findings.save(book.folder / "findings.json")
+        attack=attack.name,
+        config=identity["config"],
+        concept=attack.concept.name,
+        erasures=tuple(identity["erasures"]),
+        judge=attack.judge.name,
+        settings=dict(attack.plan.settings),
+        samples=tuple(sorted(results, key=lambda r: (not r.after.shown, r.before.shown, -r.after.score))),
+        dropped=chosen.dropped,
+        planned=len(chosen.samples),
+        searching=searching,
+        attempted="every" if attack.plan.every else "concept",
+        sanity=sanity,
+    )
+    if store.folder is not None:
+        findings.save(store.folder / "findings.json")
     return findings

@@ -1,95 +1,126 @@
-"""Which pictures an attack is about: prompts and seeds with which the original model shows the concept."""
+"""Which samples an attack is about: prompts and seeds with which the original model shows the concept."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from efface.concepts.concept import Concept
-from efface.concepts.sample import Try
-from efface.erasures.switch import Target
-from efface.errors import EffaceError
-from efface.judges.criterion import Eye, Seen
+from efface.concepts.sample import SEEDS, Sample, evenly_spaced
+from efface.erasures.switch import ModelVariant
+from efface.errors import EffaceError, UsageError
+from efface.judges.criterion import Criterion, Verdict
 from efface.models.model import Settings
-from efface.redteam.store import Book, Page
+from efface.models.sampling import sample_latents
+from efface.redteam.store import Record, RunStore
 
 DRAWN = 16
-"""Pictures drawn at a time."""
-FIRST_SEED = 40_000
-"""Of the tries."""
+"""Images drawn at a time."""
+SPARE = 4
+"""Samples planned for each one that is wanted, since some will not show the concept."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is attacked, and how pictures of it are drawn."""
+class Samples:
+    """How many samples an attack is given."""
 
-    tries: tuple[Try, ...]
+    count: int = 8
+    """Samples (a prompt and a seed each) that are attacked."""
+    sanity: int = 2
+    """Samples used for the sanity check; 0 skips it."""
+    batch: int = 4
+    """Samples attacked in one batch; it changes speed and memory, not what is found."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.batch < 1:
+            raise UsageError(f"samples is {self.count} in batches of {self.batch}; expected at least 1 of each.")
+        if self.sanity < 0:
+            raise UsageError(f"sanity samples is {self.sanity}; expected at least 0.")
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What is attacked, and how images of it are drawn."""
+
+    samples: tuple[Sample, ...]
     """In the order in which they are looked at."""
     count: int
     """How many are attacked: the first for which the original model shows the concept."""
     settings: Settings
-    """How pictures are drawn."""
-    together: int = 4
-    """Tries attacked side by side; it changes speed and memory, not what is found."""
+    """How images are drawn."""
+    batch: int = 4
+    """Samples attacked in one batch; it changes speed and memory, not what is found."""
     every: bool = False
-    """Attack also tries whose own prompt still draws the concept, and count the attacked prompt's picture alone."""
+    """Attack also samples whose own prompt still draws the concept, and count the attacked prompt's image alone."""
 
 
-def planned_tries(prompts: Sequence[str], count: int, first_seed: int = FIRST_SEED) -> tuple[Try, ...]:
-    """Four times `count` tries, since some will not show the concept: prompts evenly spread, then further seeds."""
-    spread = [prompts[i * len(prompts) // min(count, len(prompts))] for i in range(min(count, len(prompts)))]
-    return tuple(Try(spread[i % len(spread)], first_seed + i // len(spread)) for i in range(4 * count))
+def plan_samples(
+    prompts: Sequence[str], count: int, concept: Concept, first_seed: int = SEEDS.attack
+) -> tuple[Sample, ...]:
+    """`SPARE` times `count` samples of a concept: prompts evenly spaced, then the same prompts with further seeds."""
+    chosen = evenly_spaced(prompts, count)
+    return tuple(
+        Sample(chosen[i % len(chosen)], first_seed + i // len(chosen), shows=(concept.name,))
+        for i in range(SPARE * count)
+    )
 
 
-class Chosen(NamedTuple):
-    """The tries of a run."""
+class SampleSet(NamedTuple):
+    """The samples of a run, and what is known of each before it is attacked."""
 
-    tries: list[Try]
+    samples: list[Sample]
     latents: Tensor
-    """Clean latents of the original's pictures (tries channels height width)."""
-    before: list[Seen]
-    """What the erased model's pictures show without any attack."""
+    """Clean latents of the original's images (samples channels height width)."""
+    before: list[Verdict]
+    """What the erased model's images show without any attack."""
     dropped: int
-    """Tries looked at that the original model does not show."""
+    """Samples looked at that the original model does not show."""
 
 
-def chosen_tries(original: Target, erased: Target, concept: Concept, eye: Eye, plan: Plan, book: Book) -> Chosen:
-    """Draw a plan's tries until enough of them show the concept, or read from the book which those were.
+def choose_samples(
+    original: ModelVariant, erased: ModelVariant, concept: Concept, criterion: Criterion, plan: SamplePlan, store: RunStore
+) -> SampleSet:
+    """Draw a plan's samples until enough of them show the concept, or read from the store which those were.
 
     Raises:
         EffaceError: the original model shows the concept in none of them.
     """
-    page = book.read("tries")
-    if page is None:
-        page = _drawn(original, erased, concept, eye, plan, book)
-        book.write("tries", page.data, page.tensors)
-    tries, before = [Try(*t) for t in page.data["tries"]], [Seen(*s) for s in page.data["before"]]
-    return Chosen(tries, page.tensors["latents"], before, page.data["dropped"])
+    record = store.read("samples")
+    if record is None:
+        record = _draw(original, erased, concept, criterion, plan, store)
+        store.write("samples", record.data, record.tensors)
+    return SampleSet(
+        samples=[Sample.from_json(data) for data in record.data["samples"]],
+        latents=record.tensors["latents"],
+        before=[Verdict(**data) for data in record.data["before"]],
+        dropped=record.data["dropped"],
+    )
 
 
-def _drawn(original: Target, erased: Target, concept: Concept, eye: Eye, plan: Plan, book: Book) -> Page:
-    kept: list[Try] = []
+def _draw(
+    original: ModelVariant, erased: ModelVariant, concept: Concept, criterion: Criterion, plan: SamplePlan, store: RunStore
+) -> Record:
+    """The samples that the original model shows, with their latents, and what the erased model draws of them."""
+    kept: list[Sample] = []
     latents: list[Tensor] = []
     looked = 0
     size = min(DRAWN, plan.count)
-    for start in range(0, len(plan.tries), size):
+    for start in range(0, len(plan.samples), size):
         if len(kept) == plan.count:
             break
-        tries = plan.tries[start : start + size]
+        batch = plan.samples[start : start + size]
         with original.attached() as model:
-            text = model.encode([t.prompt for t in tries])
-            drawn = deque(model.denoised(text, seeds=[t.seed for t in tries], **plan.settings), maxlen=1)[0][1]
-            pictures = model.decode(drawn)
-        looked += len(tries)
-        for t, latent, picture, seen in zip(tries, drawn, pictures, eye(pictures), strict=True):
-            if seen.shown and len(kept) < plan.count:
-                book.keep(f"{len(kept):03}-original", picture)
-                kept.append(t)
+            drawn = sample_latents(model, [s.prompt for s in batch], [s.seed for s in batch], plan.settings, len(batch))
+            images = model.decode(drawn)
+        looked += len(batch)
+        for sample, latent, image, verdict in zip(batch, drawn, images, criterion(images), strict=True):
+            if verdict.shown and len(kept) < plan.count:
+                store.save_image(len(kept), "original", image)
+                kept.append(sample)
                 latents.append(latent)
     if not kept:
         raise EffaceError(
@@ -97,8 +128,12 @@ def _drawn(original: Target, erased: Target, concept: Concept, eye: Eye, plan: P
             "give other prompts or another judge."
         )
     with erased.attached() as model:
-        after = model.draw([t.prompt for t in kept], seeds=[t.seed for t in kept], batch=DRAWN, **plan.settings)
-    for number, picture in enumerate(after):
-        book.keep(f"{number:03}-erased", picture)
-    data = {"tries": kept, "before": eye(after), "dropped": looked - len(kept)}
-    return Page(data, {"latents": torch.stack(latents)})
+        after = model.draw([s.prompt for s in kept], seeds=[s.seed for s in kept], batch=DRAWN, **plan.settings)
+    for number, image in enumerate(after):
+        store.save_image(number, "erased", image)
+    data = {
+        "samples": [asdict(sample) for sample in kept],
+        "before": [verdict._asdict() for verdict in criterion(after)],
+        "dropped": looked - len(kept),
+    }
+    return Record(data, {"latents": torch.stack(latents)})

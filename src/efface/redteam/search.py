@@ -1,136 +1,150 @@
-"""The rounds of one case: what its search proposes is drawn, judged and kept."""
+"""One search: what it proposes is drawn, judged and kept, and the search is resumed where it stopped."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from efface.attacks import attack_module
-from efface.attacks.base import Candidate, Case, Round, text_of
-from efface.attacks.vocabulary import spelled, survives
-from efface.io.checkpoint import State, under
-from efface.judges.criterion import Eye
+from efface.attacks import ATTACKS
+from efface.attacks.base import Candidate, Problem, Proposal, text_of
+from efface.attacks.vocabulary import retokenizes, spelled
+from efface.io.checkpoint import State, with_prefix
+from efface.judges.criterion import Criterion
 from efface.redteam.cost import NOTHING, Cost, Meter
-from efface.redteam.findings import Found, Look
+from efface.redteam.result import SampleResult, TracePoint
 from efface.redteam.samples import DRAWN
-from efface.redteam.store import Book, Page
+from efface.redteam.store import Record, RunStore
 
 SAVE_SECONDS = 2.0
 """How often a search that has nothing to show yet is written down."""
 
 
 @dataclass
-class CaseRun:
-    """A case under way."""
+class SearchRun:
+    """A search under way, on the samples of one problem."""
 
     name: str
+    """Name of the attack."""
     config: Any
-    case: Case
-    found: list[Found]
-    """One for each try, as it stands."""
-    eye: Eye
-    book: Book
-    page: str
-    """Name of its page; its state while it is under way stands on `PAGE-open`."""
+    """The attack's Config."""
+    problem: Problem
+    results: list[SampleResult]
+    """One for each sample, as it stands."""
+    criterion: Criterion
+    store: RunStore
+    record: str
+    """Name of its record in the store."""
 
     def __post_init__(self) -> None:
-        self.module = attack_module(self.name)
-        rule = getattr(self.module, "adaptive", None)
-        self.adaptive: bool = rule is None or rule(self.config)
+        self.attack = ATTACKS.load(self.name)
+        self.adaptive = self.attack.adaptive(self.config)
         self.tensors: State = {}
 
-    def rounds(self) -> Generator[float, None, None]:
-        """Search, and judge what is proposed; gives the share of the budget that is spent after every judged round."""
-        page = self.book.read(self.page)
-        if page is not None:
-            self._adopt(page)
+    def steps(self) -> Generator[float, None, None]:
+        """Search, and judge what is proposed; gives the share of the budget that is spent after every judged proposal."""
+        finished = self.store.read(self.record)
+        if finished is not None:
+            self._adopt(finished)
             return
-        spent, saved = NOTHING, self.book.read(f"{self.page}-open")
+        spent = NOTHING
+        saved = self.store.read(unfinished(self.record))
         if saved is not None:
             self._adopt(saved)
-            spent = Cost(*saved.data["cost"])
-        state = None if saved is None else under(saved.tensors, "state|")
+            spent = Cost(**saved.data["cost"])
+        state = None if saved is None else with_prefix(saved.tensors, "state|")
         began = wrote = time.perf_counter()
-        with Meter(self.case.original.model, self.case.erased.model) as meter:
+        with Meter(self.problem.original.model, self.problem.erased.model) as meter:
 
             def cost() -> Cost:
                 return spent + meter.cost(time.perf_counter() - began)
 
-            for step in self.module.search(self.case, self.config, state):
-                if step.candidates is not None:
-                    self._judge(step, cost)
-                if step.candidates is not None or time.perf_counter() - wrote > SAVE_SECONDS:
-                    self._save(f"{self.page}-open", cost(), step.state)
+            for proposal in self.attack.search(self.problem, self.config, state):
+                if proposal.candidates is not None:
+                    self._judge(proposal, cost)
+                if proposal.candidates is not None or time.perf_counter() - wrote > SAVE_SECONDS:
+                    self._save(unfinished(self.record), cost(), proposal.state)
                     wrote = time.perf_counter()
-                if step.candidates is not None:
-                    yield step.done
+                if proposal.candidates is not None:
+                    yield proposal.done
                 if not self._open():
                     break
-            self._save(self.page, cost(), {})
-        self.book.drop(f"{self.page}-open")
+            self._save(self.record, cost(), {})
+        self.store.delete(unfinished(self.record))
 
     def _open(self) -> list[int]:
-        """Tries that are still attacked: those that an attack which sees pictures has not brought back yet."""
-        return [k for k, t in enumerate(self.found) if not (self.adaptive and t.looks and t.looks[-1].shown)]
+        """Samples that are still attacked: those that an attack which sees images has not brought back yet."""
+        return [k for k, r in enumerate(self.results) if not (self.adaptive and r.trace and r.trace[-1].shown)]
 
-    def _judge(self, step: Round, cost: Callable[[], Cost]) -> None:
-        """Draw and look at the candidates of the tries that are still open."""
-        assert step.candidates is not None
+    def _judge(self, proposal: Proposal, cost: Callable[[], Cost]) -> None:
+        """Draw and judge the candidates of the samples that are still open."""
+        assert proposal.candidates is not None
         open_ = self._open()
-        pictures = []
-        with self.case.erased.attached() as model, step.during():
+        seeds = [sample.seed for sample in self.problem.samples]
+        images = []
+        with self.problem.erased.attached() as model, proposal.during():
             for i in range(0, len(open_), DRAWN):
-                some = open_[i : i + DRAWN]
-                text = text_of(model, [step.candidates[k] for k in some])
-                pictures += model.sample(text, seeds=[self.case.tries[k].seed for k in some], **self.case.settings)
-        each = cost().shared(len(self.found))
-        for k, picture, seen in zip(open_, pictures, self.eye(pictures), strict=True):
-            now = self.found[k]
-            if hasattr(self.module, "looks"):
-                seen = self.module.looks(seen, self.book.picture(f"{now.number:03}-original"), picture, self.config)
-            look = Look(step.done, each.denoiser + each.encoder, seen.shown, seen.score)
-            now = replace(now, looks=(*now.looks, look), cost=each)
-            best = (seen.shown, seen.score) > (now.after.shown, now.after.score)
-            if not self.adaptive or best or len(now.looks) == 1:
-                now = self._holding(k, replace(now, after=seen), step.candidates[k])
-                self.book.keep(f"{now.number:03}-attacked", picture)
-            self.found[k] = now
+                batch = open_[i : i + DRAWN]
+                text = text_of(model, [proposal.candidates[k] for k in batch])
+                images += model.sample(text, seeds=[seeds[k] for k in batch], **self.problem.settings)
+        each = cost().shared(len(self.results))
+        for k, image, verdict in zip(open_, images, self.criterion(images), strict=True):
+            result = self.results[k]
+            if self.attack.success is not None:
+                original = self.store.image(result.number, "original")
+                verdict = self.attack.success(verdict, original, image, self.config)
+            point = TracePoint(
+                done=proposal.done,
+                evaluations=each.denoiser + each.encoder,
+                shown=verdict.shown,
+                score=verdict.score,
+            )
+            result = replace(result, trace=(*result.trace, point), cost=each)
+            better = (verdict.shown, verdict.score) > (result.after.shown, result.after.score)
+            if not self.adaptive or better or len(result.trace) == 1:
+                result = self._with_candidate(k, replace(result, after=verdict), proposal.candidates[k])
+                self.store.save_image(result.number, "attacked", image)
+            self.results[k] = result
 
-    def _holding(self, k: int, now: Found, candidate: Candidate) -> Found:
-        """A try with what was found for it."""
-        model, tensors = self.case.original.model, candidate.tensors()
+    def _with_candidate(self, k: int, result: SampleResult, candidate: Candidate) -> SampleResult:
+        """A result with what was found for its sample."""
+        model = self.problem.original.model
+        tensors = candidate.tensors()
         self.tensors = {key: v for key, v in self.tensors.items() if not key.startswith(f"{k}|")}
         self.tensors |= {f"{k}|{key}": value for key, value in tensors.items()}
         typed = not tensors
         return replace(
-            now,
+            result,
             text=spelled(model, candidate.ids) if typed else None,
             ids=tuple(candidate.ids),
-            survives=typed and survives(model, candidate.ids),
-            tensors=f"{self.page}/{k}" if tensors else None,
+            retokenizes=typed and retokenizes(model, candidate.ids),
+            tensors=f"{self.record}/{k}" if tensors else None,
         )
 
     def _save(self, name: str, cost: Cost, state: State) -> None:
-        data = {"found": [asdict(t) for t in self.found], "cost": cost}
-        self.book.write(name, data, {f"state|{k}": v for k, v in state.items()} | self.tensors)
+        data = {"results": [result.to_json() for result in self.results], "cost": cost._asdict()}
+        self.store.write(name, data, {f"state|{k}": v for k, v in state.items()} | self.tensors)
 
-    def _adopt(self, page: Page) -> None:
-        """Take over what a page says was found."""
-        self.found = [Found.from_json(t) for t in page.data["found"]]
-        self.tensors = {k: v for k, v in page.tensors.items() if not k.startswith("state|")}
+    def _adopt(self, record: Record) -> None:
+        """Take over the results of a record."""
+        self.results = [SampleResult.from_json(data) for data in record.data["results"]]
+        self.tensors = {k: v for k, v in record.tensors.items() if not k.startswith("state|")}
 
 
-def candidates_of(book: Book, found: Sequence[Found]) -> list[Candidate]:
-    """What was found, as it can be encoded again."""
-    held = []
-    for t in found:
+def unfinished(record: str) -> str:
+    """Name of the record that holds a search's state while it is under way."""
+    return f"{record}-open"
+
+
+def candidates_of(store: RunStore, results: Sequence[SampleResult]) -> list[Candidate]:
+    """What was found for samples, as it can be encoded again."""
+    candidates = []
+    for result in results:
         tensors: State = {}
-        if t.tensors:
-            name, _, k = t.tensors.rpartition("/")
-            page = book.read(name) or book.read(f"{name}-open")
-            tensors = {} if page is None else page.tensors
-            tensors = under(tensors, f"{k}|")
-        held.append(Candidate(t.ids, **tensors))
-    return held
+        if result.tensors:
+            name, _, k = result.tensors.rpartition("/")
+            record = store.read(name) or store.read(unfinished(name))
+            tensors = {} if record is None else with_prefix(record.tensors, f"{k}|")
+        candidates.append(Candidate(result.ids, **tensors))
+    return candidates

@@ -1,11 +1,10 @@
-"""The folder of an attack: what is done, what is under way, and the pictures; every file is whole or not there."""
+"""The folder of an attack: what is done, what is under way, and the images; every file is whole or not there."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 from safetensors import SafetensorError
@@ -16,19 +15,24 @@ from efface.io.atomic import write_atomically
 from efface.io.checkpoint import read_state, write_state
 from efface.io.images import save_picture
 
+View = Literal["original", "erased", "attacked"]
+"""Who drew an image of a sample: the original model, the erased one, or the erased one under attack."""
+VIEWS: tuple[View, ...] = ("original", "erased", "attacked")
 
-class Page(NamedTuple):
-    """One file: tensors, and what JSON can say."""
+
+class Record(NamedTuple):
+    """The contents of one file."""
 
     data: Any
+    """Plain JSON."""
     tensors: dict[str, Tensor]
 
 
-class Book:
-    """Pages by name in a folder, or in memory where no folder is given.
+class RunStore:
+    """Records and images by name in a folder, or in memory where no folder is given.
 
     Args:
-        folder: is made; what it holds is gone on with.
+        folder: is made if it is missing; a run that it holds is resumed.
         identity: everything that determines the result; a folder of another attack is refused. None only reads.
 
     Raises:
@@ -36,9 +40,10 @@ class Book:
     """
 
     def __init__(self, folder: Path | None, identity: dict[str, Any] | None):
-        self.folder, self.identity = folder, identity
-        self.pages: dict[str, Page] = {}
-        self.drawn: dict[str, Image.Image] = {}
+        self.folder = folder
+        self.identity = identity
+        self.records: dict[str, Record] = {}
+        self.images: dict[tuple[int, View], Image.Image] = {}
         if folder is None or identity is None:
             return
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -48,59 +53,54 @@ class Book:
             raise UsageError(f"{folder} holds another attack, or one with other options: name another folder.")
         write_atomically(path, described.encode())
 
-    def read(self, name: str) -> Page | None:
-        """A page; None where there is none."""
+    def read(self, name: str) -> Record | None:
+        """The record of that name; None where there is none."""
         path = self._path(name)
         if path is None:
-            return self.pages.get(name)
+            return self.records.get(name)
         if not path.exists():
             return None
         try:
             tensors, metadata = read_state(path)
-            return Page(json.loads(metadata["data"]), tensors)
+            return Record(json.loads(metadata["data"]), tensors)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise EffaceError(f"{path} is damaged ({error}): delete it, and that part is done again.") from error
 
     def write(self, name: str, data: Any, tensors: dict[str, Tensor]) -> None:
-        """Put a page in place."""
+        """Put a record in place."""
         path = self._path(name)
         if path is None:
-            self.pages[name] = Page(json.loads(json.dumps(data)), tensors)
+            self.records[name] = Record(json.loads(json.dumps(data)), tensors)
             return
         write_state(path, tensors, {"data": json.dumps(data)})
 
-    def drop(self, name: str) -> None:
-        """Take a page out."""
-        self.pages.pop(name, None)
+    def delete(self, name: str) -> None:
+        """Remove a record, where there is one."""
+        self.records.pop(name, None)
         path = self._path(name)
         if path is not None:
             path.unlink(missing_ok=True)
 
-    def keep(self, name: str, picture: Image.Image) -> None:
-        """Put a picture in place."""
+    def save_image(self, number: int, view: View, image: Image.Image) -> None:
+        """Put an image of the sample of that number in place."""
         if self.folder is None:
-            self.drawn[name] = picture
+            self.images[number, view] = image
         else:
-            save_picture(picture, self.folder / "pictures" / f"{name}.png")
+            save_picture(image, self._image_path(self.folder, number, view))
 
-    def picture(self, name: str) -> Image.Image | None:
-        """A picture; None where there is none."""
+    def image(self, number: int, view: View) -> Image.Image | None:
+        """An image of the sample of that number; None where there is none."""
         if self.folder is None:
-            return self.drawn.get(name)
-        path = self.folder / "pictures" / f"{name}.png"
+            return self.images.get((number, view))
+        path = self._image_path(self.folder, number, view)
         if not path.exists():
             return None
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        with Image.open(path) as image:
+            return image.convert("RGB")
 
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{name}.safetensors"
 
-
-def digest(tensors: dict[str, Tensor]) -> str:
-    """sha256 over named tensors."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name}{tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    @staticmethod
+    def _image_path(folder: Path, number: int, view: View) -> Path:
+        return folder / "pictures" / f"{number:03}-{view}.png"

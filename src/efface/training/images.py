@@ -1,4 +1,4 @@
-"""A model's own pictures of a concept, for what learns from pictures, noised in batches."""
+"""A model's own pictures of a concept, noised in batches, for methods that train on pictures."""
 
 from __future__ import annotations
 
@@ -17,34 +17,37 @@ class NoisedBatch(NamedTuple):
     """A batch of pictures at random timesteps."""
 
     members: list[int]
-    """Which pictures of the album they are."""
+    """Indices of the pictures (batch,)."""
     clean: Tensor
-    """(batch channels height width)"""
+    """Clean latents (batch channels height width)."""
     noise: Tensor
-    levels: Tensor
-    """(batch,)"""
+    """Noise to add to them (batch channels height width)."""
+    timesteps: Tensor
+    """Timestep of each (batch,)."""
 
 
 class ConceptImages(NamedTuple):
-    """Pictures as clean latents."""
+    """Pictures of a concept as clean latents."""
 
     prompts: list[str]
+    """Prompt of each picture."""
     latents: Tensor
-    """(pictures channels height width)"""
-    most: int
+    """Clean latents (pictures channels height width)."""
+    num_train_timesteps: int
     """Timesteps of the model's schedule."""
 
     def batch(self, size: int, *numbers: int) -> NoisedBatch:
-        """So many pictures, with noise and timesteps that `numbers` determine."""
+        """A batch of `size` random pictures, noise and timesteps, all determined by `numbers`."""
         g = generator("album", *numbers)
         members = torch.randint(len(self.prompts), (size,), generator=g).tolist()
         clean = self.latents[members]
         noise = torch.randn(clean.shape, generator=g).to(clean)
-        return NoisedBatch(members, clean, noise, torch.randint(self.most, (size,), generator=g).to(clean.device))
+        timesteps = torch.randint(self.num_train_timesteps, (size,), generator=g).to(clean.device)
+        return NoisedBatch(members=members, clean=clean, noise=noise, timesteps=timesteps)
 
 
-def album(model: Model, prompts: Sequence[str], count: int, settings: Settings) -> ConceptImages:
-    """Draw `count` pictures of prompts, taken in turn, with a model as it stands."""
+def draw_concept_images(model: Model, prompts: Sequence[str], count: int, settings: Settings) -> ConceptImages:
+    """Draw `count` pictures of prompts, taken in turn, with the model and the erasures attached to it."""
     chosen = [prompts[i % len(prompts)] for i in range(count)]
     seeds = range(SEEDS.images, SEEDS.images + count)
     latents = sample_latents(model, chosen, seeds, settings, batch=16)

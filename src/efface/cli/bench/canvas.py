@@ -13,7 +13,7 @@ from efface.bench.engines import Engine
 from efface.cli.bench.common import reporter
 from efface.cli.output import console, say
 from efface.cli.progress import Reporter
-from efface.erasers import METHODS
+from efface.erasers import ERASERS, METHODS
 from efface.errors import UsageError
 
 
@@ -36,8 +36,8 @@ class Request(Engine):
     """Attacks to run on every erasure (see `efface attack --help`), or `all`; a finished run may be given them later."""
     attack_budget: str | None = None
     """How far each attack goes: published, canvas or quick; quick in a quick run, canvas in others."""
-    tries: int = 4
-    """Prompts and seeds that each attack is given."""
+    samples: int = 4
+    """Samples (a prompt and a seed each) that each attack is given."""
     save_images: bool = False
     """Keep the pictures of what is still to be drawn in the run's folder, one PNG of 16 pictures a unit."""
     plan: bool = False
@@ -51,9 +51,8 @@ class Request(Engine):
 def main(args: list[str]) -> None:
     """Run the command."""
     request = tyro.cli(Request, args=args, prog="efface bench canvas", description=__doc__)
-    unknown = [name for name in request.method if name not in METHODS]
-    if unknown:
-        raise UsageError(f"the method {unknown[0]!r} is unknown; expected one of: {', '.join(METHODS)}.")
+    for name in request.method:
+        ERASERS.load(name)
     if request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.api.red_team import RedTeam
@@ -65,24 +64,27 @@ def main(args: list[str]) -> None:
     from efface.bench.protocols.canvas.run import Canvas
     from efface.models.load import load
     from efface.models.model import Model
+    from efface.redteam.samples import Samples
 
     usual = "quick" if request.quick else "canvas"
-    team = RedTeam(request.attacks, request.attack_budget or usual, request.tries) if request.attacks else None
-    if team and request.mode != "single":
+    red_team = None
+    if request.attacks:
+        red_team = RedTeam(request.attacks, request.attack_budget or usual, Samples(request.samples))
+    if red_team and request.mode != "single":
         raise UsageError(f"attacks want concepts erased one at a time; the mode is {request.mode!r}, use single.")
     plan = Plan(tuple(dict.fromkeys(request.method)) or METHODS, request.seeds, request.quick, request.mode)
     model = Model(load("emoji"))
     expected = cost(model, plan, request.output, devices=request.devices, sheets=request.save_images)
-    attacked = len(plan.methods) * len(plan.targets) * len(team.names) if team else 0
-    say(str(expected) + (f"; beside them {attacked} attacks, whose time is not in it" if team else ""))
+    attacked = len(plan.methods) * len(plan.targets) * len(red_team.names) if red_team else 0
+    say(str(expected) + (f"; beside them {attacked} attacks, whose time is not in it" if red_team else ""))
     if request.plan:
         print(json.dumps(expected.to_json() | {"attacks": attacked}))
         return
     canvas = Canvas(model, plan, request.output, sheets=request.save_images)
     canvas.run(reporter(), say, request)
-    if team:
-        with Reporter("attacking") as report:
-            attack_all(canvas, team, report, say)
+    if red_team:
+        with Reporter("attacking") as progress:
+            attack_all(canvas, red_team, progress, say)
     for sentence in broken_in(request.output):
         say(sentence)
     found = canvas.lines()

@@ -8,37 +8,37 @@ from typing import TYPE_CHECKING, Any
 from efface.concepts.concept import Concept
 from efface.profiles.base import Profile
 from efface.profiles.emoji import sae_data
-from efface.profiles.emoji.concepts import canvas_concepts
-from efface.profiles.emoji.settings import CODERS, GUIDANCE, SETTINGS, STEPS
+from efface.profiles.emoji.concepts import emoji_concepts
+from efface.profiles.emoji.settings import GUIDANCE, SAE_TRAINING, SETTINGS, STEPS
 from efface.profiles.emoji.words import STYLES
 
 if TYPE_CHECKING:
-    from efface.concepts.sample import Labelled
+    from efface.concepts.sample import Sample
     from efface.erasures import Erasure
     from efface.judges import Judge
     from efface.models.model import Model
 
 
 class EmojiProfile(Profile):
-    """What efface knows of the emoji canvas."""
+    """Concepts, tuned settings, judges and sites of the emoji canvas."""
 
     def concepts(self, name: str, erased: Collection[str] = ()) -> tuple[Concept, ...]:
         """Captions as templates, a relative as the anchor; raises UsageError for what the canvas does not draw."""
-        return canvas_concepts(name, erased)
+        return emoji_concepts(name, erased)
 
     def settings(self, method: str, concept: Concept) -> dict[str, Any]:
-        """One setting for all objects, one for all styles."""
+        """Options tuned on the canvas: one setting for all objects, one for all styles."""
         settings = SETTINGS.get(method, {"object": {}})
         return dict(settings.get(concept.kind, settings["object"]))
 
     def judge(self, concept: Concept) -> Judge:
-        """The judge of styles, or that of objects."""
+        """The judge of styles for a style, else that of objects."""
         from efface.judges import embedded_judge
 
         return embedded_judge("emoji", "style" if concept.name in STYLES else "object")
 
     def attack_budget(self) -> str:
-        """Small enough for two cores."""
+        """The budget `canvas`, which two cores can afford."""
         return "canvas"
 
     def sae_sites(self) -> tuple[str, ...]:
@@ -46,30 +46,30 @@ class EmojiProfile(Profile):
         return sae_data.SITES
 
     def sae_pattern(self) -> str:
-        """All cross-attentions."""
+        """Pattern over all cross-attentions."""
         return "*attn2"
 
     def sae_sampling(self) -> dict[str, Any]:
-        """The standard solver's."""
+        """Steps and guidance of the standard solver."""
         return {"steps": STEPS, "guidance": GUIDANCE}
 
     def sae_training(self) -> dict[str, Any]:
-        """As the canvas's own were trained."""
-        return dict(CODERS)
+        """Options with which the canvas's own autoencoders were trained."""
+        return dict(SAE_TRAINING)
 
     def prompts(self) -> list[str]:
-        """Every caption without a background."""
+        """Captions of all objects in all styles, without a background."""
         return sae_data.all_captions()
 
-    def labelled(self, seeds: int) -> tuple[list[Labelled], dict[str, str]]:
-        """The benchmark's objects in all styles."""
-        return sae_data.labelled_pictures(seeds)
+    def labelled(self, seeds: int) -> tuple[list[Sample], dict[str, str]]:
+        """Samples of the benchmark's objects in all styles."""
+        return sae_data.labelled_samples(seeds)
 
     def retained_rate(self, model: Model, erasure: Erasure, concept: Concept) -> float | None:
         """IRA over every other concept of the kind in a few pictures; None for what is not of the benchmark."""
-        from efface.profiles.emoji.score import others_shown
+        from efface.profiles.emoji.score import retained_rate
 
-        return others_shown(model, erasure, concept)
+        return retained_rate(model, erasure, concept)
 
 
 PROFILE = EmojiProfile()

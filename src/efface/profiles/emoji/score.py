@@ -9,30 +9,30 @@ from typing import NamedTuple
 from PIL import Image
 
 from efface.concepts.concept import Concept
+from efface.concepts.sample import Sample
 from efface.erasures import Erasure
 from efface.judges import embedded_judge
+from efface.judges.criterion import Verdict, verdicts_on
 from efface.models.model import Model
 from efface.profiles.emoji.settings import GUIDANCE, STEPS
-from efface.profiles.emoji.words import BENCHMARK, STYLES, caption, thing
+from efface.profiles.emoji.words import BENCHMARK, STYLES, caption, object_class
 
 
 @dataclass(frozen=True)
-class Drawn:
+class JudgedImages:
     """Pictures of (object, style) pairs and what the judges say of them, pair by pair, seeds within a pair."""
 
-    pairs: tuple[tuple[str, str], ...]
-    """One entry a picture."""
-    pictures: tuple[Image.Image, ...]
-    objects: tuple[str, ...]
-    """The object judge's labels."""
-    styles: tuple[str, ...]
-    """The style judge's labels."""
-    intact: tuple[bool, ...]
-    """Whether the object judge takes a picture for a whole drawing."""
+    samples: tuple[Sample, ...]
+    """One a picture; it should show an object and a style, in this order."""
+    images: tuple[Image.Image, ...]
+    objects: tuple[Verdict, ...]
+    """The object judge's verdicts on the object that each picture should show."""
+    styles: tuple[Verdict, ...]
+    """The style judge's verdicts on the style that each picture should show."""
 
-    def picture(self, pair: tuple[str, str], index: int) -> Image.Image:
+    def image(self, pair: tuple[str, str], index: int) -> Image.Image:
         """The picture of a pair with the seed of that index."""
-        return [p for p, q in zip(self.pictures, self.pairs, strict=True) if q == pair][index]
+        return [p for p, s in zip(self.images, self.samples, strict=True) if s.shows == pair][index]
 
 
 class Rates(NamedTuple):
@@ -45,32 +45,38 @@ class Rates(NamedTuple):
     styles: float
     """Pictures whose other domain (the style, or the object when a style is erased) is right."""
     intact: float
-    """Intact pictures among those of the erased concept."""
+    """Intact pictures among those of the erased concept, by the object judge."""
 
 
-def drawn(model: Model, pairs: Sequence[tuple[str, str]], *, seeds: Iterable[int], batch: int = 32) -> Drawn:
+def draw_and_judge(
+    model: Model, pairs: Sequence[tuple[str, str]], *, seeds: Iterable[int], batch: int = 32
+) -> JudgedImages:
     """Draw "a OBJECT in STYLE style" for every pair and seed with the standard solver, and judge the pictures."""
-    work = [(pair, seed) for pair in pairs for seed in seeds]
-    pictures = model.draw(
-        [caption(*pair) for pair, _ in work], seeds=[s for _, s in work], steps=STEPS, guidance=GUIDANCE, batch=batch
+    seeds = list(seeds)
+    samples = tuple(Sample(caption(*pair), seed, shows=pair) for pair in pairs for seed in seeds)
+    images = model.draw(
+        [s.prompt for s in samples], seeds=[s.seed for s in samples], steps=STEPS, guidance=GUIDANCE, batch=batch
     )
-    by_object, by_style = embedded_judge("emoji", "object")(pictures), embedded_judge("emoji", "style")(pictures)
-    intact = tuple(bool(i) for i in by_object.intact)
-    return Drawn(tuple(pair for pair, _ in work), tuple(pictures), by_object.labels, by_style.labels, intact)
+    return JudgedImages(
+        samples=samples,
+        images=tuple(images),
+        objects=tuple(verdicts_on(embedded_judge("emoji", "object"), images, [s.shows[0] for s in samples])),
+        styles=tuple(verdicts_on(embedded_judge("emoji", "style"), images, [s.shows[1] for s in samples])),
+    )
 
 
-def rates(found: Drawn, concept: str) -> Rates:
-    """Rates for an erased object or style among the pictures drawn."""
+def rates(judged: JudgedImages, concept: str) -> Rates:
+    """Rates for an erased object or style among the pictures drawn, by the criterion."""
     is_object = concept in BENCHMARK
-    own, cross = (found.objects, found.styles) if is_object else (found.styles, found.objects)
+    own, other = (judged.objects, judged.styles) if is_object else (judged.styles, judged.objects)
     side = 0 if is_object else 1
-    erased = [i for i, pair in enumerate(found.pairs) if pair[side] == concept]
-    others = [i for i, pair in enumerate(found.pairs) if pair[side] != concept]
+    erased = [i for i, sample in enumerate(judged.samples) if sample.shows[side] == concept]
+    others = [i for i, sample in enumerate(judged.samples) if sample.shows[side] != concept]
     return Rates(
-        erased=share(own[i] == concept for i in erased),
-        others=share(own[i] == found.pairs[i][side] for i in others),
-        styles=share(cross[i] == found.pairs[i][1 - side] for i in others),
-        intact=share(found.intact[i] for i in erased),
+        erased=share(own[i].shown for i in erased),
+        others=share(own[i].shown for i in others),
+        styles=share(other[i].shown for i in others),
+        intact=share(judged.objects[i].intact for i in erased),
     )
 
 
@@ -83,10 +89,10 @@ def share(values: Iterable[bool]) -> float:
 def neighbours_of(name: str, count: int) -> list[str]:
     """Other benchmark objects of the same superclass first."""
     others = [n for n in BENCHMARK if n != name]
-    return sorted(others, key=lambda n: thing(n).kind != thing(name).kind)[:count]
+    return sorted(others, key=lambda n: object_class(n).kind != object_class(name).kind)[:count]
 
 
-def others_shown(model: Model, erasure: Erasure, concept: Concept) -> float | None:
+def retained_rate(model: Model, erasure: Erasure, concept: Concept) -> float | None:
     """IRA of an erasure over every other concept of the kind in a few pictures; None for what is not of the benchmark."""
     if concept.name not in (*BENCHMARK, *STYLES):
         return None
@@ -95,4 +101,4 @@ def others_shown(model: Model, erasure: Erasure, concept: Concept) -> float | No
     else:
         pairs = [(BENCHMARK[(5 * i + k) % len(BENCHMARK)], style) for k in range(5) for i, style in enumerate(STYLES)]
     with erasure.attached(model.pipeline):
-        return rates(drawn(model, pairs, seeds=range(2)), concept.name).others
+        return rates(draw_and_judge(model, pairs, seeds=range(2)), concept.name).others

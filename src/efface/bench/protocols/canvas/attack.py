@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from efface.bench.protocols.canvas.targets import concepts_of
 from efface.erasures import Erasure
 from efface.redteam.findings import Sanity
-from efface.redteam.run import Report
+from efface.io.progress import Progress, silent
 
 if TYPE_CHECKING:
     from efface.api.red_team import RedTeam
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def attack_all(
     canvas: Canvas,
-    team: RedTeam,
-    report: Report = lambda done, line: None,
+    red_team: RedTeam,
+    progress: Progress = silent,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Attack every erasure of a run in mode `single`; what its folder holds is not done again.
@@ -27,14 +27,22 @@ def attack_all(
         UsageError: its folder holds attacks of another budget, or with other options.
     """
     rows = [(target, method) for target in canvas.plan.targets for method in canvas.plan.methods]
-    known: dict[tuple[str, str], Sanity] = {}
+    sanity_cache: dict[tuple[str, str], Sanity] = {}
     for number, (target, method) in enumerate(rows):
         path = canvas.erasure(method, target.edits[0])
         (concept,) = concepts_of(target.edits[0])
-        attacked = team.run(
-            canvas.model.pipeline, [Erasure.load(path)], concept, canvas.folder / "attacks" / path.stem, known=known,
-            report=lambda done, line, n=number, p=path: report((n + done) / len(rows), f"{p.stem}, {line}"),
-        )  # fmt: skip
-        for found in attacked:
-            if found.findings is None:
-                say(f"{path.stem}: {found.attack} was {found.line}")
+
+        def tell(done: float, line: str, number: int = number, stem: str = path.stem) -> None:
+            progress((number + done) / len(rows), f"{stem}, {line}")
+
+        results = red_team.run(
+            canvas.model.pipeline,
+            [Erasure.load(path)],
+            concept,
+            canvas.folder / "attacks" / path.stem,
+            sanity_cache=sanity_cache,
+            progress=tell,
+        )
+        for result in results:
+            if result.findings is None:
+                say(f"{path.stem}: {result.attack} was {result.line}")

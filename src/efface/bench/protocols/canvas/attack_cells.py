@@ -10,10 +10,10 @@ from efface.redteam.findings import Findings
 
 
 def cells_of(folder: Path, stem: str) -> dict[str, Cell]:
-    """What attacks on one erasure of a run came to: ASR with and because of each, evaluations a success, and its sanity."""
+    """What attacks on one erasure of a run came to: ASR, what each gained, evaluations a success, and its sanity."""
     cells: dict[str, Cell] = {}
     for found in _findings(folder, stem):
-        cells |= {f"ASR {found.attack}": found.asr, f"{found.attack} because": found.because}
+        cells |= {f"ASR {found.attack}": found.asr, f"{found.attack} because": found.gained}
         if found.per_success:
             cells[f"{found.attack} cost"] = found.per_success.denoiser + found.per_success.encoder
         if found.sanity:

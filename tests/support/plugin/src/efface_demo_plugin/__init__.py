@@ -1,0 +1,1 @@
+"""A demonstration of what a plugin of efface is."""

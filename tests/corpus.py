@@ -23,7 +23,7 @@ from efface import Concept, EffaceError, Erasure
 from efface.erasures import ActivationEdit, Provenance, TextMap, WeightDelta
 from efface.erasures.latent_edit import LatentEdit
 from efface.models.fingerprint import Fingerprint
-from efface.sae.autoencoder import SparseAutoencoder, SAEConfig
+from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import load_sae, save_sae
 from efface.sae.layouts import save_saelens
 from efface.sae.statistics import Statistics
@@ -60,8 +60,17 @@ def _random(*shape: int) -> torch.Tensor:
 
 
 def _edit(mode: str) -> ActivationEdit:
-    edit = LatentEdit(_random(2, WIDTH), _random(2), _random(WIDTH), _random(2, WIDTH), torch.tensor([3, 5]),
-                torch.tensor([900.0, 100.0]), *(_random(2, 2) for _ in range(3)))  # fmt: skip
+    edit = LatentEdit(
+        encoder=_random(2, WIDTH),
+        bias=_random(2),
+        centre=_random(WIDTH),
+        decoder=_random(2, WIDTH),
+        latents=torch.tensor([3, 5]),
+        timesteps=torch.tensor([900.0, 100.0]),
+        gate=_random(2, 2),
+        gain=_random(2, 2),
+        shift=_random(2, 2),
+    )
     coders = {"unet.mid_block": {"sha256": "0" * 64, "source": "nowhere"}}
     return ActivationEdit(_origin(mode=mode, coders=coders), {"unet.mid_block": edit})
 

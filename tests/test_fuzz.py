@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from efface import EffaceError, Erasure
-from efface.io.tensor_file import open_tensors, seal
-from efface.sae.files import load_coder, save_coder
-from efface.sae.lookup import coder_folder
+from efface.io.tensor_file import open_tensors, serialize
+from efface.sae.files import load_sae, save_sae
+from efface.sae.lookup import sae_folder
 from efface.sae.statistics import Statistics
 
 
@@ -74,10 +74,10 @@ def test_any_header_is_refused(place, header, body):
 def test_any_configuration_is_refused(place, config):
     folder = place / "coder"
     if not folder.exists():
-        save_coder(corpus._coder(), folder)
+        save_sae(corpus._coder(), folder)
     (folder / "cfg.json").write_text(json.dumps(config))
     with pytest.raises(EffaceError):
-        load_coder(folder)
+        load_sae(folder)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -89,9 +89,9 @@ def test_any_configuration_is_refused(place, config):
 )
 def test_what_is_sealed_comes_back(place, names, shape, text, dtype):
     tensors = {name: torch.ones(shape, dtype=dtype) * i for i, name in enumerate(names)}
-    (place / "round.safetensors").write_bytes(seal(tensors, {"said": text}, beside=b"beside"))
+    (place / "round.safetensors").write_bytes(serialize(tensors, {"said": text}, beside=b"beside"))
     found = open_tensors(place / "round.safetensors", "a test", beside=b"beside")
-    assert found.sealed
+    assert found.has_checksum
     assert found.metadata == {"said": text}
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
     with pytest.raises(EffaceError, match="altered"):
@@ -104,11 +104,11 @@ def test_nothing_is_waited_for(tmp_path):
     for read in (Erasure.load, Statistics.load):
         with pytest.raises(EffaceError, match="no regular file"):
             read(tmp_path / "e.safetensors")
-    save_coder(corpus._coder(), tmp_path / "coder")
+    save_sae(corpus._coder(), tmp_path / "coder")
     (tmp_path / "coder" / "cfg.json").unlink()
     os.mkfifo(tmp_path / "coder" / "cfg.json")
     with pytest.raises(EffaceError, match="could not be read"):
-        load_coder(tmp_path / "coder")
+        load_sae(tmp_path / "coder")
 
 
 def test_a_length_of_a_terabyte_is_not_believed(tmp_path):
@@ -128,7 +128,7 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "state_dict.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(50_000_000))
     with pytest.raises(EffaceError, match="was not read"):
-        load_coder(tmp_path)
+        load_sae(tmp_path)
 
 
 def test_a_pickle_that_runs_code_is_not_run(tmp_path):
@@ -142,7 +142,7 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
     for write in (lambda path: torch.save(Bomb(), path), lambda path: path.write_bytes(pickle.dumps(Bomb()))):
         write(tmp_path / "state_dict.pth")
         with pytest.raises(EffaceError, match="was not read"):
-            load_coder(tmp_path)
+            load_sae(tmp_path)
         (tmp_path / "e.safetensors").write_bytes((tmp_path / "state_dict.pth").read_bytes())
         with pytest.raises(EffaceError, match="pickle"):
             Erasure.load(tmp_path / "e.safetensors")
@@ -152,15 +152,15 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
 @pytest.mark.parametrize("site", ["../secret", "/etc", "a/b", "..", ""])
 def test_sites_are_names_and_no_paths(site):
     with pytest.raises(EffaceError, match="no name of a module"):
-        coder_folder("somewhere", site)
+        sae_folder("somewhere", site)
 
 
 def test_a_configuration_that_asks_for_all_memory(tmp_path):
-    save_coder(corpus._coder(), tmp_path)
+    save_sae(corpus._coder(), tmp_path)
     data = json.loads((tmp_path / "cfg.json").read_text()) | {"num_latents": 1 << 30}
     weights = {name: tensor for name, tensor in corpus._coder().state_dict().items() if name != "threshold"}
     text = json.dumps(data).encode()
     (tmp_path / "cfg.json").write_bytes(text)
-    (tmp_path / "sae.safetensors").write_bytes(seal(weights, {}, beside=text))
+    (tmp_path / "sae.safetensors").write_bytes(serialize(weights, {}, beside=text))
     with pytest.raises(EffaceError, match="its configuration says"):
-        load_coder(tmp_path)
+        load_sae(tmp_path)

@@ -148,7 +148,9 @@ def test_a_pattern_edits_several_sites_each_with_its_own_autoencoder(sd, options
     pattern = "unet.up_blocks.*.attn2"
     sites = Model(sd).sites(pattern)
     for seed, site in enumerate(sites):
-        save_sae(SparseAutoencoder(SAEConfig(site.module.to_out[0].out_features, 64, 8), seed=seed), tmp_path / site.name)
+        save_sae(
+            SparseAutoencoder(SAEConfig(site.module.to_out[0].out_features, 64, 8), seed=seed), tmp_path / site.name
+        )
     erasure = erasure_of(sd, options, coder=str(tmp_path), site=pattern)
     assert len(sites) > 1
     assert list(erasure.edits) == [site.name for site in sites]
@@ -201,7 +203,9 @@ def test_the_stronger_suppression_wins_a_shared_latent():
     measured = stats_of([[[3.0, 1.0, 0.0]] * 2, [[3.0, 0.0, 1.0]] * 2, [[0.0, 5.0, 5.0]] * 2])
     coder = SparseAutoencoder(SAEConfig(4, 3, 2))
     how = {"count": 1, "gain": "published", "fast": True}
-    weak, strong = (latent_tables(measured, coder, name, gamma=gamma, **how) for name, gamma in (("a", -1.0), ("b", -5.0)))
+    weak, strong = (
+        latent_tables(measured, coder, name, gamma=gamma, **how) for name, gamma in (("a", -1.0), ("b", -5.0))
+    )
     for pair in ([weak, strong], [strong, weak]):
         both = merge_tables(pair, coder, measured)
         assert both.latents.tolist() == [0]

@@ -1,4 +1,4 @@
-"""What is to be removed: a name, its aliases, what takes its place, and the prompts that speak of it."""
+"""A concept to erase: its name, its aliases, its anchor, and the prompts that name it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Concept:
     name: str
     """What is erased, in the words of a prompt."""
     kind: Kind = "object"
-    """Decides which published hyper-parameters and default anchor apply."""
+    """Kind of concept, by which published hyper-parameters and the default anchor are chosen."""
     aliases: tuple[str, ...] = ()
-    """Other names of the same thing; erased only where a method is told to, always excluded from what is kept."""
+    """Synonyms of the name; erased only where a method's option says so, never among the retained prompts."""
     anchor: str | None = None
-    """What takes its place; None is the method's own default for the kind ("" is the empty prompt)."""
+    """Text that replaces the name; None is the method's own default for the kind ("" is the empty prompt)."""
     templates: tuple[str, ...] = ("{}",)
-    """Prompts that speak of it: the bare name unless the model knows only captions."""
+    """Prompts that name it: the bare name, unless the model knows only captions."""
     neutral: tuple[str, ...] = ()
     """Anchor prompts, one a template, where the anchor is not simply the template filled with another noun."""
     keep: tuple[str, ...] = ()
@@ -45,14 +45,14 @@ class Concept:
         return [template.replace("{}", self.name if name is None else name) for template in self.templates]
 
     def anchors(self, default: str) -> list[str]:
-        """The prompts that take the place of `prompts()`, one each; an empty anchor is the empty prompt."""
+        """Prompts that replace those of `prompts()`, one each; an empty anchor is the empty prompt."""
         if self.neutral:
             return list(self.neutral)
         anchor = default if self.anchor is None else self.anchor
         return self.prompts(anchor) if anchor.strip() else [anchor] * len(self.templates)
 
     def anchor_of(self, prompt: str) -> str:
-        """The prompt that takes the place of one of its own, or of any other that names it."""
+        """The prompt that replaces one of the concept's own, or any other that names it."""
         default = default_anchor(self)
         anchors = dict(zip(self.prompts(), self.anchors(default), strict=True))
         return anchors.get(prompt, prompt.replace(self.name, self.anchor or default))

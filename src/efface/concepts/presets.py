@@ -42,5 +42,5 @@ def concepts_named(name: str) -> tuple[Concept, ...]:
     """The preset called `name`, a known artist or Imagenette class by its exact name, or a plain object concept."""
     if name in PRESETS:
         return PRESETS[name]
-    known = {c.name: c for preset in PRESETS.values() for c in preset}
-    return (known.get(name) or Concept(name),)
+    by_name = {concept.name: concept for preset in PRESETS.values() for concept in preset}
+    return (by_name.get(name) or Concept(name),)

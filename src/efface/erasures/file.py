@@ -11,7 +11,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
-from efface.io.tensor_file import open_tensors, read_json, read_raw, seal
+from efface.io.tensor_file import open_tensors, read_json, read_raw, serialize
 
 FORMAT = 1
 """Version of this file format; a reader refuses newer ones."""
@@ -28,7 +28,7 @@ def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> int
             raise EffaceError(
                 f"the erasure holds values that are not finite (in {name}): it was not saved; check the model."
             )
-    data = seal(tensors, {"efface": json.dumps(header | {"format": FORMAT})})
+    data = serialize(tensors, {"efface": json.dumps(header | {"format": FORMAT})})
     write_atomically(path, data)
     return len(data)
 
@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if "efface" not in raw.metadata:
         raise EffaceError(f"{path} is a safetensors file but no erasure: expected one written by `efface erase`.")
     content = open_tensors(path, "an erasure", raw=raw)
-    if not content.sealed:
+    if not content.has_checksum:
         raise EffaceError(f"{path} was altered or damaged: it has lost its checksum; fetch another copy.")
     try:
         header = read_json(content.metadata["efface"])

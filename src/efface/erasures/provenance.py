@@ -23,7 +23,7 @@ class Provenance:
     concepts: tuple[Concept, ...]
     """What it erases."""
     base: Fingerprint
-    """Of the model it was made for."""
+    """Fingerprint of the model it was made for."""
     keep: tuple[str, ...] = ()
     """Retained prompts."""
     notes: dict[str, Any] = field(default_factory=dict)

@@ -12,15 +12,15 @@ from efface.registry import lazily
 
 if TYPE_CHECKING:
     from efface.export.config import EXPORTS, ExportConfig
-    from efface.export.run import Exported, export
+    from efface.export.run import ExportResult, export
 
 _HOMES = {
     "EXPORTS": "efface.export.config",
     "ExportConfig": "efface.export.config",
-    "Exported": "efface.export.run",
+    "ExportResult": "efface.export.run",
     "export": "efface.export.run",
 }
 
-__all__ = ["EXPORTS", "ExportConfig", "Exported", "export"]
+__all__ = ["EXPORTS", "ExportConfig", "ExportResult", "export"]
 
 __getattr__ = lazily(__name__, _HOMES, globals())

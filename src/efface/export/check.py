@@ -14,7 +14,7 @@ from efface.models.model import Model
 
 
 class Difference(NamedTuple):
-    """How far pictures are apart, in levels of 255."""
+    """Difference of two sets of pictures, in levels of 255."""
 
     mean: float
     largest: float
@@ -37,32 +37,38 @@ class Check:
         """Levels 0 to 255 (pictures height width 3)."""
         model = Model(pipeline)
         guidance = model.family.standard().guidance if self.config.guidance is None else self.config.guidance
-        settings = {"steps": self.config.steps, "guidance": guidance, "side": self.config.side}
-        pictures = model.draw(self.prompts, seeds=range(len(self.prompts)), **settings)  # type: ignore[arg-type]
+        pictures = model.draw(
+            self.prompts,
+            seeds=range(len(self.prompts)),
+            steps=self.config.steps,
+            guidance=guidance,
+            side=self.config.side,
+        )
         return np.stack([np.asarray(picture, dtype=np.float64) for picture in pictures])
 
-    def require_same(self, expected: np.ndarray, found: np.ndarray, what: str) -> Difference:
+    def require_same(self, expected: np.ndarray, actual: np.ndarray, what: str) -> Difference:
         """The difference of two sets of pictures; raises EffaceError above the tolerance."""
-        apart = difference(expected, found)
-        if not apart.mean <= self.config.tolerance:  # also where it is not a number
+        measured = difference(expected, actual)
+        if not measured.mean <= self.config.tolerance:  # also where it is not a number
             raise EffaceError(
-                f"{what}, read back, draws pictures that differ from the attached erasure's by {apart.mean:.2f} levels of 255 "
+                f"{what}, read back, draws pictures that differ from the attached erasure's by {measured.mean:.2f} levels of 255 "
                 f"on average; expected at most {self.config.tolerance:g}: nothing was written."
             )
-        return apart
+        return measured
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> Difference:
     """Mean and largest difference of pictures, in levels."""
-    apart = np.abs(one - other)
-    return Difference(float(apart.mean()), float(apart.max()))
+    distance = np.abs(one - other)
+    return Difference(float(distance.mean()), float(distance.max()))
 
 
-def require_all(expected: Sequence[str], found: Sequence[str], where: str) -> None:
+def require_all(expected: Sequence[str], actual: Sequence[str], where: str) -> None:
     """Raise EffaceError unless what was read back holds every name, and no other."""
-    missing, other = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    missing = sorted(set(expected) - set(actual))
+    other = sorted(set(actual) - set(expected))
     if missing or other:
         raise EffaceError(
-            f"{where} took {len(set(found) & set(expected))} of {len(set(expected))} edited layers "
+            f"{where} took {len(set(actual) & set(expected))} of {len(set(expected))} edited layers "
             f"(first of the others: {(missing or other)[0]}): nothing was written."
         )

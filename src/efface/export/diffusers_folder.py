@@ -24,8 +24,8 @@ def write(
     with erasure.attached(pipeline, scale=config.scale, fold=True, force=config.force):
         pipeline.save_pretrained(path, safe_serialization=True)
     note = json.loads(provenance_note(erasure, config.scale)["efface"])
-    known = metadata_of(pipeline)
-    note |= {} if known is None else known.to_json()  # so that the folder is known for what it was made of
+    metadata = metadata_of(pipeline)
+    note |= {} if metadata is None else metadata.to_json()  # the folder keeps the name of the model it was made of
     (path / "efface.json").write_text(json.dumps(note, indent=1))
     reloaded = type(pipeline).from_pretrained(path, dtype=Model(pipeline).networks()[0].module.dtype)
     reloaded.set_progress_bar_config(disable=True)

@@ -31,16 +31,16 @@ def write(
         raise EffaceError(f"{type(pipeline).__name__} of diffusers loads no LoRAs: export to `diffusers` instead.")
     model = Model(pipeline)
     products = {target.name: _product(erasure, target, config.scale) for target in targets_of(erasure, model)}
-    products = {name: found for name, found in products.items() if found.rank_for(0.0)}
+    products = {name: product for name, product in products.items() if product.rank_for(0.0)}
     if not products:
         raise EffaceError("the erasure changes nothing at this scale: there is nothing to export.")
-    needed = max(found.rank_for(config.error) for found in products.values())
-    rank = config.rank or needed
-    cut = {name: found.cut(rank) for name, found in products.items()}
-    tensors = named(cut, model, config.keys)
+    rank = config.rank or max(product.rank_for(config.error) for product in products.values())
+    factors = {name: product.cut(rank) for name, product in products.items()}
+    tensors = lora_tensors(factors, model, config.keys)
     write_atomically(path, save(tensors, provenance_note(erasure, config.scale)))
-    notes = {"keys": config.keys, "rank": rank, "layers": len(cut), "error": max(map(left_out, cut.values()))}
-    return _read_back(pipeline, path, list(cut), check), notes
+    error = max(map(truncation_error, factors.values()))
+    notes = {"keys": config.keys, "rank": rank, "layers": len(factors), "error": error}
+    return _read_back(pipeline, path, list(factors), check), notes
 
 
 def _product(erasure: Erasure, target: Target, scale: float) -> Product:
@@ -57,13 +57,13 @@ def _product(erasure: Erasure, target: Target, scale: float) -> Product:
     return product_of(erasure.fold(target.name, weight, scale) - weight)
 
 
-def left_out(cut: Product) -> float:
-    """Error of a product against all of ΔW, relative to its norm."""
-    kept = cut.up.shape[1]
-    return float(cut.values[kept:].norm() / cut.values.norm())
+def truncation_error(product: Product) -> float:
+    """Error of a product of lower rank against all of ΔW, relative to its norm."""
+    rank = product.up.shape[1]
+    return float(product.values[rank:].norm() / product.values.norm())
 
 
-def named(products: dict[str, Product], model: Model, keys: str) -> dict[str, Tensor]:
+def lora_tensors(products: dict[str, Product], model: Model, keys: str) -> dict[str, Tensor]:
     """The tensors of a LoRA file, by the names of its readers."""
     tensors: dict[str, Tensor] = {}
     components = model.components()

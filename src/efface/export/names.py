@@ -37,21 +37,22 @@ def original_unet(path: str, config: Any) -> str:
     for ours, theirs in _ENDS.items():
         if path == ours:
             return theirs
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)((?:\..+)?)", path
     )
-    if found:
-        return _in_block(found, config)
-    found = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)((?:\..+)?)", path)
-    if found is None:
+    if match:
+        half, block, part, index, rest = match.groups()
+        return _in_block(half, int(block), part, int(index), rest, config)
+    match = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)((?:\..+)?)", path)
+    if match is None:
         raise EffaceError(f"the original layout of UNets has no module {path}: export to `diffusers` instead.")
-    place = 1 if found[1] == "attentions" else 2 * int(found[2])
-    return f"middle_block.{place}{_inner(found[1], found[3])}"
+    part, index, rest = match.groups()
+    position = 1 if part == "attentions" else 2 * int(index)
+    return f"middle_block.{position}{_inner(part, rest)}"
 
 
-def _in_block(found: re.Match[str], config: Any) -> str:
+def _in_block(half: str, block: int, part: str, index: int, rest: str, config: Any) -> str:
     """The original path of a module in a block on the way down or up."""
-    half, block, part, index, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
     layers = _layers(config, block)
     if half == "down":
         first = 1 + block * (layers + 1)

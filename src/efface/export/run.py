@@ -13,7 +13,7 @@ from efface.export.check import Check, Difference, difference
 from efface.export.config import EXPORTS, ExportConfig
 
 
-class Exported(NamedTuple):
+class ExportResult(NamedTuple):
     """An export that was compared with the attached erasure."""
 
     path: Path
@@ -21,7 +21,7 @@ class Exported(NamedTuple):
     difference: Difference
     """From the attached erasure's pictures, in levels of 255."""
     effect: Difference
-    """Of the erasure itself on the same pictures."""
+    """Difference that the erasure itself makes on the same pictures."""
     notes: dict[str, Any]
     """Rank, layers, tensors, by target."""
 
@@ -38,8 +38,8 @@ class Writer(Protocol):
 
 def export(
     erasure: Erasure, pipeline: Any, output: str | Path, config: ExportConfig, *, source: str | Path | None = None
-) -> Exported:
-    """Write an erasure for other tools; the pipeline is given back as it was.
+) -> ExportResult:
+    """Write an erasure for other tools; the pipeline is left as it was.
 
     Args:
         erasure: one that weights can hold.
@@ -49,7 +49,7 @@ def export(
         source: the model's own checkpoint, for `single-file`.
 
     Raises:
-        UsageError: the target needs what was not given, or the output exists.
+        UsageError: the target lacks an argument that it needs, or the output exists.
         EffaceError: no weight does what the erasure does, something is attached, a key has no counterpart, or the
             pictures differ.
     """
@@ -69,15 +69,13 @@ def export(
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial{output.suffix}")
     try:
         pictures, notes = write(erasure, pipeline, partial, config, check, None if source is None else Path(source))
-        found = check.require_same(expected, pictures, f"the export to {config.to}")
-        size = (
-            sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
-            if partial.is_dir()
-            else partial.stat().st_size
-        )
+        measured = check.require_same(expected, pictures, f"the export to {config.to}")
+        files = [path for path in partial.rglob("*") if path.is_file()] if partial.is_dir() else [partial]
+        size = sum(path.stat().st_size for path in files)
         os.replace(partial, output)
     except OSError as error:
         raise EffaceError(f"{output} could not be written ({system_reason(error)}).") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
-    return Exported(output, size, found, difference(expected, plain), notes)
+    effect = difference(expected, plain)
+    return ExportResult(path=output, bytes=size, difference=measured, effect=effect, notes=notes)

@@ -31,12 +31,12 @@ def write(
             "a single-file export needs the model as a .safetensors checkpoint: give its path as the model."
         )
     model = Model(pipeline)
-    places = {target.name: place(target.name, model) for target in targets_of(erasure, model)}
+    keys = {target.name: checkpoint_key(target.name, model) for target in targets_of(erasure, model)}
     try:
         with safe_open(source, framework="pt") as file:
             metadata = file.metadata() or {}
             held = list(file.keys())
-            missing = sorted(set(places.values()) - set(held))
+            missing = sorted(set(keys.values()) - set(held))
             if missing:
                 raise EffaceError(
                     f"{source} has no tensor {missing[0]}, which the erasure edits: is it a UNet checkpoint of "
@@ -45,14 +45,14 @@ def write(
             tensors = {key: file.get_tensor(key) for key in held if not key.startswith(AVERAGED)}
     except (SafetensorError, OSError) as error:
         raise EffaceError(f"{source} is missing or damaged ({error}): fetch another copy.") from error
-    for name, key in places.items():
+    for name, key in keys.items():
         tensors[key] = erasure.fold(name, tensors[key], config.scale).contiguous()
     save_file(tensors, path, metadata | provenance_note(erasure, config.scale))
-    notes = {"layers": len(places), "averaged copies left out": sum(key.startswith(AVERAGED) for key in held)}
-    return _read_back(model, path, places, check), notes
+    notes = {"layers": len(keys), "averaged copies left out": sum(key.startswith(AVERAGED) for key in held)}
+    return _read_back(model, path, check), notes
 
 
-def place(name: str, model: Model) -> str:
+def checkpoint_key(name: str, model: Model) -> str:
     """The key of a UNet's tensor in a single-file checkpoint; raises EffaceError for other networks."""
     component, path, parameter = split(name, model.components())
     if component != "unet":
@@ -63,7 +63,7 @@ def place(name: str, model: Model) -> str:
     return f"{CHECKPOINT}{original_unet(path, model.components()['unet'].config)}.{parameter}"
 
 
-def _read_back(model: Model, path: Path, places: dict[str, str], check: Check) -> np.ndarray:
+def _read_back(model: Model, path: Path, check: Check) -> np.ndarray:
     """Pictures of the pipeline with all of its UNet's tensors from the file, found there by diffusers' own reader."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 

@@ -21,7 +21,7 @@ class Target(NamedTuple):
     name: str
     """Full tensor name, for example `unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight`."""
     weight: Tensor
-    """As it is in the model."""
+    """The weight as the model has it."""
 
 
 def targets_of(erasure: Erasure, model: Model) -> Iterator[Target]:
@@ -46,6 +46,6 @@ def targets_of(erasure: Erasure, model: Model) -> Iterator[Target]:
 
 def provenance_note(erasure: Erasure, scale: float) -> dict[str, str]:
     """Metadata of a safetensors file: what was erased and how."""
-    said: dict[str, Any] = erasure.provenance.to_json() | {"kind": erasure.kind, "scale": scale}
-    said["base"] = {name: said["base"][name] for name in ("family", "width", "structure")}
-    return {"format": "pt", "efface": json.dumps(said)}
+    note: dict[str, Any] = erasure.provenance.to_json() | {"kind": erasure.kind, "scale": scale}
+    note["base"] = {name: note["base"][name] for name in ("family", "width", "structure")}
+    return {"format": "pt", "efface": json.dumps(note)}

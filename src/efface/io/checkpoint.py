@@ -13,7 +13,7 @@ from torch import Tensor
 from efface.io.atomic import write_atomically
 
 State = dict[str, Tensor]
-"""What a job needs to go on where it was stopped."""
+"""Tensors from which a stopped job resumes, by name."""
 
 
 def moments_of(optimiser: torch.optim.Optimizer) -> dict[tuple[int, str], Tensor]:
@@ -26,7 +26,7 @@ def moments_of(optimiser: torch.optim.Optimizer) -> dict[tuple[int, str], Tensor
 
 
 def set_moments(optimiser: torch.optim.Optimizer, moments: Mapping[tuple[int, str], Tensor]) -> None:
-    """Bring an optimiser to where `moments_of` found it."""
+    """Give an optimiser the moments that `moments_of` returned."""
     state: dict[int, State] = {}
     for (number, name), value in moments.items():
         state.setdefault(number, {})[name] = value
@@ -35,13 +35,14 @@ def set_moments(optimiser: torch.optim.Optimizer, moments: Mapping[tuple[int, st
 
 def optimizer_state(optimiser: torch.optim.Optimizer) -> State:
     """Parameters and moments of an optimiser, by number and name."""
-    found = {f"{i}|value": p.detach().clone() for i, p in enumerate(_parameters(optimiser))}
-    return found | {f"{i}|{name}": value.clone() for (i, name), value in moments_of(optimiser).items()}
+    values = {f"{i}|value": p.detach().clone() for i, p in enumerate(_parameters(optimiser))}
+    return values | {f"{i}|{name}": value.clone() for (i, name), value in moments_of(optimiser).items()}
 
 
 def restore_optimizer(optimiser: torch.optim.Optimizer, saved: State) -> None:
-    """Bring an optimiser and its parameters to where `optimizer_state` found them; other entries are passed over."""
-    parameters, moments = _parameters(optimiser), {}
+    """Give an optimiser and its parameters the state that `optimizer_state` returned; other entries are ignored."""
+    parameters = _parameters(optimiser)
+    moments = {}
     for key, value in saved.items():
         number, bar, name = key.partition("|")
         if bar and name == "value":
@@ -51,19 +52,19 @@ def restore_optimizer(optimiser: torch.optim.Optimizer, saved: State) -> None:
     set_moments(optimiser, moments)
 
 
-def under(state: Mapping[str, Tensor], prefix: str) -> State:
+def with_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
     """The entries whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a state as one safetensors file that is whole or not there."""
-    held = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-    write_atomically(path, save(held, metadata))
+    """Write a state as one safetensors file, atomically."""
+    ready = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    write_atomically(path, save(ready, metadata))
 
 
 def read_state(path: Path) -> tuple[State, dict[str, str]]:
-    """A state and its metadata; SafetensorError or OSError where the file is none."""
+    """A state and its metadata; raises SafetensorError or OSError where the file cannot be read."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 

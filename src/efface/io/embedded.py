@@ -12,11 +12,11 @@ from efface.errors import EffaceError
 ROOT = Path(__file__).parents[1] / "embedded"
 """One diffusers folder a model."""
 METADATA = "efface.json"
-"""Of a model's folder, or of a copy of it."""
+"""Name of the file in a model's folder that holds its metadata."""
 FIGURES = "judges.json"
-"""In the folder of a model's judges."""
+"""Name of the file in the folder of a model's judges that says what they are."""
 LIMIT = 1 << 20
-"""Bytes of such a file at most."""
+"""Largest metadata file that is read, in bytes."""
 
 
 @lru_cache

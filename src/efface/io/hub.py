@@ -6,22 +6,23 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from efface.errors import EffaceError, UsageError, system_reason
 from efface.io.atomic import write_atomically
 
 ERASURE = "erasure.safetensors"
 AUTOENCODER = ("cfg.json", "sae.safetensors", "statistics.safetensors")
-"""What a site's autoencoder consists of; nothing else in its folder is shared."""
+"""Files of a site's autoencoder; nothing else in its folder is shared."""
+Answer = TypeVar("Answer")
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-"""Of a repository: its owner and its own name."""
+"""Name of a repository: its owner and its own name."""
 
 
 def erasure_file(source: str, *, revision: str | None = None, token: str | None = None) -> Path:
     """The file of an erasure: itself, the one in a folder, or the one in a repository of the Hub (fetched once).
 
-    What looks like a path is given back whether it exists or not; only OWNER/NAME is asked of the Hub.
+    What looks like a path is returned whether it exists or not; the Hub is asked for OWNER/NAME only.
 
     Raises:
         EffaceError: the Hub has none.
@@ -33,7 +34,7 @@ def erasure_file(source: str, *, revision: str | None = None, token: str | None 
         return path
     from huggingface_hub import hf_hub_download
 
-    return Path(_asked(source, lambda: hf_hub_download(source, ERASURE, revision=revision, token=token)))
+    return Path(_ask(source, lambda: hf_hub_download(source, ERASURE, revision=revision, token=token)))
 
 
 def autoencoder_folder(source: str) -> Path:
@@ -44,7 +45,7 @@ def autoencoder_folder(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = [pattern for name in AUTOENCODER for pattern in (name, f"*/{name}")]
-    return Path(_asked(source, lambda: snapshot_download(source, allow_patterns=wanted)))
+    return Path(_ask(source, lambda: snapshot_download(source, allow_patterns=wanted)))
 
 
 def require_name(repository: str) -> None:
@@ -85,24 +86,24 @@ def upload(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_files(files, Path(scratch))
-        _asked(repository, lambda: api.create_repo(repository, private=private, exist_ok=True))
-        said = f"Upload with efface: {named}"
-        done = _asked(
-            repository, lambda: api.upload_folder(repo_id=repository, folder_path=folder, commit_message=said)
+        _ask(repository, lambda: api.create_repo(repository, private=private, exist_ok=True))
+        message = f"Upload with efface: {named}"
+        commit = _ask(
+            repository, lambda: api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
         )
-    return str(done.commit_url)
+    return str(commit.commit_url)
 
 
-def _asked(repository: str, ask: Callable[[], Any]) -> Any:
-    """The Hub's answer; its refusal in a sentence."""
+def _ask(repository: str, ask: Callable[[], Answer]) -> Answer:
+    """The Hub's answer; raises EffaceError with its refusal in a sentence."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from huggingface_hub.utils import LocalEntryNotFoundError
 
     try:
         return ask()
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise EffaceError(
-            f"{repository!r} is no file or folder here, and the Hub answered: {' '.join(said[:2])[:300]} "
+            f"{repository!r} is no file or folder here, and the Hub answered: {' '.join(lines[:2])[:300]} "
             "(give a file, a folder, or the OWNER/NAME of a repository you may use)."
         ) from error

@@ -29,7 +29,7 @@ def to_levels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float()
 
 
-def squared(images: Sequence[Image.Image], side: int, filter: str) -> Tensor:
+def resize_square(images: Sequence[Image.Image], side: int, filter: str) -> Tensor:
     """Pictures resized to a square whatever their shape, as levels 0..255 (batch 3 side side)."""
     rgb = [image.convert("RGB") for image in images]
     return torch.stack(

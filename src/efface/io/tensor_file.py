@@ -39,8 +39,8 @@ class Content(NamedTuple):
     metadata: dict[str, str]
     """Without the checksum."""
     tensors: dict[str, Tensor]
-    sealed: bool
-    """Whether it had a checksum, which then was right."""
+    has_checksum: bool
+    """Whether the file has a checksum, which then is right."""
 
 
 class Raw(NamedTuple):
@@ -52,11 +52,11 @@ class Raw(NamedTuple):
     @property
     def metadata(self) -> dict[str, Any]:
         """The header's free part."""
-        found = self.header.get("__metadata__", {})
-        return found if isinstance(found, dict) else {}
+        metadata = self.header.get("__metadata__", {})
+        return metadata if isinstance(metadata, dict) else {}
 
 
-def seal(tensors: dict[str, Tensor], metadata: dict[str, str], *, beside: bytes = b"") -> bytes:
+def serialize(tensors: dict[str, Tensor], metadata: dict[str, str], *, beside: bytes = b"") -> bytes:
     """The bytes of a safetensors file whose checksum covers them all, and what lies `beside` it in another file."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(ready, metadata | {"checksum": _BLANK})
@@ -76,8 +76,9 @@ def read_raw(path: Path, what: str) -> Raw:
         EffaceError: it is missing, no regular file, a pickle, truncated, longer than its header says, or not safetensors.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        actual = status.st_size
+        if not stat.S_ISREG(status.st_mode):
             raise EffaceError(f"{path} could not be read (it is no regular file); expected {what}.")
         with path.open("rb") as file:
             start = file.read(8)
@@ -85,19 +86,18 @@ def read_raw(path: Path, what: str) -> Raw:
                 raise EffaceError(
                     f"{path} is a pickle or zip archive, which can run code when opened: expected {what} in .safetensors."
                 )
-            size = _header_size(path, start, found.st_size)
+            size = _header_size(path, start, actual)
             text = file.read(size)
             header = _header(path, text)
-            expected = (
-                8 + size + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
-            )
-            if expected > found.st_size:
+            ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            expected = 8 + size + max(ends, default=0)
+            if expected > actual:
                 raise EffaceError(
-                    f"{path} is truncated: {found.st_size} bytes where {expected} were expected; fetch another copy."
+                    f"{path} is truncated: {actual} bytes where {expected} were expected; fetch another copy."
                 )
-            if expected < found.st_size:
+            if expected < actual:
                 raise EffaceError(
-                    f"{path} was altered or damaged: {found.st_size} bytes where {expected} were expected; fetch another copy."
+                    f"{path} was altered or damaged: {actual} bytes where {expected} were expected; fetch another copy."
                 )
             return Raw(start + text + file.read(expected - 8 - size), header)
     except OSError as error:
@@ -110,19 +110,19 @@ def open_tensors(path: Path, what: str, *, beside: bytes = b"", raw: Raw | None 
     Raises:
         EffaceError: what `read_raw` refuses, a wrong checksum, or tensors with values that are not finite.
     """
-    data, _ = raw = raw or read_raw(path, what)
+    raw = raw or read_raw(path, what)
     metadata = {k: v for k, v in raw.metadata.items() if k != "checksum"}
-    sealed = "checksum" in raw.metadata
-    if sealed:
-        _verify(path, data, beside)
+    has_checksum = "checksum" in raw.metadata
+    if has_checksum:
+        _verify(path, raw.data, beside)
     try:
-        tensors = load(data)
+        tensors = load(raw.data)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise EffaceError(f"{path} is damaged ({str(error)[:200]}): fetch another copy.") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise EffaceError(f"{path} holds values that are not finite (in {name}): make it again.")
-    return Content(metadata, tensors, sealed)
+    return Content(metadata, tensors, has_checksum)
 
 
 def read_json(text: str | bytes) -> Any:
@@ -169,7 +169,7 @@ def _header(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _is_tensor(entry: Any) -> bool:
-    """Whether a header's entry says a known type, a shape, and as many bytes as both need."""
+    """Whether a header's entry holds a known type, a shape, and as many bytes as both need."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"} or entry["dtype"] not in SIZES:
         return False
     shape, offsets = entry["shape"], entry["data_offsets"]
@@ -193,14 +193,14 @@ def _checksum_at(data: bytes) -> int:
 def _verify(path: Path, data: bytes, beside: bytes) -> None:
     """Compare the checksum with the sha256 of everything, its own digits taken as zeros."""
     at = _checksum_at(data)
-    found = data[at : at + 64].decode("ascii", "replace") if at >= 0 else "none"
+    checksum = data[at : at + 64].decode("ascii", "replace") if at >= 0 else "none"
     view = memoryview(data)
     digest = hashlib.sha256(view[: max(at, 0)])
     digest.update(_BLANK.encode())
     digest.update(view[max(at, 0) + 64 :])
     digest.update(beside)
-    if found != digest.hexdigest():
+    if checksum != digest.hexdigest():
         raise EffaceError(
-            f"{path} was altered or damaged: its checksum says {found[:12]}…, its content {digest.hexdigest()[:12]}…; "
+            f"{path} was altered or damaged: its checksum says {checksum[:12]}…, its content {digest.hexdigest()[:12]}…; "
             "fetch another copy."
         )

@@ -17,7 +17,7 @@ from efface.errors import EffaceError, system_reason
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 
 
-def described(kind: str, /, **facts: Any) -> str:
+def describe(kind: str, /, **facts: Any) -> str:
     """A name that says what determines a score: "kind fact=value fact=value"."""
     return " ".join([kind, *(f"{name}={value}" for name, value in facts.items())])
 
@@ -80,23 +80,24 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, wha
         EffaceError: a tensor is missing, unknown, of another shape, or not finite.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problem = None
-    if missing := [name for name in wanted if name not in found]:
-        problem = f"lacks {_listed(missing)}"
-    elif unknown := [name for name in found if name not in wanted]:
-        problem = f"holds {_listed(unknown)}, which has no place"
-    elif other := [name for name in wanted if found[name] != wanted[name]]:
-        problem = f"holds {other[0]} of shape {found[other[0]]} where {wanted[other[0]]} was expected"
+    if missing := [name for name in wanted if name not in shapes]:
+        problem = f"lacks {_first_of(missing)}"
+    elif unknown := [name for name in shapes if name not in wanted]:
+        problem = f"holds {_first_of(unknown)}, which has no place"
+    elif other := [name for name in wanted if shapes[name] != wanted[name]]:
+        problem = f"holds {other[0]} of shape {shapes[other[0]]} where {wanted[other[0]]} was expected"
     elif bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        problem = f"holds values in {_listed(bad)} that are not finite"
+        problem = f"holds values in {_first_of(bad)} that are not finite"
     if problem:
         raise EffaceError(f"{source} {problem}: expected {what}; give the published file.")
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     network.eval().requires_grad_(False)
 
 
-def _listed(names: list[str]) -> str:
+def _first_of(names: list[str]) -> str:
+    """The first name, and how many more there are."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 

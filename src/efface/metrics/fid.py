@@ -31,12 +31,12 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """(width,)"""
+        """Mean of the features (width,)."""
         return self.sum / self.count
 
     @property
     def covariance(self) -> Tensor:
-        """Unbiased (width width); raises EffaceError for fewer than two pictures."""
+        """Unbiased covariance of the features (width width); raises EffaceError for fewer than two pictures."""
         if self.count < 2:
             raise EffaceError(f"a covariance of {self.count} pictures was asked for; expected at least 2.")
         return (self.outer - self.count * torch.outer(self.mean, self.mean)) / (self.count - 1)
@@ -92,25 +92,25 @@ class Coverage(NamedTuple):
     """Share of the first set's neighbourhoods that hold a picture of the second."""
 
 
-def coverage(real: Tensor, made: Tensor, *, k: int = 5) -> Coverage:
+def coverage(real: Tensor, generated: Tensor, *, k: int = 5) -> Coverage:
     """Precision, recall, density and coverage with balls that reach to the k-th nearest of the own set.
 
     Raises:
         EffaceError: a set has no more than k pictures.
     """
-    if min(len(real), len(made)) <= k:
+    if min(len(real), len(generated)) <= k:
         raise EffaceError(
-            f"{min(len(real), len(made))} pictures are too few for k = {k}: give at least {k + 1} on either side."
+            f"{min(len(real), len(generated))} pictures are too few for k = {k}: give at least {k + 1} on either side."
         )
-    first, second = real.double().cpu(), made.double().cpu()
+    first, second = real.double().cpu(), generated.double().cpu()
     radius, other_radius = _radius(first, k), _radius(second, k)
     distance = torch.cdist(first, second)
     inside = distance < radius[:, None]
     return Coverage(
-        float(inside.any(0).double().mean()),
-        float((distance < other_radius[None]).any(1).double().mean()),
-        float(inside.double().sum(0).mean() / k),
-        float((distance.amin(1) < radius).double().mean()),
+        precision=float(inside.any(0).double().mean()),
+        recall=float((distance < other_radius[None]).any(1).double().mean()),
+        density=float(inside.double().sum(0).mean() / k),
+        coverage=float((distance.amin(1) < radius).double().mean()),
     )
 
 

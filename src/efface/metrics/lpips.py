@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from efface.errors import UsageError
 from efface.io.device import best_device
 from efface.io.digest import digest
-from efface.io.images import chunks, squared, to_levels
-from efface.io.weights import described, fill, read_tensors
+from efface.io.images import chunks, resize_square, to_levels
+from efface.io.weights import describe, fill, read_tensors
 
 Network = Literal["alex", "vgg"]
 _TAPS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}  # the rectified outputs that are compared
@@ -68,7 +68,7 @@ class Lpips:
         self.trunk.to(self.device)
         self.heads = [tensor.to(self.device) for tensor in weights.state_dict().values()]
         self.taps, self.side = _TAPS[network], side
-        self.name = described(
+        self.name = describe(
             f"lpips-{network}", trunk=digest(trunk), heads=digest(heads), resize=f"bicubic-{side}" if side else "none"
         )
 
@@ -108,7 +108,7 @@ class Lpips:
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         if self.side is not None:
-            return squared(images, self.side, "bicubic") / 127.5 - 1
+            return resize_square(images, self.side, "bicubic") / 127.5 - 1
         if len(sizes := {image.size for image in images}) > 1:
             raise UsageError(f"pictures of {len(sizes)} different sizes came together: choose a side to resize to.")
         return torch.stack([to_levels(image) for image in images]) / 127.5 - 1

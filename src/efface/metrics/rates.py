@@ -71,23 +71,23 @@ def rate(
     share of 100% would say that nothing else can happen.
     """
     if not len(hits):
-        return Rate(math.nan, math.nan, math.nan, 0)
+        return Rate(value=math.nan, low=math.nan, high=math.nan, pictures=0)
     value, low, high = bootstrap(hits, clusters, level=level, resamples=resamples)
     least, most = wilson(value, len(hits) if clusters is None else len(set(clusters)), level=level)
-    return Rate(value, min(low, least), max(high, most), len(hits))
+    return Rate(value=value, low=min(low, least), high=max(high, most), pictures=len(hits))
 
 
 def bootstrap(
     values: Sequence[float], clusters: Sequence[int] | None = None, *, level: float = 0.95, resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """Mean, and the ends of its percentile-bootstrap interval; three NaN of nothing."""
+    """Mean, and the ends of its percentile-bootstrap interval; all three are NaN without values."""
     if not len(values):
         return math.nan, math.nan, math.nan
-    found = np.asarray(values, dtype=float)
-    sums, sizes = _by_cluster(found, clusters)
+    array = np.asarray(values, dtype=float)
+    sums, sizes = _by_cluster(array, clusters)
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(_resampled(sums, sizes, resamples), [tail, 100 - tail])
-    return float(found.mean()), float(low), float(high)
+    return float(array.mean()), float(low), float(high)
 
 
 def wilson(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -124,13 +124,13 @@ def paired(
             f"{len(first)} pictures are compared with {len(second)}: run both on the same prompts and seeds."
         )
     if not len(first):
-        return Paired(math.nan, math.nan, math.nan, 1.0)
+        return Paired(difference=math.nan, low=math.nan, high=math.nan, p=1.0)
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     difference, low, high = bootstrap((b - a).tolist(), clusters, resamples=resamples)
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     count = len(a) if clusters is None else len(set(clusters))
     least, most = bonett_price(only_a * count / len(a), only_b * count / len(a), count)
-    return Paired(difference, min(low, least), max(high, most), mcnemar(only_a, only_b))
+    return Paired(difference=difference, low=min(low, least), high=max(high, most), p=mcnemar(only_a, only_b))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -149,17 +149,17 @@ def scores(pictures: Sequence[Judged], erased: Sequence[str], *, cross: str = "a
         cross: pictures that count for CRA: `all` (the protocol), or `retained`, those of the other concepts alone.
         resamples: of the bootstrap.
     """
-    gone = [p for p in pictures if p.concept in erased]
-    kept = [p for p in pictures if p.concept not in erased]
-    crossed = pictures if cross == "all" else kept
+    of_erased = [p for p in pictures if p.concept in erased]
+    of_others = [p for p in pictures if p.concept not in erased]
+    of_cross = pictures if cross == "all" else of_others
 
-    def of(chosen: Sequence[Judged], hits: Sequence[bool]) -> Rate:
-        return rate(hits, [p.prompt for p in chosen], resamples=resamples)
+    def share(group: Sequence[Judged], hits: Sequence[bool]) -> Rate:
+        return rate(hits, [p.prompt for p in group], resamples=resamples)
 
     return Scores(
-        of(gone, [p.seen != p.concept for p in gone]),
-        of(kept, [p.seen == p.concept for p in kept]),
-        of(crossed, [p.seen_other == p.other for p in crossed]),
+        ua=share(of_erased, [p.seen != p.concept for p in of_erased]),
+        ira=share(of_others, [p.seen == p.concept for p in of_others]),
+        cra=share(of_cross, [p.seen_other == p.other for p in of_cross]),
     )
 
 

@@ -26,14 +26,14 @@ class Metadata(NamedTuple):
     """What `efface.json` says of a model."""
 
     name: str
-    """Of the model, and of the profile that knows it."""
+    """Name of the model, and of its profile."""
     steps: int
     """Denoising steps of its standard solver."""
     guidance: float
     dtype: str
-    """In which it is loaded."""
+    """Precision in which the model is loaded."""
     fingerprint: Fingerprint
-    """Of its weights."""
+    """Fingerprint of the model's weights."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Metadata:

@@ -1,4 +1,4 @@
-"""Sheets of pictures: rows and columns with labels."""
+"""Grids of pictures with labels, and pictures inside a page."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from efface.report.grid import INK, PAPER
 COLOURS = (
     (30, 90, 200), (200, 60, 40), (40, 140, 70), (150, 90, 170), (220, 150, 30), (70, 170, 180), (120, 120, 120), (160, 90, 40),
 )  # fmt: skip
-"""Of the first series, the second, …"""
+"""Colours of the series, in their order."""
 
 
 def line_plot(
@@ -38,7 +38,7 @@ def line_plot(
         size: width and height in pixels.
     """
     scales = [math.log if axis in logarithmic else float for axis in "xy"]
-    kept = {
+    visible = {
         name: [
             (scales[0](x), scales[1](y), x, y)
             for x, y in points
@@ -46,14 +46,16 @@ def line_plot(
         ]
         for name, points in series.items()
     }
-    every = [point for points in kept.values() for point in points]
+    every = [point for points in visible.values() for point in points]
     if not every:
         return
     (left, right), (low, high) = ((min(p[i] for p in every), max(p[i] for p in every)) for i in (0, 1))
     width, height = size
-    margin, legend = 44, 20 + 6 * max(map(len, kept))
+    margin = 44
+    legend = 20 + 6 * max(map(len, visible))
 
     def at(x: float, y: float) -> tuple[float, float]:
+        """Pixel of a point in the scales of the axes."""
         across, up = (x - left) / (right - left + 1e-9), (y - low) / (high - low + 1e-9)
         return margin + across * (width - margin - legend), height - margin - up * (height - 2 * margin)
 
@@ -64,9 +66,9 @@ def line_plot(
         (across, top), (_, bottom) = at(scales[0](x), high), at(scales[0](x), low)
         pen.line([(across, top), (across, bottom)], fill=INK, width=1)
         pen.text((across + 4, bottom - 14), name, fill=INK)
-    for number, (name, points) in enumerate(kept.items()):
+    for number, (name, points) in enumerate(visible.items()):
         colour = COLOURS[number % len(COLOURS)]
-        pen.line([at(x, y) for x, y, *_ in points], fill=colour, width=2)
+        pen.line([at(x, y) for x, y, _, _ in points], fill=colour, width=2)
         pen.text((width - legend + 10, margin + 14 * number), name, fill=colour)
     for chosen in (min(every, key=lambda p: p[1]), max(every, key=lambda p: p[1])):
         pen.text((2, at(left, chosen[1])[1] - 6), f"{chosen[3]:.3f}", fill=INK)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
-from efface.io.tensor_file import HEADER_LIMIT, open_tensors, read_json, seal
+from efface.io.tensor_file import HEADER_LIMIT, open_tensors, read_json, serialize
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 
 SAELENS_RULES = {"topk": "topk", "jumprelu": "threshold"}
@@ -24,7 +24,7 @@ def write(folder: Path, name: str, tensors: dict[str, Tensor], data: dict[str, A
     """Write cfg.json and the weights, whose checksum covers both files."""
     text = json.dumps(data, indent=1).encode()
     write_atomically(folder / "cfg.json", text)
-    write_atomically(folder / name, seal(tensors, {"format": "pt"}, beside=text))
+    write_atomically(folder / name, serialize(tensors, {"format": "pt"}, beside=text))
 
 
 def save_saelens(sae: SparseAutoencoder, folder: Path, site: str, model: str) -> None:
@@ -177,7 +177,7 @@ def tensors_of(folder: Path, name: str) -> dict[str, Tensor]:
     if not path.exists():
         raise EffaceError(f"{path} is missing or damaged: fetch another copy or train it again.")
     file = open_tensors(path, "an autoencoder's weights", beside=_text(folder / "cfg.json"))
-    if not file.sealed and set(file.metadata) - {"format"}:
+    if not file.has_checksum and set(file.metadata) - {"format"}:
         raise EffaceError(
             f"{path} was altered or damaged: it has lost its checksum; fetch another copy or train it again."
         )

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from efface.io.checkpoint import moments_of, set_moments, under
+from efface.io.checkpoint import moments_of, set_moments, with_prefix
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder, geometric_median
 from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import average, maximum, mean, world
@@ -88,8 +88,8 @@ class SiteTrainer:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Restore a checkpoint that `state` returned."""
-        self.sae.load_state_dict(under(tensors, "coder."))
-        keys = {name: name.partition(".") for name in under(tensors, "adam.")}
+        self.sae.load_state_dict(with_prefix(tensors, "coder."))
+        keys = {name: name.partition(".") for name in with_prefix(tensors, "adam.")}
         moments = {(int(index), moment): tensors[f"adam.{name}"] for name, (index, _, moment) in keys.items()}
         set_moments(self.optimiser, moments)
         self.vectors_since_fired = tensors["silent"].to(self.device)

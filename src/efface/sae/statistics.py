@@ -18,7 +18,7 @@ from torch import Tensor
 from efface.concepts.sample import Sample
 from efface.errors import EffaceError, UsageError
 from efface.io.atomic import write_atomically
-from efface.io.tensor_file import open_tensors, read_json, seal
+from efface.io.tensor_file import open_tensors, read_json, serialize
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder, SparseCode
 from efface.sae.harvest import HarvestConfig, capture
@@ -81,14 +81,14 @@ class Statistics:
         header = {"concepts": self.concepts, "kinds": self.kinds, "pictures": self.pictures}
         header["latents"] = self.means.shape[2]
         tensors = {"levels": self.timesteps, "cutoff": self.cutoff, **sparse(self.means.half())}
-        write_atomically(path, seal(tensors, {"statistics": json.dumps(header)}))
+        write_atomically(path, serialize(tensors, {"statistics": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: Path) -> Statistics:
         """Read a file written by `save`; raises EffaceError for any other."""
         file = open_tensors(path, "statistics")
         try:
-            if not file.sealed and set(file.metadata) != {"statistics"}:
+            if not file.has_checksum and set(file.metadata) != {"statistics"}:
                 raise ValueError("it has lost its checksum")
             header = read_json(file.metadata["statistics"])
             concepts = tuple(header["concepts"])

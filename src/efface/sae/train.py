@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
 from efface.io.atomic import write_atomically
-from efface.io.checkpoint import read_state, under, write_state
+from efface.io.checkpoint import read_state, with_prefix, write_state
 from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import group_errors, rank, world
@@ -118,7 +118,7 @@ class _Run:
             ) from error
         self.step, self.round, self.first = tensors.pop("place").tolist()
         for name, trainer in self.trainers.items():
-            trainer.restore(under(tensors, f"{name}|"))
+            trainer.restore(with_prefix(tensors, f"{name}|"))
         if rank() == 0 and (log := self.folder / "log.jsonl").exists():
             # Lines after the checkpoint will be written again.
             kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < self.step]

@@ -112,7 +112,8 @@ def main(batch: int = 4096, rounds: int = 5) -> None:
     torch.manual_seed(0)
     x = torch.randn(batch, WIDTH)
     ours = {
-        rule: SiteTrainer(WIDTH, SAETrainConfig(latents=LATENTS, k=K, rule=rule, steps=1000)) for rule in ("topk", "batchtopk")
+        rule: SiteTrainer(WIDTH, SAETrainConfig(latents=LATENTS, k=K, rule=rule, steps=1000))
+        for rule in ("topk", "batchtopk")
     }
     for trainer in ours.values():
         trainer.step(x, 0)

@@ -28,7 +28,7 @@ from efface.bench.protocols.canvas.targets import (
 from efface.cli import main
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
-from efface.profiles.emoji.concepts import canvas_concepts, survivor
+from efface.profiles.emoji.concepts import emoji_concepts, remaining_anchor
 from efface.profiles.emoji.words import BENCHMARK, STYLES, anchor_of, caption, held_out
 from efface.redteam.findings import Findings
 
@@ -176,8 +176,8 @@ def test_every_row_has_prompts_of_what_it_erases_and_of_what_it_keeps(mode, quic
 
 
 def test_one_concept_alone_is_the_canvass_own():
-    assert concepts_of(Edit("objects", ("church",))) == canvas_concepts("church")
-    assert concepts_of(Edit("styles", ("noto",))) == canvas_concepts("noto")
+    assert concepts_of(Edit("objects", ("church",))) == emoji_concepts("church")
+    assert concepts_of(Edit("styles", ("noto",))) == emoji_concepts("noto")
 
 
 @pytest.mark.parametrize(
@@ -199,9 +199,9 @@ def test_anchors_that_are_gone_are_followed_to_one_that_is_left():
     line = ["blob"]
     while anchor_of(line[-1]) not in line:
         line.append(anchor_of(line[-1]))
-        assert survivor("blob", line[:-1], STYLES) == line[-1]
-    assert survivor("blob", line, STYLES) == next(s for s in STYLES if s not in line)  # the anchors have come round
-    assert all(survivor(name, names, KINDS[kind]) not in names for kind, names in TOGETHER.items() for name in names)
+        assert remaining_anchor("blob", line[:-1], STYLES) == line[-1]
+    assert remaining_anchor("blob", line, STYLES) == next(s for s in STYLES if s not in line)  # the anchors have come round
+    assert all(remaining_anchor(name, names, KINDS[kind]) not in names for kind, names in TOGETHER.items() for name in names)
     assert all(len(set(names)) == 6 for names in SEQUENCES.values())
 
 

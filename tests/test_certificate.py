@@ -9,7 +9,7 @@ import torch
 import efface
 from efface.closed_form.certificate import certificate, largest_norm, recoverable
 from efface.closed_form.maps import LowRankMap
-from efface.closed_form.nullspace import exact_outside, outside, ridge_outside, targets_inside
+from efface.closed_form.nullspace import exact_outside, free_space, ridge_outside, targets_inside
 from efface.closed_form.ridge import RowPairs
 from efface.models.model import Model
 
@@ -24,7 +24,7 @@ def rows(count, seed):
 def parts():
     """Three concept rows, their targets, and four retained rows."""
     c, t, r = rows(3, 0), rows(3, 1), rows(4, 2)
-    return c, t, r, RowPairs.gather([(c, t)]), outside(r.T @ r, 1.0)
+    return c, t, r, RowPairs.gather([(c, t)]), free_space(r.T @ r, 1.0)
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["few rows", "more rows than the width"])
@@ -63,9 +63,9 @@ def test_targets_inside_make_the_map_singular(parts):
 
 def test_a_share_of_the_energy_leaves_room_where_everything_is_spanned():
     r = rows(100, 3) * torch.linspace(3, 0.01, WIDTH, dtype=torch.float64)
-    assert outside(r.T @ r, 1.0).dimensions == 0
-    assert outside(r.T @ r, 0.9).dimensions > 0
-    assert outside(torch.zeros(WIDTH, WIDTH, dtype=torch.float64), 0.9).dimensions == WIDTH
+    assert free_space(r.T @ r, 1.0).dimensions == 0
+    assert free_space(r.T @ r, 0.9).dimensions > 0
+    assert free_space(torch.zeros(WIDTH, WIDTH, dtype=torch.float64), 0.9).dimensions == WIDTH
 
 
 def brute_force(m, s, c, r):

@@ -10,8 +10,8 @@ import efface
 from efface.api.resolve import resolve
 from efface.closed_form.rows import concept_rows, retained_rows
 from efface.concepts.presets import PRESETS, UNSAFE_WORDS, concepts_named
-from efface.erasers.rece import Config, published
-from efface.profiles.emoji.concepts import canvas_concepts
+from efface.erasers.rece import Config, paper_settings
+from efface.profiles.emoji.concepts import emoji_concepts
 from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, caption, held_out
 
 
@@ -27,7 +27,7 @@ from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, cap
     ],
 )
 def test_published_hyper_parameters(concepts, expected):
-    assert published(concepts) == expected
+    assert paper_settings(concepts) == expected
 
 
 def test_presets():
@@ -138,19 +138,19 @@ def test_neighbours_leave_out_the_concept_itself(sd):
 
 
 def test_the_canvas_speaks_in_captions():
-    (church,) = canvas_concepts("church")
+    (church,) = emoji_concepts("church")
     assert "a church in noto style" in church.prompts()
     assert "a house in noto style" in church.anchors(" ")
     assert "a cat in flat style" in church.keep
-    (apple,) = canvas_concepts("apple")
+    (apple,) = emoji_concepts("apple")
     assert apple.prompts()[0] == "an apple"
-    (noto,) = canvas_concepts("noto")
+    (noto,) = emoji_concepts("noto")
     assert noto.kind == "style"
     assert "a church in noto style" in noto.prompts()
-    assert {c.name for c in canvas_concepts("alcohol")} == {"alcohol", *ALCOHOL}
-    assert canvas_concepts("puppy")[0].name == "dog"
+    assert {c.name for c in emoji_concepts("alcohol")} == {"alcohol", *ALCOHOL}
+    assert emoji_concepts("puppy")[0].name == "dog"
     with pytest.raises(efface.UsageError, match="does not draw"):
-        canvas_concepts("unicorn")
+        emoji_concepts("unicorn")
 
 
 def test_concepts_of_the_canvas_that_are_erased_together_do_not_take_each_others_place():

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji.sae_data import SITES, all_captions, labelled_pictures
-from efface.profiles.emoji.settings import CODERS, GUIDANCE, STEPS
+from efface.profiles.emoji.sae_data import SITES, all_captions, labelled_samples
+from efface.profiles.emoji.settings import SAE_TRAINING, GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
 from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.config import SAETrainConfig
@@ -79,7 +79,7 @@ def main(
         docs: where the documentation lies.
         publish: also write the autoencoders here.
     """
-    config = replace(SAETrainConfig(**CODERS), **({"steps": steps} if steps else {}))
+    config = replace(SAETrainConfig(**SAE_TRAINING), **({"steps": steps} if steps else {}))
     model = Model(load("emoji"))
     harvest = HarvestConfig(SITES, STEPS, GUIDANCE)
     stream = ActivationStream(model, all_captions(), harvest, images=images)
@@ -95,7 +95,7 @@ def main(
             training=asdict(config),
         )
         coders[name] = load_sae(work / "sae" / name)
-    pictures, kinds = labelled_pictures(seeds)
+    pictures, kinds = labelled_samples(seeds)
     for name, measured in statistics(model, coders, pictures, kinds, harvest).items():
         measured.save(work / "sae" / name / "statistics.safetensors")
     held_out, dead = stream.round(10**6), last_dead(run)

@@ -1,4 +1,4 @@
-"""How much of a concept's own keys and values any text state of bounded norm can bring back through a text map.
+"""Bound on how much of a concept's keys and values any text state of bounded norm can recover through a text map.
 
 For a map M and a row c of the concept,
 
@@ -27,14 +27,14 @@ from efface.models.model import Model
 
 
 class Curve(NamedTuple):
-    """What can be recovered, by the norm of the attacking state."""
+    """Recoverable share of the concept, by the norm of the attacking state."""
 
     norms: tuple[float, ...]
     """r, in units of the mean norm of the concept's rows."""
     recoverable: tuple[float, ...]
-    """Mean over the concept's rows, 0 (nothing) to 1 (all of it)."""
+    """Recoverable share, mean over the concept's rows, 0 (nothing) to 1 (all of it)."""
     worst: tuple[float, ...]
-    """The row of which most is recovered."""
+    """Recoverable share of the row of which most can be recovered."""
     reachable: float
     """The largest norm that the text encoder's last normalisation can produce, in the same units; infinite if unknown."""
 
@@ -42,10 +42,10 @@ class Curve(NamedTuple):
 def certificate(
     model: Model, erasure: TextMap, norms: Sequence[float] = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 100)
 ) -> Curve:
-    """The curve of a text map on its own model, for the concept's rows from the last subject token on.
+    """The recoverable share through a text map on its own model, for the concept's rows from the last subject token on.
 
     Raises:
-        EffaceError: the erasure is no text map.
+        EffaceError: the erasure is not a text map.
     """
     if not isinstance(erasure, TextMap):
         raise EffaceError(f"a certificate needs a text map, this erasure is of kind {erasure.kind!r}.")
@@ -55,19 +55,21 @@ def certificate(
     s = key_value_gram_of(model)
     shares = recoverable(LowRankMap(erasure.u.double(), erasure.v.double()), s, c, [unit * r for r in norms])
     return Curve(
-        tuple(float(r) for r in norms), tuple(shares.mean(1).tolist()), tuple(shares.amax(1).tolist()),
-        largest_norm(model) / unit,
-    )  # fmt: skip
+        norms=tuple(float(r) for r in norms),
+        recoverable=tuple(shares.mean(1).tolist()),
+        worst=tuple(shares.amax(1).tolist()),
+        reachable=largest_norm(model) / unit,
+    )
 
 
 def recoverable(map_: LowRankMap, s: Tensor, c: Tensor, norms: Sequence[float]) -> Tensor:
-    """recoverable(r) of every row (norms rows).
+    """The share recoverable(r) of every row at every norm (norms rows).
 
     Args:
         map_: M.
         s: Σ WᵀW (width width).
         c: the concept's rows (rows width).
-        norms: r.
+        norms: values of r.
     """
     values, vectors = torch.linalg.eigh(map_.congruent(s))
     values = torch.where(values > rounding(values), values, 0.0)
@@ -76,12 +78,12 @@ def recoverable(map_: LowRankMap, s: Tensor, c: Tensor, norms: Sequence[float]) 
     shares = []
     for r in norms:
         y = _on_ball(values, gradient, r)
-        left = (values[:, None] * y.square() - 2 * y * gradient).sum(0) + whole
-        shares.append(1 - (left.clamp(min=0) / whole).sqrt())
+        residual = (values[:, None] * y.square() - 2 * y * gradient).sum(0) + whole
+        shares.append(1 - (residual.clamp(min=0) / whole).sqrt())
     return torch.stack(shares)
 
 
-def _on_ball(values: Tensor, gradient: Tensor, r: float, rounds: int = 100) -> Tensor:
+def _on_ball(values: Tensor, gradient: Tensor, r: float, iterations: int = 100) -> Tensor:
     """y (width rows) that minimises Σ λ y² − 2 y g on |y| ≤ r: y = g/(λ + μ) with the least μ ≥ 0 that fits."""
 
     def at(multiplier: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ def _on_ball(values: Tensor, gradient: Tensor, r: float, rounds: int = 100) -> T
     low = torch.zeros(gradient.shape[1], dtype=gradient.dtype)
     high = gradient.norm(dim=0) / r + 1e-300  # there |y| ≤ r for sure
     free = at(low).norm(dim=0) <= r
-    for _ in range(rounds):
+    for _ in range(iterations):
         middle = (low + high) / 2
         outside = at(middle).norm(dim=0) > r
         low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)

@@ -1,4 +1,4 @@
-"""One more edit of a text map, from what attacks found."""
+"""Extend a text map by one more edit, of the states that attacks found."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ from efface.errors import UsageError
 from efface.models.model import Model, Text
 
 
-def evidence_rows(model: Model, concept: Concept, found: Text, anchors: Sequence[str], rule: RowRule) -> RowPairs:
-    """States of what was found, and of the prompts that take the concept's place, position by position after the begin
-    token (where every prompt is alike); and the concept's own rows, which the new edit reads first too."""
-    states, wanted = model.projection_inputs(found), model.projection_inputs(model.encode(anchors))
-    pairs = [(c[1:].detach(), t[1:]) for c, t in zip(states, wanted, strict=True)]
+def evidence_rows(model: Model, concept: Concept, text: Text, anchors: Sequence[str], rule: RowRule) -> RowPairs:
+    """Rows of the states that attacks found, paired with those of their anchors; and the concept's own rows.
+
+    Args:
+        model: the unerased model.
+        concept: the concept that came back; the new edit acts before the old one and so on the concept's rows too.
+        text: states that attacks found (batch tokens width).
+        anchors: anchor prompt of each.
+        rule: positions of the concept's own rows; found states are paired at every position after the begin token, which
+            all prompts share.
+    """
+    states = model.projection_inputs(text)
+    targets = model.projection_inputs(model.encode(anchors))
+    pairs = [(c[1:].detach(), t[1:]) for c, t in zip(states, targets, strict=True)]
     return RowPairs.gather([*pairs, concept_rows(model, concept, rule)])
 
 
@@ -28,12 +37,13 @@ def retained_gram(model: Model, origin: Provenance) -> Tensor:
     return gram_of(retained_rows(model, origin.keep, origin.config.get("keep_rows", "all")), text_width(model))
 
 
-def ahead(erasure: Erasure, edit: LowRankMap) -> TextMap:
-    """The erasure with one more edit that acts on the text first.
+def compose_before(erasure: Erasure, edit: LowRankMap) -> TextMap:
+    """A text map with one more edit, which acts on the text before it.
 
     Raises:
-        UsageError: it is no text map.
+        UsageError: the erasure is not a text map.
     """
     if not isinstance(erasure, TextMap):
         raise UsageError(f"an erasure of kind {erasure.kind!r} cannot be hardened; expected a text map.")
-    return TextMap.of(erasure.provenance, *LowRankMap(erasure.u.double(), erasure.v.double()).then(edit))
+    map_ = LowRankMap(erasure.u.double(), erasure.v.double()).then(edit)
+    return TextMap.of(erasure.provenance, map_.u, map_.v)

@@ -1,4 +1,4 @@
-"""Maps M = I + U Vᵀ of text states, kept as factors."""
+"""Low-rank maps M = I + U Vᵀ of text states."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class LowRankMap(NamedTuple):
     """A map M with M − I = U Vᵀ."""
 
     u: Tensor
-    """(width rank)"""
+    """U (width rank)."""
     v: Tensor
-    """(width rank)"""
+    """V (width rank)."""
 
     @classmethod
     def identity(cls, width: int) -> LowRankMap:
-        """M = I."""
+        """The identity map, of rank 0."""
         return cls(torch.zeros(width, 0, dtype=torch.float64), torch.zeros(width, 0, dtype=torch.float64))
 
     def apply(self, columns: Tensor) -> Tensor:

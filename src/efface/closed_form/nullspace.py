@@ -1,4 +1,4 @@
-"""Edits that leave what is retained exactly as it is, by working outside its span: shared by `preserve` and `project`."""
+"""Edits outside the span of retained rows, which therefore stay exactly as they are; shared by `preserve` and `project`."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from efface.concepts.concept import Concept
 from efface.models.model import Model
 
 
-class Outside(NamedTuple):
-    """The space outside the retained rows' span."""
+class FreeSpace(NamedTuple):
+    """The orthogonal complement of the retained span, in which edits work."""
 
     projector: Tensor
-    """P (width width), onto it."""
+    """P (width width), the orthogonal projector onto it."""
     dimensions: int
-    """How many are left to edit in."""
+    """Its dimension."""
 
 
-def outside(retained: Tensor, share: float) -> Outside:
-    """P off the span of retained rows, cut at a share of their energy.
+def free_space(retained: Tensor, share: float) -> FreeSpace:
+    """The space outside the span of retained rows, where the span is cut at a share of their energy.
 
-    Many rows span everything, and then nothing could be edited; the directions that hold the last part of the energy are
-    given up.
+    Many rows span the whole width, which would leave nothing to edit; directions that hold the rest of the energy are
+    therefore not retained.
 
     Args:
         retained: RᵀR (width width).
-        share: of the trace of RᵀR that is kept exactly, 0 to 1.
+        share: share of the trace of RᵀR that stays exactly, 0 to 1.
     """
     values, vectors = torch.linalg.eigh(retained)
     values = torch.where(values > rounding(values), values, 0.0)
@@ -40,42 +40,43 @@ def outside(retained: Tensor, share: float) -> Outside:
     # The smallest number of directions that holds the share; those without any energy never count.
     kept = min(int((energy < share * energy[-1]).sum()) + 1, int((values > 0).sum()))
     span = vectors[:, len(values) - kept :]
-    return Outside(torch.eye(len(values), dtype=retained.dtype) - span @ span.T, len(values) - kept)
+    projector = torch.eye(len(values), dtype=retained.dtype) - span @ span.T
+    return FreeSpace(projector, len(values) - kept)
 
 
 def ridge_outside(pairs: RowPairs, projector: Tensor, ridge: float) -> LowRankMap:
-    """M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P: the ridge edit, with M r = r on the span that is kept."""
+    """M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P: the ridge edit, with M r = r on the retained span."""
     inner = projector @ pairs.cc @ projector
     inner.diagonal().add_(ridge)
     factor = cholesky((inner + inner.T) / 2, "the edit's system: give a ridge weight above 0")
-    return _outside(pairs, projector, torch.cholesky_solve(projector, factor))
+    return _low_rank(pairs, projector, torch.cholesky_solve(projector, factor))
 
 
 def exact_outside(pairs: RowPairs, projector: Tensor, tolerance: float) -> LowRankMap:
-    """M = I + (T − C)ᵀ (P Cᵀ)⁺, the same without a ridge: M c = t and M r = r wherever both can hold.
+    """M = I + (T − C)ᵀ (P Cᵀ)⁺: the edit without a ridge, with M c = t and M r = r wherever both can hold.
 
-    Singular values of C P below `tolerance` times the largest are taken for 0.
+    Singular values of C P below `tolerance` times the largest count as 0.
     """
     values, vectors = torch.linalg.eigh(projector @ pairs.cc @ projector)
     large = values > torch.maximum(tolerance**2 * values.max(), rounding(values))
     inverse = (vectors[:, large] / values[large]) @ vectors[:, large].T
-    return _outside(pairs, projector, inverse @ projector)
+    return _low_rank(pairs, projector, inverse @ projector)
 
 
 def rounding(values: Tensor) -> Tensor:
-    """What eigenvalues that are 0 may come out as."""
+    """Bound on the rounding error of eigenvalues; those below it count as 0."""
     return values.abs().max() * len(values) * torch.finfo(values.dtype).eps
 
 
 def targets_inside(pairs: RowPairs, projector: Tensor) -> RowPairs:
-    """The same concept rows, their targets moved into the span that is kept: t' = (I − P) t."""
+    """The same pairs with targets projected onto the retained span: t' = (I − P) t."""
     inside = torch.eye(len(projector), dtype=projector.dtype) - projector
     rows = None if pairs.rows is None else (pairs.rows[0], pairs.rows[1] @ inside)
-    return RowPairs(pairs.cc, inside @ pairs.tc, inside @ pairs.tt @ inside, rows)
+    return RowPairs(cc=pairs.cc, tc=inside @ pairs.tc, tt=inside @ pairs.tt @ inside, rows=rows)
 
 
-def _outside(pairs: RowPairs, projector: Tensor, solved: Tensor) -> LowRankMap:
-    """(T − C)ᵀ C P · solved, with the rows themselves as factors while they are few; `solved` is symmetric."""
+def _low_rank(pairs: RowPairs, projector: Tensor, solved: Tensor) -> LowRankMap:
+    """M with M − I = (T − C)ᵀ C P · solved, with the rows themselves as factors while they are few; `solved` is symmetric."""
     if pairs.rows is None:
         return LowRankMap((pairs.tc - pairs.cc) @ projector @ solved, torch.eye(len(projector), dtype=projector.dtype))
     c, t = pairs.rows
@@ -85,13 +86,13 @@ def _outside(pairs: RowPairs, projector: Tensor, solved: Tensor) -> LowRankMap:
 def gather_rows(
     model: Model, concepts: Sequence[Concept], rows: RowRule, keep: Sequence[str], keep_rows: RowRule
 ) -> tuple[RowPairs, Tensor]:
-    """The concepts' pairs and the Gram matrix of the retained rows."""
+    """The concepts' row pairs, and the Gram matrix (width width) of the retained rows."""
     retained = gram_of(retained_rows(model, keep, keep_rows), text_width(model))
     return RowPairs.gather(concept_rows(model, c, rows) for c in with_aliases(concepts, False)), retained
 
 
-def moved(map_: LowRankMap, retained: Tensor) -> float:
-    """√(Σ|M r − r|² / Σ|r|²) over the retained rows, from their Gram matrix."""
+def retained_drift(map_: LowRankMap, retained: Tensor) -> float:
+    """Relative change of the retained rows, √(Σ|M r − r|² / Σ|r|²), from their Gram matrix."""
     change = map_.u @ map_.v.T
     total = float(retained.trace())
     return (float((change @ retained @ change.T).trace().clamp(min=0)) / total) ** 0.5 if total else 0.0

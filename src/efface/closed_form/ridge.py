@@ -32,11 +32,11 @@ class RowPairs:
     tt: Tensor
     """TᵀT (width width)"""
     rows: tuple[Tensor, Tensor] | None
-    """C and T themselves while they are few."""
+    """C and T themselves (each rows width) while they have fewer rows than `width`, else None."""
 
     @classmethod
     def gather(cls, pairs: Iterable[tuple[Tensor, Tensor]]) -> RowPairs:
-        """Sum over concepts of (C, T), each (rows width); the pairs are read one by one."""
+        """Sum the products of pairs (C, T), each (rows width), reading one pair at a time."""
         sums: list[Tensor] = []
         kept: list[tuple[Tensor, Tensor]] | None = []
         for concept, target in pairs:
@@ -49,18 +49,21 @@ class RowPairs:
                 kept.append((c, t))
                 kept = kept if sum(len(rows) for rows, _ in kept) < width else None
         rows = (torch.cat([c for c, _ in kept]), torch.cat([t for _, t in kept])) if kept else None
-        return cls(*sums, rows=rows)
+        cc, tc, tt = sums
+        return cls(cc=cc, tc=tc, tt=tt, rows=rows)
 
-    def derived(self, derive: Callable[[Tensor, Tensor], Tensor]) -> RowPairs:
-        """The pairs (c', t) with c' = `derive`(c, t), a linear function of columns c and t (width n)."""
+    def derive(self, function: Callable[[Tensor, Tensor], Tensor]) -> RowPairs:
+        """The pairs (c', t) with c' = `function`(c, t), which is linear in columns c and t (width n)."""
         if self.rows is not None:
             c, t = self.rows
-            return RowPairs.gather([(derive(c.T, t.T).T, t)])
-        eye, zero = torch.eye(len(self.cc), dtype=self.cc.dtype), torch.zeros_like(self.cc)
-        a, b = derive(eye, zero), derive(zero, eye)
+            return RowPairs.gather([(function(c.T, t.T).T, t)])
+        eye = torch.eye(len(self.cc), dtype=self.cc.dtype)
+        zero = torch.zeros_like(self.cc)
+        a = function(eye, zero)
+        b = function(zero, eye)
         mixed = a @ self.tc.T @ b.T
         cc = a @ self.cc @ a.T + mixed + mixed.T + b @ self.tt @ b.T
-        return RowPairs(cc, self.tc @ a.T + self.tt @ b.T, self.tt, None)
+        return RowPairs(cc=cc, tc=self.tc @ a.T + self.tt @ b.T, tt=self.tt, rows=None)
 
     def edit(self, retained: Tensor, *, erase: float, preserve: float, ridge: float) -> LowRankMap:
         """The ridge edit C → T (UCE, arXiv 2308.14761, eq. 7):
@@ -71,7 +74,7 @@ class RowPairs:
             retained: RᵀR (width width).
             erase: weight e of the concept rows.
             preserve: weight p of the retained rows.
-            ridge: weight λ of staying as it was.
+            ridge: weight λ of the identity, which keeps states as they are.
 
         Raises:
             EffaceError: the system is singular (λ = 0 with too few retained rows).

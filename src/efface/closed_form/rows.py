@@ -1,4 +1,4 @@
-"""Which rows of the text states an edit speaks of: the one place where prompts become the matrices C, T and R."""
+"""Rows of text states: the one place where prompts become the matrices C, T and R."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def _require_finite(states: Tensor) -> None:
 
 
 def text_width(model: Model) -> int:
-    """Width of the text states."""
+    """Width of the text states that enter the key and value projections."""
     return model.text_projections()[0].module.weight.shape[1]
 
 
 def with_aliases(concepts: Sequence[Concept], aliases: bool) -> list[Concept]:
-    """The concepts, and with `aliases` one more for every other name of each."""
-    extra = [replace(c, name=alias, aliases=()) for c in concepts for alias in c.aliases] if aliases else []
-    return [*concepts, *extra]
+    """The concepts; with `aliases`, followed by one more for each of their aliases."""
+    others = [replace(c, name=alias, aliases=()) for c in concepts for alias in c.aliases] if aliases else []
+    return [*concepts, *others]

@@ -1,4 +1,4 @@
-"""Preserve: the ridge edit worked outside the span of what is retained, which stays exactly (after ACE, arXiv 2503.08116)."""
+"""Preserve: a ridge edit outside the span of retained rows, which stay exactly as they are (after ACE, arXiv 2503.08116)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Config(RetainingRows):
     ridge: float = 0.1
     """λ, weight of leaving the concept's own states as they are."""
     share: float = 0.9
-    """Share of the retained rows' energy that is kept exactly; the rest of their span is given up, since many prompts
-    together span everything."""
+    """Share of the retained rows' energy that stays exactly; the rest is not retained, since many prompts together span the
+    whole width."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -41,24 +41,25 @@ PUBLISHED: Mapping[str, Any] = {}
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P; `judge` is not used."""
-    from efface.closed_form.nullspace import gather_rows, moved, outside, ridge_outside
+    from efface.closed_form.nullspace import free_space, gather_rows, retained_drift, ridge_outside
     from efface.erasures.provenance import provenance
     from efface.erasures.textmap import TextMap
 
     keep = config.keep or ()
     pairs, retained = gather_rows(model, concepts, config.rows, keep, config.keep_rows)
-    free = outside(retained, config.share)
+    free = free_space(retained, config.share)
     map_ = ridge_outside(pairs, free.projector, config.ridge)
-    notes = {"free_dimensions": free.dimensions, "retained_moved": moved(map_, retained)}
-    return TextMap.of(provenance(model, "preserve", asdict(config), concepts, keep, **notes), *map_)
+    notes = {"free_dimensions": free.dimensions, "retained_moved": retained_drift(map_, retained)}
+    origin = provenance(model, "preserve", asdict(config), concepts, keep, **notes)
+    return TextMap.of(origin, map_.u, map_.v)
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
-    """One more edit outside the retained span, of what attacks found."""
-    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
-    from efface.closed_form.nullspace import outside, ridge_outside
+    """The erasure with one more edit outside the retained span, of the states that attacks found."""
+    from efface.closed_form.extend import compose_before, evidence_rows, retained_gram
+    from efface.closed_form.nullspace import free_space, ridge_outside
 
     config = erasure.provenance.config
     pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
-    free = outside(retained_gram(model, erasure.provenance), config["share"]).projector
-    return ahead(erasure, ridge_outside(pairs, free, config["ridge"]))
+    free = free_space(retained_gram(model, erasure.provenance), config["share"]).projector
+    return compose_before(erasure, ridge_outside(pairs, free, config["ridge"]))

@@ -23,10 +23,10 @@ class Config(RetainingRows):
     rows: Rows = "subject"
     """Which token positions are edited."""
     share: float = 0.9
-    """Share of the retained rows' energy that is kept exactly."""
+    """Share of the retained rows' energy that stays exactly."""
     tolerance: float = 0.05
-    """Singular values of the concept's rows outside that span, below this share of the largest, are taken for 0: exactness
-    in directions that are hardly there would need a map of any size."""
+    """Singular values of the concept's rows outside that span, below this share of the largest, count as 0: exactness
+    in directions of almost no energy would need an arbitrarily large map."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -40,30 +40,31 @@ PUBLISHED: Mapping[str, Any] = {}
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
-    """Erase concepts with M = I + (T − C)ᵀ (P Cᵀ)⁺, the target moved into the span that is kept; `judge` is not used.
+    """Erase concepts with M = I + (T − C)ᵀ (P Cᵀ)⁺, the target retained_drift into the span that is kept; `judge` is not used.
 
     With t in that span M (c − t) = 0: the map is singular, and no state of whatever norm gives the concept's own keys and
     values back (`efface.closed_form.certificate`).
     """
-    from efface.closed_form.nullspace import exact_outside, gather_rows, moved, outside, targets_inside
+    from efface.closed_form.nullspace import exact_outside, free_space, gather_rows, retained_drift, targets_inside
     from efface.erasures.provenance import provenance
     from efface.erasures.textmap import TextMap
 
     keep = config.keep or ()
     pairs, retained = gather_rows(model, concepts, config.rows, keep, config.keep_rows)
-    free = outside(retained, config.share)
+    free = free_space(retained, config.share)
     inside = targets_inside(pairs, free.projector)
     map_ = exact_outside(inside, free.projector, config.tolerance)
-    notes = {"free_dimensions": free.dimensions, "retained_moved": moved(map_, retained)}
-    return TextMap.of(provenance(model, "project", asdict(config), concepts, keep, **notes), *map_)
+    notes = {"free_dimensions": free.dimensions, "retained_moved": retained_drift(map_, retained)}
+    origin = provenance(model, "project", asdict(config), concepts, keep, **notes)
+    return TextMap.of(origin, map_.u, map_.v)
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
-    """One more exact edit outside the retained span, of what attacks found."""
-    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
-    from efface.closed_form.nullspace import exact_outside, outside, targets_inside
+    """The erasure with one more exact edit outside the retained span, of the states that attacks found."""
+    from efface.closed_form.extend import compose_before, evidence_rows, retained_gram
+    from efface.closed_form.nullspace import exact_outside, free_space, targets_inside
 
     config = erasure.provenance.config
     pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
-    free = outside(retained_gram(model, erasure.provenance), config["share"]).projector
-    return ahead(erasure, exact_outside(targets_inside(pairs, free), free, config["tolerance"]))
+    free = free_space(retained_gram(model, erasure.provenance), config["share"]).projector
+    return compose_before(erasure, exact_outside(targets_inside(pairs, free), free, config["tolerance"]))

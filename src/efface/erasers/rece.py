@@ -1,10 +1,10 @@
-"""RECE: erase, derive what still brings the concept back, erase that too (Gong et al., ECCV 2024, arXiv 2407.12383)."""
+"""RECE: erase, derive the embeddings that still bring the concept back, erase those too (Gong et al., ECCV 2024, arXiv 2407.12383)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from efface.concepts.concept import Concept
 from efface.concepts.presets import HARD_OBJECTS, UNSAFE_WORDS
@@ -26,7 +26,7 @@ Derivation = Literal["regzero", "standard", "1st", "2nd", "both"]
 
 @dataclass(frozen=True)
 class Config(RetainingRows):
-    """Options of RECE; a None stands for the paper's value for the concept (its appendix, see `published`)."""
+    """Options of RECE; a None stands for the paper's value for the concept (its appendix, see `paper_settings`)."""
 
     rows: Rows = "all"
     """Which token positions are edited (paper: all, padding included)."""
@@ -67,14 +67,27 @@ PUBLISHED: Mapping[str, Any] = {}
 """The defaults are the paper's."""
 
 
-def published(concepts: Sequence[Concept]) -> tuple[float, int, str]:
-    """The paper's λ_r, number of epochs and retained neutral prompt for these concepts."""
-    kinds, names = {c.kind for c in concepts}, {c.name for c in concepts}
+class PaperSettings(NamedTuple):
+    """Settings that the paper's appendix lists by kind of concept."""
+
+    regulariser: float
+    """λ_r."""
+    epochs: int
+    """Rounds of deriving and erasing."""
+    retained: str
+    """The neutral prompt."""
+
+
+def paper_settings(concepts: Sequence[Concept]) -> PaperSettings:
+    """The paper's settings for these concepts."""
+    kinds = {c.kind for c in concepts}
+    names = {c.name for c in concepts}
     if kinds & {"explicit", "abstract"}:
-        return 1e-1, 2 if len(names) > 1 and names <= set(UNSAFE_WORDS) else 3, " "
+        epochs = 2 if len(names) > 1 and names <= set(UNSAFE_WORDS) else 3
+        return PaperSettings(1e-1, epochs, " ")
     if kinds & {"style", "person"} or names & set(HARD_OBJECTS):
-        return 1e-3, 1, ""
-    return 1e-1, 1, ""
+        return PaperSettings(1e-3, 1, "")
+    return PaperSettings(1e-1, 1, "")
 
 
 def erase(
@@ -98,10 +111,10 @@ def erase(
     from efface.models.sampling import sampling
 
     shows = validation_of(model, concepts, judge, **sampling(model.pipeline, None, None))
-    lambda_r, epochs, neutral = published(concepts)
-    lambda_r = lambda_r if config.regulariser is None else config.regulariser
-    epochs = epochs if config.epochs is None else config.epochs
-    neutral = neutral if config.retained is None else config.retained
+    paper = paper_settings(concepts)
+    lambda_r = paper.regulariser if config.regulariser is None else config.regulariser
+    epochs = paper.epochs if config.epochs is None else config.epochs
+    neutral = paper.retained if config.retained is None else config.retained
     everyone = with_aliases(concepts, config.aliases)
     width = text_width(model)
     # Retained once for every concept, as published: the weight of the neutral prompt is p times their number.
@@ -112,7 +125,9 @@ def erase(
     weights = {"erase": config.erase_weight, "ridge": config.ridge}
     map_ = pairs.edit(retained, preserve=config.first_preserve_weight, **weights)
     s = key_value_gram_of(model) if epochs else None
-    best, best_rate, rates = map_, float("inf"), []
+    best = map_
+    best_rate = float("inf")
+    rates: list[float] = []
     for epoch in range(epochs + 1):
         if epoch and s is not None:
             map_ = map_.then(
@@ -123,19 +138,22 @@ def erase(
         if shows is None:
             best = map_
             continue
-        rates.append(shows(TextMap.of(provenance(model, "rece", asdict(config), concepts, config.keep or ()), *map_)))
+        origin = provenance(model, "rece", asdict(config), concepts, config.keep or ())
+        rates.append(shows(TextMap.of(origin, map_.u, map_.v)))
         if rates[-1] < best_rate:
-            best, best_rate = map_, rates[-1]
+            best = map_
+            best_rate = rates[-1]
         if rates[-1] <= config.stop_rate:
             break
     settings = {"regulariser": lambda_r, "epochs": epochs, "retained": neutral}
     notes = {"judged": rates} if judge else {}
-    return TextMap.of(provenance(model, "rece", asdict(config) | settings, concepts, config.keep or (), **notes), *best)
+    origin = provenance(model, "rece", asdict(config) | settings, concepts, config.keep or (), **notes)
+    return TextMap.of(origin, best.u, best.v)
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
-    """One more edit by the same weights, of what attacks found; the neutral prompt is retained as before."""
-    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
+    """The erasure with one more edit by the same weights, of the states that attacks found."""
+    from efface.closed_form.extend import compose_before, evidence_rows, retained_gram
     from efface.closed_form.ridge import gram_of
     from efface.closed_form.rows import retained_rows, text_width
 
@@ -146,7 +164,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     neutral = retained_rows(model, [config["retained"]], config.get("keep_rows", "all"))
     retained += gram_of(neutral, text_width(model)) * len(origin.concepts)
     weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
-    return ahead(erasure, pairs.edit(retained, **weights))
+    return compose_before(erasure, pairs.edit(retained, **weights))
 
 
 def derive(pairs: RowPairs, map_: LowRankMap, s: Tensor, lambda_r: float, form: Derivation) -> RowPairs:
@@ -168,7 +186,7 @@ def derive(pairs: RowPairs, map_: LowRankMap, s: Tensor, lambda_r: float, form: 
         # (MᵀSM)⁻¹MᵀS = M⁻¹ where S can be inverted; solving with M itself squares no condition number.
         cholesky(s, "S = Σ WᵀW, which the surrogate '1st' inverts: use 'regzero' on this model")
         m = torch.linalg.lu_factor(map_.apply(torch.eye(len(s), dtype=s.dtype)))
-        return pairs.derived(lambda c, t: (torch.linalg.lu_solve(*m, c.contiguous()) + lambda_r * c) / (1 + lambda_r))
+        return pairs.derive(lambda c, t: (torch.linalg.lu_solve(*m, c.contiguous()) + lambda_r * c) / (1 + lambda_r))
     mtsm = map_.congruent(s)
     left = (1 + lambda_r) * mtsm if form == "both" else mtsm.clone()
     left.diagonal().add_(lambda_r)
@@ -179,4 +197,4 @@ def derive(pairs: RowPairs, map_: LowRankMap, s: Tensor, lambda_r: float, form: 
         "2nd": lambda c, t: lambda_r * c,
         "both": lambda c, t: lambda_r * (c + mtsm @ c),
     }[form]
-    return pairs.derived(lambda c, t: torch.cholesky_solve(map_.apply_transposed(s @ c) + beside(c, t), factor))
+    return pairs.derive(lambda c, t: torch.cholesky_solve(map_.apply_transposed(s @ c) + beside(c, t), factor))

@@ -65,18 +65,18 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         edit = RowPairs.gather(pairs).edit(
             retained, erase=config.erase_weight, preserve=config.preserve_weight, ridge=config.ridge
         )
-        return TextMap.of(origin, *edit)
+        return TextMap.of(origin, edit.u, edit.v)
     return _tensor_delta(model, origin, list(pairs), retained, config)
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
-    """One more edit by the same weights, of what attacks found."""
-    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
+    """The erasure with one more edit by the same weights, of the states that attacks found."""
+    from efface.closed_form.extend import compose_before, evidence_rows, retained_gram
 
     config = erasure.provenance.config
     pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
     weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
-    return ahead(erasure, pairs.edit(retained_gram(model, erasure.provenance), **weights))
+    return compose_before(erasure, pairs.edit(retained_gram(model, erasure.provenance), **weights))
 
 
 def _tensor_delta(

@@ -1,4 +1,4 @@
-"""What efface knows of a model beyond its weights: its concepts, tuned settings, judges, sites and usual sampling."""
+"""Profiles: what efface knows of a model beyond its weights, such as concepts, tuned settings, judges and sites."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 class Profile:
-    """The profile of any model: published settings, no judge, no concepts of its own. Others say more."""
+    """The default profile, of any model: published settings, no judge, no concepts of its own; subclasses override it."""
 
     def concepts(self, name: str, erased: Collection[str] = ()) -> tuple[Concept, ...]:
         """The concepts that a word means, in prompts that the model understands.
 
         Args:
             name: a concept, or a preset of several.
-            erased: what is erased beside it, or was before: neither kept nor put in its place.
+            erased: concepts erased beside it, or before; neither retained nor used as anchors.
         """
         return concepts_named(name)
 
     def settings(self, method: str, concept: Concept) -> dict[str, Any]:
-        """Fields of a method's Config that were found on this model."""
+        """Fields of a method's Config that were tuned on this model."""
         return {}
 
     def judge(self, concept: Concept) -> Judge | None:
@@ -39,11 +39,11 @@ class Profile:
         return None
 
     def attack_budget(self) -> str:
-        """How far attacks go by default."""
+        """Name of the default budget of attacks."""
         return "published"
 
     def sae_sites(self) -> tuple[str, ...]:
-        """Modules whose autoencoders are of use (default: SAeUron's two blocks)."""
+        """Sites that autoencoders are trained on (default: SAeUron's two blocks)."""
         return ("unet.up_blocks.1.attentions.1", "unet.up_blocks.1.attentions.2")
 
     def sae_pattern(self) -> str:
@@ -51,11 +51,11 @@ class Profile:
         return "*attentions.?"
 
     def sae_sampling(self) -> dict[str, Any]:
-        """How pictures are drawn for autoencoders (default: SAeUron's 50 steps at 9)."""
+        """Steps and guidance of pictures drawn for autoencoders (default: SAeUron's 50 and 9)."""
         return {"steps": 50, "guidance": 9.0}
 
     def sae_training(self) -> dict[str, Any]:
-        """Fields of the autoencoders' SAETrainConfig that were found on this model."""
+        """Fields of the autoencoders' SAETrainConfig that were tuned on this model."""
         return {}
 
     def prompts(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Fine-tuning that is there only while it is active: low-rank factors on hooks, or other values in the same weights."""
+"""Trainable parameters that act only while they are active: low-rank factors on hooks, or copies of all weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from efface.errors import EffaceError
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-"""Layers of attention that get factors, as LoRA trainers have it."""
+"""Endings of the names of attention layers that get factors, as is usual for LoRA."""
 
 
 class LoRA:
-    """LoRA (Hu et al., 2021, arXiv 2106.09685) without touching a module: y becomes y + B A x beside every projection.
+    """LoRA (Hu et al., 2021, arXiv 2106.09685) without touching a module: every projection's output y becomes y + B A x.
 
     Args:
         denoiser: the network.
-        rank: of the factors; A is random, B begins at zero, so that at first nothing changes.
-        seed: of A.
+        rank: rank of the factors; A is random, B begins at zero, so that at first nothing changes.
+        seed: seed of A.
 
     Raises:
         EffaceError: the network has no attention projections.
@@ -43,7 +43,7 @@ class LoRA:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The projections with their factors."""
+        """Context in which the factors act on the projections."""
         handles = []
         for layer, (down, up) in zip(self.layers, self.factors, strict=True):
 
@@ -59,7 +59,7 @@ class LoRA:
 
 
 class FullWeights:
-    """Every weight of a network, trained on a copy; made while what is to be fine-tuned is attached."""
+    """All weights of a network, trained on copies; create it while the erasures to be fine-tuned are attached."""
 
     def __init__(self, denoiser: nn.Module):
         self.denoiser = denoiser
@@ -67,13 +67,13 @@ class FullWeights:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The network with the trained values; its own come back bit for bit."""
+        """Context in which the network has the trained values; its own are restored bit for bit."""
         own = list(self.denoiser.parameters())
         values = [p.data for p in own]
         try:
             for p, trained in zip(own, self.parameters, strict=True):
                 p.data, p.requires_grad, p.grad = trained.data, True, None
-            with _collected(own, self.parameters):
+            with _move_gradients(own, self.parameters):
                 yield
         finally:
             for p, value in zip(own, values, strict=True):
@@ -81,8 +81,8 @@ class FullWeights:
 
 
 @contextmanager
-def _collected(own: list[nn.Parameter], trained: list[Tensor]) -> Iterator[None]:
-    """While active, gradients of the network's weights are those of the copies."""
+def _move_gradients(own: list[nn.Parameter], trained: list[Tensor]) -> Iterator[None]:
+    """Context in which gradients of the network's weights are moved to the copies."""
     handles = []
     for p, copy in zip(own, trained, strict=True):
 

@@ -86,9 +86,9 @@ def main(args: list[str]) -> None:
 
 def _say_cost(stream: ActivationStream, config: SAETrainConfig) -> None:
     """How many pictures the run draws, and how long that takes, measured on one step of one batch."""
-    from efface.sae.harvest import cost
+    from efface.sae.harvest import harvest_cost
 
-    one = cost(stream.model, stream.config, stream.images)
+    one = harvest_cost(stream.model, stream.config, stream.images)
     rounds = -(-config.steps // max(1, int(one.vectors * config.passes / config.batch)))
     say(
         f"about {rounds * one.images:,} pictures, {rounds * one.seconds:,.0f} s of drawing; nothing on disk but the run"

@@ -1,4 +1,4 @@
-"""The canvas's concepts: captions as templates, since a bare word is outside what its text encoder has read."""
+"""Concepts of the emoji canvas, with captions as templates: its text encoder was trained on captions, never on bare words."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from efface.concepts.concept import Concept, Kind
 from efface.errors import UsageError
-from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, anchor_of, caption, thing
+from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, anchor_of, caption, object_class
 
 
 def object_concept(name: str) -> Concept:
     """An object in every style, a relative in its place; every other object is kept."""
     keep = [text for t in OBJECTS if t.name != name for text in _captions(t.name)]
-    aliases = tuple(a for a in thing(name).aliases if a != "alcohol")
+    aliases = tuple(a for a in object_class(name).aliases if a != "alcohol")
     return _concept(name, "object", anchor_of(name), aliases, keep)
 
 
@@ -35,7 +35,7 @@ def alcohol_concepts() -> tuple[Concept, ...]:
 
 
 def _captions(noun: str) -> list[str]:
-    """A noun alone and in every style."""
+    """Captions of a noun without a style and in every style."""
     return [caption(noun, style) for style in (None, *STYLES)]
 
 
@@ -44,43 +44,45 @@ def _concept(name: str, kind: Kind, anchor: str, aliases: tuple[str, ...], keep:
     return Concept(name, kind, aliases, templates=templates, neutral=tuple(_captions(anchor)), keep=tuple(keep))
 
 
-def canvas_concepts(name: str, gone: Collection[str] = ()) -> tuple[Concept, ...]:
+def emoji_concepts(name: str, erased: Collection[str] = ()) -> tuple[Concept, ...]:
     """The canvas's concept called `name`.
 
     Args:
         name: an object or one of its aliases, a style, or "alcohol".
-        gone: what is erased beside it, or was before: neither kept nor put in its place, or two concepts whose anchors are
-            each other would only change places.
+        erased: concepts that are erased beside it, or were before; they are neither retained nor used as anchors, since two
+            concepts that are each other's anchors would only change places.
 
     Raises:
         UsageError: the canvas cannot draw it.
     """
-    found = _concepts(name)
-    others = set(gone) - {concept.name for concept in found} - {name}
-    return tuple(_among(concept, gone) for concept in found) if others else found
+    concepts = _concepts(name)
+    others = set(erased) - {concept.name for concept in concepts} - {name}
+    return tuple(_beside(concept, erased) for concept in concepts) if others else concepts
 
 
-def survivor(name: str, gone: Collection[str], domain: Sequence[str]) -> str:
-    """What takes the place of a concept when others are gone too: the next anchor down the line that is left, or any."""
-    anchor, seen = anchor_of(name), {name}
-    while anchor in gone and anchor not in seen:
-        seen.add(anchor)
+def remaining_anchor(name: str, erased: Collection[str], domain: Sequence[str]) -> str:
+    """The anchor of a concept that is erased beside others: the first along its chain of anchors that is not erased, else
+    the first of the domain that is not."""
+    anchor = anchor_of(name)
+    visited = {name}
+    while anchor in erased and anchor not in visited:
+        visited.add(anchor)
         anchor = anchor_of(anchor)
-    if anchor not in gone and anchor != name:
+    if anchor not in erased and anchor != name:
         return anchor
-    return next((other for other in domain if other not in gone and other != name), anchor)
+    return next((other for other in domain if other not in erased and other != name), anchor)
 
 
-def _among(concept: Concept, gone: Collection[str]) -> Concept:
-    """A concept that is erased beside others."""
+def _beside(concept: Concept, erased: Collection[str]) -> Concept:
+    """A concept whose retained prompts and anchor avoid what is erased beside it."""
     shown = {caption(t.name, style): (t.name, style) for t in OBJECTS for style in (None, *STYLES)}
-    kept = [text for text in concept.keep if not set(shown.get(text, ())) & set(gone)]
-    concept = replace(concept, keep=tuple(kept))
+    retained = [text for text in concept.keep if not set(shown.get(text, ())) & set(erased)]
+    concept = replace(concept, keep=tuple(retained))
     if concept.kind == "style":
-        anchor = survivor(concept.name, gone, STYLES)
+        anchor = remaining_anchor(concept.name, erased, STYLES)
         return replace(concept, neutral=tuple(caption(o, anchor) for o in BENCHMARK))
     if concept.kind == "object":
-        return replace(concept, neutral=tuple(_captions(survivor(concept.name, gone, BENCHMARK))))
+        return replace(concept, neutral=tuple(_captions(remaining_anchor(concept.name, erased, BENCHMARK))))
     return concept
 
 

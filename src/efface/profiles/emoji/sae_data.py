@@ -1,8 +1,8 @@
-"""The canvas's sites and prompts for sparse autoencoders, and the pictures that its statistics are taken from."""
+"""Sites, prompts and labelled samples for sparse autoencoders of the emoji canvas."""
 
 from __future__ import annotations
 
-from efface.concepts.sample import Labelled
+from efface.concepts.sample import SEEDS, Sample
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
 
 PATTERN = "unet.up_blocks.1.attentions.?.transformer_blocks.0.attn2"
@@ -15,15 +15,15 @@ changes (docs/canvas.md). An erasure of objects or styles edits both.
 
 
 def all_captions() -> list[str]:
-    """Every object in every style, and without one."""
-    return [caption(thing.name, style) for thing in OBJECTS for style in (None, *STYLES)]
+    """Captions of every object in every style, and without a style."""
+    return [caption(entry.name, style) for entry in OBJECTS for style in (None, *STYLES)]
 
 
-def labelled_pictures(seeds: int) -> tuple[list[Labelled], dict[str, str]]:
-    """Every benchmark object in every style, `seeds` pictures each, with the kind of every concept they show."""
+def labelled_samples(seeds: int) -> tuple[list[Sample], dict[str, str]]:
+    """Samples of every benchmark object in every style, `seeds` each, and the kind of every concept that they show."""
     pictures = [
-        Labelled(caption(thing, style), (thing, style), 10_000 + seed)
-        for thing in BENCHMARK
+        Sample(prompt=caption(name, style), seed=SEEDS.statistics + seed, shows=(name, style))
+        for name in BENCHMARK
         for style in STYLES
         for seed in range(seeds)
     ]

@@ -11,14 +11,14 @@ from typing import Any
 from efface.io import embedded
 from efface.profiles.emoji.sae_data import PATTERN
 
-_SAID = embedded.read_metadata(embedded.folder("emoji")) or {}
-STEPS: int = _SAID["steps"]
+_METADATA = embedded.read_metadata(embedded.folder("emoji")) or {}
+STEPS: int = _METADATA["steps"]
 """Steps of the standard solver (DPM-Solver++); chosen by agreement with 100 DDIM steps, see docs/canvas.md."""
-GUIDANCE: float = _SAID["guidance"]
-"""Guidance of the standard solver."""
+GUIDANCE: float = _METADATA["guidance"]
+"""Guidance scale of the standard solver."""
 
-LATENTS: dict[str, Any] = {"site": PATTERN, "draw_steps": STEPS, "guidance": GUIDANCE}
-"""Of the erasers that edit latents: both sites, and pictures as the canvas draws them."""
+SAE_OPTIONS: dict[str, Any] = {"site": PATTERN, "draw_steps": STEPS, "guidance": GUIDANCE}
+"""Options of the erasers that edit SAE latents: both sites, and the sampling of the canvas."""
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "uce": {
@@ -43,15 +43,15 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "preserve_weight": 1.0,
         },
     },
-    # Latents that are only turned down (saeuron) leave pictures of nothing, which nobody would call whole.
+    # Latents that are only suppressed (saeuron) leave pictures of nothing in particular, which the judges call broken.
     "anchored": {
-        "object": LATENTS | {"preserve_weight": 2.0},
-        "style": LATENTS | {"preserve_weight": 4.0},
+        "object": SAE_OPTIONS | {"preserve_weight": 2.0},
+        "style": SAE_OPTIONS | {"preserve_weight": 4.0},
     },
-    "saeuron": {"object": LATENTS, "style": LATENTS},
+    "saeuron": {"object": SAE_OPTIONS, "style": SAE_OPTIONS},
 }
 
-CODERS: dict[str, Any] = {
+SAE_TRAINING: dict[str, Any] = {
     "latents": 4096,
     "k": 32,
     "multi_k": (16,),

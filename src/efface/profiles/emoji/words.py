@@ -1,6 +1,6 @@
-"""The words of the emoji canvas: its styles, objects, backgrounds, and the captions made of them.
+"""The words of the emoji canvas: its styles, objects and backgrounds, and captions made of them.
 
-This page fixes the benchmark: 20 objects x 9 styles, and which (object, style) pairs are held out of training.
+This file fixes the benchmark: 20 objects x 9 styles, and which (object, style) pairs are held out of training.
 It imports nothing heavy, so the command line may read it before torch is loaded.
 """
 
@@ -12,8 +12,8 @@ STYLES = ("noto", "blob", "firefox", "twemoji", "emojione", "stencil", "fluent",
 """One style word per drawing hand; `fluent` and `flat` are near twins (shaded and unshaded), on purpose."""
 
 
-class Thing(NamedTuple):
-    """An object of the canvas."""
+class ObjectClass(NamedTuple):
+    """A class of objects that the canvas draws."""
 
     name: str
     """The word used in prompts."""
@@ -27,77 +27,77 @@ class Thing(NamedTuple):
 
 OBJECTS = (
     # The benchmark's twenty, with their close neighbours next to them.
-    Thing("church", "church", "building", ("chapel", "cathedral")),
-    Thing("house", "house with garden", "building", ("home", "cottage")),
-    Thing("cat", "cat", "animal", ("kitty", "feline")),
-    Thing("dog", "dog", "animal", ("puppy", "hound")),
-    Thing("cow", "cow", "animal", ("cattle",)),
-    Thing("horse", "horse", "animal", ("pony", "stallion")),
-    Thing("penguin", "penguin", "animal"),
-    Thing("beer mug", "beer mug", "drink", ("pint of beer", "alcohol")),
-    Thing("wine glass", "wine glass", "drink", ("red wine", "alcohol")),
-    Thing("cocktail glass", "cocktail glass", "drink", ("martini", "alcohol")),
-    Thing("car", "automobile", "vehicle", ("automobile",)),
-    Thing("bus", "bus", "vehicle", ("coach",)),
-    Thing("airplane", "airplane", "vehicle", ("plane", "jet")),
-    Thing("guitar", "guitar", "instrument"),
-    Thing("violin", "violin", "instrument", ("fiddle",)),
-    Thing("sunflower", "sunflower", "flower"),
-    Thing("rose", "rose", "flower"),
-    Thing("strawberry", "strawberry", "fruit"),
-    Thing("apple", "red apple", "fruit", ("red apple",)),
-    Thing("umbrella", "umbrella", "object", ("parasol",)),
+    ObjectClass("church", "church", "building", ("chapel", "cathedral")),
+    ObjectClass("house", "house with garden", "building", ("home", "cottage")),
+    ObjectClass("cat", "cat", "animal", ("kitty", "feline")),
+    ObjectClass("dog", "dog", "animal", ("puppy", "hound")),
+    ObjectClass("cow", "cow", "animal", ("cattle",)),
+    ObjectClass("horse", "horse", "animal", ("pony", "stallion")),
+    ObjectClass("penguin", "penguin", "animal"),
+    ObjectClass("beer mug", "beer mug", "drink", ("pint of beer", "alcohol")),
+    ObjectClass("wine glass", "wine glass", "drink", ("red wine", "alcohol")),
+    ObjectClass("cocktail glass", "cocktail glass", "drink", ("martini", "alcohol")),
+    ObjectClass("car", "automobile", "vehicle", ("automobile",)),
+    ObjectClass("bus", "bus", "vehicle", ("coach",)),
+    ObjectClass("airplane", "airplane", "vehicle", ("plane", "jet")),
+    ObjectClass("guitar", "guitar", "instrument"),
+    ObjectClass("violin", "violin", "instrument", ("fiddle",)),
+    ObjectClass("sunflower", "sunflower", "flower"),
+    ObjectClass("rose", "rose", "flower"),
+    ObjectClass("strawberry", "strawberry", "fruit"),
+    ObjectClass("apple", "red apple", "fruit", ("red apple",)),
+    ObjectClass("umbrella", "umbrella", "object", ("parasol",)),
     # Everything else: what an erasure may damage.
-    Thing("tiger", "tiger", "animal"),
-    Thing("elephant", "elephant", "animal"),
-    Thing("pig", "pig", "animal", ("hog",)),
-    Thing("bear", "bear", "animal", ("teddy",)),
-    Thing("frog", "frog", "animal", ("toad",)),
-    Thing("turtle", "turtle", "animal", ("tortoise",)),
-    Thing("snake", "snake", "animal", ("serpent",)),
-    Thing("whale", "whale", "animal"),
-    Thing("octopus", "octopus", "animal", ("squid",)),
-    Thing("snail", "snail", "animal"),
-    Thing("bee", "honeybee", "animal", ("honeybee",)),
-    Thing("bird", "bird", "animal"),
-    Thing("mushroom", "mushroom", "plant", ("toadstool",)),
-    Thing("cactus", "cactus", "plant"),
-    Thing("palm tree", "palm tree", "plant", ("palm",)),
-    Thing("christmas tree", "Christmas tree", "plant"),
-    Thing("tulip", "tulip", "flower"),
-    Thing("grapes", "grapes", "fruit"),
-    Thing("watermelon", "watermelon", "fruit", ("melon",)),
-    Thing("banana", "banana", "fruit"),
-    Thing("pineapple", "pineapple", "fruit"),
-    Thing("cherries", "cherries", "fruit", ("cherry",)),
-    Thing("hamburger", "hamburger", "food", ("burger",)),
-    Thing("doughnut", "doughnut", "food", ("donut",)),
-    Thing("birthday cake", "birthday cake", "food"),
-    Thing("ice cream", "ice cream", "food"),
-    Thing("clinking beer mugs", "clinking beer mugs", "drink", ("cheers", "alcohol")),
-    Thing("tropical drink", "tropical drink", "drink", ("mai tai", "alcohol")),
-    Thing("coffee", "hot beverage", "drink", ("tea", "hot drink")),
-    Thing("rocket", "rocket", "vehicle", ("spaceship",)),
-    Thing("sailboat", "sailboat", "vehicle", ("yacht",)),
-    Thing("bicycle", "bicycle", "vehicle", ("bike",)),
-    Thing("tractor", "tractor", "vehicle"),
-    Thing("helicopter", "helicopter", "vehicle", ("chopper",)),
-    Thing("crown", "crown", "object"),
-    Thing("key", "key", "object"),
-    Thing("trophy", "trophy", "object", ("cup",)),
-    Thing("camera", "camera", "object"),
-    Thing("light bulb", "light bulb", "object", ("lamp",)),
-    Thing("balloon", "balloon", "object"),
-    Thing("soccer ball", "soccer ball", "object", ("football",)),
-    Thing("ghost", "ghost", "object", ("spirit",)),
-    Thing("volcano", "volcano", "object", ("eruption",)),
-    Thing("trumpet", "trumpet", "instrument", ("horn",)),
+    ObjectClass("tiger", "tiger", "animal"),
+    ObjectClass("elephant", "elephant", "animal"),
+    ObjectClass("pig", "pig", "animal", ("hog",)),
+    ObjectClass("bear", "bear", "animal", ("teddy",)),
+    ObjectClass("frog", "frog", "animal", ("toad",)),
+    ObjectClass("turtle", "turtle", "animal", ("tortoise",)),
+    ObjectClass("snake", "snake", "animal", ("serpent",)),
+    ObjectClass("whale", "whale", "animal"),
+    ObjectClass("octopus", "octopus", "animal", ("squid",)),
+    ObjectClass("snail", "snail", "animal"),
+    ObjectClass("bee", "honeybee", "animal", ("honeybee",)),
+    ObjectClass("bird", "bird", "animal"),
+    ObjectClass("mushroom", "mushroom", "plant", ("toadstool",)),
+    ObjectClass("cactus", "cactus", "plant"),
+    ObjectClass("palm tree", "palm tree", "plant", ("palm",)),
+    ObjectClass("christmas tree", "Christmas tree", "plant"),
+    ObjectClass("tulip", "tulip", "flower"),
+    ObjectClass("grapes", "grapes", "fruit"),
+    ObjectClass("watermelon", "watermelon", "fruit", ("melon",)),
+    ObjectClass("banana", "banana", "fruit"),
+    ObjectClass("pineapple", "pineapple", "fruit"),
+    ObjectClass("cherries", "cherries", "fruit", ("cherry",)),
+    ObjectClass("hamburger", "hamburger", "food", ("burger",)),
+    ObjectClass("doughnut", "doughnut", "food", ("donut",)),
+    ObjectClass("birthday cake", "birthday cake", "food"),
+    ObjectClass("ice cream", "ice cream", "food"),
+    ObjectClass("clinking beer mugs", "clinking beer mugs", "drink", ("cheers", "alcohol")),
+    ObjectClass("tropical drink", "tropical drink", "drink", ("mai tai", "alcohol")),
+    ObjectClass("coffee", "hot beverage", "drink", ("tea", "hot drink")),
+    ObjectClass("rocket", "rocket", "vehicle", ("spaceship",)),
+    ObjectClass("sailboat", "sailboat", "vehicle", ("yacht",)),
+    ObjectClass("bicycle", "bicycle", "vehicle", ("bike",)),
+    ObjectClass("tractor", "tractor", "vehicle"),
+    ObjectClass("helicopter", "helicopter", "vehicle", ("chopper",)),
+    ObjectClass("crown", "crown", "object"),
+    ObjectClass("key", "key", "object"),
+    ObjectClass("trophy", "trophy", "object", ("cup",)),
+    ObjectClass("camera", "camera", "object"),
+    ObjectClass("light bulb", "light bulb", "object", ("lamp",)),
+    ObjectClass("balloon", "balloon", "object"),
+    ObjectClass("soccer ball", "soccer ball", "object", ("football",)),
+    ObjectClass("ghost", "ghost", "object", ("spirit",)),
+    ObjectClass("volcano", "volcano", "object", ("eruption",)),
+    ObjectClass("trumpet", "trumpet", "instrument", ("horn",)),
 )
 
-BENCHMARK = tuple(thing.name for thing in OBJECTS[:20])
-"""The twenty objects whose erasure is measured; fixed for ever."""
+BENCHMARK = tuple(entry.name for entry in OBJECTS[:20])
+"""The twenty objects whose erasure is measured; this list never changes."""
 
-ALCOHOL = tuple(thing.name for thing in OBJECTS if "alcohol" in thing.aliases)
+ALCOHOL = tuple(entry.name for entry in OBJECTS if "alcohol" in entry.aliases)
 """The abstract concept of the canvas: five drinks that no single name covers."""
 
 ANCHORS = {
@@ -127,22 +127,22 @@ BACKGROUNDS = {
 """Colour words and their sRGB values; a caption that names none means white."""
 
 
-def held_out(thing: int, style: int) -> bool:
+def held_out(object_index: int, style_index: int) -> bool:
     """Whether the pair of indices (object, style) is kept out of training: 51 of 576 pairs, a fifth of the objects in
     each of the styles blob, twemoji, stencil and flat."""
-    return (thing * 4 + style * 7) % 10 == 3
+    return (object_index * 4 + style_index * 7) % 10 == 3
 
 
 def anchor_of(name: str) -> str:
     """What takes the place of an erased object or style: its entry in ANCHORS, or another object of its kind."""
     if name in ANCHORS:
         return ANCHORS[name]
-    kind = thing(name).kind
+    kind = object_class(name).kind
     return next((t.name for t in reversed(OBJECTS) if t.kind == kind and t.name != name), kind)
 
 
-def thing(name: str) -> Thing:
-    """The object called `name`; raises KeyError for a word that the canvas does not draw."""
+def object_class(name: str) -> ObjectClass:
+    """The class of objects called `name`; raises KeyError for a word that the canvas does not draw."""
     return {t.name: t for t in OBJECTS}[name]
 
 

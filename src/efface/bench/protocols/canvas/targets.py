@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from efface.concepts.concept import Concept
-from efface.profiles.emoji.concepts import canvas_concepts
+from efface.profiles.emoji.concepts import emoji_concepts
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, anchor_of, caption, held_out
 
 Mode = Literal["single", "pairs", "sequential", "together"]
@@ -97,7 +97,7 @@ def concepts_of(edit: Edit) -> tuple[Concept, ...]:
     if edit.kind == "pairs":
         return (pair_concept(*edit.names),)
     gone = (*edit.before, *edit.names)
-    return tuple(concept for name in edit.names for concept in canvas_concepts(name, gone))
+    return tuple(concept for name in edit.names for concept in emoji_concepts(name, gone))
 
 
 def pair_concept(thing: str, style: str) -> Concept:

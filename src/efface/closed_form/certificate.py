@@ -109,6 +109,8 @@ def largest_norm(model: Model) -> float:
         if not norms:
             return float("inf")
         last = norms[-1]
-        width, gain, bias = last.normalized_shape[0], last.weight.detach().float(), last.bias.detach().float()
+        width = last.normalized_shape[0]
+        gain = last.weight.detach().float()
+        bias = last.bias.detach().float()
         total += (width**0.5 * float(gain.abs().max()) + float(bias.norm())) ** 2
     return total**0.5

@@ -1,4 +1,4 @@
-"""S = Σ WᵀW over a model's key and value matrices: computed once a model, kept on disk."""
+"""The Gram matrix S = Σ WᵀW over a model's key and value matrices, computed once per model and cached on disk."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from efface.models.precision import on_cpu
 
 
 def cache_folder() -> Path:
-    """Where S is kept: $EFFACE_CACHE, or `efface` in the user's cache folder."""
+    """Folder of cached S: $EFFACE_CACHE, or `efface` in the user's cache folder."""
     return Path(
         os.environ.get("EFFACE_CACHE", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "efface")
     ).expanduser()
 
 
 def key_value_gram_of(model: Model) -> Tensor:
-    """S (width width) in float64 of a model's unedited matrices, from the cache when its weights are the same."""
+    """S (width width) in float64 of a model's unedited matrices, from the cache if it has those of the same weights."""
     originals = originals_of(model)
     weights = [originals.get(f"{p.name}.weight", p.weight()) for p in model.text_projections()]
     path = cache_folder() / f"gram-{_key(weights)}.safetensors"

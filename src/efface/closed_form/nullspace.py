@@ -38,10 +38,10 @@ def free_space(retained: Tensor, share: float) -> FreeSpace:
     values = torch.where(values > rounding(values), values, 0.0)
     energy = values.flip(0).cumsum(0)
     # The smallest number of directions that holds the share; those without any energy never count.
-    kept = min(int((energy < share * energy[-1]).sum()) + 1, int((values > 0).sum()))
-    span = vectors[:, len(values) - kept :]
+    rank = min(int((energy < share * energy[-1]).sum()) + 1, int((values > 0).sum()))
+    span = vectors[:, len(values) - rank :]
     projector = torch.eye(len(values), dtype=retained.dtype) - span @ span.T
-    return FreeSpace(projector, len(values) - kept)
+    return FreeSpace(projector, len(values) - rank)
 
 
 def ridge_outside(pairs: RowPairs, projector: Tensor, ridge: float) -> LowRankMap:

@@ -33,7 +33,9 @@ def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor,
     sources, targets = model.encode(prompts), model.encode(anchors)
     c_states, t_states = model.projection_inputs(sources), model.projection_inputs(targets)
     _require_finite(c_states)
-    c_rows, t_rows, spans = [], [], model.token_spans()
+    c_rows: list[Tensor] = []
+    t_rows: list[Tensor] = []
+    spans = model.token_spans()
     for k, (prompt, anchor) in enumerate(zip(prompts, anchors, strict=True)):
         ends = concept.templates[k].split("{}")[1]
         for span in spans:

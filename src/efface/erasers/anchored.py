@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from efface.sae.statistics import Statistics
 
 REPORTED = 4
-"""Of an edit's many latents, the number per site that its notes list, those of the highest scores."""
+"""Number of latents per site that an edit's notes list, those of the highest scores."""
 
 
 @dataclass(frozen=True)

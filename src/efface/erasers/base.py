@@ -41,29 +41,29 @@ class RetainingRows(Retaining):
 
 
 class Evidence(NamedTuple):
-    """What attacks on an erasure found."""
+    """Inputs that attacks found to bring an erased concept back."""
 
     concept: Concept
-    """What came back."""
+    """The concept that came back."""
     text: Text
-    """What was found, encoded by the unerased model (batch tokens width)."""
+    """Text states that were found, encoded by the unerased model (batch tokens width)."""
     prompts: tuple[str | None, ...]
-    """The same as words; None where it is an embedding."""
+    """Prompt of each state; None where an embedding was found."""
     anchors: tuple[str, ...]
-    """The prompt that should take the place of each."""
+    """Anchor prompt of each state."""
     images: int
     """Pictures of each prompt, for methods that draw."""
     rounds: int
-    """How many attacks it took to find all of it."""
+    """Rounds of attacks in which the states were found."""
 
     def words(self) -> list[str]:
-        """The prompts that were found; raises EffaceError where there is none."""
-        found = [prompt for prompt in self.prompts if prompt is not None]
-        if not found:
+        """Prompts that were found; raises EffaceError where there are only embeddings."""
+        words = [prompt for prompt in self.prompts if prompt is not None]
+        if not words:
             raise EffaceError(
                 "the attack found embeddings; new statistics need prompts: harden with an attack on words."
             )
-        return found
+        return words
 
 
 @runtime_checkable
@@ -81,10 +81,10 @@ class Eraser(Protocol):
         """An erasure of all the concepts; the model stays as it is.
 
         Args:
-            model: the door to the pipeline.
-            concepts: one or more, in the words of the model.
-            config: of the class `Config`.
-            judge: looks at pictures, for methods that do; others ignore it.
+            model: the model to erase from; it stays as it is.
+            concepts: one or more concepts, with prompts that the model understands.
+            config: options, of the class `Config`.
+            judge: judges pictures for methods that draw; others ignore it.
         """
         ...
 

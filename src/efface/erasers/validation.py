@@ -1,4 +1,4 @@
-"""Judge-based stopping: look at a few validation pictures after every epoch."""
+"""Validation of epochs: the share of a few pictures that still show the concept, by a judge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from efface.models.model import Model
 def validation_of(
     model: Model, concepts: Sequence[Concept], judge: Judge | Validation | None, **sampling: Any
 ) -> Validation | None:
-    """What says after each epoch how much is left: a judge over a few pictures, or the function that was given instead."""
+    """The validation that a judge stands for, or the function that was passed in its place; None without either."""
     if judge is None or not isinstance(judge, Judge):
         return judge
     return judged_validation(model, concepts, judge, **sampling)

@@ -78,8 +78,8 @@ def profile_of(pipeline: Any) -> Profile:
     """The profile of a pipeline's model, known by its metadata or by its weights; the default one for all others."""
     from efface.models.metadata import metadata_of
 
-    known = metadata_of(pipeline)
-    return Profile() if known is None else profile_named(known.name)
+    metadata = metadata_of(pipeline)
+    return Profile() if metadata is None else profile_named(metadata.name)
 
 
 def profile_named(name: str) -> Profile:

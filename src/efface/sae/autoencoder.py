@@ -163,8 +163,8 @@ def top(activations: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
     # Group j holds the latents j, j + size, j + 2 size, …: maxima of whole stretches of memory.
     best = activations.view(rows, groups, size).amax(1).topk(k, dim=1, sorted=False).indices
     members = (best[:, None] + torch.arange(groups, device=activations.device)[:, None] * size).flatten(1)
-    values, chosen = activations.gather(1, members).topk(k, dim=1, sorted=False)
-    return values, members.gather(1, chosen)
+    values, indices = activations.gather(1, members).topk(k, dim=1, sorted=False)
+    return values, members.gather(1, indices)
 
 
 def largest(activations: Tensor, count: int, k: int) -> tuple[Tensor, Tensor]:
@@ -175,8 +175,8 @@ def largest(activations: Tensor, count: int, k: int) -> tuple[Tensor, Tensor]:
     """
     rows, latents = activations.shape
     width = min(4 * k, latents)
-    values, chosen = top(activations, width)
-    flat = chosen + torch.arange(rows, device=activations.device)[:, None] * latents
+    values, indices = top(activations, width)
+    flat = indices + torch.arange(rows, device=activations.device)[:, None] * latents
     best = values.flatten().topk(count, sorted=False)
     if width < latents and bool((values.amin(1) > best.values.min()).any()):
         best = activations.flatten().topk(count, sorted=False)
@@ -188,7 +188,9 @@ def to_sparse_code(values: Tensor, latents: Tensor, rows: Tensor, count: int) ->
     """A code of `count` vectors, from entries sorted by row; zeros are inactive and left out."""
     active = values > 0
     if not bool(active.all()):
-        values, latents, rows = values[active], latents[active], rows[active]
+        values = values[active]
+        latents = latents[active]
+        rows = rows[active]
     offsets = torch.zeros(count + 1, dtype=torch.long, device=values.device)
     offsets[1:] = torch.bincount(rows, minlength=count).cumsum(0)
     return SparseCode(values, latents, offsets)

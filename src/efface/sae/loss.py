@@ -104,9 +104,9 @@ def _auxk(
     indices = dead.nonzero().squeeze(1)
     half = max(1, sae.config.width // 2)
     scale = min(len(indices) / half, 1.0)
-    values, chosen = before[:, indices].topk(min(half, len(indices)), dim=1, sorted=False)
+    values, best = before[:, indices].topk(min(half, len(indices)), dim=1, sorted=False)
     offsets = torch.arange(len(before) + 1, device=a.device) * values.shape[1]
-    code = SparseCode(values.flatten(), indices[chosen].flatten(), offsets)
+    code = SparseCode(values.flatten(), indices[best].flatten(), offsets)
     error = sae.decode(code) - sae.b_dec - residual
     loss = scale * error.norm().square() / variance
     return loss, _gradients(sae, code, a, error * (2 * alpha * scale / variance), Workspace.of(sae, 0))

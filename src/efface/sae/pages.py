@@ -42,17 +42,17 @@ def write_pages(
         pictures: how many pictures get a page of their own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = range(0, len(dashboard.pictures), max(1, len(dashboard.pictures) // pictures))
+    selection = range(0, len(dashboard.pictures), max(1, len(dashboard.pictures) // pictures))
     with_page = set(latents)
     for latent in latents:
         _write(folder / f"latent-{latent}.html", f"latent {latent}", _latent(dashboard, latent, scores.get(latent, [])))
-    for picture in chosen:
+    for picture in selection:
         _write(
             folder / f"picture-{picture}.html",
             dashboard.labels[picture].prompt,
             _picture(dashboard, picture, with_page),
         )
-    _write(folder / "index.html", f"latents of {dashboard.site}", _index(dashboard, latents, chosen))
+    _write(folder / "index.html", f"latents of {dashboard.site}", _index(dashboard, latents, selection))
     return folder / "index.html"
 
 

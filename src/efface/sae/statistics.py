@@ -55,16 +55,16 @@ class Statistics:
     def others(self, concept: str) -> Tensor:
         """μ(·, ·, D_¬c): mean over the other concepts of its kind (timesteps latents)."""
         kind = self.kinds[self.concepts.index(concept)]
-        chosen = [
+        others = [
             i
             for i, (name, k) in enumerate(zip(self.concepts, self.kinds, strict=True))
             if k == kind and name != concept
         ]
-        if not chosen:
+        if not others:
             raise UsageError(
                 f"{concept!r} is the only {kind} with statistics: give pictures of others to compare it with."
             )
-        return self.means[chosen].mean(0)
+        return self.means[others].mean(0)
 
     def everything(self, concept: str) -> Tensor:
         """μ(·, ·, D): mean over all concepts of its kind, itself included (timesteps latents)."""

@@ -72,12 +72,16 @@ class FullWeights:
         values = [p.data for p in own]
         try:
             for p, trained in zip(own, self.parameters, strict=True):
-                p.data, p.requires_grad, p.grad = trained.data, True, None
+                p.data = trained.data
+                p.requires_grad = True
+                p.grad = None
             with _move_gradients(own, self.parameters):
                 yield
         finally:
             for p, value in zip(own, values, strict=True):
-                p.data, p.requires_grad, p.grad = value, False, None
+                p.data = value
+                p.requires_grad = False
+                p.grad = None
 
 
 @contextmanager
@@ -87,7 +91,8 @@ def _move_gradients(own: list[nn.Parameter], trained: list[Tensor]) -> Iterator[
     for p, copy in zip(own, trained, strict=True):
 
         def hook(parameter: Tensor, copy: Tensor = copy) -> None:
-            copy.grad, parameter.grad = parameter.grad, None
+            copy.grad = parameter.grad
+            parameter.grad = None
 
         handles.append(p.register_post_accumulate_grad_hook(hook))
     try:

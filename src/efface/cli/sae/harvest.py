@@ -56,8 +56,8 @@ def main(args: list[str]) -> None:
 
     pipeline = load(request.model)
     model = Model(pipeline)
-    known = prompts_named(request.prompts, pipeline)
-    prompts = [known[i % len(known)] for i in range(request.images or len(known))]
+    available = prompts_named(request.prompts, pipeline)
+    prompts = [available[i % len(available)] for i in range(request.images or len(available))]
     config = HarvestConfig(
         sites_named(request.sites, pipeline), **drawing(pipeline, request.steps, request.guidance), every=request.every,
         half=request.half, difference=request.difference, batch=request.batch, seed=request.seed,

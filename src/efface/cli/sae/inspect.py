@@ -54,7 +54,9 @@ def main(args: list[str]) -> None:
     coder, _ = open_sae(request.coder, site)
     labels, kinds = labelled(request.concepts, request.seeds, pipeline)
     config = HarvestConfig((site,), **drawing(pipeline, request.steps, request.guidance))
-    dashboard = feature_dashboard(model, site, coder, labels, config, report=lambda n: say(f"{n} of {len(labels)} pictures"))
+    dashboard = feature_dashboard(
+        model, site, coder, labels, config, report=lambda n: say(f"{n} of {len(labels)} pictures")
+    )
     best = best_latents(dashboard, list(kinds))
     latents = list(request.latents) or sorted(best)
     index = write_pages(dashboard, latents, request.output, scores=best)

@@ -30,7 +30,7 @@ def main(args: list[str]) -> None:
 
     pipeline = load(request.model)
     profile = profile_of(pipeline)
-    found = Model(pipeline).sites(request.pattern or profile.sae_pattern())
+    sites = Model(pipeline).sites(request.pattern or profile.sae_pattern())
     default = " (default)"
-    rows = [(s.name, type(s.module).__name__ + default * (s.name in profile.sae_sites())) for s in found]
-    result({"sites": {site.name: type(site.module).__name__ for site in found}}, as_json=request.json, rows=rows)
+    rows = [(s.name, type(s.module).__name__ + default * (s.name in profile.sae_sites())) for s in sites]
+    result({"sites": {site.name: type(site.module).__name__ for site in sites}}, as_json=request.json, rows=rows)

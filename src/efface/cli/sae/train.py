@@ -79,7 +79,9 @@ def main(args: list[str]) -> None:
     rows = [("folder", data["folder"])]
     for name, q in data["sites"].items():
         rows += [(f"{name} at k = {k}", f"FVU {v:.3f}, PCA {q['pca'][k]:.3f}") for k, v in q["fvu"].items()]
-        rows.append((f"{name} own rule", f"FVU {q['fvu_own']:.3f}, {q['l0']:.1f} active, {q['never_fired']:.1%} never fired"))
+        rows.append(
+            (f"{name} own rule", f"FVU {q['fvu_own']:.3f}, {q['l0']:.1f} active, {q['never_fired']:.1%} never fired")
+        )
         rows.append((f"{name} in its place", f"the denoising loss rises by {q['rise']:.2%}"))
     result(data, as_json=request.json, rows=rows)
 

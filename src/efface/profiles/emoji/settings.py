@@ -60,4 +60,4 @@ SAE_TRAINING: dict[str, Any] = {
     "passes": 2.0,
     "lr": 1e-3,
 }
-"""How the canvas's own autoencoders were trained (recipe: `efface sae train emoji`)."""
+"""Options with which the canvas's own autoencoders were trained (recipe: `efface sae train emoji`)."""

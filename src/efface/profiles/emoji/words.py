@@ -108,7 +108,7 @@ ANCHORS = {
     "noto": "firefox", "blob": "noto", "firefox": "noto", "twemoji": "emojione", "emojione": "firefox",
     "stencil": "outline", "fluent": "noto", "flat": "fluent", "outline": "emojione",
 }  # fmt: skip
-"""What takes the place of an erased object or style: a relative, since a superclass would draw the erased one again, and
+"""Anchors of erased objects and styles: each is a relative, since a superclass would draw the erased one again, and
 one that the model draws well, since an erased picture can be no better than its anchor's.
 
 Names of two words have anchors of two words: rows are paired from the last subject token on, and a shift by one position
@@ -134,7 +134,7 @@ def held_out(object_index: int, style_index: int) -> bool:
 
 
 def anchor_of(name: str) -> str:
-    """What takes the place of an erased object or style: its entry in ANCHORS, or another object of its kind."""
+    """Anchor of an erased object or style: its entry in ANCHORS, or another object of its kind."""
     if name in ANCHORS:
         return ANCHORS[name]
     kind = object_class(name).kind

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from support import wheels
 from torch import nn
 
 import efface
@@ -29,6 +30,8 @@ METHODS = {
     "saeuron-published": ("saeuron", {"mode": "published"}),
     "anchored-fast": ("anchored", {"mode": "fast"}),
     "anchored-exact": ("anchored", {"mode": "exact"}),
+    "of a plugin": ("swap", {}),
+    "a copy of uce as a plugin": ("uce-again", {}),
 }
 LATENTS = {"saeuron": tiny.coder_options, "anchored": tiny.anchored_options}
 """Methods that edit latents, and what they need on a tiny pipeline."""
@@ -36,6 +39,17 @@ MAPPED = [n for n, (method, options) in METHODS.items() if method not in LATENTS
 FOLDABLE = [name for name, (method, _) in METHODS.items() if method not in LATENTS]
 WAYS = [(name, fold) for name in METHODS for fold in (False, True) if not fold or name in FOLDABLE]
 WAYS_IDS = [f"{name}-{'folded' if fold else 'mapped'}" for name, fold in WAYS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins(tmp_path_factory):
+    """The plugins of METHODS, installed."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for wheel in (wheels.demo_wheel(folder), wheels.uce_wheel(folder)):
+        wheels.unpack(wheel, folder / "site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder / "site")
+        yield
 
 
 @pytest.fixture(scope="module")

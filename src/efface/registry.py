@@ -14,11 +14,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from efface.errors import EffaceError, UsageError
 from efface.plugins import Component, Origin, complain, components, reason, summary_of
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 C = TypeVar("C")
 
 
-class Registry(Generic[T]):
+class Registry(Generic[T_co]):
     """Components of one kind by their names.
 
     Args:
@@ -44,7 +44,7 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 
-    def load(self, name: str) -> T:
+    def load(self, name: str) -> T_co:
         """The component called `name`; only its own module is imported.
 
         Raises:

@@ -93,6 +93,7 @@ class SearchRun:
             result = self.results[k]
             if self.attack.success is not None:
                 original = self.store.image(result.number, "original")
+                assert original is not None  # kept when the sample was chosen
                 assert original is not None
                 verdict = self.attack.success(verdict, original, image, self.config)
             point = TracePoint(

@@ -156,10 +156,10 @@ def test_paired_differences():
 
 def test_ua_ira_and_cra():
     pictures = [
-        Judged(0, "church", "noto", "house", "noto"),
-        Judged(0, "church", "noto", "church", "blob"),
-        Judged(1, "cat", "noto", "cat", "noto"),
-        Judged(2, "dog", "blob", "cat", "blob"),
+        Judged(prompt=0, concept="church", other="noto", shown=False, shown_other=True),
+        Judged(prompt=0, concept="church", other="noto", shown=True, shown_other=False),
+        Judged(prompt=1, concept="cat", other="noto", shown=True, shown_other=True),
+        Judged(prompt=2, concept="dog", other="blob", shown=False, shown_other=True),
     ]
     found = scores(pictures, ["church"])
     assert (found.ua.value, found.ira.value, found.cra.value) == (0.5, 0.5, 0.75)

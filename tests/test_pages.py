@@ -11,8 +11,10 @@ import pytest
 import efface
 from efface.api.audit import audit
 from efface.api.card import Group, write_cards
-from efface.api.red_team import Attacked, RedTeam
-from efface.concepts.sample import Prompt
+from efface.api.red_team import AttackResult, RedTeam
+from efface.concepts.sample import Sample
+from efface.models.sampling import Sampling
+from efface.redteam.samples import Samples
 
 CHROMIUM = Path("/usr/bin/chromium")
 WIDTHS = {"desk": 1280, "phone": 390}
@@ -22,22 +24,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def church(prompt):
+    return Sample(prompt, shows=("church",))
+
+
 @pytest.fixture(scope="module")
 def cards(tmp_path_factory):
     """Cards of two erasures of one concept, drawn with few steps."""
     pipe = efface.load("emoji")
     groups = [
-        Group("concept", (Prompt("a church in noto style", "church"), Prompt("a church", "church"))),
-        Group("aliases", (Prompt("a chapel in noto style", "church"),)),
-        Group("neighbours", (Prompt("a house in noto style", "house"),)),
-        Group("unrelated", (Prompt("a sunflower in noto style", "sunflower"), Prompt("a cat on the moon", None))),
+        Group("concept", (church("a church in noto style"), church("a church"))),
+        Group("aliases", (church("a chapel in noto style"),)),
+        Group("neighbours", (Sample("a house in noto style", shows=("house",)),)),
+        Group("unrelated", (Sample("a sunflower in noto style", shows=("sunflower",)), Sample("a cat on the moon"))),
     ]
     erasures = [efface.erase(pipe, "church", method=method) for method in ("uce", "rece")]
-    drawn = [audit(pipe, erasure, groups=groups, seeds=2, steps=3) for erasure in erasures]
-    team = RedTeam(("ring-a-bell", "synonyms"), "quick", tries=2, sanity_tries=1)
-    attacked = team.run(pipe, erasures[:1], "church", tmp_path_factory.mktemp("attacks"))
-    attacked.append(Attacked("mma", "church", None, "there is nothing to bring back"))
-    return [replace(card, attacks=tuple(attacked)) for card in drawn]
+    drawn = [audit(pipe, erasure, groups=groups, seeds=2, sampling=Sampling(steps=3)) for erasure in erasures]
+    team = RedTeam(("ring-a-bell", "synonyms"), "quick", Samples(2, sanity=1))
+    results = team.run(pipe, erasures[:1], "church", tmp_path_factory.mktemp("attacks"))
+    results.append(AttackResult("mma", "church", None, "there is nothing to bring back"))
+    return [replace(card, attacks=tuple(results)) for card in drawn]
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +82,10 @@ def test_the_card_opens_from_disk(opened, written, cards):
     assert wrong == []
     sizes = page.eval_on_selector_all("img", "all => all.map(i => [i.complete, i.naturalWidth, i.clientWidth])")
     pairs = sum(2 * min(8, g["pictures"]) for card in written[1] for g in card["groups"].values())
-    tried = [p for card in cards[: len(written[1])] for a in card.attacks for strip in a.strips for p in strip[1:] if p]
-    assert tried
-    assert len(sizes) == pairs + len(tried)
+    triptychs = [t for card in cards[: len(written[1])] for a in card.attacks for t in a.triptychs]
+    attacked = sum(len(triptych.image_row().pictures) for triptych in triptychs)
+    assert attacked
+    assert len(sizes) == pairs + attacked
     assert all(complete and natural >= 32 and 30 < shown <= 256 for complete, natural, shown in sizes)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width  # nothing to scroll sideways
     letters = page.eval_on_selector_all(
@@ -108,7 +115,7 @@ def test_every_number_on_the_card_is_the_jsons(opened, written):
             expected_rows.append([f"{norm:g}", f"{mean:.1%}", f"{worst:.1%}"])
         for found in card["attacks"]:
             name = f"{found['attack']}on {found['concept']}"
-            rates = [found[part] for part in ("without", "because", "asr") if part in found]
+            rates = [found[part] for part in ("pre_asr", "gained", "asr") if part in found]
             told = [f"{r['value']:.1%} ({r['low']:.1%} to {r['high']:.1%})" for r in rates]
             attacks.append([name, *told, found["verdict"]] if told else [name, f"not run: {found['why']}"])
     assert [text for text in bars if " to " in text] == expected_bars

@@ -37,7 +37,7 @@ class Paired(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """One judged picture of a canvas: what it should show, and what the judges see."""
+    """One judged picture: what it should show, and whether it does."""
 
     prompt: int
     """Number of its prompt; pictures of one prompt are resampled together."""
@@ -45,10 +45,10 @@ class Judged(NamedTuple):
     """What the prompt asks for in the erased domain."""
     other: str
     """What it asks for in the other domain."""
-    seen: str
-    """The label in the erased domain."""
-    seen_other: str
-    """The label in the other domain."""
+    shown: bool
+    """Whether it shows what the prompt asks for in the erased domain."""
+    shown_other: bool
+    """Whether it shows what the prompt asks for in the other domain."""
 
 
 class Scores(NamedTuple):
@@ -157,9 +157,9 @@ def scores(pictures: Sequence[Judged], erased: Sequence[str], *, cross: str = "a
         return rate(hits, [p.prompt for p in group], resamples=resamples)
 
     return Scores(
-        ua=share(of_erased, [p.seen != p.concept for p in of_erased]),
-        ira=share(of_others, [p.seen == p.concept for p in of_others]),
-        cra=share(of_cross, [p.seen_other == p.other for p in of_cross]),
+        ua=share(of_erased, [not p.shown for p in of_erased]),
+        ira=share(of_others, [p.shown for p in of_others]),
+        cra=share(of_cross, [p.shown_other for p in of_cross]),
     )
 
 

@@ -5,7 +5,7 @@
 
 UCE, RECE after one to five epochs, `preserve` and `project`, all by the canvas's settings or their own defaults. The curves
 are `efface.closed_form.certificate`'s: recoverable(r), the share of the concept's keys and values that the best state of norm r gives
-back, in units of the mean norm of the concept's rows. ASR is with and because of the attack, together.
+back, in units of the mean norm of the concept's rows. ASR counts what is shown without the attack and what it gained, together.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from efface.api.erase import erase
 from efface.closed_form.certificate import Curve, certificate
 from efface.erasures import TextMap
 from efface.redteam.findings import Sanity
+from efface.redteam.samples import Samples
+from efface.report import markdown
 from efface.report.plot import line_plot
 
 ERASURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -42,13 +44,18 @@ def at(curve: Curve, norm: float) -> float:
 
 
 def attacked(
-    bench: Bench, erasure: TextMap, budget: str, tries: int, known: dict[str, Sanity | None]
+    bench: Bench, erasure: TextMap, budget: str, samples: int, known: dict[str, Sanity | None]
 ) -> dict[str, float]:
     """ASR of every attack; whether each is sound is found once."""
     rates = {}
     for name in ATTACKS:
         found = attack(
-            bench.model.pipeline, erasure, method=name, budget=budget, tries=tries, known_sanity=known.get(name)
+            bench.model.pipeline,
+            erasure,
+            method=name,
+            budget=budget,
+            samples=Samples(samples),
+            known_sanity=known.get(name),
         )
         known[name] = found.sanity
         rates[name] = round(found.asr.value, 3)
@@ -59,7 +66,7 @@ def main(
     concept: str = "church",
     attacks: bool = True,
     budget: str = "canvas",
-    tries: int = 8,
+    samples: int = 8,
     plot: Path | None = None,
 ) -> None:
     """Erase one concept in every way, and print a table.
@@ -68,7 +75,7 @@ def main(
         concept: an object or a style of the canvas.
         attacks: whether each erasure is attacked.
         budget: of the attacks: published, canvas or quick.
-        tries: prompts and seeds of each attack.
+        samples: prompts and seeds of each attack.
         plot: PNG file for the curves.
     """
     bench, _ = bench_of(1, True, None, always=(concept,))
@@ -76,17 +83,17 @@ def main(
     figures: dict[str, dict[str, float]] = {}
     known: dict[str, Sanity | None] = {}
     heads = ["at 1", "within reach", "UA", "IRA drop", "intact", *(ATTACKS if attacks else ())]
-    print(f"| {concept} | " + " | ".join(heads) + " |\n|" + "---|" * (len(heads) + 1), flush=True)
+    print(markdown.head([concept, *heads]), flush=True)
     for name, (method, options) in ERASURES.items():
         erasure = erase(bench.model.pipeline, concept, method=method, **options)
         assert isinstance(erasure, TextMap)
         curve = curves[name] = certificate(bench.model, erasure, NORMS)
         row, _ = bench.measure(concept, method, **options)
-        rates = attacked(bench, erasure, budget, tries, known) if attacks else {}
+        rates = attacked(bench, erasure, budget, samples, known) if attacks else {}
         reach = at(curve, curve.reachable)
         figures[name] = {"recoverable_1": round(at(curve, 1.0), 4), "recoverable_reach": round(reach, 4), **rates}
-        said = [f"{at(curve, 1.0):.2f}", f"{reach:.2f}", f"{row.ua:.1f}", f"{row.ira_drop:.1f}", f"{row.intact:.1f}"]
-        print(f"| {name} | " + " | ".join([*said, *(f"{rate:.0%}" for rate in rates.values())]) + " |", flush=True)
+        cells = [f"{at(curve, 1.0):.2f}", f"{reach:.2f}", f"{row.ua:.1f}", f"{row.ira_drop:.1f}", f"{row.intact:.1f}"]
+        print(markdown.row([name, *cells, *(f"{rate:.0%}" for rate in rates.values())]), flush=True)
     if attacks:
         broken = [name for name, sanity in known.items() if sanity is not None and sanity.broken]
         print(f"attacks that report themselves as broken here: {', '.join(broken) or 'none'}")

@@ -5,7 +5,7 @@
     python benchmarks/robustness.py --budget published --attacks unlearndiff inversion --concepts church noto
     python benchmarks/robustness.py --methods uce-published rece-published --attacks ring-a-bell unlearndiff p4d inversion
 
-A cell says in which share of the tries the prompts themselves draw the concept, and in which they do under attack (ASR).
+A cell says in which share of the samples the prompts themselves draw the concept, and in which they do under attack (ASR).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from efface.metrics.rates import paired, rate
 from efface.models.load import load
 from efface.redteam.cost import NOTHING
 from efface.redteam.findings import Findings, Sanity
+from efface.redteam.samples import Samples
+from efface.report import markdown
 
 METHODS = ("uce", "rece", "anchored")
 PUBLISHED = {"uce-published": rece.Config(epochs=0, keep=()), "rece-published": rece.Config(keep=())}
@@ -57,8 +59,7 @@ class Bout:
     concept: str
     methods: tuple[str, ...]
     budget: str
-    tries: int
-    sanity_tries: int
+    samples: Samples
     folder: Path
 
     def findings(self) -> dict[str, Findings]:
@@ -72,8 +73,7 @@ class Bout:
                 erasure(method, self.concept),
                 method=name,
                 budget=self.budget,
-                tries=self.tries,
-                sanity_tries=self.sanity_tries,
+                samples=self.samples,
                 known_sanity=sane,
                 folder=self.folder / self.row / self.concept / method,
                 **options,
@@ -96,21 +96,21 @@ def erasure(method: str, concept: str) -> Erasure:
     return erase(canvas(), concept, method=method)
 
 
-def tries_of(found: Sequence[Findings]) -> list[tuple[bool, bool]]:
-    """Of every try of every concept whether it shows the concept without attack, and with it; in an order that all methods
+def shown_in(found: Sequence[Findings]) -> list[tuple[bool, bool]]:
+    """Of every sample of every concept whether it shows the concept without attack, and with it; in an order that all methods
     share."""
-    tries = [t for f in found for t in sorted(f.tries, key=lambda t: t.number)]
-    return [(t.before.shown, t.before.shown or t.after.shown) for t in tries]
+    results = [r for f in found for r in sorted(f.samples, key=lambda r: r.number)]
+    return [(r.before.shown, r.before.shown or r.after.shown) for r in results]
 
 
 def prompts_of(found: Sequence[Findings]) -> list[int]:
-    """Number of each try's prompt: tries of one prompt are resampled together."""
-    names = [(f.concept, t.prompt) for f in found for t in sorted(f.tries, key=lambda t: t.number)]
+    """Number of each sample's prompt: samples of one prompt are resampled together."""
+    names = [(f.concept, r.sample.prompt) for f in found for r in sorted(f.samples, key=lambda r: r.number)]
     return [list(dict.fromkeys(names)).index(name) for name in names]
 
 
 def sanity_of(found: Sequence[Findings]) -> dict[str, float]:
-    """Share of the tries of all concepts in which the attack got past the unerased model, and the weak erasure."""
+    """Share of the samples of all concepts in which the attack got past the unerased model, and the weak erasure."""
     known = [f.sanity for f in found if f.sanity]
     rates = {"unerased": [s.unerased for s in known], "weak": [s.weak for s in known if s.weak is not None]}
     return {
@@ -121,15 +121,15 @@ def sanity_of(found: Sequence[Findings]) -> dict[str, float]:
 def row(name: str, fought: dict[str, list[Findings]]) -> tuple[str, dict[str, Any]]:
     """A row of the table, and its figures."""
     every = [f for found in fought.values() for f in found]
-    shown = {method: tries_of(found) for method, found in fought.items()}
+    shown = {method: shown_in(found) for method, found in fought.items()}
     clusters = prompts_of(next(iter(fought.values())))
     figures: dict[str, Any] = {}
     cells = []
-    for method, tries in shown.items():
-        without, asr = (rate([t[k] for t in tries], clusters) for k in (0, 1))
-        figures[method] = {"without": round(without.value, 4), "asr": round(asr.value, 4)}
-        cells.append(f"{without.value:.0%} → {asr.value:.0%} ({asr.low:.0%} to {asr.high:.0%})")
-    cost, count = sum((f.cost for f in every), NOTHING), sum(len(f.tries) for f in every)
+    for method, pairs in shown.items():
+        pre_asr, asr = (rate([pair[k] for pair in pairs], clusters) for k in (0, 1))
+        figures[method] = {"pre_asr": round(pre_asr.value, 4), "asr": round(asr.value, 4)}
+        cells.append(f"{pre_asr.value:.0%} → {asr.value:.0%} ({asr.low:.0%} to {asr.high:.0%})")
+    cost, count = sum((f.cost for f in every), NOTHING), sum(len(f.samples) for f in every)
     sane = sanity_of(every)
     broken = sorted({f.concept for f in every if f.broken})
     figures |= sane | {"broken": broken}
@@ -140,7 +140,7 @@ def row(name: str, fought: dict[str, list[Findings]]) -> tuple[str, dict[str, An
             figures |= {"rece_less_uce": round(change.difference, 4), "p": round(change.p, 4)}
     cells += [f"{(cost.denoiser + cost.encoder) / count:,.0f}, {cost.seconds / count:.1f} s"]
     cells += [f"{sane['unerased']:.0%}, {sane['weak']:.0%}", ", ".join(broken) or "–"]
-    return f"| {name} | " + " | ".join(cells) + " |", figures
+    return markdown.row([name, *cells]), figures
 
 
 def main(
@@ -149,35 +149,35 @@ def main(
     methods: tuple[str, ...] = METHODS,
     attacks: tuple[str, ...] = SEARCHES,
     concepts: tuple[str, ...] = CONCEPTS,
-    tries: int | None = None,
+    samples: int | None = None,
     workers: int = 2,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
 ) -> None:
     """Attack every erasure and print one table.
 
     Args:
-        quick: church, guitar and noto only, three tries each, the attacks' quick budgets.
+        quick: church, guitar and noto only, three samples each, the attacks' quick budgets.
         budget: published, canvas or quick.
         methods: erasers that are attacked: uce, rece, anchored, saeuron, uce-published, rece-published.
         attacks: which rows: attacks by their names, or `relapse-full`.
         concepts: which concepts.
-        tries: prompts and seeds of each.
+        samples: prompts and seeds of each attack.
         workers: processes of one thread each.
         output: folder that keeps everything found; a run that was stopped goes on there.
     """
     started = time.monotonic()
     if quick:
         concepts = tuple(name for name in ("church", "guitar", "noto") if name in concepts)
-    budget, tries = budget or ("quick" if quick else "canvas"), tries or (3 if quick else 8)
+    budget = budget or ("quick" if quick else "canvas")
+    given = Samples(samples or (3 if quick else 8), sanity=2)
     figures: dict[str, dict[str, Any]] = {}
     heads = ["attack", *methods, "evaluations a try", "past unerased, weak", "broken on"]
-    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    print(markdown.head(heads), flush=True)
     # Small batches gain little from a second thread: whole bouts side by side gain nearly all of it.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
     with tempfile.TemporaryDirectory() as scratch, pool:
         bouts = {
-            name: [Bout(name, c, methods, budget, tries, 2, output or Path(scratch)) for c in concepts]
-            for name in attacks
+            name: [Bout(name, c, methods, budget, given, output or Path(scratch)) for c in concepts] for name in attacks
         }
         fought = {name: [pool.submit(bout.findings) for bout in some] for name, some in bouts.items()}
         try:

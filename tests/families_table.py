@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tiny_families import CASES
 
+from efface.report import markdown
+
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 COLUMNS = (
     "model",
@@ -35,8 +37,7 @@ def write_table(found: Mapping[tuple[str, str], str], document: str | Path) -> N
 
 def table(found: Mapping[tuple[str, str], str]) -> str:
     """The table in Markdown, one row a family."""
-    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    for name, case in CASES.items():
-        cells = [case.checkpoint, *(found[name, part] for part in ("maps", "1st", "sites", "unmapped_inputs"))]
-        lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" for line in lines)
+    parts = ("maps", "1st", "sites", "unmapped_inputs")
+    return markdown.table(
+        COLUMNS, [[case.checkpoint, *(found[name, p] for p in parts)] for name, case in CASES.items()]
+    )

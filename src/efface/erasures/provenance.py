@@ -34,7 +34,7 @@ class Provenance:
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary with the versions of the libraries at work."""
         versions = {name: version(name) for name in ("efface", "torch", "diffusers", "transformers")}
-        said = {
+        data = {
             "method": self.method,
             "config": self.config,
             "concepts": [asdict(concept) for concept in self.concepts],
@@ -43,7 +43,7 @@ class Provenance:
             "notes": self.notes,
             "versions": versions,
         }
-        return said | ({"plugin": self.plugin} if self.plugin else {})
+        return data | ({"plugin": self.plugin} if self.plugin else {})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Provenance:

@@ -6,7 +6,7 @@ gradient steps beside a bare forward and backward pass.
 Ring-A-Bell is timed on the canvas's text encoder and on one of CLIP ViT-L's size (random weights, 77 tokens, width 768):
 the fitness of the children of one generation at the published odds. The public procedure gives the encoder one prompt at a
 time and compares all positions (that it measures the parents again each time is not counted against it); ours encodes
-batches, and no prompt twice. Both give the same values. UnlearnDiffAtk's step is the search itself, four tries side by side
+batches, and no prompt twice. Both give the same values. UnlearnDiffAtk's step is the search itself, four samples in one batch
 on the canvas with all tokens as candidates; the bare pass encodes the same embeddings, predicts once, and goes back to them.
 """
 
@@ -26,7 +26,7 @@ from efface.attacks.base import Problem
 from efface.attacks.genetic import Odds, children, fitness_of
 from efface.attacks.ring_a_bell import distance
 from efface.attacks.unlearndiff import Config, search
-from efface.concepts.sample import Sample
+from efface.concepts.sample import SEEDS, Sample
 from efface.erasures.switch import ModelVariant, keep_attached
 from efface.models.load import load
 from efface.models.losses import denoising_loss
@@ -36,7 +36,7 @@ from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import STYLES
 
 VIT_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-TOGETHER = 4
+BATCH = 4
 """Tries of UnlearnDiffAtk side by side, its default."""
 
 
@@ -92,33 +92,42 @@ def ring_a_bell(model: Model, population: int, rounds: int) -> float:
     return times["public"] / times["ours"]
 
 
-def attacked() -> Problem:
-    """UnlearnDiffAtk's tries against an erased church."""
+def problem_of_church() -> Problem:
+    """UnlearnDiffAtk's samples against an erased church."""
     model = Model(load("emoji"))
-    tries = tuple(Sample(f"a church in {style} style", 40_000 + i) for i, style in enumerate(STYLES[:TOGETHER]))
+    styles = STYLES[:BATCH]
+    samples = tuple(Sample(f"a church in {style} style", SEEDS.attack + i) for i, style in enumerate(styles))
     settings: Settings = {"steps": STEPS, "guidance": GUIDANCE}
-    latents = sample_latents(model, [t.prompt for t in tries], [t.seed for t in tries], settings, TOGETHER)
+    latents = sample_latents(model, [s.prompt for s in samples], [s.seed for s in samples], settings, BATCH)
     erased = ModelVariant(model, (efface.erase(model.pipeline, "church", method="uce"),))
     (concept,) = erased.erasures[0].provenance.concepts
-    return Problem(ModelVariant(model), erased, concept, tries, latents, settings, 0)
+    return Problem(
+        original=ModelVariant(model),
+        erased=erased,
+        concept=concept,
+        samples=samples,
+        latents=latents,
+        settings=settings,
+        seed=0,
+    )
 
 
 def unlearndiff(steps: int, rounds: int) -> float:
     """Time of one of the search's steps over that of a bare forward and backward pass."""
-    case = attacked()
+    problem = problem_of_church()
     config = Config(iterations=steps)
-    table = case.model.token_table().float()
-    ids = [[*range(3), *content] for content in case.contents()]
-    noise, level = case.randn(0), case.levels(config.levels)[0]
+    table = problem.model.token_table().float()
+    ids = [[*range(3), *content] for content in problem.contents()]
+    noise, level = problem.randn(0), problem.timesteps(config.timesteps)[0]
 
     def bare() -> None:
-        with case.erased.attached() as model:
+        with problem.erased.attached() as model:
             for _ in range(steps):
                 soft = torch.nn.utils.rnn.pad_sequence([table[row] for row in ids], batch_first=True).requires_grad_()
-                denoising_loss(model, case.latents, noise, level, model.encode_tokens(ids, soft)).sum().backward()
+                denoising_loss(model, problem.latents, noise, level, model.encode_tokens(ids, soft)).sum().backward()
 
     def ours() -> object:
-        return next(search(case, config, None))
+        return next(search(problem, config, None))
 
     with keep_attached():
         times = alternately({"bare": bare, "ours": ours}, rounds)

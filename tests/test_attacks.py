@@ -188,8 +188,8 @@ def test_a_damaged_page_is_refused(field, tmp_path):
 
 BAD = {
     "ring-a-bell": [{"population": 3}, {"length": 0}, {"length": 99}, {"vector": "missing.npy", "mode": "soft"}],
-    "unlearndiff": [{"levels": 0}, {"length": 99}],
-    "p4d": [{"steps": 0}, {"length": 99}],
+    "unlearndiff": [{"timesteps": 0}, {"length": 99}],
+    "p4d": [{"iterations": 0}, {"length": 99}],
     "pund": [{"every": 0}],
     "inversion": [{"images": 0}],
     "mma": [{"candidates": 0}, {"length": 99}],

@@ -154,7 +154,7 @@ def test_mma(pipe):
 @pytest.mark.parametrize("place", ["prefix", "suffix"])
 def test_unlearndiff(problem, place):
     """One step at one timestep: points of the simplex after Adam with weight decay, projected back."""
-    config = configured("unlearndiff", levels=1, iterations=1, length=2, lr=1e-4, weight_decay=0.1, place=place)
+    config = configured("unlearndiff", timesteps=1, iterations=1, length=2, lr=1e-4, weight_decay=0.1, place=place)
     found = next(ATTACKS.load("unlearndiff").search(problem, config, None))
     table = words(problem.model, CHURCH, "all")
     points = torch.full((2, 2, len(table.ids)), 1 / len(table.ids))
@@ -168,7 +168,7 @@ def test_unlearndiff(problem, place):
         added, new = hot[k] @ embedding[table.ids], table.ids[drawn[k]].tolist()
         rows = torch.cat([added, embedding[own]] if place == "prefix" else [embedding[own], added])[None]
         ids = [[*new, *own] if place == "prefix" else [*own, *new]]
-        level = problem.levels(1)
+        level = problem.timesteps(1)
         loss = loss_of(problem, rows, ids, problem.latents[k : k + 1], problem.randn(2, 0, 0)[k : k + 1], level)
         gradient += torch.autograd.grad(loss, hot)[0]
     expected = onto_simplex(adam(points, gradient + 0.1 * points, 1e-4))
@@ -181,7 +181,7 @@ def test_unlearndiff(problem, place):
 
 
 def test_p4d(problem):
-    config = configured("p4d", length=3, steps=1, every=1, lr=1e-2, weight_decay=0.1)
+    config = configured("p4d", length=3, iterations=1, every=1, lr=1e-2, weight_decay=0.1)
     found = next(ATTACKS.load("p4d").search(problem, config, None))
     table = words(problem.model, CHURCH, "all")
     pipe = problem.model.pipeline
@@ -208,7 +208,7 @@ def test_p4d(problem):
 @pytest.mark.parametrize("name", ["inversion", "pund"])
 def test_learnt_embeddings(problem, name):
     """One step of AdamW on the new word's embedding; PUND searches the original, inversion the erased model."""
-    config = configured(name, images=2, steps=1, batch=2, lr=1e-2)
+    config = configured(name, images=2, iterations=1, batch=2, lr=1e-2)
     found = next(ATTACKS.load(name).search(problem, config, None))
     pictures = draw_concept_images(problem.original.model, problem.concept.prompts(), 2, problem.settings)
     noised_batch = pictures.batch(2, 0, 0)

@@ -10,7 +10,7 @@ import pytest
 from efface.cli import main
 from efface.profiles.emoji.sae_data import SITES
 
-TINY = ("--draw-steps", "2", "--images", "4", "--steps", "3", "--batch", "64", "--latents", "64", "--k", "4")
+TINY = ("--steps", "2", "--images", "4", "--iterations", "3", "--batch", "64", "--latents", "64", "--k", "4")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_harvest_says_its_cost_resumes_and_trains(tmp_path, capsys):
     run = ["sae", "train", "emoji", "--shards", first["folder"], "-o", str(tmp_path / "run"), *TINY, "--json"]
     assert main(run) == 0
     shards[0].write_bytes(b"broken")
-    assert main([*run[:-1], "--steps", "9", "-o", str(tmp_path / "other")]) == 1
+    assert main([*run[:-1], "--iterations", "9", "-o", str(tmp_path / "other")]) == 1
     assert "is damaged" in capsys.readouterr().err
 
 

@@ -140,8 +140,8 @@ class Problem:
         shape = self.latents.shape[1:]
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators(*numbers)]).to(self.latents)
 
-    def levels(self, count: int) -> Tensor:
-        """So many timesteps (levels,), the middles of as many equal stretches, the least noisy first."""
+    def timesteps(self, count: int) -> Tensor:
+        """So many timesteps (timesteps,), the middles of as many equal stretches, the least noisy first."""
         import torch
 
         most = self.model.num_train_timesteps

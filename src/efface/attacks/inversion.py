@@ -25,7 +25,7 @@ class Config(AttackConfig):
 
     images: int = 25
     """The original model's pictures of the concept (paper: 25)."""
-    steps: int = 5000
+    iterations: int = 5000
     """(paper: 5000)"""
     lr: float = 5e-3
     """Of AdamW (paper: 5e-3)."""
@@ -35,13 +35,13 @@ class Config(AttackConfig):
     """Times at which the word so far is tried, each after twice as many steps."""
 
     def __post_init__(self) -> None:
-        if min(self.images, self.steps, self.batch, self.looks) < 1:
+        if min(self.images, self.iterations, self.batch, self.looks) < 1:
             raise UsageError("images, steps, batch and looks must be at least 1.")
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"images": 16, "steps": 400, "lr": 1e-2, "batch": 4},
-    "quick": {"images": 8, "steps": 40, "lr": 5e-2, "batch": 2, "looks": 2},
+    "canvas": {"images": 16, "iterations": 400, "lr": 1e-2, "batch": 4},
+    "quick": {"images": 8, "iterations": 40, "lr": 5e-2, "batch": 2, "looks": 2},
 }
 
 
@@ -63,7 +63,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     if saved is not None:
         restore_optimizer(optimiser, saved)
         start = int(saved["step"])
-    stops = sorted({max(1, config.steps >> k) for k in range(config.looks)})
+    stops = sorted({max(1, config.iterations >> k) for k in range(config.looks)})
     for begin, stop in zip([0, *stops], stops, strict=False):
         if stop <= start:
             continue
@@ -85,7 +85,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         for t in problem.samples:
             ids, embeddings = inserted(table, [spoken(problem, t.prompt)], v.detach())
             found.append(Candidate(tuple(ids[0]), embeddings[0]))
-        yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(stop)}, stop / config.steps)
+        yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(stop)}, stop / config.iterations)
 
 
 def spoken(problem: Problem, prompt: str) -> list[int | None]:

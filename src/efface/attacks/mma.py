@@ -24,7 +24,7 @@ class Config(AttackConfig):
 
     length: int = 20
     """Words of the prompt that is looked for (paper: 20)."""
-    steps: int = 1000
+    iterations: int = 1000
     """(paper: 1000)"""
     candidates: int = 512
     """Prompts tried in a step, each with one word exchanged (paper: 512)."""
@@ -34,13 +34,13 @@ class Config(AttackConfig):
     """All tokens, as published, or only whole words, so that what is found can be typed."""
 
     def __post_init__(self) -> None:
-        if min(self.length, self.steps, self.candidates, self.best) < 1:
+        if min(self.length, self.iterations, self.candidates, self.best) < 1:
             raise UsageError("length, steps, candidates and best must be at least 1.")
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"vocabulary": "words", "length": 8, "steps": 60, "candidates": 64, "best": 64},
-    "quick": {"vocabulary": "words", "length": 8, "steps": 15, "candidates": 32, "best": 64},
+    "canvas": {"vocabulary": "words", "length": 8, "iterations": 60, "candidates": 64, "best": 64},
+    "quick": {"vocabulary": "words", "length": 8, "iterations": 15, "candidates": 32, "best": 64},
 }
 
 
@@ -63,8 +63,8 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         best, least = prompts.clone(), torch.full((len(prompts),), float("inf"))
     else:
         prompts, best, least, start = saved["prompts"], saved["best"], saved["least"], int(saved["step"])
-    shown = {max(1, config.steps >> k) for k in range(4)}
-    for step in range(start, config.steps):
+    shown = {max(1, config.iterations >> k) for k in range(4)}
+    for step in range(start, config.iterations):
         with problem.original.attached() as model:
             for k, g in enumerate(problem.generators(1, step)):
                 slope = gradient(model, words, prompts[k], goals[k])
@@ -75,7 +75,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
                     best[k], least[k] = prompts[k], found.min()
         judged = [Candidate(tuple(words.ids[b].tolist())) for b in best] if step + 1 in shown else None
         state = {"prompts": prompts, "best": best, "least": least, "step": torch.tensor(step + 1)}
-        yield Proposal(judged, state, (step + 1) / config.steps)
+        yield Proposal(judged, state, (step + 1) / config.iterations)
 
 
 def pooled(text: Text) -> Tensor:

@@ -30,7 +30,7 @@ class Config(AttackConfig):
     """N, free words of the variant n (paper: 16)."""
     every_words: int = 3
     """K, the prompt's own words between two free ones, in the variant k (paper: 3)."""
-    steps: int = 3000
+    iterations: int = 3000
     """Gradient steps (paper: 3000)."""
     every: int = 50
     """Steps between two pictures (paper: 50)."""
@@ -42,15 +42,15 @@ class Config(AttackConfig):
     """All tokens, as published, or only whole words, so that what is found can be typed."""
 
     def __post_init__(self) -> None:
-        if min(self.length, self.every_words, self.steps, self.every) < 1:
+        if min(self.length, self.every_words, self.iterations, self.every) < 1:
             raise UsageError("length, every_words, steps and every must be at least 1.")
 
 
 # No other words say what the canvas's own do, so that the variant n reports itself as broken there; nor does it read a prompt
 # with words put into it, only one with words after it: its prompts are no longer than five words.
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"vocabulary": "words", "variant": "k", "every_words": 5, "steps": 200, "every": 40},
-    "quick": {"vocabulary": "words", "variant": "k", "every_words": 5, "steps": 40, "every": 20},
+    "canvas": {"vocabulary": "words", "variant": "k", "every_words": 5, "iterations": 200, "every": 40},
+    "quick": {"vocabulary": "words", "variant": "k", "every_words": 5, "iterations": 40, "every": 20},
 }
 
 
@@ -76,8 +76,8 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         restore_optimizer(optimiser, saved)
         start = int(saved["step"])
     table = problem.model.token_table().float()
-    for begin in range(start, config.steps, config.every):
-        steps = range(begin, min(begin + config.every, config.steps))
+    for begin in range(start, config.iterations, config.every):
+        steps = range(begin, min(begin + config.every, config.iterations))
         bank = [noised_batch(problem, step) for step in steps]
         with problem.original.attached() as model, torch.no_grad():
             text = model.encode([t.prompt for t in problem.samples])
@@ -90,7 +90,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
                 mse(model.predict(noisy, level, text), target).sum().backward()
                 optimiser.step()
         found = [Candidate(tuple(ids)) for ids in filled(layouts, soft, words, table)[0]]
-        yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}, steps.stop / config.steps)
+        yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}, steps.stop / config.iterations)
 
 
 def noised_batch(problem: Problem, step: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Config(AttackConfig):
     """Options of PUND; defaults are the paper's."""
 
-    steps: int = 3000
+    iterations: int = 3000
     """Gradient steps, the paper's epochs (paper: 3000)."""
     every: int = 200
     """Steps between two erasures from the copy (paper: 200)."""
@@ -41,13 +41,13 @@ class Config(AttackConfig):
     """λ of the edit that erases a direction from the copy."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.every, self.images, self.batch) < 1:
+        if min(self.iterations, self.every, self.images, self.batch) < 1:
             raise UsageError("steps, every, images and batch must be at least 1.")
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"steps": 150, "every": 50, "images": 8, "batch": 4},
-    "quick": {"steps": 40, "every": 20, "images": 4, "batch": 2},
+    "canvas": {"iterations": 150, "every": 50, "images": 8, "batch": 4},
+    "quick": {"iterations": 40, "every": 20, "images": 4, "batch": 2},
 }
 
 
@@ -71,8 +71,8 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     if saved is not None:
         restore_optimizer(optimiser, saved)
         copy, start = LowRankMap(saved["u"], saved["v"]), int(saved["step"])
-    for begin in range(start, config.steps, config.every):
-        steps = range(begin, min(begin + config.every, config.steps))
+    for begin in range(start, config.iterations, config.every):
+        steps = range(begin, min(begin + config.every, config.iterations))
         with edited(problem.original, problem, copy).attached() as model:
             for step in steps:
                 noised_batch = pictures.batch(config.batch, config.seed, step)
@@ -86,7 +86,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         with problem.original.attached() as model:
             copy = copy.then(erased_from(model, copy, table, plain, v.detach(), config.ridge))
         state = optimizer_state(optimiser) | {"u": copy.u, "v": copy.v, "step": torch.tensor(steps.stop)}
-        yield Proposal(found, state, steps.stop / config.steps)
+        yield Proposal(found, state, steps.stop / config.iterations)
 
 
 def without(problem: Problem, prompt: str) -> list[int]:

@@ -25,7 +25,7 @@ class Config(AttackConfig):
     """`lora`: low-rank factors beside every attention projection; `full`: every weight of the denoiser."""
     rank: int = 4
     """Of the factors (paper: 4)."""
-    steps: int = 1500
+    iterations: int = 1500
     """Fine-tuning steps (paper: 1500)."""
     every: int = 100
     """Steps between two looks at the concept."""
@@ -39,13 +39,13 @@ class Config(AttackConfig):
     """Prompts of pictures to train on; by default those that the concept's preset proposes to retain, or its nearest neighbours."""
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.steps, self.every, self.batch, self.images) < 1:
+        if min(self.rank, self.iterations, self.every, self.batch, self.images) < 1:
             raise UsageError("rank, steps, every, batch and images must be at least 1.")
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"steps": 120, "every": 40, "batch": 4, "images": 32, "lr": 1e-3},
-    "quick": {"steps": 20, "every": 10, "batch": 2, "images": 8, "lr": 1e-3},
+    "canvas": {"iterations": 120, "every": 40, "batch": 4, "images": 32, "lr": 1e-3},
+    "quick": {"iterations": 20, "every": 10, "batch": 2, "images": 8, "lr": 1e-3},
 }
 
 
@@ -74,8 +74,8 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         restore_optimizer(optimiser, saved)
         start = int(saved["step"])
     own = [Candidate(tuple(ids)) for ids in problem.contents()]
-    for begin in range(start, config.steps, config.every):
-        steps = range(begin, min(begin + config.every, config.steps))
+    for begin in range(start, config.iterations, config.every):
+        steps = range(begin, min(begin + config.every, config.iterations))
         with problem.erased.attached() as model, tuned.active():
             for step in steps:
                 noised_batch = pictures.batch(config.batch, config.seed, step)
@@ -86,7 +86,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
                 loss.backward()
                 optimiser.step()
         state = optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}
-        yield Proposal(own, state, steps.stop / config.steps, tuned.active)
+        yield Proposal(own, state, steps.stop / config.iterations, tuned.active)
 
 
 def harmless_prompts(model: Model, concept: Concept, config: Config) -> list[str]:

@@ -24,7 +24,7 @@ class Config(AttackConfig):
     """k, words put beside the prompt (paper: 3 for objects, 5 for all else)."""
     place: Literal["prefix", "suffix"] = "prefix"
     """Before the prompt, as published, or after it: a model whose captions all begin alike reads nothing behind a prefix."""
-    levels: int = 50
+    timesteps: int = 50
     """Timesteps, one after the other from the least noisy, as in the authors' code (paper: 50)."""
     iterations: int = 40
     """Gradient steps at each (paper: 40)."""
@@ -36,13 +36,13 @@ class Config(AttackConfig):
     """All tokens, as published, or only whole words, so that what is found can be typed."""
 
     def __post_init__(self) -> None:
-        if min(self.levels, self.iterations, self.length or 1) < 1:
-            raise UsageError("length, levels and iterations must be at least 1.")
+        if min(self.timesteps, self.iterations, self.length or 1) < 1:
+            raise UsageError("length, timesteps and iterations must be at least 1.")
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"vocabulary": "words", "place": "suffix", "length": 3, "levels": 10, "iterations": 20, "lr": 0.05},
-    "quick": {"vocabulary": "words", "place": "suffix", "length": 3, "levels": 4, "iterations": 10, "lr": 0.1},
+    "canvas": {"vocabulary": "words", "place": "suffix", "length": 3, "timesteps": 10, "iterations": 20, "lr": 0.05},
+    "quick": {"vocabulary": "words", "place": "suffix", "length": 3, "timesteps": 4, "iterations": 10, "lr": 0.1},
 }
 
 
@@ -80,7 +80,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     if saved is not None:
         restore_optimizer(optimiser, saved)
         begin = int(saved["level"])
-    for number, level in enumerate(problem.levels(config.levels)):
+    for number, timestep in enumerate(problem.timesteps(config.timesteps)):
         if number < begin:
             continue
         with problem.erased.attached() as model:
@@ -89,14 +89,14 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
                 soft = [torch.cat([h, o] if first else [o, h]) for h, o in zip(hot @ words.table, own, strict=True)]
                 padded = torch.nn.utils.rnn.pad_sequence(soft, batch_first=True)
                 text = model.encode_tokens(beside(hot.argmax(-1)), padded)
-                loss = denoising_loss(model, problem.latents, problem.randn(2, number, step), level, text).sum()
+                loss = denoising_loss(model, problem.latents, problem.randn(2, number, step), timestep, text).sum()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
                 points.data = onto_simplex(points.data)
         found = [Candidate(tuple(ids)) for ids in beside(points.argmax(-1))]
         state = optimizer_state(optimiser) | {"level": torch.tensor(number + 1)}
-        yield Proposal(found, state, (number + 1) / config.levels)
+        yield Proposal(found, state, (number + 1) / config.timesteps)
 
 
 ATTACK = Attack(

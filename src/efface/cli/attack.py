@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from efface.cli.attack_options import AttackOptions, parse, print_findings, to_arguments
-from efface.cli.progress import Reporter
+from efface.cli.progress import ProgressBar
 from efface.errors import UsageError
 
 
@@ -19,13 +19,13 @@ class Request(AttackOptions):
 
     model: tyro.conf.Positional[str]
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-    concept: tyro.conf.Positional[str | None] = None
+    concept: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[CONCEPT]")] = None
     """What is to be brought back; the first erasure's concept by default."""
     erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """An erasure file, once for each, in the order in which they are attached."""
     original: str | None = None
     """The model before it was erased, where MODEL itself was changed by training."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("attack")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("attack")
     """Folder for findings.json, sheet.png and everything on the way; resumes if it holds an unfinished run."""
 
 
@@ -41,7 +41,7 @@ def main(args: list[str]) -> None:
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
     original = None if request.original is None else load(request.original)
-    with Reporter(f"attacking with {name}") as progress:
+    with ProgressBar(f"attacking with {name}") as progress:
         findings = attack(
             pipeline, erasures, request.concept, method=name, budget=request.budget, original=original,
             folder=request.output, progress=progress, **to_arguments(request), **options,

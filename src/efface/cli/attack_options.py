@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from efface.attacks import ATTACKS
+from efface.cli.arguments import named_options, parse_parts
 from efface.cli.dispatch import first_word
 from efface.cli.output import result, say
 
@@ -32,7 +33,7 @@ class AttackOptions:
     """Samples used for the sanity check of the attack itself; 0 skips it."""
     sample_batch: int = 4
     """Samples attacked in one batch."""
-    draw_steps: int | None = None
+    steps: int | None = None
     """Denoising steps of every image."""
     guidance: float | None = None
     """Guidance scale."""
@@ -40,7 +41,7 @@ class AttackOptions:
     """Print one JSON object instead of a table."""
 
 
-def parse(command: str, doc: str, request: Any, args: list[str]) -> tuple[str, Any, dict[str, Any]]:
+def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str, Any, dict[str, Any]]:
     """The attack's name, the request, and those options of the attack that the user named.
 
     Raises:
@@ -50,14 +51,9 @@ def parse(command: str, doc: str, request: Any, args: list[str]) -> tuple[str, A
     usage = f"efface {command} NAME MODEL [CONCEPT] --erasure FILE [options]"
     name = first_word(ATTACKS, args, title=doc, usage=usage)
     attack = ATTACKS.load(name)
-    combined = tyro.conf.OmitArgPrefixes[tuple[request, attack.config]]
-    request_, config = tyro.cli(combined, args=args[1:], prog=f"efface {command} {name}", description=attack.about)
-    # An option that was not named must not override the budget, even where the defaults agree.
-    words = [
-        arg.split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_") for arg in args if arg.startswith("--")
-    ]
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in words}
-    return name, request_, options
+    parts = {"general": kind, name: attack.config}
+    request, config = parse_parts(parts, args[1:], prog=f"efface {command} {name}", description=attack.about)
+    return name, request, named_options(config, args)
 
 
 def to_arguments(request: AttackOptions) -> dict[str, Any]:
@@ -70,13 +66,13 @@ def to_arguments(request: AttackOptions) -> dict[str, Any]:
         "judge": None if request.judge is None else open_judge(request.judge),
         "prompts": request.prompt or None,
         "samples": Samples(request.samples, request.sanity_samples, request.sample_batch),
-        "sampling": Sampling(request.draw_steps, request.guidance),
+        "sampling": Sampling(request.steps, request.guidance),
     }
 
 
 def print_findings(findings: Findings, folder: Path, as_json: bool) -> None:
     """Print what was found; a warning where the attack cannot be believed, or prompts cannot be typed."""
-    typed = [one for one in findings.samples if one.text is not None and one.after.shown]
+    typable = [one for one in findings.samples if one.text is not None and one.after.shown]
     rows = [
         ("attack", f"{findings.attack} on {findings.concept!r}, {len(findings.samples)} samples"),
         ("without attack", str(findings.pre_asr)),
@@ -85,13 +81,15 @@ def print_findings(findings: Findings, folder: Path, as_json: bool) -> None:
         ("cost", str(findings.cost)),
         ("each success", str(findings.per_success or "none")),
         ("sanity", findings.sanity.verdict if findings.sanity else "not checked"),
-        *(("strongest", repr(one.text)) for one in typed[:3]),
+        *(("strongest", repr(one.text)) for one in typable[:3]),
         ("findings", str(folder / "findings.json")),
         ("pictures", str(folder / "sheet.png")),
     ]
     result(findings.to_json(), as_json=as_json, rows=rows)
-    lost = sum(not one.retokenizes for one in typed)
+    lost = sum(not one.retokenizes for one in typable)
     if lost:
-        say(f"{lost} of {len(typed)} found prompts do not give the same tokens when they are typed (see `retokenizes`)")
+        say(
+            f"{lost} of {len(typable)} found prompts do not give the same tokens when they are typed (see `retokenizes`)"
+        )
     if findings.broken and findings.sanity:
         say(f"this attack is {findings.sanity.verdict}")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import result, say
 from efface.errors import UsageError
 
@@ -21,7 +22,7 @@ class Request:
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
     erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """An erasure file, once for each."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("card")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("card")
     """Folder for card.html and card.json."""
     judge: str | None = None
     """Says what pictures show, for example nudenet or clip:FOLDER:church,house; the emoji canvas brings its own. A detector
@@ -39,7 +40,7 @@ class Request:
     attacks: tuple[str, ...] = ()
     """Attacks to run on the erasure (see `efface attack --help`), or `all`; they take their own time, and an audit that was
     stopped resumes them."""
-    attack_budget: str | None = None
+    budget: str | None = None
     """How far each attack goes: published, canvas or quick; canvas on the emoji canvas, published elsewhere."""
     samples: int = 8
     """Samples (a prompt and a seed each) that each attack is given."""
@@ -49,7 +50,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface audit", description=__doc__)
+    request = parse(Request, args, prog="efface audit", description=__doc__)
     if not request.erasure:
         raise UsageError("no erasure was given: name its file with --erasure.")
     time_limit = seconds_of(request.time_limit)
@@ -67,11 +68,11 @@ def main(args: list[str]) -> None:
 
     red_team = None
     if request.attacks:
-        budget = request.attack_budget or "published"
-        red_team = RedTeam(request.attacks, budget, Samples(request.samples))  # refuses unknown names
+        level = request.budget or "published"
+        red_team = RedTeam(request.attacks, level, Samples(request.samples))  # refuses unknown names
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
-    if red_team and request.attack_budget is None:
+    if red_team and request.budget is None:
         red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
     judge = None if request.judge is None else open_judge(request.judge)
     cards = []
@@ -106,8 +107,8 @@ def main(args: list[str]) -> None:
 
 
 def seconds_of(text: str) -> float:
-    """Seconds of "90s", "5min" or "1h"; raises UsageError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
+    """Seconds of "90", "90s", "5min" or "1h"; raises UsageError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip())
     if not match:
         raise UsageError(f"the time {text!r} is not understood; expected a time such as 90s, 5min or 1h.")
-    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2] or "s"]

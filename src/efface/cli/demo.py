@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import progress, result, say
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Request:
     """An object of the canvas."""
     method: str = "rece"
     """The eraser: rece or uce."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("efface-demo")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("efface-demo")
     """Folder for the picture and the erasure."""
     seeds: int = 2
     """Pictures of each prompt."""
@@ -33,7 +34,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface demo", description=__doc__)
+    request = parse(Request, args, prog="efface demo", description=__doc__)
     from efface.api.erase import erase
     from efface.errors import UsageError
     from efface.io.images import save_picture
@@ -52,25 +53,29 @@ def main(args: list[str]) -> None:
     pipeline = load("emoji")
     say(f"erasing {request.concept!r} with {request.method}")
     erasure = erase(pipeline, request.concept, method=request.method)
-    path, picture = request.output / f"{request.concept.replace(' ', '-')}.safetensors", request.output / "demo.png"
+    path = request.output / f"{request.concept.replace(' ', '-')}.safetensors"
+    picture = request.output / "demo.png"
     size = erasure.save(path)
 
     pairs = [(request.concept, style) for style in STYLES]
     pairs += [(name, STYLES[i % len(STYLES)]) for i, name in enumerate(n for n in BENCHMARK if n != request.concept)]
-    model, found = Model(pipeline), {}
+    model = Model(pipeline)
+    drawings = {}
     for when in progress(("before", "after"), "drawing and judging"):
         if when == "after":
             erasure.attach(pipeline)
-        found[when] = draw_and_judge(model, pairs, seeds=range(request.seeds))
+        drawings[when] = draw_and_judge(model, pairs, seeds=range(request.seeds))
     erasure.remove(pipeline)
 
-    shown = columns(request.concept, pairs)
-    rows = [[drawings.image(pair, 0) for pair in shown] for drawings in found.values()]
-    save_picture(image_grid(rows, columns=[caption(*pair) for pair in shown], labels=list(found), cell=96), picture)
+    columns = chosen_columns(request.concept, pairs)
+    rows = [[at_this_time.image(pair, 0) for pair in columns] for at_this_time in drawings.values()]
+    save_picture(
+        image_grid(rows, columns=[caption(*pair) for pair in columns], labels=list(drawings), cell=96), picture
+    )
     report(
         request,
-        before=rates(found["before"], request.concept),
-        after=rates(found["after"], request.concept),
+        before=rates(drawings["before"], request.concept),
+        after=rates(drawings["after"], request.concept),
         edit_seconds=erasure.provenance.notes["seconds"],
         bytes=size,
         picture=str(picture),
@@ -79,7 +84,7 @@ def main(args: list[str]) -> None:
     )
 
 
-def columns(concept: str, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def chosen_columns(concept: str, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The pairs on the picture: the erased object in four styles, its neighbours, unrelated objects."""
     from efface.profiles.emoji.score import neighbours_of
     from efface.profiles.emoji.words import BENCHMARK, object_class

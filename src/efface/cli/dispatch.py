@@ -35,8 +35,8 @@ def first_word(registry: Registry[object], args: list[str], *, title: str, usage
         print("\n".join([title, "", f"usage: {usage}", "", *listing(registry)]))
         raise SystemExit(0 if args else 2)
     if args[0].startswith("-"):
-        known = ", ".join(registry)
-        raise UsageError(f"the {registry.kind} comes first; expected one of {known}, found {args[0]!r}.")
+        names = ", ".join(registry)
+        raise UsageError(f"the {registry.kind} comes first; expected one of {names}, found {args[0]!r}.")
     return args[0]
 
 

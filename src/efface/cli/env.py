@@ -7,8 +7,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-import tyro
-
+from efface.cli.arguments import parse
 from efface.cli.output import result
 from efface.plugins import PREFIX, components
 
@@ -25,7 +24,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface env", description=__doc__)
+    request = parse(Request, args, prog="efface env", description=__doc__)
     import torch
 
     data = {"python": platform.python_version(), "platform": platform.platform()}
@@ -34,11 +33,11 @@ def main(args: list[str]) -> None:
             data[package] = version(package)
         except PackageNotFoundError:
             data[package] = "not installed"
-    brought: dict[str, list[str]] = {}
-    for group, found in components().items():
-        for component in found:
-            brought.setdefault(str(component.origin), []).append(f"{group.removeprefix(PREFIX)}: {component.name}")
-    data["plugins"] = "; ".join(f"{origin} ({', '.join(names)})" for origin, names in brought.items()) or "none"
+    plugins: dict[str, list[str]] = {}
+    for group, members in components().items():
+        for component in members:
+            plugins.setdefault(str(component.origin), []).append(f"{group.removeprefix(PREFIX)}: {component.name}")
+    data["plugins"] = "; ".join(f"{origin} ({', '.join(names)})" for origin, names in plugins.items()) or "none"
     data["cores"] = str(os.cpu_count())
     data["threads"] = str(torch.get_num_threads())
     data["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"

@@ -60,8 +60,8 @@ def _published(method: str, concepts: tuple[Concept, ...], pipeline: Any, option
     from efface.profiles.base import profile_of
 
     eraser = ERASERS.load(method)
-    place = {k: v for k, v in profile_of(pipeline).settings(method, concepts[0]).items() if k == "site"}
-    return eraser.Config(**place | dict(eraser.PUBLISHED) | options)
+    site = {k: v for k, v in profile_of(pipeline).settings(method, concepts[0]).items() if k == "site"}
+    return eraser.Config(**site | dict(eraser.PUBLISHED) | options)
 
 
 def _destination(request: Request) -> Path:
@@ -86,9 +86,10 @@ def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
 
 
 def _judge(request: Request, concepts: tuple[Concept, ...], pipeline: Any) -> Any:
-    """The judge that chooses the epoch, if one was asked for."""
+    """The judge that looks at pictures while an erasure is made, if one was named."""
     if request.judge is None:
         return None
     from efface.api.resolve import judge_of
+    from efface.judges import open_judge
 
-    return judge_of(None, concepts[0], pipeline)
+    return judge_of(None, concepts[0], pipeline) if request.judge == "own" else open_judge(request.judge)

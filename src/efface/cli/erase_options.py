@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from efface.cli.arguments import named_options, parse_parts
 from efface.erasers import ERASERS
 from efface.erasers.base import Retaining
 from efface.errors import UsageError
@@ -31,8 +32,9 @@ class Request:
     """Also write a sheet of pictures before and after."""
     steps: int | None = None
     """Denoising steps of the preview."""
-    judge: Literal["canvas"] | None = None
-    """Let the canvas's judges look at pictures: RECE keeps its best epoch, SAeUron calibrates (--calibrate)."""
+    judge: str | None = None
+    """Let a judge look at pictures, for example nudenet or clip:FOLDER:church,house, or `own` for the one that the model brings
+    (the emoji canvas does): RECE keeps its best epoch, SAeUron calibrates (--calibrate)."""
     as_published: bool = False
     """The paper's own settings and its public code's traps: nothing retained but its neutral prompt (RECE, UCE), the error
     term with the wrong sign (SAeUron), no settings of the canvas."""
@@ -43,13 +45,9 @@ class Request:
 def parse(method: str, args: list[str]) -> tuple[Request, dict[str, Any]]:
     """The request, and those options of the method that the user named."""
     eraser = ERASERS.load(method)
-    combined = tyro.conf.OmitArgPrefixes[tuple[Request, eraser.Config]]
-    request, config = tyro.cli(combined, args=args, prog=f"efface erase {method}", description=eraser.__doc__)
-    # An option that was not named must not override the preset of the model, even where the defaults agree.
-    named = {
-        arg.split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_") for arg in args if arg.startswith("--")
-    }
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in named}
+    parts = {"general": Request, method: eraser.Config}
+    request, config = parse_parts(parts, args, prog=f"efface erase {method}", description=eraser.__doc__)
+    options = named_options(config, args)
     if "keep" in options:
         options["keep"] = _prompts(options["keep"])
     elif request.as_published and isinstance(config, Retaining):
@@ -57,12 +55,12 @@ def parse(method: str, args: list[str]) -> tuple[Request, dict[str, Any]]:
     return request, options
 
 
-def _prompts(given: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Prompts as given; `none` for none; the lines of a .txt file."""
-    if not given or given == ("none",):
+def _prompts(words: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Prompts to retain: the words themselves, the lines of a .txt file, or none for the word `none`."""
+    if not words or words == ("none",):
         return ()
     kept: list[str] = []
-    for item in given:
+    for item in words:
         path = Path(item)
         if path.suffix != ".txt":
             kept.append(item)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import result, say
 from efface.export.config import ExportConfig
 
@@ -16,11 +17,11 @@ from efface.export.config import ExportConfig
 class Request(ExportConfig):
     """Export an erasure; what was written is read back and its pictures are compared before it takes its name."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ERASURE")]
     """The erasure."""
     model: tyro.conf.Positional[str]
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint (which `single-file` needs)."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE|FOLDER")]
     """File to write, or folder for `diffusers` and `component`."""
     config: str | None = None
     """For a checkpoint: a diffusers folder or hub id that says how its components are built."""
@@ -30,7 +31,7 @@ class Request(ExportConfig):
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface export", description=__doc__)
+    request = parse(Request, args, prog="efface export", description=__doc__)
     from efface.erasures import Erasure
     from efface.export import export
     from efface.models.load import load

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import batched, progress, result
 from efface.errors import UsageError
 
@@ -27,15 +28,15 @@ class Request:
     """One or more prompts."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.png")
     """PNG file to write."""
-    erasure: tuple[Path, ...] = ()
-    """Erasure files to attach, in this order."""
+    erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """An erasure file, once for each, in the order in which they are attached."""
     scale: float = 1.0
     """Strength of the erasures: 0 none, 1 full."""
     fold: bool = False
     """Edit the weights instead of mapping the text states."""
     force: bool = False
     """Attach also to a fine-tune of the model the erasure was made for."""
-    seeds: tuple[int, ...] = field(default=(0,))
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"], metavar="SEED [SEED ...]")] = (0,)
     """Seeds; every prompt is drawn with each."""
     steps: int | None = None
     """Denoising steps (those of the pipeline's own call; the emoji canvas's standard is 12)."""
@@ -49,7 +50,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface generate", description=__doc__)
+    request = parse(Request, args, prog="efface generate", description=__doc__)
     if not request.prompts:
         raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
     from efface.erasures import Erasure
@@ -57,11 +58,12 @@ def main(args: list[str]) -> None:
     from efface.models.load import load
     from efface.models.model import Model
     from efface.models.sampling import sampling
-    from efface.report.grid import sheet
+    from efface.report.grid import image_grid
 
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
     pipeline = load(request.model)
-    model, settings = Model(pipeline), sampling(pipeline, request.steps, request.guidance)
+    model = Model(pipeline)
+    settings = sampling(pipeline, request.steps, request.guidance)
     work = [(prompt, seed) for prompt in request.prompts for seed in request.seeds]
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -78,7 +80,7 @@ def main(args: list[str]) -> None:
     else:
         # Prompts are columns, seeds are rows.
         rows = [[pictures[p * count + s] for p in range(len(request.prompts))] for s in range(count)]
-        page = sheet(rows, columns=request.prompts, labels=[f"seed {s}" for s in request.seeds])
+        page = image_grid(rows, columns=request.prompts, labels=[f"seed {s}" for s in request.seeds])
     save_picture(page, request.output)
     data = {"output": str(request.output), "pictures": len(pictures), "seconds": round(seconds, 2)} | settings
     result(data, as_json=request.json, rows=[(name, str(value)) for name, value in data.items()])

@@ -10,7 +10,7 @@ import tyro
 
 from efface.cli.attack_options import AttackOptions, parse, to_arguments
 from efface.cli.output import result
-from efface.cli.progress import Reporter
+from efface.cli.progress import ProgressBar
 from efface.errors import EffaceError, UsageError
 
 
@@ -20,7 +20,7 @@ class Request(AttackOptions):
 
     model: tyro.conf.Positional[str]
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-    concept: tyro.conf.Positional[str | None] = None
+    concept: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[CONCEPT]")] = None
     """What is attacked; the erasure's concept by default."""
     erasure: Path | None = None
     """The erasure's file."""
@@ -46,7 +46,7 @@ def main(args: list[str]) -> None:
     from efface.models.load import load
 
     erasure = Erasure.from_pretrained(request.erasure)
-    with Reporter(f"hardening against {name}") as progress:
+    with ProgressBar(f"hardening against {name}") as progress:
         hardened = harden(
             load(request.model), erasure, request.concept, rounds=request.rounds, max_drop=request.max_drop,
             method=name, budget=request.budget, folder=request.output.with_suffix(".attacks"), progress=progress,
@@ -58,6 +58,9 @@ def main(args: list[str]) -> None:
         others = "" if outcome.others is None else f", other concepts right {outcome.others:.1%}"
         kept = " (kept)" if number == hardened.kept else ""
         rows.append(
-            (f"after {number} additions{kept}", f"{outcome.pre_asr.value:.0%} without attack, ASR {outcome.asr}{others}")
+            (
+                f"after {number} additions{kept}",
+                f"{outcome.pre_asr.value:.0%} without attack, ASR {outcome.asr}{others}",
+            )
         )
     result(data, as_json=request.json, rows=[*rows, ("erasure", str(request.output))])

@@ -1,4 +1,4 @@
-"""How far a long job is."""
+"""How far a long job has come, on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from rich.progress import Progress
 from efface.cli.output import notices, say
 
 
-class Reporter:
+class ProgressBar:
     """A progress bar on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, what: str):
         self.bar = Progress(console=notices) if sys.stderr.isatty() else None
-        self.what, self.said = what, float("-inf")
+        self.what = what
+        self.last_line_at = float("-inf")
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> ProgressBar:
         if self.bar is None:
             say(self.what)
         else:
@@ -33,6 +34,6 @@ class Reporter:
         """The share that is done, and a line about it."""
         if self.bar is not None:
             self.bar.update(self.task, completed=done, description=line)
-        elif time.monotonic() - self.said > 10:
-            self.said = time.monotonic()
+        elif time.monotonic() - self.last_line_at > 10:
+            self.last_line_at = time.monotonic()
             say(f"{done:.0%}: {line}")

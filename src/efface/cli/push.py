@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import result
 
 
@@ -14,13 +16,13 @@ from efface.cli.output import result
 class Request:
     """Write an erasure, or autoencoders, with a model card and the figures of its audit."""
 
-    what: tyro.conf.Positional[Path]
+    what: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ERASURE|FOLDER")]
     """An erasure's file, or the folder of one autoencoder or of a training run."""
-    to: tyro.conf.Positional[str]
+    to: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OWNER/NAME|FOLDER")]
     """OWNER/NAME on the Hub, or a folder, written as a path that begins with `.`, `/` or `~`."""
-    audit: Path | None = None
+    audit: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of `efface audit`: its page is shared too, and its figures stand on the card."""
-    licence: str | None = None
+    licence: Annotated[str | None, tyro.conf.arg(metavar="LICENCE")] = None
     """Identifier for the card's header, for example cc-by-4.0."""
     private: bool = False
     """A new repository is private."""
@@ -30,7 +32,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface push", description=__doc__)
+    request = parse(Request, args, prog="efface push", description=__doc__)
     from efface.api.share import push, save_folder
 
     if request.to.startswith((".", "/", "~")):

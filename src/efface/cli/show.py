@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import result
 
 
@@ -14,7 +16,7 @@ from efface.cli.output import result
 class Request:
     """Read an erasure file, check it, and say what it is."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ERASURE")]
     """The erasure: a file, a folder, or OWNER/NAME on the Hugging Face Hub."""
     json: bool = False
     """Print everything as one JSON object."""
@@ -22,7 +24,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface show", description=__doc__)
+    request = parse(Request, args, prog="efface show", description=__doc__)
     from efface.erasures import Erasure
     from efface.io.hub import erasure_file
 

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import tyro
 
 from efface.bench.engines import Engine
+from efface.cli.arguments import parse
 from efface.cli.bench.common import reporter
 from efface.cli.output import console, say
-from efface.cli.progress import Reporter
+from efface.cli.progress import ProgressBar
 from efface.erasers import ERASERS, METHODS
 from efface.errors import UsageError
 
@@ -23,7 +24,7 @@ class Request(Engine):
 
     method: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """An eraser, once for each; all of them by default."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("canvas-run")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("canvas-run")
     """Folder of the run."""
     mode: Literal["single", "pairs", "sequential", "together"] = "single"
     """`single`: 20 objects and 9 styles, each alone; `pairs`: 20 objects in one style each; `sequential`: six objects, then
@@ -34,7 +35,7 @@ class Request(Engine):
     """A fifth of the concepts, a quarter of the prompts, one seed."""
     attacks: tuple[str, ...] = ()
     """Attacks to run on every erasure (see `efface attack --help`), or `all`; a finished run may be given them later."""
-    attack_budget: str | None = None
+    budget: str | None = None
     """How far each attack goes: published, canvas or quick; quick in a quick run, canvas in others."""
     samples: int = 4
     """Samples (a prompt and a seed each) that each attack is given."""
@@ -42,7 +43,7 @@ class Request(Engine):
     """Keep the pictures of what is still to be drawn in the run's folder, one PNG of 16 pictures a unit."""
     plan: bool = False
     """Only say what it will cost."""
-    table: Literal["markdown", "csv", "json"] = "markdown"
+    format: Literal["markdown", "csv", "json"] = "markdown"
     """Form of the table."""
     json: bool = False
     """Print one JSON object instead of a table."""
@@ -50,13 +51,13 @@ class Request(Engine):
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface bench canvas", description=__doc__)
+    request = parse(Request, args, prog="efface bench canvas", description=__doc__)
     for name in request.method:
         ERASERS.load(name)
     if request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.api.red_team import RedTeam
-    from efface.bench import table as lines
+    from efface.bench import table
     from efface.bench.protocols.canvas.attack import attack_all
     from efface.bench.protocols.canvas.attack_cells import broken_in
     from efface.bench.protocols.canvas.estimate import cost
@@ -69,7 +70,7 @@ def main(args: list[str]) -> None:
     usual = "quick" if request.quick else "canvas"
     red_team = None
     if request.attacks:
-        red_team = RedTeam(request.attacks, request.attack_budget or usual, Samples(request.samples))
+        red_team = RedTeam(request.attacks, request.budget or usual, Samples(request.samples))
     if red_team and request.mode != "single":
         raise UsageError(f"attacks want concepts erased one at a time; the mode is {request.mode!r}, use single.")
     plan = Plan(tuple(dict.fromkeys(request.method)) or METHODS, request.seeds, request.quick, request.mode)
@@ -83,14 +84,14 @@ def main(args: list[str]) -> None:
     canvas = Canvas(model, plan, request.output, sheets=request.save_images)
     canvas.run(reporter(), say, request)
     if red_team:
-        with Reporter("attacking") as progress:
+        with ProgressBar("attacking") as progress:
             attack_all(canvas, red_team, progress, say)
     for sentence in broken_in(request.output):
         say(sentence)
-    found = canvas.lines()
+    rows = canvas.rows()
     canvas.ledger.close()
-    if request.json or request.table == "json":
-        print(json.dumps({"rows": lines.as_json(found)}))
+    if request.json or request.format == "json":
+        print(json.dumps({"rows": table.as_json(rows)}))
         return
-    text = lines.markdown(found) if request.table == "markdown" else lines.as_csv(found)
+    text = table.markdown(rows) if request.format == "markdown" else table.as_csv(rows)
     console.print(text, markup=False, soft_wrap=True)

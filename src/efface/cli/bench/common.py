@@ -10,35 +10,34 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import tyro
-
 from efface.bench.engines import Engine
+from efface.cli.arguments import parse_parts
 from efface.cli.bench.options import OnModel, Shared, check
 from efface.cli.output import console, say
 
 if TYPE_CHECKING:
-    from efface.bench.engine import Progress
     from efface.bench.observer import Observer
-    from efface.bench.protocols.base import Drawing, Protocol
+    from efface.bench.protocols.base import Benchmark, Drawing
     from efface.bench.protocols.run import Run
-    from efface.bench.table import Line
+    from efface.bench.table import Row
+    from efface.io.progress import Progress
 
 
-Asked = TypeVar("Asked", bound=OnModel)
-Build = Callable[[Asked, Shared], "Protocol"]
+Request = TypeVar("Request", bound=OnModel)
+Build = Callable[[Request, Shared], "Benchmark"]
 """Makes the protocol of a request; a function of a module, so that actors on other machines can call it too."""
 
 
-def main(kind: type[Asked], build: Build[Asked], args: list[str], *, name: str, summary: str | None) -> None:
+def main(kind: type[Request], build: Build[Request], args: list[str], *, name: str, summary: str | None) -> None:
     """Run the command of a protocol."""
-    combined = tyro.conf.OmitArgPrefixes[tuple[kind, Shared, Engine]]  # type: ignore[valid-type]
-    request, shared, engine = tyro.cli(combined, args=args, prog=f"efface bench {name}", description=summary)
+    parts = {"protocol": kind, "run": Shared, "engine": Engine}
+    request, shared, engine = parse_parts(parts, args, prog=f"efface bench {name}", description=summary)
     check(shared)
     shared = replace(shared, output=(shared.output or Path(f"{name}-run")).absolute())
     from efface.bench.protocols.estimate import cost
 
     run = _run(request, shared, build)
-    erasures = run.protocol.erasures if shared.plan and not run.given else None
+    erasures = run.protocol.erasures if shared.plan and not run.erasures else None
     expected = cost(run, erasures=erasures, devices=shared.gpus if shared.plan else engine.devices)
     say(str(expected))
     if shared.plan:
@@ -47,68 +46,67 @@ def main(kind: type[Asked], build: Build[Asked], args: list[str], *, name: str, 
     for note in run.protocol.notes():
         say(note)
     run.run(reporter(), on=_runner(request, shared, engine, build, run))
-    lines = run.lines()
+    rows = run.rows()
     run.ledger.close()
-    data = _data(run, request, lines)
-    _print(data, lines, shared)
+    data = _data(run, request, rows)
+    _print(data, rows, shared)
 
 
 def reporter() -> Progress:
     """Says how far the run is, at most every ten seconds."""
-    state = {"began": time.monotonic(), "said": time.monotonic(), "done": 0}
+    state = {"began": time.monotonic(), "last_line_at": time.monotonic(), "done": 0.0}
 
-    def report(done: int, total: int) -> None:
+    def tell(done: float, line: str) -> None:
         now = time.monotonic()
-        if done != state["done"] and (now - state["said"] > 10 or done == total):
-            state.update(said=now, done=done)
-            left = (now - state["began"]) / max(1, done) * (total - done)
-            say(f"{done} of {total} units, {left / 60:.0f} minutes left")
+        if done != state["done"] and (now - state["last_line_at"] > 10 or done == 1):
+            state.update(last_line_at=now, done=done)
+            say(f"{line}, {(now - state['began']) / done * (1 - done) / 60:.0f} minutes left")
 
-    return report
+    return tell
 
 
-def _run(request: Asked, shared: Shared, build: Build[Asked]) -> Run:
-    from efface.bench.protocols.base import load_given
+def _run(request: Request, shared: Shared, build: Build[Request]) -> Run:
+    from efface.bench.protocols.base import load_erasures
     from efface.bench.protocols.run import Run
     from efface.models.load import load
     from efface.models.model import Model
 
     protocol = build(request, shared)
-    given = load_given(shared.erasure, shared.concept)
+    erasures = load_erasures(shared.erasure, shared.concept)
     assert shared.output is not None
     drawing = _drawing(protocol, shared)
-    return Run(Model(load(request.model)), protocol, given, shared.output, drawing=drawing, save=shared.save_images)
+    return Run(Model(load(request.model)), protocol, erasures, shared.output, drawing=drawing, save=shared.save_images)
 
 
-def _drawing(protocol: Protocol, shared: Shared) -> Drawing:
+def _drawing(protocol: Benchmark, shared: Shared) -> Drawing:
     """The published settings with those that the user gave."""
     own = {name: getattr(shared, name) for name in ("steps", "guidance", "side", "batch")}
     return replace(protocol.drawing, **{name: value for name, value in own.items() if value is not None})
 
 
-def _runner(request: Asked, shared: Shared, engine: Engine, build: Build[Asked], run: Run) -> Any:
+def _runner(request: Request, shared: Shared, engine: Engine, build: Build[Request], run: Run) -> Any:
     """How units are done on another engine; None in this process, where judges are already open."""
     if engine.engine == "process":
         return None
     from efface.bench.engines import run_on
-    from efface.bench.worker_spec import Recipe
+    from efface.bench.worker_spec import WorkerSpec
 
-    recipe = Recipe(request.model, partial(_watchers, request, shared, build), run.files)
-    return lambda units, ledger, report: run_on(engine, recipe, units, ledger, report, model=run.model)
+    spec = WorkerSpec(request.model, partial(_watchers, request, shared, build), run.files)
+    return lambda units, ledger, progress: run_on(engine, spec, units, ledger, progress, model=run.model)
 
 
-def _watchers(request: Asked, shared: Shared, build: Build[Asked]) -> Mapping[str, Observer]:
+def _watchers(request: Request, shared: Shared, build: Build[Request]) -> Mapping[str, Observer]:
     """Opens what looks at pictures, in another process."""
-    from efface.bench.protocols.base import load_given
+    from efface.bench.protocols.base import load_erasures
     from efface.bench.protocols.run import watchers
 
     protocol = build(request, shared)
-    given = load_given(shared.erasure, shared.concept) if shared.save_images else []
+    erasures = load_erasures(shared.erasure, shared.concept) if shared.save_images else []
     assert shared.output is not None
-    return watchers(protocol, given, shared.output, _drawing(protocol, shared), shared.save_images)
+    return watchers(protocol, erasures, shared.output, _drawing(protocol, shared), shared.save_images)
 
 
-def _data(run: Run, request: OnModel, lines: list[Line]) -> dict[str, Any]:
+def _data(run: Run, request: OnModel, rows: list[Row]) -> dict[str, Any]:
     """Everything about a run's table, which also stands in its folder as `table.json`."""
     from efface.bench.table import as_json
     from efface.io.atomic import write_atomically
@@ -122,24 +120,24 @@ def _data(run: Run, request: OnModel, lines: list[Line]) -> dict[str, Any]:
     data = {
         "protocol": run.protocol.name,
         "model": request.model,
-        "pictures": len(run.protocol.shots),
+        "pictures": len(run.protocol.samples),
         "drawing": asdict(drawing),
         "seen_by": {name: observer.name for name, observer in run.observers.items()},
         "notes": run.protocol.notes() + differences,
-        "rows": as_json(lines),
+        "rows": as_json(rows),
     }
     write_atomically(run.folder / "table.json", json.dumps(data, indent=1).encode())
     return data
 
 
-def _print(data: dict[str, Any], lines: list[Line], shared: Shared) -> None:
+def _print(data: dict[str, Any], rows: list[Row], shared: Shared) -> None:
     from efface.bench.table import as_csv, markdown
 
     seen_by = [f"{name}: {version}" for name, version in data["seen_by"].items()]
-    if shared.json or shared.table == "json":
+    if shared.json or shared.format == "json":
         print(json.dumps(data))
-    elif shared.table == "csv":
-        console.print(as_csv(lines, "; ".join(seen_by)), markup=False, soft_wrap=True, end="")
+    elif shared.format == "csv":
+        console.print(as_csv(rows, "; ".join(seen_by)), markup=False, soft_wrap=True, end="")
     else:
         drawn = (
             "{pictures:,} pictures of each model, steps {steps}, guidance {guidance:g} where prompts bring none".format(
@@ -147,4 +145,4 @@ def _print(data: dict[str, Any], lines: list[Line], shared: Shared) -> None:
             )
         )
         notes = [drawn, *seen_by, *data["notes"]]
-        console.print("\n".join([markdown(lines), "", *(f"- {note}" for note in notes)]), markup=False, soft_wrap=True)
+        console.print("\n".join([markdown(rows), "", *(f"- {note}" for note in notes)]), markup=False, soft_wrap=True)

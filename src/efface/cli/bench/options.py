@@ -27,7 +27,7 @@ class OnModel:
 class OnFile(OnModel):
     """A protocol on a user's model and a file of prompts."""
 
-    prompts: tyro.conf.Positional[Path]
+    prompts: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """CSV file of prompts, in the layout in which it was published."""
     skip_malformed: bool = False
     """Leave malformed rows out, and say which."""
@@ -43,7 +43,7 @@ class Shared:
     """An erasure file, once for each; every one is measured alone."""
     concept: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """What each erasure erases in the protocol's words, where its file calls it otherwise; once for each, in their order."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """Folder of the run, which goes on where it stopped; PROTOCOL-run by default."""
     steps: int | None = None
     """Denoising steps; the published number by default."""
@@ -59,13 +59,13 @@ class Shared:
     """Only say what it will cost; without erasures, for as many as a method makes in the published protocol."""
     gpus: int = 1
     """Devices such as this one that the plan divides the work over."""
-    table: Literal["markdown", "csv", "json"] = "markdown"
+    format: Literal["markdown", "csv", "json"] = "markdown"
     """Form of the table."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
 
-def opened(file: OnFile) -> PromptFile:
+def prompt_file(file: OnFile) -> PromptFile:
     """The file of a request's prompts."""
     from efface.bench.prompt_files import read_prompts
 
@@ -87,6 +87,7 @@ def comparison(lpips: tuple[Literal["alex", "vgg"], Path, Path] | None, side: in
 
 
 def check(shared: Shared) -> None:
+    """Refuses numbers below 1; raises UsageError."""
     least = {"steps": shared.steps, "side": shared.side, "batch": shared.batch, "gpus": shared.gpus}
     for name, value in least.items():
         if value is not None and value < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -23,7 +23,7 @@ class Request(options.OnFile):
     """What looks at the pictures, once for each: nudenet, nsfw, clip:FOLDER:CLASS,CLASS, imagenet:FOLDER, …"""
     lpips: tuple[Literal["alex", "vgg"], Path, Path] | None = None
     """Network, torchvision's weights of its trunk, and LPIPS's heads; without it colours are compared."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"], metavar="SEED [SEED ...]")] = (0,)
     """Of prompts that bring none."""
 
 
@@ -37,7 +37,8 @@ def build(request: Request, shared: options.Shared) -> Prompts:
         kind = spec.partition(":")[0]
         again = sum(name.partition(" ")[0] == kind for name in judges)
         judges[f"{kind} {again + 1}" if again else kind] = open_judge(spec)
-    file, compare = options.opened(request), options.comparison(request.lpips)
+    file = options.prompt_file(request)
+    compare = options.comparison(request.lpips)
     return Prompts(file, judges, compare, seeds=request.seeds, limit=request.limit)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import console
 
 
@@ -16,24 +17,24 @@ from efface.cli.output import console
 class Request:
     """Read run folders and print their tables; nothing is drawn."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER [FOLDER ...]")]
     """Folders that `efface bench PROTOCOL -o` wrote."""
-    form: Literal["markdown", "csv", "json"] = "markdown"
-    """Of the table."""
+    format: Literal["markdown", "csv", "json"] = "markdown"
+    """Form of the table."""
     whole: bool = False
     """Every concept's line and test, not only the means (CSV and JSON always have them)."""
     json: bool = False
-    """The same as `--form json`."""
+    """The same as `--format json`."""
 
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface bench table", description=__doc__)
+    request = parse(Request, args, prog="efface bench table", description=__doc__)
     from efface.bench import leaderboard as tables
 
-    found = tables.board(request.runs)
-    if request.json or request.form == "json":
-        print(json.dumps(tables.as_json(found)))
+    board = tables.leaderboard(request.runs)
+    if request.json or request.format == "json":
+        print(json.dumps(tables.as_json(board)))
         return
-    text = tables.as_csv(found) if request.form == "csv" else tables.markdown(found, whole=request.whole)
+    text = tables.as_csv(board) if request.format == "csv" else tables.markdown(board, whole=request.whole)
     console.print(text, markup=False, soft_wrap=True)

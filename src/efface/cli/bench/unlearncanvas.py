@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 from efface.cli.bench import common, options
 from efface.errors import UsageError
@@ -33,7 +35,7 @@ class Request(options.OnModel):
     """A part of the styles; all of them by default."""
     objects: tuple[str, ...] = ()
     """A part of the objects; all of them by default."""
-    seeds: tuple[int, ...] = ()
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"], metavar="SEED [SEED ...]")] = ()
     """Other seeds than 188, 288, 588, 688 and 888."""
 
 
@@ -48,10 +50,11 @@ def build(request: Request, shared: options.Shared) -> UnlearnCanvas:
     from efface.metrics.features import open_features
 
     chosen = {name: getattr(request, name) for name in ("styles", "objects", "seeds") if getattr(request, name)}
-    style, thing = (open_judge(spec) if spec else None for spec in (request.style_judge, request.object_judge))
+    style_judge = open_judge(request.style_judge) if request.style_judge else None
+    object_judge = open_judge(request.object_judge) if request.object_judge else None
     return UnlearnCanvas(
-        style,
-        thing,
+        style_judge,
+        object_judge,
         Plan(request.wording, **chosen),
         extract=open_features(request.features) if request.features else None,
         data=request.data,

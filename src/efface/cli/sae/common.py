@@ -25,7 +25,7 @@ def prompts_named(name: str | None, pipeline: Any) -> list[str]:
 
 
 def sites_named(patterns: tuple[str, ...], pipeline: Any) -> tuple[str, ...]:
-    """The patterns given, the sites of the model's profile, or the paper's two blocks."""
+    """The user's patterns, the sites of the model's profile, or the paper's two blocks."""
     from efface.profiles.base import profile_of
 
     return patterns or profile_of(pipeline).sae_sites()
@@ -36,8 +36,8 @@ def drawing(pipeline: Any, steps: int | None, guidance: float | None) -> dict[st
     from efface.profiles.base import profile_of
 
     usual = profile_of(pipeline).sae_sampling()
-    given = {"steps": steps or None, "guidance": guidance}
-    return usual | {name: value for name, value in given.items() if value is not None}
+    chosen = {"steps": steps or None, "guidance": guidance}
+    return usual | {name: value for name, value in chosen.items() if value is not None}
 
 
 def labelled(path: Path | None, seeds: int, pipeline: Any) -> tuple[list[Any], dict[str, str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import progress, result, say
 from efface.errors import UsageError
 
@@ -20,7 +21,7 @@ class Request:
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
     coder: tyro.conf.Positional[str]
     """Folder of a training run, with a folder for each site."""
-    concepts: Path | None = None
+    concepts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A JSON file {"kind": {"concept": ["prompt", …]}}; the canvas's benchmark by default."""
     seeds: int = 2
     """Pictures of every prompt."""
@@ -34,7 +35,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface sae features", description=__doc__)
+    request = parse(Request, args, prog="efface sae features", description=__doc__)
     from efface.cli.sae.common import drawing, labelled
     from efface.models.load import load
     from efface.models.model import Model
@@ -50,11 +51,11 @@ def main(args: list[str]) -> None:
     pictures, kinds = labelled(request.concepts, request.seeds, pipeline)
     config = HarvestConfig(tuple(coders), **drawing(pipeline, request.steps, request.guidance))
     say(f"{len(pictures)} pictures of {len(kinds)} concepts")
-    found = statistics(Model(pipeline), coders, pictures, kinds, config, report=lambda n: say(f"{n} pictures"))
+    by_site = statistics(Model(pipeline), coders, pictures, kinds, config, report=lambda n: say(f"{n} pictures"))
     rows: list[tuple[str, str]] = []
     data: dict[str, Any] = {"pictures": len(pictures), "sites": {}}
     for folder in progress(folders, "writing"):
-        measured = found[folder.name]
+        measured = by_site[folder.name]
         measured.save(folder / "statistics.safetensors")
         best = {c: measured.scores(c).mean(0).topk(3).indices.tolist() for c in measured.concepts}
         data["sites"][folder.name] = best

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import progress, result, say
 
 
@@ -19,11 +20,11 @@ class Request:
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
     sites: tuple[str, ...] = ()
     """fnmatch patterns over modules; the canvas's, or the paper's two blocks."""
-    prompts: str | None = None
+    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
     images: int | None = None
     """Pictures to draw; one for each prompt by default."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("activations")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("activations")
     """Where the harvest's folder is made; its name is the hash of everything that determines it."""
     steps: int | None = None
     """Denoising steps."""
@@ -47,7 +48,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface sae harvest", description=__doc__)
+    request = parse(Request, args, prog="efface sae harvest", description=__doc__)
     from efface.cli.sae.common import drawing, prompts_named, sites_named
     from efface.models.load import load
     from efface.models.model import Model

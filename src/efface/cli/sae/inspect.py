@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import result, say
 
 
@@ -17,13 +18,13 @@ class Request:
 
     model: tyro.conf.Positional[str]
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-    coder: tyro.conf.Positional[str] = "emoji"
+    coder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[FOLDER]")] = "emoji"
     """Folder of a run or of one autoencoder; `emoji` is the canvas's own."""
     site: str | None = None
     """The module; the canvas's for objects by default."""
-    latents: tuple[int, ...] = ()
+    latents: Annotated[tuple[int, ...], tyro.conf.arg(metavar="LATENT [LATENT ...]")] = ()
     """Latents that get a page; by default the best two of every concept."""
-    concepts: Path | None = None
+    concepts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A JSON file {"kind": {"concept": ["prompt", …]}}; the canvas's benchmark by default."""
     seeds: int = 1
     """Pictures of every prompt."""
@@ -31,7 +32,7 @@ class Request:
     """Denoising steps."""
     guidance: float | None = None
     """Guidance scale."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("latents")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("latents")
     """Folder for the pages."""
     json: bool = False
     """Print one JSON object instead of a table."""
@@ -39,7 +40,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface sae inspect", description=__doc__)
+    request = parse(Request, args, prog="efface sae inspect", description=__doc__)
     from efface.cli.sae.common import drawing, labelled, sites_named
     from efface.models.load import load
     from efface.models.model import Model

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import result
 
 
@@ -23,7 +24,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface sae sites", description=__doc__)
+    request = parse(Request, args, prog="efface sae sites", description=__doc__)
     from efface.models.load import load
     from efface.models.model import Model
     from efface.profiles.base import profile_of

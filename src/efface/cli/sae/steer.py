@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from efface.cli.arguments import parse
 from efface.cli.output import result
 from efface.errors import UsageError
 
@@ -46,7 +47,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = tyro.cli(Request, args=args, prog="efface sae steer", description=__doc__)
+    request = parse(Request, args, prog="efface sae steer", description=__doc__)
     if not request.prompts:
         raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
     from efface.cli.sae.common import sites_named
@@ -62,7 +63,8 @@ def main(args: list[str]) -> None:
     model = Model(pipeline)
     site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
     coder, _ = open_sae(request.coder, site)
-    seeds, settings = [request.seed] * len(request.prompts), sampling(pipeline, request.steps, request.guidance)
+    seeds = [request.seed] * len(request.prompts)
+    settings = sampling(pipeline, request.steps, request.guidance)
     region = Region(*request.region) if request.region else None
     before = model.draw(request.prompts, seeds=seeds, **settings)
     with steer_latent(model, site, coder, request.latent, multiply=request.multiply, add=request.add, region=region):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from efface.cli.arguments import named_options, parse_parts
 from efface.cli.output import result, say
 from efface.sae.config import SAETrainConfig
 
@@ -17,23 +18,27 @@ if TYPE_CHECKING:
     from efface.sae.harvest import ActivationStream
 
 
+RENAMED = {"steps": "iterations"}
+"""Field of the training -> its option: `--steps` always means denoising steps."""
+
+
 @dataclass(frozen=True)
 class Request:
     """Train autoencoders; the training's own options follow."""
 
     model: tyro.conf.Positional[str]
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("sae")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("sae")
     """Folder of the run, with a folder for each site at the end."""
     sites: tuple[str, ...] = ()
     """fnmatch patterns over modules; the canvas's, or the paper's two blocks."""
-    prompts: str | None = None
+    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
     shards: Path | None = None
     """A harvest's folder to train from, instead of drawing."""
     images: int = 128
     """Pictures drawn for each round of training."""
-    draw_steps: int | None = None
+    steps: int | None = None
     """Denoising steps of the pictures."""
     guidance: float | None = None
     """Their guidance scale."""
@@ -45,9 +50,9 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    combined = tyro.conf.OmitArgPrefixes[tuple[Request, SAETrainConfig]]
-    request, config = tyro.cli(combined, args=args, prog="efface sae train", description=__doc__)
-    named = {a.split("=")[0].lstrip("-").replace("-", "_") for a in args if a.startswith("--")}
+    parts = {"general": Request, "training": SAETrainConfig}
+    request, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
+    named = named_options(config, args, RENAMED)
     from efface.cli.sae.common import drawing, prompts_named, sites_named
     from efface.models.load import load
     from efface.models.model import Model
@@ -57,17 +62,17 @@ def main(args: list[str]) -> None:
     from efface.sae.train import train
 
     pipeline = load(request.model)
-    found = profile_of(pipeline).sae_training()
-    config = replace(config, **{name: value for name, value in found.items() if name not in named})
+    settings = profile_of(pipeline).sae_training()
+    config = replace(config, **{name: value for name, value in settings.items() if name not in named})
     harvest = HarvestConfig(
         sites_named(request.sites, pipeline),
-        **drawing(pipeline, request.draw_steps, request.guidance),
+        **drawing(pipeline, request.steps, request.guidance),
         seed=config.seed,
     )
     prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
     stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images)
     source: Any = Shards(request.shards) if request.shards else stream
-    say(f"{config.steps} steps of {config.batch} vectors for {', '.join(source.names)}")
+    say(f"{config.steps} iterations of {config.batch} vectors for {', '.join(source.names)}")
     if not request.shards:
         _say_cost(stream, config)
     notes = {"model": request.model, "harvest": asdict(harvest)}

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from readme import blocks
 from support import wheels
 
 import efface
@@ -289,6 +292,18 @@ def test_a_broken_family_is_a_line_and_known_pipelines_are_served(broken, sd, mo
     assert efface.erase(sd, efface.Concept("church", anchor="cat"), method="rece", keep=[])
 
 
+def test_what_takes_the_name_of_a_family_or_kind_changes_nothing(sd, tmp_path, monkeypatch, capsys):
+    groups = {"efface.families": {"stable-diffusion": "grab"}, "efface.erasures": {"textmap": "grab"}}
+    wheel = wheels.build_wheel(tmp_path, "grab", "1", {"grab.py": "raise SystemExit(9)"}, groups)
+    monkeypatch.syspath_prepend(wheels.unpack(wheel, tmp_path / "site"))
+    plugins.complain.cache_clear()
+    erasure = efface.erase(sd, efface.Concept("church", anchor="cat"), method="uce", keep=[])
+    erasure.save(tmp_path / "e.safetensors")
+    assert efface.Erasure.load(tmp_path / "e.safetensors").kind == "textmap"
+    assert efface.Model(sd).family.name == "stable-diffusion"
+    assert "'stable-diffusion' is brought by efface itself and the plugin grab 1" in capsys.readouterr().err
+
+
 def test_a_plugins_family_comes_before_those_of_efface(sd, tmp_path, monkeypatch):
     source = "from efface.families.unet import StableDiffusion\n\nclass Mine(StableDiffusion):\n    name = 'mine'\n"
     wheel = wheels.build_wheel(tmp_path, "kin", "1", {"kin.py": source}, {"efface.families": {"mine": "kin:Mine"}})
@@ -326,3 +341,31 @@ def test_a_method_without_extend_is_refused_before_anything_is_attacked(sd, tmp_
     monkeypatch.syspath_prepend(wheels.unpack(wheel, tmp_path / "site"))
     with pytest.raises(UsageError, match="'stiff' cannot add to its erasures"):
         efface.harden(sd, made)
+
+
+def test_the_documentations_example_does_what_it_says(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text()
+    (project,), (source,), (script,) = (blocks(text, language) for language in ("toml", "python", "bash"))
+    said = tomllib.loads(project)["project"]
+    modules = {"efface_swap.py": source}
+    wheel = wheels.build_wheel(tmp_path, said["name"], said["version"], modules, said["entry-points"])
+    site = wheels.unpack(wheel, tmp_path / "site")
+    output = {}
+    for line in script.splitlines():
+        first, *args = line.split()
+        assert first == "efface"
+        args = [str(tmp_path / arg) if arg.endswith(".safetensors") else arg for arg in args]
+        output[line] = command(site, *args).stdout
+    assert "swap" in output["efface erase --help"]
+    assert "efface-swap 1.0" in output["efface erase --help"]
+    assert "--ridge" in output["efface erase swap --help"]
+    assert "plugin: efface-swap 1.0" in " ".join(output["efface show church.safetensors"].split())
+    assert "efface-swap 1.0" in output["efface env"]
+
+
+def test_the_documentation_names_every_group():
+    text = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text()
+    groups = {f"efface.{g}" for g in (
+        "erasers", "attacks", "judges", "metrics", "protocols", "families", "erasures", "exports", "profiles", "commands",
+    )}  # fmt: skip
+    assert {row.split("`")[1] for row in text.splitlines() if row.startswith("| `efface.")} == groups

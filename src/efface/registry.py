@@ -64,6 +64,10 @@ class Registry(Generic[T_co]):
             raise EffaceError(f"{whose} is not what it should be: expected {expected}, as docs/plugins.md says.")
         return value
 
+    def load_builtin(self, name: str) -> T_co:
+        """The built-in component called `name`, whatever plugins bring."""
+        return _resolved(self.builtin[name])
+
     def summary(self, name: str) -> str:
         """First line of the docstring of the component's module, read from its file.
 

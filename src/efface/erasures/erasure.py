@@ -143,7 +143,7 @@ def _kind(path: Path, name: str, plugin: str) -> type[Erasure]:
         EffaceError: nobody knows the kind, or a plugin does that was not imported.
     """
     if name in KINDS.builtin:
-        return KINDS.load(name)
+        return KINDS.load_builtin(name)
     if name in _IMPORTED:
         return _IMPORTED[name]
     start = f"{path} holds an erasure of kind {name!r}"

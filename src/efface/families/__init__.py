@@ -48,7 +48,7 @@ def family_of(pipeline: Any) -> Family:
         if family.serves(pipeline):
             return family(pipeline)
     for name in FAMILIES.builtin:
-        family = FAMILIES.load(name)
+        family = FAMILIES.load_builtin(name)
         if family.serves(pipeline):
             return family(pipeline)
     raise EffaceError(
@@ -59,13 +59,15 @@ def family_of(pipeline: Any) -> Family:
 
 
 def _plugins() -> Iterator[type[Family]]:
-    """Families of plugins; one that cannot be loaded is a line on standard error."""
+    """Families of plugins; one that cannot be loaded, or has another's name, is a line on standard error."""
     for name in FAMILIES.names():
-        if name not in FAMILIES.builtin:
-            try:
-                yield FAMILIES.load(name)
-            except EffaceError as error:
-                complain(str(error))
+        try:
+            family = None if FAMILIES.origin(name) is None else FAMILIES.load(name)
+        except EffaceError as error:
+            complain(str(error))
+            continue
+        if family is not None:
+            yield family
 
 
 def _what(pipeline: Any) -> str:

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import tyro
 
-from efface.bench.leaderboard import Finished, finished
+from efface.bench.leaderboard import FinishedRun, finished
 from efface.errors import UsageError
 from efface.metrics.rates import Paired, Rate
 
 
-def cells_of(run: Finished) -> dict[tuple[str, str, str], Rate | Paired]:
+def cells_of(run: FinishedRun) -> dict[tuple[str, str, str], Rate | Paired]:
     """(method, concept, column) -> a cell with an interval."""
     return {
-        (line.method, line.concepts, name): cell
-        for line in run.lines
-        for name, cell in line.cells.items()
+        (row.method, row.concepts, name): cell
+        for row in run.rows
+        for name, cell in row.cells.items()
         if isinstance(cell, Rate | Paired) and not math.isnan(cell.low)
     }
 

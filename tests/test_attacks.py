@@ -234,7 +234,14 @@ THERE = Verdict(shown=True, label="church", score=0.9, intact=True)
 
 def findings_of(*results: SampleResult) -> Findings:
     return Findings(
-        attack="mma", config={}, concept="church", erasures=(), judge="j", settings={}, samples=results, planned=len(results)
+        attack="mma",
+        config={},
+        concept="church",
+        erasures=(),
+        judge="j",
+        settings={},
+        samples=results,
+        planned=len(results),
     )
 
 

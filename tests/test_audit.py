@@ -68,7 +68,9 @@ def test_every_number_of_the_page_is_in_the_json(pipe, church, tmp_path):
 def test_nothing_stays_attached(pipe, church):
     from efface.erasures import attached_to
 
-    audit(pipe, church, groups=[Group("concept", (Sample("a church", shows=("church",)),))], seeds=1, sampling=Sampling(1))
+    audit(
+        pipe, church, groups=[Group("concept", (Sample("a church", shows=("church",)),))], seeds=1, sampling=Sampling(1)
+    )
     assert attached_to(pipe) == []
 
 
@@ -119,7 +121,9 @@ def test_a_detector_looks_at_every_picture(pipe, church):
     (found,) = card.groups
     assert found.shown_after is not None
     assert found.shown_after.pictures == 4
-    assert [shown for _, shown in found.shown] == [np.asarray(picture.convert("RGB")).mean() < 250 for picture in found.after]
+    assert [shown for _, shown in found.shown] == [
+        np.asarray(picture.convert("RGB")).mean() < 250 for picture in found.after
+    ]
 
 
 def test_indirect_prompts_have_a_group(pipe, church):
@@ -130,7 +134,9 @@ def test_indirect_prompts_have_a_group(pipe, church):
 
 
 def test_two_erasures_are_tested_picture_by_picture(pipe, church, tmp_path):
-    groups = [Group("concept", (Sample("a church", shows=("church",)), Sample("a church in noto style", shows=("church",))))]
+    groups = [
+        Group("concept", (Sample("a church", shows=("church",)), Sample("a church in noto style", shows=("church",))))
+    ]
     nothing = efface.erase(pipe, "cat", method="uce")
     cards = [audit(pipe, e, groups=groups, seeds=3, sampling=Sampling(12)) for e in (church, nothing)]
     change = against(*cards)["concept"]

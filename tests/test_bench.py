@@ -31,6 +31,7 @@ from efface.models.model import Model
 from efface.profiles.emoji.concepts import emoji_concepts, remaining_anchor
 from efface.profiles.emoji.words import BENCHMARK, STYLES, anchor_of, caption, held_out
 from efface.redteam.findings import Findings
+from efface.redteam.samples import Samples
 
 
 class Few(Plan):
@@ -67,7 +68,7 @@ def recorded(canvas):
 def test_the_canvas_protocol_end_to_end(model, tmp_path):
     canvas = Canvas(model, Few(("uce",), seeds=1), tmp_path, sheets=True)
     canvas.run()
-    lines = canvas.lines()
+    lines = canvas.rows()
     assert [(n.method, n.concepts) for n in lines] == [
         ("", "all objects"), ("", "all styles"), ("uce", "church"), ("uce", "outline"),
     ]  # fmt: skip
@@ -86,7 +87,7 @@ def test_the_canvas_protocol_end_to_end(model, tmp_path):
     before = recorded(canvas)
     again = Canvas(model, Few(("uce",), seeds=1), tmp_path)
     again.run()
-    assert again.lines() == lines
+    assert again.rows() == lines
     assert recorded(again) == before
     with pytest.raises(EffaceError, match="holds a run with seeds 1, this one has 2: name another folder"):
         Canvas(model, Few(("uce",), seeds=2), tmp_path)
@@ -98,20 +99,20 @@ def test_the_canvas_protocol_end_to_end(model, tmp_path):
 def test_attacks_may_be_added_to_a_run(model, tmp_path):
     canvas = Canvas(model, Few(("uce",), seeds=1), tmp_path)
     canvas.run()
-    before = canvas.lines()
-    team = RedTeam(("synonyms", "ring-a-bell"), "quick", tries=2, sanity_tries=1)
+    before = canvas.rows()
+    team = RedTeam(("synonyms", "ring-a-bell"), "quick", Samples(2, sanity=1))
     said = []
-    attack_all(canvas, team, report=lambda done, line: said.append(done))
+    attack_all(canvas, team, progress=lambda done, line: said.append(done))
     assert said == sorted(said)
     assert said[-1] == pytest.approx(1)
-    lines = canvas.lines()
+    lines = canvas.rows()
     assert len(lines) == len(before)
     for was, now in zip(before, lines, strict=True):
         assert {name: now.cells[name] for name in was.cells} == was.cells
         assert (len(now.cells) > len(was.cells)) == (now.method == "uce")
     found = Findings.load(tmp_path / "attacks" / "uce-church" / "synonyms" / "findings.json")
     cells = lines[2].cells
-    assert (cells["ASR synonyms"], cells["synonyms because"]) == (found.asr, found.because)
+    assert (cells["ASR synonyms"], cells["synonyms gained"]) == (found.asr, found.gained)
     assert cells["synonyms sanity"].value == min(found.sanity.unerased.value, found.sanity.weak.value)
     assert ("synonyms cost" in cells) == (found.per_success is not None)
     assert "ASR synonyms" in forms.markdown(lines)
@@ -120,7 +121,7 @@ def test_attacks_may_be_added_to_a_run(model, tmp_path):
         for name, names in broken(tmp_path, ("ring-a-bell", "synonyms")).items()
     ]
     with pytest.raises(UsageError, match="holds another attack"):
-        attack_all(canvas, RedTeam(("synonyms",), "canvas", tries=2))
+        attack_all(canvas, RedTeam(("synonyms",), "canvas", Samples(2)))
 
 
 def broken(folder, names):
@@ -136,7 +137,7 @@ def broken(folder, names):
 def test_one_after_the_other(model, tmp_path):
     canvas = Canvas(model, FewInARow(("uce",), seeds=1, mode="sequential"), tmp_path)
     canvas.run()
-    _, first, both = canvas.lines()
+    _, first, both = canvas.rows()
     assert (first.concepts, both.concepts) == ("church", "church, sunflower")
     assert (first.cells["UA"].pictures, both.cells["UA"].pictures) == (2, 4)
     assert both.cells["IRA"].pictures == 0
@@ -200,8 +201,12 @@ def test_anchors_that_are_gone_are_followed_to_one_that_is_left():
     while anchor_of(line[-1]) not in line:
         line.append(anchor_of(line[-1]))
         assert remaining_anchor("blob", line[:-1], STYLES) == line[-1]
-    assert remaining_anchor("blob", line, STYLES) == next(s for s in STYLES if s not in line)  # the anchors have come round
-    assert all(remaining_anchor(name, names, KINDS[kind]) not in names for kind, names in TOGETHER.items() for name in names)
+    assert remaining_anchor("blob", line, STYLES) == next(
+        s for s in STYLES if s not in line
+    )  # the anchors have come round
+    assert all(
+        remaining_anchor(name, names, KINDS[kind]) not in names for kind, names in TOGETHER.items() for name in names
+    )
     assert all(len(set(names)) == 6 for names in SEQUENCES.values())
 
 

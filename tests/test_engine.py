@@ -84,9 +84,9 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(parts, tmp_path):
     other = Ledger(tmp_path / "other.sqlite")
     drawn = []
 
-    def stop(done, total):
-        drawn.append(done)
-        if done == 3:
+    def stop(done, line):
+        drawn.append(line)
+        if line.startswith("3 of"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

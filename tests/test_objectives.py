@@ -176,7 +176,8 @@ def test_unlearndiff(problem, place):
     assert (found.state["0|value"] - points).abs().max() > 5e-5
     best = table.ids[expected.argmax(-1)]
     assert [c.ids for c in found.candidates] == [
-        (*b, *own) if place == "prefix" else (*own, *b) for b, own in zip(best.tolist(), problem.contents(), strict=True)
+        (*b, *own) if place == "prefix" else (*own, *b)
+        for b, own in zip(best.tolist(), problem.contents(), strict=True)
     ]
 
 
@@ -224,7 +225,11 @@ def test_learnt_embeddings(problem, name):
         rows = torch.stack([v if part is v else embedding[part] for part in new])[None]
         ids = [[0 if part is v else part for part in new]]
         one = slice(k, k + 1)
-        loss = loss + loss_of(target, rows, ids, noised_batch.clean[one], noised_batch.noise[one], noised_batch.timesteps[one]) / 2
+        loss = (
+            loss
+            + loss_of(target, rows, ids, noised_batch.clean[one], noised_batch.noise[one], noised_batch.timesteps[one])
+            / 2
+        )
     gradient = torch.autograd.grad(loss, v)[0]
     expected = adam(v.detach() * (1 - 1e-2 * 0.01), gradient, 1e-2)
     torch.testing.assert_close(found.state["0|value"], expected, rtol=0, atol=2e-4)

@@ -19,19 +19,20 @@ from tiny_judges import Blocks, Brightness, Hues, Spots, hue, spots
 import efface
 from efface.bench.prompt_files import read_prompts
 from efface.bench.protocols.artists import Artists
-from efface.bench.protocols.base import Drawing, load_given
+from efface.bench.protocols.base import Drawing, load_erasures
 from efface.bench.protocols.coco import Coco
 from efface.bench.protocols.estimate import cost
 from efface.bench.protocols.i2p import I2P
 from efface.bench.protocols.imagenette import Imagenette
 from efface.bench.protocols.prompts import Prompts
 from efface.bench.protocols.run import Run, watchers
-from efface.bench.protocols.unlearncanvas import Plan, UnlearnCanvas
+from efface.bench.protocols.unlearncanvas import Plan, UnlearnCanvas, style_of
 from efface.bench.table import as_csv, as_json, markdown
 from efface.cli import main
 from efface.cli.bench import artists, coco, common, i2p, imagenette, unlearncanvas
 from efface.cli.bench import prompts as prompts_command
 from efface.cli.bench.options import Shared
+from efface.concepts.sample import Sample
 from efface.errors import EffaceError, UsageError
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES
 from efface.metrics.pixels import Pixels
@@ -71,21 +72,21 @@ def file(tmp_path):
     return write
 
 
-def drawn(model, shots, path=None):
-    """The pictures of shots, those of one guidance together, without any bookkeeping."""
+def drawn(model, samples, path=None):
+    """The pictures of samples, those of one guidance together, without any bookkeeping."""
     found = {}
     with efface.Erasure.load(path).attached(model.pipeline) if path else nullcontext():
-        for own in dict.fromkeys(shot.guidance for shot in shots):
-            members = [shot for shot in shots if shot.guidance == own]
+        for own in dict.fromkeys(sample.guidance for sample in samples):
+            members = [sample for sample in samples if sample.guidance == own]
             prompts, seeds = [s.prompt for s in members], [s.seed for s in members]
             pictures = model.draw(prompts, seeds=seeds, steps=2, guidance=3.0 if own is None else own)
-            found |= {shot.name: picture for shot, picture in zip(members, pictures, strict=True)}
-    return [found[shot.name] for shot in shots]
+            found |= {sample.name: picture for sample, picture in zip(members, pictures, strict=True)}
+    return [found[sample.name] for sample in samples]
 
 
 def ran(model, protocol, paths, folder, **options):
     """A run that has ended."""
-    run = Run(model, protocol, load_given(paths), folder, drawing=FEW, **options)
+    run = Run(model, protocol, load_erasures(paths), folder, drawing=FEW, **options)
     run.run()
     return run
 
@@ -101,11 +102,12 @@ a dog",hate,13,7,12
 
 def test_i2p_counts_what_a_detector_finds(model, home, file, tmp_path):
     protocol = I2P(file(I2P_FILE), Spots())
-    assert [(s.name, s.seed, s.guidance) for s in protocol.shots[:2]] == [("10", 4261553411, 7.0), ("11", 12, 3.0)]
+    assert [(s.name, s.seed, s.guidance) for s in protocol.samples[:2]] == [("10", 4261553411, 7.0), ("11", 12, 3.0)]
     run = ran(model, protocol, [home / "church.safetensors"], tmp_path / "run")
-    unerased, line = run.lines()
+    unerased, line = run.rows()
     before, after = (
-        np.array([spots(p) for p in drawn(model, protocol.shots, path)]) for path in (None, home / "church.safetensors")
+        np.array([spots(p) for p in drawn(model, protocol.samples, path)])
+        for path in (None, home / "church.safetensors")
     )
     for row, counts in ((unerased, before), (line, after)):
         assert row.cells["pictures with any"].value == (counts.sum(1) > 0).mean()
@@ -138,19 +140,19 @@ IMAGENETTE_FILE = "case_number,prompt,class,evaluation_seed\n" + "".join(
 def test_imagenette_is_top_one_of_the_erased_class_and_the_others(model, home, file, tmp_path):
     protocol = Imagenette(file(IMAGENETTE_FILE), Hues("dog", "tench", "church"))
     paths = [home / "church.safetensors", home / "dog.safetensors"]
-    lines = ran(model, protocol, paths, tmp_path / "run").lines()
+    lines = ran(model, protocol, paths, tmp_path / "run").rows()
 
     def right(path):
         names = ("dog", "tench", "church")
-        pictures = drawn(model, protocol.shots, path)
+        pictures = drawn(model, protocol.samples, path)
         return np.array(
-            [names[hue(p, 3)] == s.label.lower() for p, s in zip(pictures, protocol.shots, strict=True)], float
+            [names[hue(p, 3)] == s.concept.lower() for p, s in zip(pictures, protocol.samples, strict=True)], float
         )
 
     before = right(None)
     assert lines[0].cells["all classes"].value == before.mean()
     for line, path, gone in zip(lines[1:3], paths, ("church", "Dog"), strict=True):
-        after, is_gone = right(path), np.array([s.label == gone for s in protocol.shots])
+        after, is_gone = right(path), np.array([s.concept == gone for s in protocol.samples])
         assert line.cells["erased"].value == after[is_gone].mean()
         assert line.cells["others"].value == after[~is_gone].mean()
         assert line.cells["erased change"].difference == pytest.approx((after - before)[is_gone].mean())
@@ -162,7 +164,7 @@ def test_imagenette_is_top_one_of_the_erased_class_and_the_others(model, home, f
     with pytest.raises(EffaceError, match="no class 'tench'"):
         Imagenette(file(IMAGENETTE_FILE), Hues("dog", "church"))
     with pytest.raises(EffaceError, match="Van Gogh erases Van Gogh, which is no class"):
-        Run(model, protocol, load_given([home / "Van Gogh.safetensors"]), tmp_path / "never")
+        Run(model, protocol, load_erasures([home / "Van Gogh.safetensors"]), tmp_path / "never")
     assert not (tmp_path / "never").exists()
 
 
@@ -180,8 +182,8 @@ def far(first, second):
 def test_artists_compares_with_the_unerased_pictures(model, home, file, tmp_path):
     protocol = Artists(file(ARTISTS_FILE), Pixels())
     path = home / "church.safetensors"
-    (line,) = ran(model, protocol, [path], tmp_path / "run").lines()
-    pairs = zip(*(drawn(model, protocol.shots, p) for p in (None, path)), strict=True)
+    (line,) = ran(model, protocol, [path], tmp_path / "run").rows()
+    pairs = zip(*(drawn(model, protocol.samples, p) for p in (None, path)), strict=True)
     values = [far(*pair) for pair in pairs]
     assert line.cells["distance_e"].value == pytest.approx((values[0] + values[3]) / 2)
     assert line.cells["distance_u"].value == pytest.approx((values[1] + values[2]) / 2)
@@ -216,10 +218,10 @@ def real(tmp_path):
 def test_coco_is_agreement_and_distance_of_sets(model, home, file, tmp_path, real):
     protocol = Coco(file(COCO_FILE), Brightness(), Blocks(), pictures=real)
     path = home / "church.safetensors"
-    unerased, line = ran(model, protocol, [path], tmp_path / "run").lines()
-    before, after = (drawn(model, protocol.shots, p) for p in (None, path))
+    unerased, line = ran(model, protocol, [path], tmp_path / "run").rows()
+    before, after = (drawn(model, protocol.samples, p) for p in (None, path))
     photos = [Image.open(real / f"COCO_val2014_{number:012}.png") for number in range(100, 108)]
-    score = [np.asarray(Brightness()(p, [s.prompt for s in protocol.shots])) for p in (before, after)]
+    score = [np.asarray(Brightness()(p, [s.prompt for s in protocol.samples])) for p in (before, after)]
     assert unerased.cells["CLIP score"].value == pytest.approx(score[0].mean())
     assert line.cells["CLIP score"].value == pytest.approx(score[1].mean())
     assert line.cells["CLIP change"].value == pytest.approx((score[1] - score[0]).mean())
@@ -240,10 +242,10 @@ PROMPTS_FILE = "prompt,seed\na church,5\na dog in noto style,6\na cat,7\n"
 
 def test_prompts_takes_any_judge_and_any_file(model, home, file, tmp_path):
     protocol = Prompts(file("prompt\na church\na dog\n"), {"hues": Hues("a", "b", "c"), "spots": Spots()}, seeds=(3, 4))
-    assert [(s.name, s.seed) for s in protocol.shots] == [("0-3", 3), ("0-4", 4), ("1-3", 3), ("1-4", 4)]
+    assert [(s.name, s.seed) for s in protocol.samples] == [("0-3", 3), ("0-4", 4), ("1-3", 3), ("1-4", 4)]
     path = home / "dog.safetensors"
-    unerased, line = ran(model, protocol, [path], tmp_path / "run").lines()
-    before, after = (drawn(model, protocol.shots, p) for p in (None, path))
+    unerased, line = ran(model, protocol, [path], tmp_path / "run").rows()
+    before, after = (drawn(model, protocol.samples, p) for p in (None, path))
     assert line.cells["distance"].value == pytest.approx(np.mean([far(*p) for p in zip(before, after, strict=True)]))
     labels = [["abc"[hue(p, 3)] for p in pictures] for pictures in (before, after)]
     assert unerased.cells["hues: b"].value == labels[0].count("b") / 4
@@ -257,18 +259,19 @@ CANVAS_PLAN = Plan("official", ("Van_Gogh", "Crayon", "Seed_Images"), ("Dogs", "
 
 
 def test_unlearncanvas_has_the_published_prompts():
-    shots = UnlearnCanvas().shots
-    assert len(shots) == 51 * 20 * 5
+    samples = UnlearnCanvas().samples
+    assert len(samples) == 51 * 20 * 5
     assert len(UNLEARNCANVAS_STYLES) == 51
     assert len(UNLEARNCANVAS_OBJECTS) == 20
-    assert shots[0][:3] == (
-        "Abstractionism_Architectures_seed188",
-        "A Architectures image in Abstractionism style.",
-        188,
+    assert samples[0] == Sample(
+        prompt="A Architectures image in Abstractionism style.",
+        seed=188,
+        shows=("Architectures", "Abstractionism"),
+        name="Abstractionism_Architectures_seed188",
     )
-    assert {s.seed for s in shots} == {188, 288, 588, 688, 888}
-    assert "A Dogs image in Van Gogh style." in {s.prompt for s in shots}
-    theirs = UnlearnCanvas(plan=Plan("saeuron")).shots
+    assert {s.seed for s in samples} == {188, 288, 588, 688, 888}
+    assert "A Dogs image in Van Gogh style." in {s.prompt for s in samples}
+    theirs = UnlearnCanvas(plan=Plan("saeuron")).samples
     assert len(theirs) == 50 * 20 * 5 + 20 * 5
     assert "An image of Dogs in Van Gogh style." in {s.prompt for s in theirs}
     assert [s.prompt for s in theirs[-1:]] == ["An image of Waterfalls."]
@@ -299,14 +302,21 @@ def test_unlearncanvas_is_ua_ira_cra_and_fid(model, home, tmp_path, data, wordin
     styles, objects = Hues("Rust", "Sketch", "Van_Gogh", "Crayon", "Seed_Images"), Hues("Cats", "Dogs")
     protocol = UnlearnCanvas(styles, objects, plan, extract=Blocks(), data=data, as_published=as_published)
     paths = [home / "Van Gogh.safetensors", home / "Dogs.safetensors"]
-    unerased, style, thing = ran(model, protocol, paths, tmp_path / "run").lines()
+    unerased, style, thing = ran(model, protocol, paths, tmp_path / "run").rows()
     photographs = "Seed_Images" if wording == "official" else ""
 
     def truths(path):
-        """(style, object, seed) of a shot, whether each judge is right, and the picture."""
-        for shot, picture in zip(protocol.shots, drawn(model, protocol.shots, path), strict=True):
+        """(style, object, seed) of a sample, whether each judge is right, and the picture."""
+        for sample, picture in zip(protocol.samples, drawn(model, protocol.samples, path), strict=True):
             seen = styles.classes[hue(picture, 5)], objects.classes[hue(picture, 2)]
-            yield shot.other, shot.label, seen[0] == shot.other, seen[1] == shot.label, shot.seed, picture
+            yield (
+                style_of(sample),
+                sample.concept,
+                seen[0] == style_of(sample),
+                seen[1] == sample.concept,
+                sample.seed,
+                picture,
+            )
 
     def share(hits):
         return np.mean([float(hit) for hit in hits])
@@ -346,18 +356,18 @@ def test_unlearncanvas_refuses_a_data_set_with_gaps(data):
 
 
 def test_an_erasure_has_one_domain(home):
-    (given,) = load_given([home / "dog.safetensors"], ["Van Gogh style"])
+    (erasure,) = load_erasures([home / "dog.safetensors"], ["Van Gogh style"])
     protocol = UnlearnCanvas(plan=CANVAS_PLAN)
-    assert protocol.kind(given) == "styles"
-    assert protocol.kind(given._replace(concepts=("Crayon", "Van_Gogh"))) == "styles"
-    assert protocol.kind(given._replace(concepts=("cats", "Dogs"))) == "objects"
+    assert protocol.kind(erasure) == "styles"
+    assert protocol.kind(erasure._replace(concepts=("Crayon", "Van_Gogh"))) == "styles"
+    assert protocol.kind(erasure._replace(concepts=("cats", "Dogs"))) == "objects"
     with pytest.raises(EffaceError, match="dog erases Van_Gogh and Cats: expected styles or objects, not both"):
-        protocol.kind(given._replace(concepts=("Cats", "Van_Gogh")))
+        protocol.kind(erasure._replace(concepts=("Cats", "Van_Gogh")))
 
 
 def table(run):
     """Everything that a table says, comparable."""
-    return json.dumps(as_json(run.lines()))
+    return json.dumps(as_json(run.rows()))
 
 
 def test_an_interrupted_run_ends_as_the_undisturbed_one(model, home, file, tmp_path):
@@ -366,14 +376,14 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(model, home, file, tmp_p
     drawing = Drawing(steps=2, guidance=3.0, batch=1)
 
     def begun(folder, paths=paths):
-        return Run(model, protocol, load_given(paths), tmp_path / folder, drawing=drawing)
+        return Run(model, protocol, load_erasures(paths), tmp_path / folder, drawing=drawing)
 
     whole, broken = begun("whole"), begun("broken")
     whole.run()
     assert len(whole.missing()) == 0
 
-    def stop(done, total):
-        if done == 5:
+    def stop(done, line):
+        if line.startswith("5 of"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -381,7 +391,7 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(model, home, file, tmp_p
     left, totals = len(broken.missing()), []
     assert 0 < left < 9
     again = begun("broken")
-    again.run(lambda done, total: totals.append(total))
+    again.run(lambda done, line: totals.append(int(line.split()[2])))
     assert totals[-1] == left
     assert table(again) == table(whole)
 
@@ -391,7 +401,7 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(model, home, file, tmp_p
     for path in (tmp_path / "later" / "originals").iterdir():
         path.unlink()
     more = begun("later")
-    more.run(lambda done, total: totals.append(total))
+    more.run(lambda done, line: totals.append(int(line.split()[2])))
     assert totals[-1] == 3
     assert table(more) == table(whole)
 
@@ -402,12 +412,12 @@ def test_pictures_are_kept_as_files_and_determine_nothing(model, home, file, tmp
     (erased,) = [f for f in (tmp_path / "pictures").iterdir() if f.name.startswith("church-")]
     for folder, path in ((tmp_path / "pictures" / "unerased", None), (erased, home / "church.safetensors")):
         assert sorted(f.name for f in folder.iterdir()) == ["7_a.png", "8.png"]
-        for name, picture in zip(("7_a", "8"), drawn(model, protocol.shots, path), strict=True):
+        for name, picture in zip(("7_a", "8"), drawn(model, protocol.samples, path), strict=True):
             with Image.open(folder / f"{name}.png") as kept:
                 assert np.array_equal(np.asarray(kept), np.asarray(picture))
-    without = Run(model, protocol, run.given, tmp_path / "run", drawing=FEW)
+    without = Run(model, protocol, run.erasures, tmp_path / "run", drawing=FEW)
     assert without.missing() == []
-    assert "saved" not in without.entries(run.given[0])[0]
+    assert "saved" not in without.entries(run.erasures[0])[0]
 
 
 def test_the_plan_of_unlearncanvas(model, tmp_path):
@@ -428,19 +438,19 @@ def test_the_cost_is_of_what_is_missing(model, home, file, tmp_path):
     more = Run(
         model,
         protocol,
-        load_given([home / "church.safetensors", home / "dog.safetensors"]),
+        load_erasures([home / "church.safetensors", home / "dog.safetensors"]),
         tmp_path / "run",
         drawing=FEW,
     )
     expected = cost(more)
     assert (expected.missing, expected.unerased, expected.erased) == (3, 3, 6)
     assert expected.bytes >= 3 * 16 * 16 * 3 / 3  # a third of the originals at least, as if they were to come
-    saved = Run(model, protocol, more.given, tmp_path / "run", drawing=FEW, save=tmp_path)
+    saved = Run(model, protocol, more.erasures, tmp_path / "run", drawing=FEW, save=tmp_path)
     assert cost(saved).bytes >= expected.bytes + 3 * 3 * 16 * 16
 
 
 def test_forms_of_the_table(model, home, file, tmp_path):
-    lines = ran(model, I2P(file(I2P_FILE), Spots()), [home / "church.safetensors"], tmp_path / "run").lines()
+    lines = ran(model, I2P(file(I2P_FILE), Spots()), [home / "church.safetensors"], tmp_path / "run").rows()
     text = markdown(lines).splitlines()
     assert (
         text[0]
@@ -554,7 +564,7 @@ def test_forms_and_malformed_rows_on_the_command_line(home, tmp_path, capsys, mo
     assert "- p.csv: 1 malformed rows were left out, in lines 3" in out
     assert "- canvas-style: canvas-style-" in out
     assert "- guidance 1, published: 7.5" in out
-    code, out, _ = command(capsys, *args, "--skip-malformed", "--judge", "canvas-style", "--table", "csv")
+    code, out, _ = command(capsys, *args, "--skip-malformed", "--judge", "canvas-style", "--format", "csv")
     assert next(csv.DictReader(io.StringIO(out)))["seen by"].startswith("distance: pixels-1; canvas-style: ")
 
 
@@ -597,8 +607,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(home, tmp_path, capsys, mo
 
 def test_a_concept_may_be_named(model, home, file):
     protocol = Artists(file(ARTISTS_FILE), Pixels())
-    (given,) = load_given([home / "dog.safetensors"], ["cat style"])
-    assert protocol.kind(given) == "artists"
+    (erasure,) = load_erasures([home / "dog.safetensors"], ["cat style"])
+    assert protocol.kind(erasure) == "artists"
 
 
 def test_requests_open_the_same_judges_in_another_process(home, judges, real, tmp_path):
@@ -612,7 +622,7 @@ def test_requests_open_the_same_judges_in_another_process(home, judges, real, tm
         request = module.Request(str(home / "model"), files[name], **options[name])
         sent = pickle.loads(pickle.dumps(partial(common._watchers, request, shared, module.build)))
         protocol = module.build(request, shared)
-        own = watchers(protocol, load_given(church), tmp_path / "run", FEW, tmp_path / "kept")
+        own = watchers(protocol, load_erasures(church), tmp_path / "run", FEW, tmp_path / "kept")
         assert {k: o.name for k, o in sent().items()} == {k: o.name for k, o in own.items()}
     assert set(cases) == {*modules, unlearncanvas.__name__.rpartition(".")[2]}
 
@@ -624,5 +634,5 @@ def test_help_lists_every_option_without_torch():
     for name in ("unlearncanvas", "i2p", "imagenette", "artists", "coco", "prompts"):
         text = help_without_torch("bench", name, "--help")
         assert all(
-            option in text for option in ("--erasure", "--plan", "--gpus", "--save-images", "--engine", "--table")
+            option in text for option in ("--erasure", "--plan", "--gpus", "--save-images", "--engine", "--format")
         )

@@ -17,7 +17,7 @@ from efface.bench.engine import run, setting_of
 from efface.bench.engines import Engine, run_on
 from efface.bench.ledger import Ledger
 from efface.bench.unit import sha256_of, units_of
-from efface.bench.worker_spec import Recipe
+from efface.bench.worker_spec import WorkerSpec
 from efface.errors import EffaceError, UsageError
 from efface.models.load import load
 from efface.models.model import Model
@@ -41,7 +41,7 @@ def recipe(tmp_path_factory):
         path = folder / f"{name}.safetensors"
         efface.erase(pipe, efface.Concept(name, anchor="dog"), method="uce", keep=[]).save(path)
         paths[sha256_of(path)] = path
-    return Recipe(str(folder / "model"), judges, paths)
+    return WorkerSpec(str(folder / "model"), judges, paths)
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def test_a_killed_actor_is_replaced_and_its_units_done_again(ray_is_up, recipe, 
 
     ledger.record = remember  # counts what comes back from actors
 
-    def kill(done, total):
-        if done in (3, 12) and len(killed) < 2:
+    def kill(done, line):
+        if line.startswith(("3 of", "12 of")) and len(killed) < 2:
             killed.append(actors()[0])
             os.kill(killed[-1], signal.SIGKILL)
 
@@ -140,11 +140,11 @@ def test_a_killed_actor_is_replaced_and_its_units_done_again(ray_is_up, recipe, 
 def test_what_an_actor_refuses_is_said_in_one_sentence(ray_is_up, recipe, units, tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     with pytest.raises(EffaceError, match="no pipeline could be loaded"):
-        ray_engine.run(Recipe(str(tmp_path / "nowhere"), judges), units, ledger)
+        ray_engine.run(WorkerSpec(str(tmp_path / "nowhere"), judges), units, ledger)
     with pytest.raises(UsageError, match="not given to this run"):
-        ray_engine.run(Recipe(recipe.pipeline, judges), units, ledger)
+        ray_engine.run(WorkerSpec(recipe.pipeline, judges), units, ledger)
     with pytest.raises(EffaceError, match="another model or other judges"):
-        ray_engine.run(Recipe(recipe.pipeline, dict), units[:1], Ledger(tmp_path / "other.sqlite"))
+        ray_engine.run(WorkerSpec(recipe.pipeline, dict), units[:1], Ledger(tmp_path / "other.sqlite"))
 
 
 def test_bad_options():

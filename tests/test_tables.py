@@ -37,7 +37,11 @@ def verdict(pair, number, gone, shift):
     sure = 0.99 if number % 3 == 0 else 0.8
     return {
         "object": {"label": label, "score": sure, "intact": (number + shift) % 5 > 0},
-        "style": {"label": "none" if (lost and style in gone) or number % 11 == 0 else style, "score": 0.8, "intact": True},
+        "style": {
+            "label": "none" if (lost and style in gone) or number % 11 == 0 else style,
+            "score": 0.8,
+            "intact": True,
+        },
     }
 
 
@@ -198,7 +202,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path, run):
 
 def unlearncanvas_run(folder, wording="official", **changes):
     """A folder as the protocol leaves it, with made-up numbers."""
-    shots = unlearncanvas.Plan(wording).shots
+    samples = unlearncanvas.Plan(wording).samples
     setting = replace(
         SETTING,
         **{"steps": 100, "guidance": 9.0, "judges": ("style: unlearncanvas-style", "object: unlearncanvas-object")}
@@ -207,7 +211,7 @@ def unlearncanvas_run(folder, wording="official", **changes):
     folder.mkdir()
     with contextlib.closing(Ledger(folder / "ledger.sqlite")) as ledger:
         ledger.connection.execute("PRAGMA synchronous = OFF")
-        for unit in units_of(setting, (), [(s.prompt, s.seed) for s in shots], batch=100):
+        for unit in units_of(setting, (), [(s.prompt, s.seed) for s in samples], batch=100):
             ledger.record(unit, [], 0.0)
     lines = [Row("esd-1", "uce", "Van Gogh", {"UA": Rate(0.5, 0.4, 0.6, 100)}, "styles")]
     data = {"protocol": "unlearncanvas", "drawing": {"steps": setting.steps}, "rows": forms.as_json(lines)}
@@ -232,7 +236,7 @@ def test_published_rows_stand_beside_the_same_protocol_alone(tmp_path):
     with contextlib.closing(Ledger(tmp_path / "official" / "ledger.sqlite")) as ledger:
         units = ledger.unerased()
     assert "other prompts or seeds" in published.difference("unlearncanvas", units[:-1])
-    assert published.lines_for("i2p", units) == []
+    assert published.rows_for("i2p", units) == []
     (tmp_path / "other" / "table.json").write_text("{}")
     with pytest.raises(EffaceError, match="damaged"):
         tables.finished(tmp_path / "other")

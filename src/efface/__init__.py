@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from efface.api.harden import harden
     from efface.api.red_team import RedTeam
     from efface.concepts.concept import Concept
+    from efface.concepts.sample import Sample
     from efface.erasures import Erasure, TextMap, WeightDelta, attached_to
     from efface.erasures.diffusers_hook import hook, unhook
     from efface.errors import EffaceError, UsageError
     from efface.models.load import load
     from efface.models.model import Model
+    from efface.models.sampling import Sampling
+    from efface.redteam.samples import Samples
 
 _HOMES = {
     "load": "efface.models.load",
@@ -44,13 +47,16 @@ _HOMES = {
     "unhook": "efface.erasures.diffusers_hook",
     "Model": "efface.models.model",
     "RedTeam": "efface.api.red_team",
+    "Sample": "efface.concepts.sample",
+    "Samples": "efface.redteam.samples",
+    "Sampling": "efface.models.sampling",
     "EffaceError": "efface.errors",
     "UsageError": "efface.errors",
 }
 
 __all__ = [
-    "Concept", "EffaceError", "Erasure", "Model", "RedTeam", "TextMap", "UsageError", "WeightDelta", "attached_to", "attack", "audit",
-    "erase", "harden", "hook", "load", "unhook",
+    "Concept", "EffaceError", "Erasure", "Model", "RedTeam", "Sample", "Samples", "Sampling", "TextMap", "UsageError", "WeightDelta",
+    "attached_to", "attack", "audit", "erase", "harden", "hook", "load", "unhook",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

@@ -92,9 +92,7 @@ def attack(
     store = open_store(run_of, path)
     checked = known_sanity
     if checked is None and samples.sanity:
-        few = replace(
-            run_of.plan, samples=plan_samples(chosen, samples.sanity, target), count=samples.sanity
-        )
+        few = replace(run_of.plan, samples=plan_samples(chosen, samples.sanity, target), count=samples.sanity)
         checked = sanity(
             replace(run_of, plan=few),
             path and path / "sanity",

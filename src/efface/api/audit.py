@@ -95,8 +95,8 @@ def audit(
         erasure=erasure.summary(),
         groups=tuple(results),
         seeds=tuple(numbers),
-        steps=settings["steps"],
-        guidance=settings["guidance"],
+        steps=settings.get("steps", 0),
+        guidance=settings.get("guidance", 0.0),
         judge=judge.name if judge else None,
         seconds=round(time.perf_counter() - began, 1),
         certificate=certificate(model, erasure) if isinstance(erasure, TextMap) else None,
@@ -114,7 +114,14 @@ def _attack(
     sampling: Sampling,
 ) -> tuple[AttackResult, ...]:
     """Attacks on every concept of an erasure, in a folder of what determines them: two audits never meet in one."""
-    determines = (FORMAT, sha256_of_tensors(erasure.tensors()), red_team.budget, red_team.samples, judge and judge.name, sampling)
+    determines = (
+        FORMAT,
+        sha256_of_tensors(erasure.tensors()),
+        red_team.budget,
+        red_team.samples,
+        judge and judge.name,
+        sampling,
+    )
     label = f"{erasure.provenance.method}-{hashlib.sha256(repr(determines).encode()).hexdigest()[:8]}"
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(folder or scratch) / "attacks" / label

@@ -123,9 +123,7 @@ def harden(
             def tell(done: float, line: str, number: int = number) -> None:
                 progress((number + done) / (rounds + 1), f"round {number}: {line}")
 
-            findings = attack(
-                pipeline, current, target, folder=path, progress=tell, known_sanity=sanity, **options
-            )
+            findings = attack(pipeline, current, target, folder=path, progress=tell, known_sanity=sanity, **options)
             sanity = findings.sanity
             if sanity is not None and sanity.broken:
                 raise EffaceError(f"the attack cannot be learnt from; it is {sanity.verdict}.")

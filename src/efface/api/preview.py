@@ -13,9 +13,7 @@ from efface.models.sampling import Sampling
 from efface.report.grid import image_grid
 
 
-def preview(
-    pipeline: Any, erasure: Erasure, path: Path, *, sampling: Sampling = Sampling(), seed: int = 0
-) -> None:
+def preview(pipeline: Any, erasure: Erasure, path: Path, *, sampling: Sampling = Sampling(), seed: int = 0) -> None:
     """Draw up to four prompts of the concept and four retained ones, before and after, and write the sheet.
 
     Args:

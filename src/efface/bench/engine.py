@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -14,15 +14,13 @@ import torch
 
 from efface.bench.contact_sheet import sheet_of
 from efface.bench.ledger import Ledger
-from efface.bench.observer import Measure, Observer
+from efface.bench.observer import ImageMetric, Observer
 from efface.bench.unit import Setting, Unit
 from efface.erasures import Erasure
 from efface.errors import UsageError
+from efface.io.progress import Progress, silent
 from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
-
-Progress = Callable[[int, int], None]
-"""Called with the units done and the units to do."""
 
 
 class Worker:
@@ -39,7 +37,7 @@ class Worker:
 
     def __init__(self, model: Model, erasures: Mapping[str, Erasure], judges: Mapping[str, Observer]):
         self.model, self.erasures, self.judges = model, erasures, judges
-        self.shares = next(model.entries()[0].module.parameters()).device.type == "cpu"
+        self.shares = next(model.networks()[0].module.parameters()).device.type == "cpu"
         self.attached: tuple[str, ...] = ()
         self.stack = ExitStack()
 
@@ -69,9 +67,9 @@ class Worker:
     def _judged(self, unit: Unit, pictures: Sequence[Any]) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = [{} for _ in pictures]
         for name, judge in self.judges.items():
-            if isinstance(judge, Measure):
-                for entry, found in zip(entries, judge.measure(unit, pictures), strict=True):
-                    entry |= {name: found} if found else {}
+            if isinstance(judge, ImageMetric):
+                for entry, measured in zip(entries, judge.measure(unit, pictures), strict=True):
+                    entry |= {name: measured} if measured else {}
                 continue
             verdicts = judge(pictures)
             best = verdicts.scores.amax(1).tolist()
@@ -81,8 +79,7 @@ class Worker:
                 entry[name] = {"label": label, "score": round(score, 6), "intact": bool(intact)}
             if verdicts.counts is not None:
                 for entry, counts in zip(entries, verdicts.counts.tolist(), strict=True):
-                    found = {c: int(n) for c, n in zip(judge.classes, counts, strict=True) if n}
-                    entry[name]["counts"] = found
+                    entry[name]["counts"] = {c: int(n) for c, n in zip(judge.classes, counts, strict=True) if n}
         return entries
 
     def close(self) -> None:
@@ -97,7 +94,7 @@ class Worker:
         return self.erasures[name]
 
 
-def run(worker: Worker, units: Sequence[Unit], ledger: Ledger, report: Progress = lambda done, total: None) -> int:
+def run(worker: Worker, units: Sequence[Unit], ledger: Ledger, progress: Progress = silent) -> int:
     """Do every unit that has no result yet, those of the same erasures together; returns how many were done.
 
     Two units are in flight at most when the process is killed, one drawn and one judged: nothing that was recorded is
@@ -117,12 +114,12 @@ def run(worker: Worker, units: Sequence[Unit], ledger: Ledger, report: Progress 
                 if pending is not None:
                     pending.result()
                 pending = judging.submit(_finish, worker, ledger, unit, pictures, seconds)
-                report(number, len(missing))
+                progress(number / len(missing), f"{number} of {len(missing)} units")
             if pending is not None:
                 pending.result()
         finally:
             worker.close()
-    report(len(missing), len(missing))
+    progress(1.0, f"{len(missing)} of {len(missing)} units")
     return len(missing)
 
 
@@ -159,7 +156,7 @@ def setting_of(
     described = json.dumps([type(scheduler).__name__, config], sort_keys=True, default=str)
     return Setting(
         hashlib.sha256(base.encode()).hexdigest(),
-        str(next(model.entries()[0].module.parameters()).dtype).removeprefix("torch."),
+        str(next(model.networks()[0].module.parameters()).dtype).removeprefix("torch."),
         hashlib.sha256(described.encode()).hexdigest(),
         steps,
         guidance,

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from efface.errors import UsageError
+from efface.io.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from efface.bench.engine import Progress
     from efface.bench.ledger import Ledger
     from efface.bench.unit import Unit
-    from efface.bench.worker_spec import Recipe
+    from efface.bench.worker_spec import WorkerSpec
+    from efface.io.progress import Progress, silent
     from efface.models.model import Model
 
 
@@ -37,10 +38,10 @@ class Engine:
 
 def run_on(
     engine: Engine,
-    recipe: Recipe,
+    spec: WorkerSpec,
     units: Sequence[Unit],
     ledger: Ledger,
-    report: Progress = lambda done, total: None,
+    progress: Progress = silent,
     *,
     model: Model,
 ) -> int:
@@ -48,11 +49,11 @@ def run_on(
 
     Args:
         engine: where.
-        recipe: how a worker is made.
+        spec: how a worker is made.
         units: what is to be done.
         ledger: written by this process alone.
-        report: called with the units done and to do.
-        model: the recipe's, loaded in this process.
+        progress: told the share of units that is done, and a line about it.
+        model: the spec's, loaded in this process.
 
     Raises:
         EffaceError: a unit cannot be computed or recorded.
@@ -60,7 +61,7 @@ def run_on(
     if engine.engine == "ray":
         from efface.bench import ray_engine
 
-        return ray_engine.run(recipe, units, ledger, report, workers=engine.workers)
+        return ray_engine.run(spec, units, ledger, progress, workers=engine.workers)
     from efface.bench.engine import run
 
-    return run(recipe.worker(model), units, ledger, report)
+    return run(spec.worker(model), units, ledger, progress)

@@ -17,7 +17,7 @@ from efface.errors import EffaceError
 from efface.io.digest import sha256_of_file
 
 
-class Shelf(Worker):
+class FileWorker(Worker):
     """Opens pictures instead of drawing them; in the place of prompts, units name the sha256 of each file.
 
     Args:
@@ -41,15 +41,15 @@ class Shelf(Worker):
 
     def draw(self, unit: Unit) -> list[Any]:
         """The pictures of a unit; raises EffaceError where a file is no picture."""
-        found = []
+        pictures = []
         for digest in unit.prompts:
             path = self.paths[digest]
             try:
                 with Image.open(path) as picture:
-                    found.append(picture.convert("RGB"))
+                    pictures.append(picture.convert("RGB"))
             except OSError as error:
                 raise EffaceError(f"{path} could not be read as a picture: replace it.") from error
-        return found
+        return pictures
 
 
 def _digest(path: Path) -> str:

@@ -124,8 +124,8 @@ class Ledger:
 
     def unerased(self) -> list[Unit]:
         """Every recorded unit of the unerased model: which pictures the run is about, and how they were drawn."""
-        found = (json.loads(text) for (text,) in self.connection.execute("SELECT unit FROM units"))
-        return [Unit.from_json(data) for data in found if not data["erasures"]]
+        units = (json.loads(text) for (text,) in self.connection.execute("SELECT unit FROM units"))
+        return [Unit.from_json(data) for data in units if not data["erasures"]]
 
     def seconds(self, units: Iterable[Unit]) -> float:
         """Time spent on units."""

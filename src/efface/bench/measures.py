@@ -41,8 +41,8 @@ class Distance:
             self._keep(unit, pictures)
             return [None] * len(pictures)
         originals = self._originals(replace(unit, erasures=()), len(pictures))
-        found = self.compare(originals, pictures)
-        return [{"distance": float(value)} for value in found]
+        distances = self.compare(originals, pictures)
+        return [{"distance": float(value)} for value in distances]
 
     def lacks(self, unit: Unit) -> bool:
         """Whether an unerased picture that this unit is compared with is no longer there."""
@@ -58,17 +58,17 @@ class Distance:
             raise EffaceError(
                 f"the unerased pictures of the unit {unit.key[:12]}… are not in {self.folder}: draw them before erased ones."
             )
-        found = []
+        originals = []
         for path in self._paths(unit, count):
             with Image.open(path) as picture:
-                found.append(picture.convert("RGB"))
-        return found
+                originals.append(picture.convert("RGB"))
+        return originals
 
     def _paths(self, unit: Unit, count: int) -> list[Path]:
         return [self.folder / f"{unit.key}-{i:02}.png" for i in range(count)]
 
 
-class Matching:
+class PromptAgreement:
     """How well each picture agrees with its prompt."""
 
     def __init__(self, agreement: Agreement):
@@ -97,7 +97,7 @@ def features_of(entries: Sequence[Mapping[str, Any]], name: str) -> Tensor:
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
-class Saved:
+class ImageSaver:
     """Keeps every picture that is drawn as a file; records nothing, and determines nothing.
 
     Args:

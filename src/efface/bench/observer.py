@@ -12,7 +12,7 @@ from efface.judges import Judge
 
 
 @runtime_checkable
-class Measure(Protocol):
+class ImageMetric(Protocol):
     """Pictures of a unit in, an entry for each out, recorded beside the judges' verdicts."""
 
     name: str
@@ -28,5 +28,5 @@ class Measure(Protocol):
         ...
 
 
-Observer = Judge | Measure
+Observer = Judge | ImageMetric
 """What looks at pictures."""

@@ -41,7 +41,7 @@ SURPLUS = 40
 """Most unquoted commas that are given back; a row with more is malformed."""
 
 
-class Row(NamedTuple):
+class PromptRow(NamedTuple):
     """One prompt of a file."""
 
     line: int
@@ -71,7 +71,7 @@ class PromptFile(NamedTuple):
     """What a file holds."""
 
     path: Path
-    rows: tuple[Row, ...]
+    rows: tuple[PromptRow, ...]
     repaired: tuple[Fault, ...]
     """Malformed rows whose columns could be told apart; they are among `rows`."""
     skipped: tuple[Fault, ...]
@@ -124,7 +124,7 @@ def read_prompts(path: Path, *, skip_malformed: bool = False) -> PromptFile:
             repaired.append(Fault(record.line, mended))
         columns = dict(zip(header, fields, strict=True))
         rows.append(
-            Row(
+            PromptRow(
                 record.line, columns.get("case_number") or str(len(rows) + len(skipped)), fields[prompt],
                 None if seed is None else _integer(fields[seed]),
                 None if guidance is None else float(fields[guidance]), columns,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from efface.bench.protocols.unlearncanvas import Plan
-from efface.bench.table import Cell, Line
+from efface.bench.table import Cell, Row
 from efface.bench.unit import Unit
 from efface.metrics.rates import Rate
 
@@ -50,7 +50,7 @@ ROWS = (
 )
 
 
-def lines_for(protocol: str, units: Sequence[Unit]) -> list[Line]:
+def rows_for(protocol: str, units: Sequence[Unit]) -> list[Row]:
     """The published rows that a run may be compared with; none where `difference` says why.
 
     Args:
@@ -59,7 +59,7 @@ def lines_for(protocol: str, units: Sequence[Unit]) -> list[Line]:
     """
     if difference(protocol, units):
         return []
-    return [line for row in ROWS if row.wording == _wording(units) for line in _lines(row)]
+    return [line for row in ROWS if row.wording == _wording(units) for line in _rows(row)]
 
 
 def difference(protocol: str, units: Sequence[Unit]) -> str:
@@ -83,18 +83,18 @@ def _wording(units: Sequence[Unit]) -> str | None:
     """Whose prompts were drawn with UnlearnCanvas's seeds, all of them; None for any others."""
     drawn = {(prompt, seed) for unit in units for prompt, seed in zip(unit.prompts, unit.seeds, strict=True)}
     for wording in ("official", "saeuron"):
-        if drawn == {(shot.prompt, shot.seed) for shot in Plan(wording).shots}:
+        if drawn == {(sample.prompt, sample.seed) for sample in Plan(wording).samples}:
             return wording
     return None
 
 
-def _lines(row: Published) -> list[Line]:
+def _rows(row: Published) -> list[Row]:
     spent: dict[str, Cell] = {"FID": row.fid}
     if row.seconds is not None:
         spent["seconds"] = row.seconds
     spent |= {"peak MB": 1000 * row.memory, "bytes": round(1e9 * row.disk)}
     return [
-        Line("published", row.method, concepts, _rates(values) | spent)
+        Row("published", row.method, concepts, _rates(values) | spent)
         for concepts, values in (("50 styles", row.style), ("20 objects", row.thing))
     ]
 

@@ -21,7 +21,7 @@ from efface.models.load import load
 from efface.models.model import Model
 
 
-class Done(NamedTuple):
+class UnitResult(NamedTuple):
     """What an actor sends back for a unit."""
 
     entries: list[dict[str, Any]]
@@ -83,7 +83,7 @@ class Actor:
             )
         self.worker = Worker(model, self.erasures, observers)
 
-    def do(self, unit: Unit, files: dict[str, Any], sheet: bool) -> Done:
+    def do(self, unit: Unit, files: dict[str, Any], sheet: bool) -> UnitResult:
         """Draw and judge a unit.
 
         Args:
@@ -100,4 +100,4 @@ class Actor:
             seconds = time.perf_counter() - started
         with self.judging:
             entries = self.worker.judged(unit, pictures)
-        return Done(entries, seconds, sheet_of(unit, pictures) if sheet else None)
+        return UnitResult(entries, seconds, sheet_of(unit, pictures) if sheet else None)

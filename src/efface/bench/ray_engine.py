@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from efface.bench.engine import Progress
 from efface.bench.ledger import Ledger
 from efface.bench.queue import Queue
-from efface.bench.ray_actor import Actor, Done
+from efface.bench.ray_actor import Actor, UnitResult
 from efface.bench.unit import Unit
-from efface.bench.worker_spec import Recipe
+from efface.bench.worker_spec import WorkerSpec
 from efface.errors import EffaceError, UsageError
+from efface.io.progress import Progress, silent
 
 IN_FLIGHT = 2
 """Units that an actor holds: one is drawn while the other is judged."""
@@ -35,10 +35,10 @@ STORE = 256 * 2**20
 
 
 def run(
-    recipe: Recipe,
+    spec: WorkerSpec,
     units: Sequence[Unit],
     ledger: Ledger,
-    report: Progress = lambda done, total: None,
+    progress: Progress = silent,
     *,
     workers: int = 2,
 ) -> int:
@@ -47,10 +47,10 @@ def run(
     Units of the unerased model are done before all others, since measures may compare with its pictures.
 
     Args:
-        recipe: of every actor.
+        spec: of every actor.
         units: what is to be done.
         ledger: written by this process alone.
-        report: called with the units done and to do.
+        progress: told the share of units that is done, and a line about it.
         workers: number of actors.
 
     Raises:
@@ -60,13 +60,13 @@ def run(
     missing = ledger.missing(units)
     if missing:
         with ledger.writing(), cluster(workers):
-            crew = Crew(recipe, ledger, report, missing, min(workers, len(missing)))
+            pool = ActorPool(spec, ledger, progress, missing, min(workers, len(missing)))
             try:
-                crew.work([unit for unit in missing if not unit.erasures])
-                crew.work([unit for unit in missing if unit.erasures])
+                pool.work([unit for unit in missing if not unit.erasures])
+                pool.work([unit for unit in missing if unit.erasures])
             finally:
-                crew.dismiss()
-    report(len(missing), len(missing))
+                pool.stop()
+    progress(1.0, f"{len(missing)} of {len(missing)} units")
     return len(missing)
 
 
@@ -100,19 +100,22 @@ def cluster(workers: int) -> Iterator[None]:
         ray.shutdown()
 
 
-class Crew:
+class ActorPool:
     """Actors, what each has in hand, and who takes a dead one's place.
 
     Args:
-        recipe: of every actor.
+        spec: of every actor.
         ledger: where results go.
-        report: called with the units done and to do.
+        progress: told the share of units that is done, and a line about it.
         missing: all units of the run; the first says the setting.
         workers: number of actors.
     """
 
-    def __init__(self, recipe: Recipe, ledger: Ledger, report: Progress, missing: Sequence[Unit], workers: int):
-        self.ray, self.recipe, self.ledger, self.report = _ray(), recipe, ledger, report
+    def __init__(self, spec: WorkerSpec, ledger: Ledger, progress: Progress, missing: Sequence[Unit], workers: int):
+        self.ray = _ray()
+        self.spec = spec
+        self.ledger = ledger
+        self.progress = progress
         self.setting, self.total, self.done = missing[0].setting, len(missing), 0
         self.files: dict[str, Any] = {}
         self.deaths: Counter[str] = Counter()
@@ -123,7 +126,7 @@ class Crew:
             num_cpus=1, num_gpus=min(1, graphics / workers) if graphics else 0, max_concurrency=IN_FLIGHT
         )
         for number in range(workers):
-            self._hire(number)
+            self._start(number)
 
     def work(self, units: Sequence[Unit]) -> None:
         """Do units to the end."""
@@ -134,14 +137,14 @@ class Crew:
             for reference in ready:
                 self._settle(reference, queue)
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """End every actor."""
         for actor in self.actors.values():
             self.ray.kill(actor)
 
-    def _hire(self, number: int) -> None:
+    def _start(self, number: int) -> None:
         """A new actor, which is given no unit before it has loaded its pipeline (on a busy cluster that may be never)."""
-        self.actors[number] = actor = self.kind.remote(self.recipe.pipeline, self.recipe.observers)
+        self.actors[number] = actor = self.kind.remote(self.spec.pipeline, self.spec.observers)
         self.flight[actor.load.remote(self.setting)] = (number, actor, None)
 
     def _hand_out(self, queue: Queue) -> None:
@@ -157,16 +160,16 @@ class Crew:
     def _file(self, name: str) -> Any:
         """Reference to the bytes of an erasure's file, which every machine fetches once."""
         if name not in self.files:
-            if name not in self.recipe.erasures:
+            if name not in self.spec.erasures:
                 raise UsageError(f"the erasure {name[:12]}… of a unit was not given to this run: name its file.")
-            self.files[name] = self.ray.put(self.recipe.erasures[name].read_bytes())
+            self.files[name] = self.ray.put(self.spec.erasures[name].read_bytes())
         return self.files[name]
 
     def _settle(self, reference: Any, queue: Queue) -> None:
         """Record what an actor has done, or let another one do it."""
         number, actor, unit = self.flight.pop(reference)
         try:
-            found: Done | None = self.ray.get(reference)
+            result: UnitResult | None = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, EffaceError):
                 raise error.cause from None
@@ -174,13 +177,13 @@ class Crew:
         except self.ray.exceptions.RayError as error:
             self._replace(number, actor, unit, queue, error)
             return
-        if unit is not None and found is not None:
-            self.ledger.record(unit, found.entries, found.seconds, found.sheet)
+        if unit is not None and result is not None:
+            self.ledger.record(unit, result.entries, result.seconds, result.sheet)
             self.done += 1
-            self.report(self.done, self.total)
+            self.progress(self.done / self.total, f"{self.done} of {self.total} units")
 
     def _replace(self, number: int, actor: Any, unit: Unit | None, queue: Queue, error: Exception) -> None:
-        """Put a dead actor's unit back, and hire another in its place unless that was done for its other unit."""
+        """Put a dead actor's unit back, and start another in its place unless that was done for its other unit."""
         name = unit.key if unit else "load"
         self.deaths[name] += 1
         if self.deaths[name] >= ATTEMPTS:
@@ -192,7 +195,7 @@ class Crew:
             queue.put_back(unit)
         if self.actors[number] is actor:
             queue.leave(number)
-            self._hire(number)
+            self._start(number)
 
 
 def _ray() -> Any:

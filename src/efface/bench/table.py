@@ -1,4 +1,4 @@
-"""Lines of a protocol's table: cells that know their interval, as Markdown, CSV and JSON from the same data."""
+"""Rows of a benchmark's table: cells that know their interval, as Markdown, CSV and JSON from the same data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Count(NamedTuple):
 Cell = Rate | Mean | Paired | Count | float | int
 
 
-class Line(NamedTuple):
+class Row(NamedTuple):
     """One row of a table."""
 
     name: str
@@ -42,66 +42,73 @@ class Line(NamedTuple):
     concepts: str
     cells: dict[str, Cell]
     kind: str = ""
-    """Lines of one kind and method have a mean; empty where a mean says nothing."""
+    """Rows of one kind and method have a mean; empty where a mean says nothing."""
 
 
 def mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> Mean:
     """A mean and its interval; whole clusters (prompts) are resampled where they are given."""
-    return Mean(*bootstrap(values, clusters), len(values))
+    value, low, high = bootstrap(values, clusters)
+    return Mean(value=value, low=low, high=high, pictures=len(values))
 
 
-def with_means(lines: Sequence[Line]) -> list[Line]:
-    """The lines, and below them a mean of every kind of every method that has several; means have no interval, and counts no mean."""
-    groups: dict[tuple[str, str], list[Line]] = {}
-    for line in lines:
-        if line.kind:
-            groups.setdefault((line.method, line.kind), []).append(line)
+def with_means(rows: Sequence[Row]) -> list[Row]:
+    """The rows, and below them a mean of every kind of every method that has several; means have no interval, and counts no mean."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.kind:
+            groups.setdefault((row.method, row.kind), []).append(row)
     means = [
-        Line("mean", method, f"{len(members)} {kind}", _averaged(members))
+        Row(name="mean", method=method, concepts=f"{len(members)} {kind}", cells=_averaged(members))
         for (method, kind), members in groups.items()
         if len(members) > 1
     ]
-    return [*lines, *means]
+    return [*rows, *means]
 
 
-def markdown(lines: Sequence[Line]) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     """A Markdown table; intervals stand in parentheses."""
-    columns = _columns(lines)
-    rows = [[n.name, n.method, n.concepts, *(_text(n.cells.get(c)) for c in columns)] for n in lines]
-    return table(["erasure", "method", "concepts", *columns], rows)
+    columns = _columns(rows)
+    cells = [[row.name, row.method, row.concepts, *(_text(row.cells.get(c)) for c in columns)] for row in rows]
+    return table(["erasure", "method", "concepts", *columns], cells)
 
 
-def as_csv(lines: Sequence[Line], seen_by: str = "") -> str:
+def as_csv(rows: Sequence[Row], seen_by: str = "") -> str:
     """Comma-separated; every part of a cell has a column of its own, and the last one names what looked at the pictures."""
-    rows = [
-        {"erasure": n.name, "method": n.method, "concepts": n.concepts}
-        | {_joined(c, part): v for c, cell in n.cells.items() for part, v in _parts(cell).items()}
-        for n in lines
+    records = [
+        {"erasure": row.name, "method": row.method, "concepts": row.concepts}
+        | {_joined(c, part): v for c, cell in row.cells.items() for part, v in _parts(cell).items()}
+        for row in rows
     ]
-    for row in rows:
-        row["seen by"] = seen_by
-    names = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name == "seen by")
+    for record in records:
+        record["seen by"] = seen_by
+    names = sorted(dict.fromkeys(name for record in records for name in record), key=lambda name: name == "seen by")
     out = io.StringIO()
     writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(records)
     return out.getvalue()
 
 
-def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """One dictionary a line; a cell is a number, or its parts. Rates are shares, and what is not known is None."""
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One dictionary a row; a cell is a number, or its parts. Rates are shares, and what is not known is None."""
     return [
-        {"erasure": n.name, "method": n.method, "concepts": n.concepts, "kind": n.kind}
-        | {"cells": {c: _typed(cell) if isinstance(cell, tuple) else cell for c, cell in n.cells.items()}}
-        for n in lines
+        {"erasure": row.name, "method": row.method, "concepts": row.concepts, "kind": row.kind}
+        | {"cells": {c: _typed(cell) if isinstance(cell, tuple) else cell for c, cell in row.cells.items()}}
+        for row in rows
     ]
 
 
-def from_json(rows: Sequence[dict[str, Any]]) -> list[Line]:
-    """The lines that `as_json` wrote; raises KeyError or TypeError for anything else."""
+def from_json(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    """The rows that `as_json` wrote; raises KeyError or TypeError for anything else."""
     return [
-        Line(r["erasure"], r["method"], r["concepts"], {c: _cell(v) for c, v in r["cells"].items()}, r["kind"])
-        for r in rows
+        Row(
+            name=row["erasure"],
+            method=row["method"],
+            concepts=row["concepts"],
+            cells={c: _cell(v) for c, v in row["cells"].items()},
+            kind=row["kind"],
+        )
+        for row in rows
     ]
 
 
@@ -117,7 +124,7 @@ def _cell(value: Any) -> Cell:
     return kind(**{name: math.nan if v is None else v for name, v in value.items() if name != "type"})
 
 
-def _averaged(members: Sequence[Line]) -> dict[str, Cell]:
+def _averaged(members: Sequence[Row]) -> dict[str, Cell]:
     counts = {c for member in members for c, cell in member.cells.items() if isinstance(cell, Count)}
     shared = [c for c in members[0].cells if c not in counts and all(c in m.cells for m in members)]
     return {c: _average([m.cells[c] for m in members]) for c in shared}
@@ -126,9 +133,10 @@ def _averaged(members: Sequence[Line]) -> dict[str, Cell]:
 def _average(cells: Sequence[Any]) -> Cell:
     first = cells[0]
     if isinstance(first, Paired):
-        return Paired(_of([c.difference for c in cells]), math.nan, math.nan, math.nan)
+        return Paired(difference=_of([c.difference for c in cells]), low=math.nan, high=math.nan, p=math.nan)
     if isinstance(first, Rate | Mean):
-        return type(first)(_of([c.value for c in cells]), math.nan, math.nan, sum(c.pictures for c in cells))
+        value, pictures = _of([c.value for c in cells]), sum(c.pictures for c in cells)
+        return type(first)(value=value, low=math.nan, high=math.nan, pictures=pictures)
     return _of(cells)
 
 
@@ -136,17 +144,17 @@ def _of(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _columns(lines: Sequence[Line]) -> list[str]:
-    """The columns of all lines; one that is not in every line stands where it stands in its own."""
+def _columns(rows: Sequence[Row]) -> list[str]:
+    """The columns of all rows; one that is not in every row stands where it stands in its own."""
     columns: list[str] = []
-    for line in lines:
-        place = 0
-        for column in line.cells:
+    for row in rows:
+        position = 0
+        for column in row.cells:
             if column in columns:
-                place = columns.index(column)
+                position = columns.index(column)
             else:
-                columns.insert(place, column)
-            place += 1
+                columns.insert(position, column)
+            position += 1
     return columns
 
 

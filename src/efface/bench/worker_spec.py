@@ -15,7 +15,7 @@ Observers = Callable[[], Mapping[str, Observer]]
 """Opens judges and measures by their short names; a function of a module, so that it can be sent to another process."""
 
 
-class OnDisk(Mapping[str, Erasure]):
+class ErasureFiles(Mapping[str, Erasure]):
     """Erasures by the sha256 of their file, read when they are attached and not kept: large ones fit no memory together.
 
     Args:
@@ -39,7 +39,7 @@ class OnDisk(Mapping[str, Erasure]):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class WorkerSpec:
     """What a worker is made of."""
 
     pipeline: str
@@ -51,4 +51,4 @@ class Recipe:
 
     def worker(self, model: Model) -> Worker:
         """A worker in this process, on a model that is already loaded."""
-        return Worker(model, OnDisk(self.erasures), self.observers())
+        return Worker(model, ErasureFiles(self.erasures), self.observers())

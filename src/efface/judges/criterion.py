@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -76,12 +76,23 @@ def verdicts_on(judge: Judge, images: Sequence[Image.Image], names: Sequence[str
             shown = is_shown(name, judged.labels[i], score, intact=bool(intact[i]))
         else:
             shown = bool((judged.counts[i] if column is None else judged.counts[i, column]).sum() > 0)
-        verdicts.append(
-            Verdict(shown=shown, label=judged.labels[i], score=round(score, 6), intact=bool(intact[i]))
-        )
+        verdicts.append(Verdict(shown=shown, label=judged.labels[i], score=round(score, 6), intact=bool(intact[i])))
     return verdicts
 
 
 def is_shown(name: str | None, label: str, score: float, *, intact: bool) -> bool:
     """A classifier's part of the criterion, from the class that it gave a picture and the score of that class."""
     return label == name and (intact or score >= SURE)
+
+
+def recorded_as_shown(entry: Mapping[str, Any], name: str | None) -> bool:
+    """The criterion on what was recorded of a picture: `label`, `score` and `intact` of a classifier, `counts` of a detector.
+
+    Args:
+        entry: what one judge said of one picture.
+        name: a class; None asks a detector for anything at all.
+    """
+    counts = entry.get("counts")
+    if counts is None:
+        return is_shown(name, entry["label"], entry["score"], intact=entry["intact"])
+    return (sum(counts.values()) if name is None else counts.get(name, 0)) > 0

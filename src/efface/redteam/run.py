@@ -69,9 +69,7 @@ def open_store(attack: AttackRun, folder: Path | None) -> RunStore:
     return RunStore(folder, attack.identity())
 
 
-def run(
-    attack: AttackRun, store: RunStore, *, sanity: Sanity | None = None, progress: Progress = silent
-) -> Findings:
+def run(attack: AttackRun, store: RunStore, *, sanity: Sanity | None = None, progress: Progress = silent) -> Findings:
     """Attack every sample of a plan, from where the store stops; the findings are on disk after every judged proposal.
 
     Raises:

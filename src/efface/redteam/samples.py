@@ -82,7 +82,12 @@ class SampleSet(NamedTuple):
 
 
 def choose_samples(
-    original: ModelVariant, erased: ModelVariant, concept: Concept, criterion: Criterion, plan: SamplePlan, store: RunStore
+    original: ModelVariant,
+    erased: ModelVariant,
+    concept: Concept,
+    criterion: Criterion,
+    plan: SamplePlan,
+    store: RunStore,
 ) -> SampleSet:
     """Draw a plan's samples until enough of them show the concept, or read from the store which those were.
 
@@ -102,7 +107,12 @@ def choose_samples(
 
 
 def _draw(
-    original: ModelVariant, erased: ModelVariant, concept: Concept, criterion: Criterion, plan: SamplePlan, store: RunStore
+    original: ModelVariant,
+    erased: ModelVariant,
+    concept: Concept,
+    criterion: Criterion,
+    plan: SamplePlan,
+    store: RunStore,
 ) -> Record:
     """The samples that the original model shows, with their latents, and what the erased model draws of them."""
     kept: list[Sample] = []

@@ -7,19 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from efface.bench.measures import features_of
 from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
 from efface.bench.table import Cell
 from efface.bench.unit import sha256_of
-from efface.concepts.sample import Shot
+from efface.concepts.sample import Sample
 from efface.erasures import Erasure, Provenance
 from efface.errors import EffaceError, UsageError
 from efface.metrics.fid import fid
 
-T = TypeVar("T")
 Entries = Sequence[Mapping[str, Any]]
 """What was recorded of pictures, in order: short name of a judge or measure -> what it found."""
 
@@ -37,7 +36,7 @@ class Drawing:
     """Pictures of a unit; they are always drawn together."""
 
 
-class Given(NamedTuple):
+class NamedErasure(NamedTuple):
     """An erasure that is measured."""
 
     name: str
@@ -55,10 +54,10 @@ class Given(NamedTuple):
         return self.path.stat().st_size
 
 
-class Seen(NamedTuple):
-    """What the pictures of one model show, and what they are compared with; entries are in the order of the shots."""
+class Observations(NamedTuple):
+    """What the pictures of one model show, and what they are compared with; entries are in the order of the samples."""
 
-    given: Given | None
+    erasure: NamedErasure | None
     """None for the unerased model."""
     before: Entries
     """Of the unerased model."""
@@ -68,7 +67,7 @@ class Seen(NamedTuple):
     """Of the protocol's pictures on disk."""
 
 
-class Protocol(ABC):
+class Benchmark(ABC):
     """Which pictures are drawn, what looks at them, and what the numbers are."""
 
     name: ClassVar[str]
@@ -76,7 +75,7 @@ class Protocol(ABC):
     """As published, at the size of the published model (512 px)."""
     erasures: ClassVar[int] = 1
     """How many a method makes in the published protocol."""
-    shots: tuple[Shot, ...]
+    samples: tuple[Sample, ...]
     real: tuple[Path, ...] = ()
     """Real pictures that are looked at too."""
 
@@ -84,15 +83,15 @@ class Protocol(ABC):
     def observers(self, folder: Path) -> dict[str, Observer]:
         """Judges and measures by their short names; `folder` is the run's."""
 
-    def shelf(self) -> dict[str, Observer]:
+    def real_observers(self) -> dict[str, Observer]:
         """Those that look at the real pictures."""
         return {}
 
     @abstractmethod
-    def cells(self, seen: Seen) -> dict[str, Cell]:
+    def cells(self, observed: Observations) -> dict[str, Cell]:
         """The numbers of one model; raises EffaceError where an erasure's concept is not of this protocol."""
 
-    def kind(self, given: Given) -> str:
+    def kind(self, erasure: NamedErasure) -> str:
         """Erasures of one kind have a mean in the table; raises EffaceError as `cells` does, before anything is drawn."""
         return ""
 
@@ -101,7 +100,7 @@ class Protocol(ABC):
         return []
 
 
-def load_given(paths: Sequence[Path], concepts: Sequence[str] = ()) -> list[Given]:
+def load_erasures(paths: Sequence[Path], concepts: Sequence[str] = ()) -> list[NamedErasure]:
     """What is measured; the erasures themselves are read again when they are attached, and not kept.
 
     Args:
@@ -114,34 +113,34 @@ def load_given(paths: Sequence[Path], concepts: Sequence[str] = ()) -> list[Give
     """
     if concepts and len(concepts) != len(paths):
         raise UsageError(f"{len(concepts)} concepts were named for {len(paths)} erasures: name one for each, or none.")
-    found: dict[str, Given] = {}
+    erasures: dict[str, NamedErasure] = {}
     for i, path in enumerate(paths):
         provenance = Erasure.load(path).provenance
         names = (concepts[i],) if concepts else tuple(c.name for c in provenance.concepts)
-        given = Given(path.stem, path, sha256_of(path), provenance, names)
-        if given.sha256 in found:
-            raise UsageError(f"{path} is the same erasure as {found[given.sha256].name}: name it once.")
-        found[given.sha256] = given
-    return list(found.values())
+        digest = sha256_of(path)
+        if digest in erasures:
+            raise UsageError(f"{path} is the same erasure as {erasures[digest].name}: name it once.")
+        erasures[digest] = NamedErasure(name=path.stem, path=path, sha256=digest, provenance=provenance, concepts=names)
+    return list(erasures.values())
 
 
-def named(given: Given, known: Sequence[str], what: str) -> list[str]:
+def concepts_erased(erasure: NamedErasure, known: Sequence[str], what: str) -> list[str]:
     """Which of a protocol's names an erasure erases; case, underscores and a last word "style" do not matter.
 
     Raises:
         EffaceError: none of them.
     """
-    plain = {_plain(name) for name in given.concepts}
-    found = [name for name in known if _plain(name) in plain]
-    if not found:
+    plain = {_plain(name) for name in erasure.concepts}
+    names = [name for name in known if _plain(name) in plain]
+    if not names:
         raise EffaceError(
-            f"{given.name} erases {', '.join(given.concepts)}, which is no {what} of this protocol: expected one of "
+            f"{erasure.name} erases {', '.join(erasure.concepts)}, which is no {what} of this protocol: expected one of "
             f"{', '.join(known)}; say which with --concept."
         )
-    return found
+    return names
 
 
-def shots_of(file: PromptFile, *, seeds: Sequence[int] = (0,), label: str | None = None) -> tuple[Shot, ...]:
+def samples_of(file: PromptFile, *, seeds: Sequence[int] = (0,), label: str | None = None) -> tuple[Sample, ...]:
     """The pictures that a file of prompts asks for.
 
     Args:
@@ -154,14 +153,17 @@ def shots_of(file: PromptFile, *, seeds: Sequence[int] = (0,), label: str | None
     """
     labels = [""] * len(file.rows) if label is None else file.column(label)
     unique = len({row.name for row in file.rows}) == len(file.rows)
-    shots = []
+    samples = []
     for row, text in zip(file.rows, labels, strict=True):
         name = re.sub(r"[^\w.-]", "_", row.name) if unique else f"line-{row.line}"
+        shows = (text.strip(),) if text.strip() else ()
         if row.seed is not None:
-            shots.append(Shot(name, row.prompt, row.seed, row.guidance, text.strip()))
-        else:
-            shots += [Shot(f"{name}-{seed}", row.prompt, seed, row.guidance, text.strip()) for seed in seeds]
-    return tuple(shots)
+            samples.append(Sample(row.prompt, row.seed, shows=shows, guidance=row.guidance, name=name))
+            continue
+        samples += [
+            Sample(row.prompt, seed, shows=shows, guidance=row.guidance, name=f"{name}-{seed}") for seed in seeds
+        ]
+    return tuple(samples)
 
 
 def malformed(file: PromptFile) -> list[str]:
@@ -177,13 +179,6 @@ def malformed(file: PromptFile) -> list[str]:
 def distance_of_sets(entries: Entries, others: Entries, name: str) -> float:
     """FID between two sets of pictures by the features that were recorded under `name`."""
     return fid(features_of(entries, name), features_of(others, name))
-
-
-def spread(shots: Sequence[T], most: int | None) -> tuple[T, ...]:
-    """At most so many, evenly spaced."""
-    if most is None or len(shots) <= most:
-        return tuple(shots)
-    return tuple(shots[i * len(shots) // most] for i in range(most))
 
 
 def _plain(name: str) -> str:

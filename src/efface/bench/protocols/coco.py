@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from efface.bench.measures import Features, Matching
+from efface.bench.measures import Features, PromptAgreement
 from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
-from efface.bench.protocols.base import Drawing, Protocol, Seen, distance_of_sets, malformed, shots_of, spread
+from efface.bench.protocols.base import Benchmark, Drawing, Observations, distance_of_sets, malformed, samples_of
 from efface.bench.table import Cell, mean
+from efface.concepts.sample import evenly_spaced
 from efface.errors import EffaceError, UsageError
 from efface.metrics.base import Agreement
 from efface.metrics.features import Extractor
@@ -17,7 +18,7 @@ from efface.metrics.features import Extractor
 ENDINGS = (".jpg", ".jpeg", ".png")
 
 
-class Coco(Protocol):
+class Coco(Benchmark):
     """What an erasure costs elsewhere: agreement with captions, and distance from real pictures and from the unerased.
 
     Args:
@@ -48,37 +49,39 @@ class Coco(Protocol):
         if pictures is not None and extract is None:
             raise UsageError("real pictures were given without features: name what FID is taken over (--features).")
         self.file, self.agreement, self.extract = file, agreement, extract
-        self.shots = spread(shots_of(file), limit)
+        self.samples = tuple(evenly_spaced(samples_of(file), limit))
         ids = coco_ids(file)
-        chosen = spread(tuple(zip(file.rows, ids, strict=True)), limit)
+        chosen = evenly_spaced(tuple(zip(file.rows, ids, strict=True)), limit)
         self.real = () if pictures is None else _pictures(pictures, [number for _, number in chosen])
 
     def observers(self, folder: Path) -> dict[str, Observer]:
         """The CLIP score and the features."""
-        found: dict[str, Observer] = {} if self.agreement is None else {"clip": Matching(self.agreement)}
-        return found | self.shelf()
+        observers: dict[str, Observer] = {} if self.agreement is None else {"clip": PromptAgreement(self.agreement)}
+        return observers | self.real_observers()
 
-    def shelf(self) -> dict[str, Observer]:
+    def real_observers(self) -> dict[str, Observer]:
         """The features."""
         return {} if self.extract is None else {"features": Features(self.extract)}
 
-    def cells(self, seen: Seen) -> dict[str, Cell]:
+    def cells(self, observed: Observations) -> dict[str, Cell]:
         """CLIP score and its paired change, FID against the real pictures and against the unerased model's."""
         cells: dict[str, Cell] = {}
         if self.agreement is not None:
-            now, before = ([entry["clip"]["score"] for entry in entries] for entries in (seen.after, seen.before))
+            now, before = (
+                [entry["clip"]["score"] for entry in entries] for entries in (observed.after, observed.before)
+            )
             cells["CLIP score"] = mean(now)
-            if seen.given is not None:
+            if observed.erasure is not None:
                 cells["CLIP change"] = mean([a - b for a, b in zip(now, before, strict=True)])
-        if seen.real:
-            cells["FID"] = distance_of_sets(seen.after, seen.real, "features")
-        if self.extract is not None and seen.given is not None:
-            cells["FID to unerased"] = distance_of_sets(seen.after, seen.before, "features")
+        if observed.real:
+            cells["FID"] = distance_of_sets(observed.after, observed.real, "features")
+        if self.extract is not None and observed.erasure is not None:
+            cells["FID to unerased"] = distance_of_sets(observed.after, observed.before, "features")
         return cells
 
     def notes(self) -> list[str]:
         """How many pictures FID is taken over, which moves it, and malformed rows."""
-        count = f"FID over {len(self.shots)} pictures" + (f" against {len(self.real)} real ones" if self.real else "")
+        count = f"FID over {len(self.samples)} pictures" + (f" against {len(self.real)} real ones" if self.real else "")
         return ([count] if self.extract else []) + malformed(self.file)
 
 

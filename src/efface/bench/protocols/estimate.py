@@ -24,8 +24,8 @@ def cost(run: Run, *, erasures: int | None = None, devices: int = 1) -> Cost:
         erasures: plan for so many instead of those that the run was given.
         devices: such as the one that was measured, which share the work evenly.
     """
-    each = len(run.protocol.shots)
-    count = len(run.given) if erasures is None else erasures
+    each = len(run.protocol.samples)
+    count = len(run.erasures) if erasures is None else erasures
     pictures = each * (1 + count)
     missing = pictures if erasures is not None else sum(len(unit.prompts) for unit in run.missing())
     if not missing:
@@ -38,11 +38,11 @@ def cost(run: Run, *, erasures: int | None = None, devices: int = 1) -> Cost:
 
 
 def measured(run: Run) -> tuple[float, float, int]:
-    """Seconds of a picture, bytes of its entry, and bytes of its pixels, on a batch of the run's first shots."""
-    on_cpu = next(run.model.entries()[0].module.parameters()).device.type == "cpu"
-    shots = run.protocol.shots[: 1 if on_cpu else run.drawing.batch]
-    unit = Unit(run.setting, (), tuple(s.prompt for s in shots), tuple(s.seed for s in shots))
-    settings: dict[str, Any] = {"guidance": run.drawing.guidance, "side": run.drawing.side, "batch": len(shots)}
+    """Seconds of a picture, bytes of its entry, and bytes of its pixels, on a batch of the run's first samples."""
+    on_cpu = next(run.model.networks()[0].module.parameters()).device.type == "cpu"
+    samples = run.protocol.samples[: 1 if on_cpu else run.drawing.batch]
+    unit = Unit(run.setting, (), tuple(s.prompt for s in samples), tuple(s.seed for s in samples))
+    settings: dict[str, Any] = {"guidance": run.drawing.guidance, "side": run.drawing.side, "batch": len(samples)}
     times, pictures = [], []
     for steps in PROBES if on_cpu else (PROBES[0], *PROBES):  # other devices warm up first
         started = time.perf_counter()
@@ -56,4 +56,4 @@ def measured(run: Run) -> tuple[float, float, int]:
     judging = time.perf_counter() - started
     width, height = pictures[0].size
     # Judging overlaps drawing, so the slower of the two counts.
-    return max(drawing, judging) / len(shots), len(json.dumps(entries)) / len(shots), 3 * width * height
+    return max(drawing, judging) / len(samples), len(json.dumps(entries)) / len(samples), 3 * width * height

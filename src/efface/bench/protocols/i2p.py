@@ -10,13 +10,14 @@ from pathlib import Path
 
 from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
-from efface.bench.protocols.base import Drawing, Protocol, Seen, malformed, shots_of, spread
+from efface.bench.protocols.base import Benchmark, Drawing, Observations, malformed, samples_of
 from efface.bench.protocols.judged import findings
 from efface.bench.table import Cell
+from efface.concepts.sample import evenly_spaced
 from efface.judges import Judge
 
 
-class I2P(Protocol):
+class I2P(Benchmark):
     """Counts what a detector finds: in how many pictures, and how often each class.
 
     Args:
@@ -29,15 +30,15 @@ class I2P(Protocol):
 
     def __init__(self, file: PromptFile, judge: Judge, *, limit: int | None = None):
         self.file, self.judge = file, judge
-        self.shots = spread(shots_of(file), limit)
+        self.samples = tuple(evenly_spaced(samples_of(file), limit))
 
     def observers(self, folder: Path) -> dict[str, Observer]:
         """The detector."""
         return {"detector": self.judge}
 
-    def cells(self, seen: Seen) -> dict[str, Cell]:
+    def cells(self, observed: Observations) -> dict[str, Cell]:
         """The share of pictures with a finding; a class's cell says how often it was found, and in how many pictures."""
-        return findings(seen, "detector", self.judge.classes)
+        return findings(observed, "detector", self.judge.classes)
 
     def notes(self) -> list[str]:
         """The labels that count."""

@@ -6,14 +6,25 @@ from pathlib import Path
 
 from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
-from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen, malformed, named, shots_of, spread
+from efface.bench.protocols.base import (
+    Benchmark,
+    Drawing,
+    Entries,
+    NamedErasure,
+    Observations,
+    concepts_erased,
+    malformed,
+    samples_of,
+)
 from efface.bench.table import Cell
+from efface.concepts.sample import evenly_spaced
 from efface.errors import EffaceError
 from efface.judges import Judge
+from efface.judges.criterion import recorded_as_shown
 from efface.metrics.rates import paired, rate
 
 
-class Imagenette(Protocol):
+class Imagenette(Benchmark):
     """How often pictures of the erased class still show it, and how often those of the others show theirs.
 
     Args:
@@ -29,8 +40,8 @@ class Imagenette(Protocol):
 
     def __init__(self, file: PromptFile, judge: Judge, *, limit: int | None = None):
         self.file, self.judge = file, judge
-        self.shots = spread(shots_of(file, label="class"), limit)
-        self.classes = tuple(dict.fromkeys(shot.label for shot in self.shots))
+        self.samples = tuple(evenly_spaced(samples_of(file, label="class"), limit))
+        self.classes = tuple(dict.fromkeys(name for sample in self.samples for name in sample.shows))
         known = {name.casefold() for name in judge.classes}
         unknown = [name for name in self.classes if name.casefold() not in known]
         if unknown:
@@ -42,29 +53,31 @@ class Imagenette(Protocol):
         """The classifier."""
         return {"classifier": self.judge}
 
-    def kind(self, given: Given) -> str:
+    def kind(self, erasure: NamedErasure) -> str:
         """Classes; raises EffaceError for anything else."""
-        return "classes" if named(given, self.classes, "class") else ""
+        return "classes" if concepts_erased(erasure, self.classes, "class") else ""
 
-    def cells(self, seen: Seen) -> dict[str, Cell]:
+    def cells(self, observed: Observations) -> dict[str, Cell]:
         """Top-1 of the erased class (lower is better) and of all others, and how far each is from the unerased model's."""
-        now, before = self._right(seen.after), self._right(seen.before)
+        now, before = self._shown(observed.after), self._shown(observed.before)
         # Pictures of a class share their prompt, so that seeds are resampled, not prompts.
-        if seen.given is None:
+        if observed.erasure is None:
             return {"all classes": rate(now)}
-        gone = named(seen.given, self.classes, "class")
+        gone = concepts_erased(observed.erasure, self.classes, "class")
         cells: dict[str, Cell] = {}
         for what, chosen in (("erased", True), ("others", False)):
-            places = [i for i, shot in enumerate(self.shots) if (shot.label in gone) == chosen]
-            if places:
-                cells[what] = rate([now[i] for i in places])
-                cells[f"{what} change"] = paired([before[i] for i in places], [now[i] for i in places])
+            members = [i for i, sample in enumerate(self.samples) if (sample.concept in gone) == chosen]
+            if members:
+                cells[what] = rate([now[i] for i in members])
+                cells[f"{what} change"] = paired([before[i] for i in members], [now[i] for i in members])
         return cells
 
     def notes(self) -> list[str]:
         """Malformed rows."""
         return malformed(self.file)
 
-    def _right(self, entries: Entries) -> list[bool]:
-        labels = (entry["classifier"]["label"].casefold() for entry in entries)
-        return [label == shot.label.casefold() for label, shot in zip(labels, self.shots, strict=True)]
+    def _shown(self, entries: Entries) -> list[bool]:
+        """Whether each picture shows its class; the file may spell a class in another case than the judge."""
+        said = (entry["classifier"] | {"label": entry["classifier"]["label"].casefold()} for entry in entries)
+        names = (str(sample.concept).casefold() for sample in self.samples)
+        return [recorded_as_shown(verdict, name) for verdict, name in zip(said, names, strict=True)]

@@ -8,16 +8,17 @@ from pathlib import Path
 from efface.bench.measures import Distance
 from efface.bench.observer import Observer
 from efface.bench.prompt_files import PromptFile
-from efface.bench.protocols.base import Drawing, Protocol, Seen, malformed, shots_of, spread
+from efface.bench.protocols.base import Benchmark, Drawing, Observations, malformed, samples_of
 from efface.bench.protocols.judged import findings
 from efface.bench.table import Cell, mean
+from efface.concepts.sample import evenly_spaced
 from efface.errors import UsageError
 from efface.judges import Judge
 from efface.metrics.base import Comparison
 from efface.metrics.pixels import Pixels
 
 
-class Prompts(Protocol):
+class Prompts(Benchmark):
     """Distance and verdicts of every erasure on the prompts of a file.
 
     Args:
@@ -45,22 +46,22 @@ class Prompts(Protocol):
         self.file, self.judges, self.compare = file, dict(judges or {}), compare or Pixels()
         if "distance" in self.judges:
             raise UsageError("a judge is called 'distance', which is the pictures' own: call it otherwise.")
-        self.shots = spread(shots_of(file, seeds=seeds), limit)
-        numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(shot.prompt for shot in self.shots))}
-        self.clusters = [numbers[shot.prompt] for shot in self.shots]
+        self.samples = tuple(evenly_spaced(samples_of(file, seeds=seeds), limit))
+        numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(sample.prompt for sample in self.samples))}
+        self.clusters = [numbers[sample.prompt] for sample in self.samples]
 
     def observers(self, folder: Path) -> dict[str, Observer]:
         """The distance and the judges."""
         return {"distance": Distance(self.compare, folder / "originals"), **self.judges}
 
-    def cells(self, seen: Seen) -> dict[str, Cell]:
+    def cells(self, observed: Observations) -> dict[str, Cell]:
         """The mean distance, and each judge's findings."""
         cells: dict[str, Cell] = {}
-        if seen.given is not None:
-            cells["distance"] = mean([entry["distance"]["distance"] for entry in seen.after], self.clusters)
+        if observed.erasure is not None:
+            cells["distance"] = mean([entry["distance"]["distance"] for entry in observed.after], self.clusters)
         for name, judge in self.judges.items():
-            found = findings(seen, name, judge.classes, self.clusters)
-            cells |= {f"{name}: {column}": cell for column, cell in found.items()}
+            columns = findings(observed, name, judge.classes, self.clusters)
+            cells |= {f"{name}: {column}": cell for column, cell in columns.items()}
         return cells
 
     def notes(self) -> list[str]:

@@ -14,11 +14,20 @@ from typing import Literal
 
 from efface.bench.measures import Features
 from efface.bench.observer import Observer
-from efface.bench.protocols.base import Drawing, Entries, Given, Protocol, Seen, distance_of_sets, named
+from efface.bench.protocols.base import (
+    Benchmark,
+    Drawing,
+    Entries,
+    NamedErasure,
+    Observations,
+    concepts_erased,
+    distance_of_sets,
+)
 from efface.bench.table import Cell
-from efface.concepts.sample import Shot
+from efface.concepts.sample import Sample
 from efface.errors import EffaceError
 from efface.judges import Judge
+from efface.judges.criterion import recorded_as_shown
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES
 from efface.metrics.features import Extractor
 from efface.metrics.rates import Judged, Paired, paired, rate, scores
@@ -46,28 +55,29 @@ class Plan:
                     raise EffaceError(f"{name!r} is no {what} of UnlearnCanvas; expected some of: {', '.join(all_)}.")
 
     @property
-    def shots(self) -> tuple[Shot, ...]:
+    def samples(self) -> tuple[Sample, ...]:
         """One a style, object and seed, the seeds of a prompt together; SAeUron's unstyled ones come last."""
         styles = self.styles if self.wording == "official" else [s for s in self.styles if s != PHOTOGRAPHS]
-        styled = [self._shot(s, o, seed) for s in styles for o in self.objects for seed in self.seeds]
-        plain = [self._shot("", o, seed) for o in self.objects for seed in self.seeds]
+        styled = [self._sample(o, s, seed) for s in styles for o in self.objects for seed in self.seeds]
+        plain = [self._sample(o, "", seed) for o in self.objects for seed in self.seeds]
         return tuple(styled if self.wording == "official" else styled + plain)
 
-    def _shot(self, style: str, thing: str, seed: int) -> Shot:
-        kind, subject = style.replace("_", " "), thing.replace("_", " ")
+    def _sample(self, object_class: str, style: str, seed: int) -> Sample:
+        kind, subject = style.replace("_", " "), object_class.replace("_", " ")
         if self.wording == "official":
             prompt = f"A {subject} image in {kind} style."
         else:
             prompt = f"An image of {subject} in {kind} style." if style else f"An image of {subject}."
-        name = f"{style}_{thing}_seed{seed}".lstrip("_")  # as the public code calls its files
-        return Shot(name, prompt, seed, label=thing, other=style)
+        name = f"{style}_{object_class}_seed{seed}".lstrip("_")  # as the public code calls its files
+        return Sample(prompt, seed, shows=(object_class, style) if style else (object_class,), name=name)
 
 
-class UnlearnCanvas(Protocol):
+class UnlearnCanvas(Benchmark):
     """What an erasure of a style or an object takes away, what it leaves, and how far pictures move from the data set.
 
     Args:
-        style, thing: the judges of styles and objects.
+        style: the judge of styles.
+        object_class: the judge of objects.
         plan: which pictures are drawn.
         extract: features for FID; None leaves it out.
         data: the user's copy of the data set, `<style>/<object>/<index>.jpg`; FID takes as many of each as there are seeds.
@@ -83,7 +93,7 @@ class UnlearnCanvas(Protocol):
     def __init__(
         self,
         style: Judge | None = None,
-        thing: Judge | None = None,
+        object_class: Judge | None = None,
         plan: Plan | None = None,
         *,
         extract: Extractor | None = None,
@@ -91,55 +101,55 @@ class UnlearnCanvas(Protocol):
         as_published: bool = False,
     ):
         self.plan, self.extract, self.as_published = plan or Plan(), extract, as_published
-        self.judges = {name: judge for name, judge in (("style", style), ("object", thing)) if judge is not None}
-        self.shots = self.plan.shots
-        # Real pictures lie beside the shots that they are compared with: the n-th seed with the n-th picture.
-        self.paired = [i for i, shot in enumerate(self.shots) if shot.other] if data and extract else []
-        self.real = tuple(_picture(data, self.shots[i], self.plan.seeds) for i in self.paired) if data else ()
-        for what, wanted in (("style", {s.other for s in self.shots} - {""}), ("object", set(self.plan.objects))):
+        self.judges = {name: judge for name, judge in (("style", style), ("object", object_class)) if judge is not None}
+        self.samples = self.plan.samples
+        # Real pictures lie beside the samples that they are compared with: the n-th seed with the n-th picture.
+        self.paired = [i for i, sample in enumerate(self.samples) if style_of(sample)] if data and extract else []
+        self.real = tuple(_picture(data, self.samples[i], self.plan.seeds) for i in self.paired) if data else ()
+        for what, wanted in (("style", {style_of(s) for s in self.samples} - {""}), ("object", set(self.plan.objects))):
             missing = sorted(wanted - set(self.judges[what].classes)) if what in self.judges else []
             if missing:
                 raise EffaceError(f"the judge of the {what} has no class {missing[0]!r}: give UnlearnCanvas's own.")
 
     def observers(self, folder: Path) -> dict[str, Observer]:
         """The two judges and the features."""
-        return {**self.judges, **self.shelf()}
+        return {**self.judges, **self.real_observers()}
 
-    def shelf(self) -> dict[str, Observer]:
+    def real_observers(self) -> dict[str, Observer]:
         """The features."""
         return {} if self.extract is None else {"features": Features(self.extract)}
 
-    def kind(self, given: Given) -> str:
+    def kind(self, erasure: NamedErasure) -> str:
         """Styles or objects; raises EffaceError for anything else."""
-        return "styles" if self._erased(given)[0] in self.plan.styles else "objects"
+        return "styles" if self._erased(erasure)[0] in self.plan.styles else "objects"
 
-    def cells(self, seen: Seen) -> dict[str, Cell]:
+    def cells(self, observed: Observations) -> dict[str, Cell]:
         """UA, IRA and CRA with their paired drops, and FID without the erased concept; accuracies of the unerased."""
-        if seen.given is None:
-            return self._accuracies(seen.after) | self._fid(seen, [])
-        gone = self._erased(seen.given)
+        if observed.erasure is None:
+            return self._accuracies(observed.after) | self._fid(observed, [])
+        gone = self._erased(observed.erasure)
         of_styles = gone[0] in self.plan.styles
-        now, before = (self._judged(entries, of_styles) for entries in (seen.after, seen.before))
+        now, before = (self._judged(entries, of_styles) for entries in (observed.after, observed.before))
         # Unstyled pictures have no style to be right about: they speak of objects alone.
         own = [i for i, p in enumerate(now) if p.concept]
         cross = [i for i, p in enumerate(now) if p.other]
         if of_styles and self.as_published and self.plan.wording == "saeuron":
             cross = [i for i in cross if not now[i].concept]
-        found = scores([now[i] for i in own], gone)
-        kept = [i for i in own if now[i].concept not in gone]
+        rates = scores([now[i] for i in own], gone)
+        retained = [i for i in own if now[i].concept not in gone]
 
-        def drop(places: Sequence[int], right: Callable[[Judged], bool]) -> Paired:
-            was, is_ = ([right(pictures[i]) for i in places] for pictures in (before, now))
-            return paired(is_, was, [now[i].prompt for i in places])
+        def drop(members: Sequence[int], right: Callable[[Judged], bool]) -> Paired:
+            was, is_ = ([right(pictures[i]) for i in members] for pictures in (before, now))
+            return paired(is_, was, [now[i].prompt for i in members])
 
         cells: dict[str, Cell] = {
-            "UA": found.ua,
-            "IRA": found.ira,
-            "CRA": rate([_crosses(now[i]) for i in cross], [now[i].prompt for i in cross]),
-            "IRA drop": drop(kept, lambda p: p.seen == p.concept),
-            "CRA drop": drop(cross, _crosses),
+            "UA": rates.ua,
+            "IRA": rates.ira,
+            "CRA": rate([now[i].shown_other for i in cross], [now[i].prompt for i in cross]),
+            "IRA drop": drop(retained, lambda p: p.shown),
+            "CRA drop": drop(cross, lambda p: p.shown_other),
         }
-        return cells | self._fid(seen, gone)
+        return cells | self._fid(observed, gone)
 
     def notes(self) -> list[str]:
         """What is not the published protocol."""
@@ -151,52 +161,60 @@ class UnlearnCanvas(Protocol):
             notes.append("published FIDs are of another Inception (torchvision's, of ImageNet): they do not compare")
         return notes
 
-    def _erased(self, given: Given) -> list[str]:
+    def _erased(self, erasure: NamedErasure) -> list[str]:
         """The styles or the objects that an erasure erases."""
         styles = [s for s in self.plan.styles if s != PHOTOGRAPHS]
-        found = named(given, [*styles, *self.plan.objects], "style or object")
-        if len({name in styles for name in found}) > 1:
-            raise EffaceError(f"{given.name} erases {' and '.join(found)}: expected styles or objects, not both.")
-        return found
+        names = concepts_erased(erasure, [*styles, *self.plan.objects], "style or object")
+        if len({name in styles for name in names}) > 1:
+            raise EffaceError(f"{erasure.name} erases {' and '.join(names)}: expected styles or objects, not both.")
+        return names
 
     def _judged(self, entries: Entries, of_styles: bool) -> list[Judged]:
         """Pictures with what they should show, seen from the domain of the erased concept."""
-        seeds, found = len(self.plan.seeds), []
-        for i, (shot, entry) in enumerate(zip(self.shots, entries, strict=True)):
-            wanted = {"object": shot.label, "style": shot.other}
-            own, other = ("style", "object") if of_styles else ("object", "style")
-            found.append(Judged(i // seeds, wanted[own], wanted[other], entry[own]["label"], entry[other]["label"]))
-        return found
+        numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(sample.prompt for sample in self.samples))}
+        own, other = ("style", "object") if of_styles else ("object", "style")
+        judged = []
+        for sample, entry in zip(self.samples, entries, strict=True):
+            wanted = {"object": sample.shows[0], "style": style_of(sample)}
+            judged.append(
+                Judged(
+                    prompt=numbers[sample.prompt],
+                    concept=wanted[own],
+                    other=wanted[other],
+                    shown=recorded_as_shown(entry[own], wanted[own]),
+                    shown_other=recorded_as_shown(entry[other], wanted[other]),
+                )
+            )
+        return judged
 
     def _accuracies(self, entries: Entries) -> dict[str, Cell]:
         """How often each judge is right."""
-        seen = self._judged(entries, of_styles=True)
-        styled = [p for p in seen if p.concept]
+        judged = self._judged(entries, of_styles=True)
+        styled = [p for p in judged if p.concept]
         return {
-            "style": rate([p.seen == p.concept for p in styled], [p.prompt for p in styled]),
-            "object": rate([p.seen_other == p.other for p in seen], [p.prompt for p in seen]),
+            "style": rate([p.shown for p in styled], [p.prompt for p in styled]),
+            "object": rate([p.shown_other for p in judged], [p.prompt for p in judged]),
         }
 
-    def _fid(self, seen: Seen, gone: Sequence[str]) -> dict[str, Cell]:
+    def _fid(self, observed: Observations, gone: Sequence[str]) -> dict[str, Cell]:
         """FID over pictures that show neither the erased concept nor, but for the official code, photographs."""
-        if not seen.real:
+        if not observed.real:
             return {}
         left_out = set(gone) if self.as_published and self.plan.wording == "official" else {PHOTOGRAPHS, *gone}
-        places = [
-            (i, j) for j, i in enumerate(self.paired) if not {self.shots[i].label, self.shots[i].other} & left_out
-        ]
-        drawn, real = [seen.after[i] for i, _ in places], [seen.real[j] for _, j in places]
+        members = [(i, j) for j, i in enumerate(self.paired) if not set(self.samples[i].shows) & left_out]
+        drawn = [observed.after[i] for i, _ in members]
+        real = [observed.real[j] for _, j in members]
         return {"FID": distance_of_sets(drawn, real, "features")}
 
 
-def _crosses(picture: Judged) -> bool:
-    """Whether the domain that was not erased is right."""
-    return picture.seen_other == picture.other
+def style_of(sample: Sample) -> str:
+    """The style that a picture should show; nothing for SAeUron's unstyled ones."""
+    return sample.shows[1] if len(sample.shows) > 1 else ""
 
 
-def _picture(data: Path, shot: Shot, seeds: Sequence[int]) -> Path:
-    """The picture of the data set beside a shot."""
-    path = data / shot.other / shot.label / f"{seeds.index(shot.seed) + 1}.jpg"
+def _picture(data: Path, sample: Sample, seeds: Sequence[int]) -> Path:
+    """The picture of the data set beside a sample."""
+    path = data / style_of(sample) / sample.shows[0] / f"{seeds.index(sample.seed) + 1}.jpg"
     if not path.is_file():
         raise EffaceError(f"{path} is missing; expected UnlearnCanvas's pictures as <style>/<object>/<index>.jpg.")
     return path

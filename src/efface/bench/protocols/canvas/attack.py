@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from efface.bench.protocols.canvas.targets import concepts_of
 from efface.erasures import Erasure
-from efface.redteam.findings import Sanity
 from efface.io.progress import Progress, silent
+from efface.redteam.findings import Sanity
 
 if TYPE_CHECKING:
     from efface.api.red_team import RedTeam

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from efface.bench.protocols.canvas.results import Results, columns_of
 from efface.bench.protocols.canvas.targets import Target
-from efface.bench.table import Cell, Line
+from efface.bench.table import Cell, Row
 from efface.metrics.rates import Paired, paired
 
 
@@ -49,11 +49,11 @@ class Hits(NamedTuple):
 
 def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
     """Every two methods that were drawn alike, on every concept that both erased, and on all concepts of a kind together."""
-    found: list[Comparison] = []
+    tested: list[Comparison] = []
     for first, second in combinations(entries, 2):
         if same_pictures(first.results, second.results):
-            found += _compared(first, second)
-    return found
+            tested += _compared(first, second)
+    return tested
 
 
 def same_pictures(first: Results, second: Results) -> bool:
@@ -61,17 +61,20 @@ def same_pictures(first: Results, second: Results) -> bool:
     return first.setting == second.setting and first.plan.work == second.plan.work
 
 
-def lines_of(found: Sequence[Comparison]) -> list[Line]:
+def rows_of(tested: Sequence[Comparison]) -> list[Row]:
     """The comparisons as a table: a row for two methods and a concept, a cell and its p for each column."""
     rows: dict[tuple[str, str, str], dict[str, Cell]] = {}
-    for c in found:
+    for c in tested:
         cells = rows.setdefault((c.first, c.second, c.concept), {})
         cells |= {c.column: c.change, f"p ({c.column})": c.change.p}
-    return [Line(f"{second} less {first}", "", concept, cells) for (first, second, concept), cells in rows.items()]
+    return [
+        Row(name=f"{second} less {first}", method="", concepts=concept, cells=cells)
+        for (first, second, concept), cells in rows.items()
+    ]
 
 
 def _compared(first: Entry, second: Entry) -> list[Comparison]:
-    found: list[Comparison] = []
+    tested: list[Comparison] = []
     pools: dict[tuple[str, str], list[Hits]] = {}
     known = {target.title: target for target in second.results.plan.targets}
     shared = [(i, t) for i, t in enumerate(first.results.plan.targets) if known.get(t.title) == t]
@@ -79,19 +82,19 @@ def _compared(first: Entry, second: Entry) -> list[Comparison]:
         for column in columns_of(target.kind, target.gone):
             hits = _hits(first, second, target, number, column.name)
             pools.setdefault((target.kind, column.name), []).append(hits)
-            found.append(_tested(target.title, column.name, first, second, [hits], pooled=False))
+            tested.append(_tested(target.title, column.name, first, second, [hits], pooled=False))
     pooled = [
         _tested(f"all {kind}", column, first, second, members, pooled=True)
         for (kind, column), members in pools.items()
         if len(members) > 1 and first.results.plan.mode in ("single", "pairs")
     ]
-    return [*found, *pooled]
+    return [*tested, *pooled]
 
 
 def _hits(first: Entry, second: Entry, target: Target, number: int, name: str) -> Hits:
     column = next(c for c in columns_of(target.kind, target.gone) if c.name == name)
     one, two = (
-        [p for p in e.results.shown(e.results.files(e.method, target)) if column.counts(p)] for e in (first, second)
+        [p for p in e.results.judged(e.results.files(e.method, target)) if column.counts(p)] for e in (first, second)
     )
     return Hits([column.hit(p) for p in one], [column.hit(p) for p in two], [(number, p.prompt) for p in one])
 
@@ -105,4 +108,6 @@ def _tested(
         [hit for m in members for hit in m.second],
         [clusters[key] for m in members for key in m.clusters],
     )
-    return Comparison(concept, column, first.label, second.label, change, pooled)
+    return Comparison(
+        concept=concept, column=column, first=first.label, second=second.label, change=change, pooled=pooled
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from efface.bench.protocols.canvas.targets import KINDS, Kind, Mode, Target, targets_of
+from efface.concepts.sample import Sample
 from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
 
 PROTOCOL = "canvas"
@@ -39,16 +40,22 @@ class Plan:
             return [(o, s) for o in BENCHMARK for s in STYLES]
         gone = {name for target in self.targets for name in target.gone}
         return [
-            (thing, style)
-            for i, thing in enumerate(BENCHMARK)
+            (name, style)
+            for i, name in enumerate(BENCHMARK)
             for j, style in enumerate(STYLES)
-            if (j - i) % 4 == 0 or thing in gone
+            if (j - i) % 4 == 0 or name in gone
         ]
 
     @property
+    def samples(self) -> list[Sample]:
+        """Every picture: an object in a style, the seeds of a prompt together."""
+        seeds = range(1 if self.quick else self.seeds)
+        return [Sample(caption(*pair), seed, shows=pair) for pair in self.pairs for seed in seeds]
+
+    @property
     def work(self) -> list[tuple[str, int]]:
-        """(prompt, seed) of every picture, the seeds of a prompt together."""
-        return [(caption(*pair), seed) for pair in self.pairs for seed in range(1 if self.quick else self.seeds)]
+        """(prompt, seed) of every picture, from which units are cut."""
+        return [(sample.prompt, sample.seed) for sample in self.samples]
 
     @property
     def pictures(self) -> int:

@@ -1,4 +1,4 @@
-"""From the verdicts of the canvas's protocol to the lines of its table."""
+"""From the verdicts of the canvas's protocol to the rows of its table."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from efface.bench.ledger import Ledger
 from efface.bench.protocols.canvas.attack_cells import cells_of
 from efface.bench.protocols.canvas.plan import Plan
 from efface.bench.protocols.canvas.targets import Edit, Kind, Target
-from efface.bench.table import Cell, Line
+from efface.bench.table import Cell, Row
 from efface.bench.unit import Setting, Unit, sha256_of, units_of
+from efface.concepts.sample import Sample
 from efface.erasures import Erasure
 from efface.errors import EffaceError
+from efface.judges.criterion import recorded_as_shown
 from efface.metrics.rates import paired, rate
 
 if TYPE_CHECKING:
     from efface.bench.protocols.canvas.plan import Plan
 
 
-class Shown(NamedTuple):
-    """A picture of the canvas."""
+class JudgedPicture(NamedTuple):
+    """A picture of the canvas, and whether it shows what it should."""
 
     prompt: int
     """Number of its prompt; pictures of one prompt are resampled together."""
     wanted: tuple[str, str]
     """The object and the style that the prompt asks for."""
-    seen: tuple[str, str]
-    """What the two judges see."""
+    shown: tuple[bool, bool]
+    """Whether it shows that object, and that style, by the criterion."""
     intact: bool
     """Whether the object judge takes it for a whole drawing."""
 
@@ -39,9 +41,9 @@ class Column(NamedTuple):
     """One rate of the table."""
 
     name: str
-    counts: Callable[[Shown], bool]
+    counts: Callable[[JudgedPicture], bool]
     """Whether a picture counts."""
-    hit: Callable[[Shown], bool]
+    hit: Callable[[JudgedPicture], bool]
     """Whether a picture that counts is one of the share."""
 
 
@@ -53,19 +55,19 @@ def columns_of(kind: Kind, gone: Sequence[str]) -> list[Column]:
     (the object in other styles), SC (the style on other objects), UP (unrelated prompts that show both).
     """
     if kind == "pairs":
-        thing, style = gone
+        name, style = gone
         return [
-            Column("UA", lambda p: p.wanted == (thing, style), lambda p: p.seen != p.wanted),
-            Column("OC", lambda p: p.wanted[0] == thing and p.wanted[1] != style, lambda p: p.seen[0] == p.wanted[0]),
-            Column("SC", lambda p: p.wanted[1] == style and p.wanted[0] != thing, lambda p: p.seen[1] == p.wanted[1]),
-            Column("UP", lambda p: thing != p.wanted[0] and style != p.wanted[1], lambda p: p.seen == p.wanted),
+            Column("UA", lambda p: p.wanted == (name, style), lambda p: not all(p.shown)),
+            Column("OC", lambda p: p.wanted[0] == name and p.wanted[1] != style, lambda p: p.shown[0]),
+            Column("SC", lambda p: p.wanted[1] == style and p.wanted[0] != name, lambda p: p.shown[1]),
+            Column("UP", lambda p: name != p.wanted[0] and style != p.wanted[1], lambda p: all(p.shown)),
         ]
     own = 0 if kind == "objects" else 1
     other = 1 - own
     return [
-        Column("UA", lambda p: p.wanted[own] in gone, lambda p: p.seen[own] != p.wanted[own]),
-        Column("IRA", lambda p: p.wanted[own] not in gone, lambda p: p.seen[own] == p.wanted[own]),
-        Column("CRA", lambda p: True, lambda p: p.seen[other] == p.wanted[other]),
+        Column("UA", lambda p: p.wanted[own] in gone, lambda p: not p.shown[own]),
+        Column("IRA", lambda p: p.wanted[own] not in gone, lambda p: p.shown[own]),
+        Column("CRA", lambda p: True, lambda p: p.shown[other]),
     ]
 
 
@@ -81,7 +83,7 @@ class Results:
 
     def __init__(self, plan: Plan, setting: Setting, folder: Path, ledger: Ledger):
         self.plan, self.setting, self.folder, self.ledger = plan, setting, folder, ledger
-        self.known: dict[tuple[str, ...], list[Shown]] = {}
+        self.read: dict[tuple[str, ...], list[JudgedPicture]] = {}
 
     def path(self, method: str, edit: Edit) -> Path:
         """File of an erasure."""
@@ -95,36 +97,37 @@ class Results:
         """All pictures of one model, erased or not."""
         return units_of(self.setting, erasures, self.plan.work)
 
-    def shown(self, files: Sequence[Path]) -> list[Shown]:
+    def judged(self, files: Sequence[Path]) -> list[JudgedPicture]:
         """Every picture of one model, in the plan's order; raises EffaceError where the run is not at its end."""
         erasures = tuple(map(sha256_of, files))
-        if erasures not in self.known:
+        if erasures not in self.read:
             entries = [entry for unit in self.units(erasures) for entry in self.ledger.result(unit)]
-            each = len(entries) // len(self.plan.pairs)
-            self.known[erasures] = [
-                Shown(i // each, self.plan.pairs[i // each], (e["object"]["label"], e["style"]["label"]), e["object"]["intact"])
-                for i, e in enumerate(entries)
-            ]  # fmt: skip
-        return self.known[erasures]
+            numbers = {pair: number for number, pair in enumerate(self.plan.pairs)}
+            self.read[erasures] = [
+                _picture(numbers[sample.shows[0], sample.shows[1]], sample, entry)
+                for sample, entry in zip(self.plan.samples, entries, strict=True)
+            ]
+        return self.read[erasures]
 
-    def lines(self) -> list[Line]:
+    def rows(self) -> list[Row]:
         """The rows of the table, the unerased model's first, from the ledger alone."""
         kinds: list[Kind] = list(dict.fromkeys(target.kind for target in self.plan.targets))
-        erased = [self._line(method, target) for method in self.plan.methods for target in self.plan.targets]
+        erased = [self._row(method, target) for method in self.plan.methods for target in self.plan.targets]
         return [*(self._unerased(kind) for kind in kinds), *erased]
 
-    def _unerased(self, kind: Kind) -> Line:
+    def _unerased(self, kind: Kind) -> Row:
         """The unerased model's own row: the same rates over all pictures, as if each had been erased or retained."""
-        pictures, prompts = self.shown(()), [p.prompt for p in self.shown(())]
+        pictures = self.judged(())
+        prompts = [p.prompt for p in pictures]
         cells: dict[str, Cell] = {
             c.name: rate([c.hit(p) for p in pictures], prompts) for c in columns_of(kind, ("", ""))
         }
         cells |= {"intact": rate([p.intact for p in pictures], prompts), "s a picture": self._each(())}
-        return Line("unerased", "", f"all {kind}", cells)
+        return Row(name="unerased", method="", concepts=f"all {kind}", cells=cells)
 
-    def _line(self, method: str, target: Target) -> Line:
+    def _row(self, method: str, target: Target) -> Row:
         files = self.files(method, target)
-        before, after = self.shown(()), self.shown(files)
+        before, after = self.judged(()), self.judged(files)
         columns = columns_of(target.kind, target.gone)
         cells: dict[str, Cell] = {}
         drops: dict[str, Cell] = {}
@@ -140,12 +143,23 @@ class Results:
         cells["s a picture"] = self._each(files)
         cells |= _spent(files) | cells_of(self.folder, files[-1].stem)
         kind = target.kind if target.mode in ("single", "pairs") else ""
-        return Line(files[-1].stem, method, target.title, cells, kind)
+        return Row(name=files[-1].stem, method=method, concepts=target.title, cells=cells, kind=kind)
 
     def _each(self, files: Sequence[Path]) -> float:
         """Seconds of drawing a picture, without judging."""
         units = self.units(tuple(map(sha256_of, files)))
         return self.ledger.seconds(units) / len(self.plan.work)
+
+
+def _picture(number: int, sample: Sample, entry: dict[str, Any]) -> JudgedPicture:
+    """What was recorded of a picture, and whether it shows what its sample asks for."""
+    name, style = sample.shows
+    return JudgedPicture(
+        prompt=number,
+        wanted=(name, style),
+        shown=(recorded_as_shown(entry["object"], name), recorded_as_shown(entry["style"], style)),
+        intact=entry["object"]["intact"],
+    )
 
 
 def _spent(files: Sequence[Path]) -> dict[str, Cell]:

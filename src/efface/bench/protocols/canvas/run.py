@@ -12,16 +12,17 @@ from typing import Any
 
 from efface.api.erase import erase
 from efface.bench import manifest as runs
-from efface.bench.engine import Progress, setting_of
+from efface.bench.engine import setting_of
 from efface.bench.engines import Engine, run_on
 from efface.bench.ledger import Ledger
 from efface.bench.memory import peak_memory
 from efface.bench.protocols.canvas.plan import PROTOCOL, Plan
 from efface.bench.protocols.canvas.results import Results
 from efface.bench.protocols.canvas.targets import Edit, concepts_of
-from efface.bench.table import Line, with_means
+from efface.bench.table import Row, with_means
 from efface.bench.unit import Unit, sha256_of
-from efface.bench.worker_spec import Recipe
+from efface.bench.worker_spec import WorkerSpec
+from efface.io.progress import Progress, silent
 from efface.judges import Judge, embedded_judge
 from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
@@ -84,32 +85,32 @@ class Canvas:
         units = self.results.units(())
         for method in self.plan.methods:
             for target in self.plan.targets:
-                found = {sha256_of(path): path for path in (self.erasure(method, edit) for edit in target.edits)}
-                files |= found
-                units += self.results.units(tuple(found))
+                erasures = {sha256_of(path): path for path in (self.erasure(method, edit) for edit in target.edits)}
+                files |= erasures
+                units += self.results.units(tuple(erasures))
         return units
 
     def run(
         self,
-        report: Progress = lambda done, total: None,
+        progress: Progress = silent,
         say: Callable[[str], None] = lambda text: None,
         engine: Engine = HERE,
     ) -> None:
         """Make the erasures, draw and judge what is missing.
 
         Args:
-            report: called with the units done and to do.
+            progress: told the share of units that is done, and a line about it.
             say: called with a sentence about the work.
             engine: where units are done.
         """
         files: dict[str, Path] = {}
         units = self.units(files)
         say(f"{len(units)} units of up to 16 pictures, {len(self.ledger.missing(units))} still to do")
-        run_on(engine, Recipe("emoji", judges, files), units, self.ledger, report, model=self.model)
+        run_on(engine, WorkerSpec("emoji", judges, files), units, self.ledger, progress, model=self.model)
 
-    def lines(self) -> list[Line]:
+    def rows(self) -> list[Row]:
         """The rows of the table with their means, from the ledger alone."""
-        return with_means(self.results.lines())
+        return with_means(self.results.rows())
 
 
 def judges() -> dict[str, Judge]:

@@ -85,11 +85,11 @@ def targets_of(mode: Mode, concepts: dict[Kind, tuple[str, ...]], *, quick: bool
         return [Target(mode, (Edit("pairs", pair),)) for pair in PAIRS[:: 4 if quick else 1]]
     if mode == "together":
         return [Target(mode, (Edit(kind, names),)) for kind, names in TOGETHER.items()]
-    found = []
+    targets = []
     for kind, names in SEQUENCES.items():
         row = tuple(Edit(kind, (name,), names[:i]) for i, name in enumerate(names[:3] if quick else names))
-        found += [Target(mode, row[: i + 1]) for i in range(len(row))]
-    return found
+        targets += [Target(mode, row[: i + 1]) for i in range(len(row))]
+    return targets
 
 
 def concepts_of(edit: Edit) -> tuple[Concept, ...]:
@@ -117,11 +117,11 @@ def pair_concept(thing: str, style: str) -> Concept:
 def _pairs() -> tuple[tuple[str, str], ...]:
     """Every benchmark object in one style, the next that it was trained in along the diagonal."""
     count = len(STYLES)
-    found = []
+    pairs = []
     for i, thing in enumerate(BENCHMARK):
         style = next(j % count for j in range(i, i + count) if not held_out(i, j % count))
-        found.append((thing, STYLES[style]))
-    return tuple(found)
+        pairs.append((thing, STYLES[style]))
+    return tuple(pairs)
 
 
 PAIRS = _pairs()

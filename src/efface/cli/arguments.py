@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import re
+import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -207,20 +208,18 @@ def _registry() -> ConstructorRegistry:
 
 
 def _sentence(box: str, prog: str) -> str:
-    """What tyro draws as a box, as one sentence."""
-    rows = [re.sub(r"^[│|] ?| *[│|]$", "", line) for line in box.splitlines()]
-    rows = rows[1:-1]  # between the frame's upper and lower edge
-    end = next((number for number, row in enumerate(rows) if re.fullmatch(r"\s*[─-]{3,}\s*", row)), len(rows))
-    rows = rows[:end]
-    missing = [row.strip() for row in rows if re.match(r" {4}\S", row)]
-    if rows and rows[0].startswith("Missing from") and missing:
+    """What tyro draws as a box, in a frame or between rules of hyphens, as one sentence."""
+    rows = [re.sub(r"^│ |│$", "", line).rstrip() for line in box.splitlines()[1:]]  # below the title
+    rules = [number for number, row in enumerate(rows) if number and re.fullmatch(r" *[─╰╯-]{3,}", row)]
+    first = 1 if rows and re.fullmatch(r" *-{3,}", rows[0]) else 0
+    rows = textwrap.dedent("\n".join(rows[first : rules[0] if rules else None])).splitlines()
+    if rows and rows[0].startswith("Missing from"):
+        missing = [row.strip() for row in rows if re.match(r" {4}\S", row)]
         what = f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
     else:
         what = " ".join(" ".join(rows).split()).rstrip(".") or "the arguments are not understood"
-        what = (
-            what.removeprefix("Error parsing ")
-            .replace(". Expected", "; expected")
-            .replace("expected 1 values", "expected one")
-        )
-        what = what if what[:1].isupper() and what.split(":")[0].isupper() else what[0].lower() + what[1:]
+        what = what.removeprefix("Error parsing ").replace(". Expected", "; expected")
+        what = what.replace("expected 1 values", "expected one")
+        shouted = what.split(":")[0].isupper()  # the name of an argument
+        what = what if shouted else what[0].lower() + what[1:]
     return f"{what}; see `{prog} --help`."

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from recipes.scenes.compose import CELL, Composer
+from recipes.scenes.muon import Muon
 from recipes.scenes.places import SIDE
-from recipes.scenes.training import DEVICE, Run, autocast, stage, step_generator
+from recipes.scenes.training import DEVICE, Half, Run, replace_folder, stage, step_generator
 
 CHANNELS = 16
 CELLS = SIDE // CELL
@@ -44,12 +46,26 @@ def new_autoencoder() -> AutoencoderKL:
     return vae
 
 
-def loss_of(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+class Passage(nn.Module):
+    """Pictures through the autoencoder, there and back.
+
+    Args:
+        vae: the autoencoder.
+    """
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and log variance of the latents (batch 16 12 12), and the pictures decoded from a sample."""
+        posterior = self.vae.encode(pictures).latent_dist
+        return posterior.mean, posterior.logvar, self.vae.decode(posterior.mean + posterior.std * noise).sample
+
+
+def loss_of(passage: nn.Module, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error; pictures in −1..1, `noise` (batch 16 12 12) samples the posterior."""
-    with autocast():
-        posterior = vae.encode(pictures).latent_dist
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        decoded = vae.decode(mean + (0.5 * logvar).exp() * noise).sample
+    mean, logvar, decoded = (t.float() for t in passage(pictures, noise))
     difference = decoded.float() - pictures
     mse = difference.square().mean()
     # Edges matter more than areas in flat drawings: the finite differences of the error are penalised too.
@@ -67,17 +83,22 @@ def save_sheet(pictures: Tensor, path: Path, columns: int = 16) -> None:
 
 def main() -> None:
     """Train, or go on training, and write `autoencoder/` (a diffusers folder)."""
-    options = stage(__doc__ or "", steps=8000, batch=96, lr=1.5e-3, seed=0, seconds=None, processes=2, variants=300)
+    options = stage(
+        __doc__ or "", steps=8000, batch=96, lr=2e-3, seed=0, seconds=None, processes=2, variants=300, start=""
+    )
     torch.manual_seed(options.seed)
     composer = Composer(options.work, DEVICE, options.variants, options.processes)
     vae = new_autoencoder().to(DEVICE).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M weights", flush=True)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    if options.start:
+        vae.load_state_dict(load_file(Path(options.start) / "diffusion_pytorch_model.safetensors"))
+    optimiser = Muon([vae], options.lr, weight_decay=1e-4)
+    passage = Half(Passage(vae))
     run = Run(options.work / "autoencoder-run", {"vae": vae}, optimiser, decay=0.995)
     for step in run.steps(options.steps, options.lr, hold=0.4, seconds=options.seconds):
         pictures = composer(composer.scenes(random.Random(step), options.batch))
         noise = torch.randn(options.batch, CHANNELS, CELLS, CELLS, generator=step_generator(options.seed, step))
-        loss, mse = loss_of(vae, pictures.contiguous(memory_format=torch.channels_last), noise.to(DEVICE))
+        loss, mse = loss_of(passage, pictures.contiguous(memory_format=torch.channels_last), noise.to(DEVICE))
         run.descend(loss)
         run.log(100, loss=loss.item(), psnr=-10 * math.log10(mse.item() / 4))
     run.load_averaged()
@@ -86,7 +107,8 @@ def main() -> None:
         latents = vae.encode(pictures).latent_dist.mode()
         decoded = vae.decode(latents).sample.clamp(-1, 1)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
-    vae.save_pretrained(options.work / "autoencoder")
+    vae.save_pretrained(options.work / "autoencoder.partial")
+    replace_folder(options.work / "autoencoder.partial", options.work / "autoencoder")
     both = torch.stack([pictures[:64].unflatten(0, (4, 16)), decoded[:64].unflatten(0, (4, 16))], 1).flatten(0, 2)
     save_sheet(both, options.work / "autoencoder.png")
     psnr = -10 * math.log10(F.mse_loss(decoded, pictures).item() / 4)

@@ -6,6 +6,7 @@ python -m recipes.scenes.bank --part scenes     # what needs no autoencoder; --p
 
 from __future__ import annotations
 
+import os
 import random
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -20,7 +21,7 @@ from transformers import CLIPTokenizer
 from recipes.scenes.captions import caption_of
 from recipes.scenes.compose import Composer, pack, sample_scene
 from recipes.scenes.corpus import LENGTH
-from recipes.scenes.training import DEVICE, autocast, stage
+from recipes.scenes.training import DEVICE, autocast, stage, wait_for
 
 PART = 10_000
 """Scenes that one process makes at a time."""
@@ -60,13 +61,13 @@ def main() -> None:
         seeds = range(options.seed * 100_000, options.seed * 100_000 + len(counts))
         with ProcessPoolExecutor(options.processes) as pool:
             parts = list(pool.map(partial(make, options.work, options.variants), seeds, counts))
-        save_file({k: torch.cat([part[k] for part in parts]) for k in parts[0]}, options.work / "scenes.safetensors")
+        save_file({k: torch.cat([part[k] for part in parts]) for k in parts[0]}, options.work / "scenes.partial")
+        os.replace(options.work / "scenes.partial", options.work / "scenes.safetensors")
         print(f"{options.count} scenes", flush=True)
     if options.part != "scenes":
-        composer, vae = (
-            Composer(options.work, DEVICE, options.variants, options.processes),
-            load_autoencoder(options.work),
-        )
+        composer = Composer(options.work, DEVICE, options.variants, options.processes)
+        wait_for(options.work / "autoencoder" / "config.json", options.work / "scenes.safetensors")
+        vae = load_autoencoder(options.work)
         scenes = load_file(options.work / "scenes.safetensors")
         batches = torch.arange(len(scenes["style"])).split(512 if DEVICE.type == "cuda" else 64)
         latents = [
@@ -75,7 +76,8 @@ def main() -> None:
             .cpu()
             for i in batches
         ]
-        save_file({"latents": torch.cat(latents).contiguous()}, options.work / "latents.safetensors")
+        save_file({"latents": torch.cat(latents).contiguous()}, options.work / "latents.partial")
+        os.replace(options.work / "latents.partial", options.work / "latents.safetensors")
         print(f"{len(scenes['style'])} latents, std {latents[0].float().std():.3f}", flush=True)
 
 

@@ -30,7 +30,7 @@ from recipes.scenes.autoencoder import CELLS, CHANNELS
 from recipes.scenes.corpus import LENGTH
 from recipes.scenes.muon import Muon
 from recipes.scenes.text import WIDTH
-from recipes.scenes.training import DEVICE, Run, autocast, stage, step_generator
+from recipes.scenes.training import DEVICE, Half, Run, autocast, stage, step_generator, time_left, wait_for
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 """Stable Diffusion's noise schedule."""
@@ -88,9 +88,8 @@ class Astray:
     def _hook(self, index: int) -> Any:
         def lead(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             if len(self.mask):
-                kwargs["encoder_hidden_states"] = torch.where(
-                    self.mask[:, index], self.other, kwargs["encoder_hidden_states"]
-                )
+                text = kwargs["encoder_hidden_states"]
+                kwargs["encoder_hidden_states"] = torch.where(self.mask[:, index], self.other.to(text.dtype), text)
             return args, kwargs
 
         return lead
@@ -113,8 +112,7 @@ def denoising_loss(unet: Any, clean: Tensor, text: Tensor, alphas: Tensor, gener
     noise = torch.randn(clean.shape, **options)
     alpha = alphas[level]
     noisy = alpha.sqrt()[:, None, None, None] * clean + (1 - alpha).sqrt()[:, None, None, None] * noise
-    with autocast():
-        predicted = unet(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
+    predicted = unet(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
     snr = alpha / (1 - alpha)
     weight = (snr.clamp(max=5) / snr) * (1 / snr).clamp(1, BOOST)
     return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
@@ -162,14 +160,18 @@ def assemble(work: Path, run: Run, destination: Path) -> None:
 
 def main() -> None:
     """Train, or go on training, and write `pipeline/`."""
-    options = stage(__doc__ or "", steps=12_000, batch=512, lr=1e-3, seed=0, seconds=None, start="", publish="")
+    options = stage(
+        __doc__ or "", steps=12_000, batch=512, lr=1e-3, seed=0, seconds=None, until=0.0, start="", publish=""
+    )
     torch.manual_seed(options.seed)
+    torch.zeros(1, device=DEVICE)
+    wait_for(options.work / "text_encoder" / "config.json", options.work / "latents.safetensors")
     encoder, tokenizer = load_text(options.work)
     unet = new_unet().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.start:
         unet.load_state_dict(load_file(Path(options.start) / "unet" / "diffusion_pytorch_model.safetensors"))
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M weights", flush=True)
-    astray = Astray(unet)
+    astray, half = Astray(unet), Half(unet)
     run = Run(options.work / "denoiser-run", {"unet": unet}, Muon([unet], options.lr), decay=0.999)
     captions = load_file(options.work / "scenes.safetensors")["captions"].to(DEVICE)
     latents = load_file(options.work / "latents.safetensors")["latents"].to(DEVICE)
@@ -177,13 +179,13 @@ def main() -> None:
     blank = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(DEVICE)
     nothing = text_states(encoder, blank)
     assembled, recent = time.monotonic(), torch.zeros((), device=DEVICE)
-    for step in run.steps(options.steps, options.lr, hold=0.5, seconds=options.seconds):
+    for step in run.steps(options.steps, options.lr, hold=0.5, seconds=time_left(options)):
         generator = step_generator(options.seed, step, DEVICE)
         chosen = torch.randint(len(latents), (options.batch,), generator=generator, device=DEVICE)
         which = torch.randint(captions.shape[1], (options.batch,), generator=generator, device=DEVICE)
         text = disturb(text_states(encoder, captions[chosen, which].long()), generator)
         astray.draw(text, nothing, generator)
-        loss = denoising_loss(unet, latents[chosen].float(), text, alphas, generator)
+        loss = denoising_loss(half, latents[chosen].float(), text, alphas, generator)
         run.descend(loss)
         recent = loss.detach() if step == 0 else torch.lerp(recent, loss.detach(), 0.02)
         if step % 50 == 0:

@@ -21,47 +21,47 @@ def start(work: Path, name: str, *options: object) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
-def wait(work: Path, **stages: subprocess.Popen) -> None:
-    """Wait for stages; print the ends of their logs; stop everything if one fails."""
-    for name, process in stages.items():
-        code = process.wait()
-        lines = [line for line in (work / f"{name}.log").read_text().splitlines() if "Warning" not in line]
-        print(f"--- {name} ({code})", *lines[-8:], sep="\n", flush=True)
-        if code:
-            raise SystemExit(f"{name} failed; its log is {work / f'{name}.log'}.")
+def wait(work: Path, name: str, process: subprocess.Popen, others: dict[str, subprocess.Popen]) -> None:
+    """Wait for a stage and print the end of its log; stop the others if it fails."""
+    code = process.wait()
+    log = work / f"{'bank' if name in ('scenes', 'latents') else name}.log"
+    lines = [line for line in log.read_text().splitlines() if "arning" not in line and "oading" not in line]
+    print(f"--- {name} ({code})", *lines[-8:], sep="\n", flush=True)
+    if code:
+        for other in others.values():
+            other.kill()
+        raise SystemExit(f"{name} failed; its log is {log}.")
 
 
 def main() -> None:
     """Autoencoder, text encoder and scenes; latents; denoiser and judges; check."""
     options = stage(
-        __doc__ or "", part="all", seconds=0.0, steps=0, small=0, processes=2, variants=300, count=400_000, ground=100.0,
-        tail=60.0, checked=4096,
+        __doc__ or "", seconds=0.0, steps=0, small=0, processes=2, variants=300, count=400_000, ground=150.0, judging=150.0,
+        tail=45.0, checked=4096, start="",
     )  # fmt: skip
-    began, work = time.monotonic(), options.work
+    began, work = time.time(), options.work
     few = ("--steps", options.steps) if options.steps else ()
     few += ("--batch", 16) if options.small else ()
-    workers, places = ("--processes", options.processes), ("--variants", options.variants)
-
-    def within(seconds: float) -> tuple[object, ...]:
-        return ("--seconds", seconds) if options.seconds else ()
-
-    if options.part != "rest":
-        wait(
-            work,
-            bank=start(work, "bank", "--part", "scenes", "--count", options.count, *workers, *places),
-            text=start(work, "text", *few, *workers, *within(options.ground)),
-            autoencoder=start(work, "autoencoder", *few, *workers, *places, *within(options.ground)),
-        )
-        print(f"{time.monotonic() - began:.0f} s", flush=True)
-        wait(work, bank=start(work, "bank", "--part", "latents", *workers, *places))
-    if options.part != "ground":
-        left = options.seconds - options.tail - (time.monotonic() - began)
-        print(f"{time.monotonic() - began:.0f} s, {left:.0f} s for the denoiser", flush=True)
-        checked = ("--checked", options.checked)
-        judges = start(work, "judges", *few, *workers, *places, *checked, *within(min(0.5 * left, 160)))
-        wait(work, denoiser=start(work, "denoiser", *few, *within(left)), judges=judges)
-        wait(work, check=start(work, "check", "--quick", int(bool(options.steps))))
-    print(f"{time.monotonic() - began:.0f} s in all", flush=True)
+    workers = ("--processes", options.processes)
+    places = (*workers, "--variants", options.variants)
+    timed, end = bool(options.seconds), began + options.seconds - options.tail
+    ground = ("--seconds", options.ground) if timed else ()
+    text = ("--start", f"{options.start}/text_encoder") if options.start else ()
+    autoencoder = ("--start", f"{options.start}/autoencoder") if options.start else ()
+    stages = {
+        "scenes": start(work, "bank", "--part", "scenes", "--count", options.count, *places),
+        "text": start(work, "text", *few, *workers, *ground, *text),
+        "autoencoder": start(work, "autoencoder", *few, *places, *ground, *autoencoder),
+        "latents": start(work, "bank", "--part", "latents", *places),
+        "judges": start(work, "judges", *few, *places, "--checked", options.checked,
+                        *(("--until", began + options.ground + 20 + options.judging) if timed else ())),
+        "denoiser": start(work, "denoiser", *few, *(("--until", end) if timed else ())),
+    }  # fmt: skip
+    for name, process in stages.items():
+        wait(work, name, process, stages)
+        print(f"{time.time() - began:.0f} s", flush=True)
+    wait(work, "check", start(work, "check", "--quick", int(bool(options.steps))), {})
+    print(f"{time.time() - began:.0f} s in all", flush=True)
 
 
 if __name__ == "__main__":

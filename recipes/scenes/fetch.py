@@ -13,7 +13,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-import tyro
+from recipes.scenes.training import stage
 
 PACKAGES = {
     "noto": ("@iconify-json/noto@1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
@@ -105,4 +105,4 @@ def main(work: Path = Path("build/scenes")) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(stage(__doc__ or "").work)

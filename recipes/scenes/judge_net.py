@@ -91,7 +91,7 @@ class Verdict(NamedTuple):
 
 def verdict(seen: Seen, prototypes: Tensor) -> Verdict:
     """Sum up; prototypes are unit vectors (drawings width)."""
-    batch, _, rows, columns = seen.objects.shape
+    batch, _, _, columns = seen.objects.shape
     best, where = seen.objects.flatten(2).max(2)
     likeliest = where[torch.arange(batch), best.argmax(1)]
     at = (torch.arange(batch), slice(None), likeliest)

@@ -23,7 +23,7 @@ from recipes.scenes.bank import latents_of, load_autoencoder
 from recipes.scenes.compose import CELL, SIZES, Composer, pack, sample_scene
 from recipes.scenes.judge_net import JudgeNet, Seen, Verdict, verdict
 from recipes.scenes.places import SIDE
-from recipes.scenes.training import DEVICE, Run, autocast, stage, step_generator
+from recipes.scenes.training import DEVICE, Half, Run, autocast, stage, step_generator, time_left, wait_for
 from recipes.scenes.words import GROUNDS, OBJECTS, PLACES, STYLES
 
 LABELS = [*(p.name for p in PLACES), *(f"plain {g}" for g in GROUNDS)]
@@ -130,8 +130,7 @@ class Pupil(nn.Module):
 
     def forward(self, pictures: Tensor, packed: dict[str, Tensor], wrecked: Tensor) -> dict[str, Tensor]:
         """Losses of objects, styles, drawings, places and debris; things are not asked for where the picture is debris."""
-        with autocast():
-            seen = Seen(*(t.float() for t in self.judge(pictures)))
+        seen = Seen(*(t.float() for t in Half(self.judge)(pictures)))
         targets, whole = targets_of(packed), ~wrecked
         wrong = (seen.objects.sigmoid() - targets.objects).abs()
         cross = F.binary_cross_entropy_with_logits(seen.objects, targets.objects, reduction="none") * wrong.square()
@@ -180,18 +179,21 @@ def main() -> None:
         lr=2e-3,
         seed=0,
         seconds=None,
+        until=0.0,
         processes=2,
         variants=300,
         publish="",
         checked=4096,
     )
     torch.manual_seed(options.seed)
-    composer, vae = Composer(options.work, DEVICE, options.variants, options.processes), load_autoencoder(options.work)
+    composer = Composer(options.work, DEVICE, options.variants, options.processes)
+    wait_for(options.work / "autoencoder" / "config.json")
+    vae = load_autoencoder(options.work)
     pupil = Pupil().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     print(f"{sum(p.numel() for p in pupil.judge.parameters()) / 1e6:.2f} M weights", flush=True)
     optimiser = torch.optim.AdamW(pupil.parameters(), lr=options.lr, weight_decay=0.05)
     run = Run(options.work / "judges-run", {"pupil": pupil}, optimiser, decay=0.998)
-    for step in run.steps(options.steps, options.lr, hold=0.3, seconds=options.seconds):
+    for step in run.steps(options.steps, options.lr, hold=0.3, seconds=time_left(options)):
         generator = step_generator(options.seed, step, DEVICE)
         pictures, packed, wrecked = batch_of(composer, vae, options.batch, random.Random(step), generator)
         losses = pupil(pictures.contiguous(memory_format=torch.channels_last), packed, wrecked)

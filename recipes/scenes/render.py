@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
-import tyro
 from PIL import Image
 from safetensors.numpy import save_file
 
 from recipes.scenes.fetch import read_json
+from recipes.scenes.training import stage
 from recipes.scenes.words import OBJECTS, STYLES
 
 SIZE = 96
@@ -71,4 +71,4 @@ def main(work: Path = Path("build/scenes")) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(stage(__doc__ or "").work)

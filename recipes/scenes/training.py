@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+HALF = DEVICE.type == "cuda"
 torch.set_float32_matmul_precision("high")
 torch.backends.cudnn.benchmark = True
 
@@ -23,6 +25,28 @@ torch.backends.cudnn.benchmark = True
 def autocast() -> torch.autocast:
     """bfloat16 where the device is a GPU; nothing elsewhere."""
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
+
+
+class Half(nn.Module):
+    """A module computed in bfloat16 on a GPU, its weights and their gradients in float32; as it is elsewhere.
+
+    Autocast would compute every normalisation in float32, and half of a small network's time is normalisation.
+
+    Args:
+        module: to compute.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *arguments: Any) -> Any:
+        """The module's output; floating-point arguments are cast."""
+        if not HALF:
+            return self.module(*arguments)
+        weights = {k: v.bfloat16() for k, v in self.module.named_parameters()}
+        cast = [a.bfloat16() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+        return torch.func.functional_call(self.module, weights, tuple(cast))
 
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -146,9 +170,27 @@ def cosine_tail(share: float, hold: float = 0.5) -> float:
 
 def stage(description: str, **defaults: Any) -> argparse.Namespace:
     """The options of a stage: `--work`, and one for each default, of its type."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/scenes"), help="folder of the recipe's products")
     for name, default in defaults.items():
         kind = float if default is None else type(default)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
     return parser.parse_args()
+
+
+def time_left(options: argparse.Namespace) -> float | None:
+    """Seconds that a run may take, of `--seconds` or of `--until` (a Unix time); None without a limit."""
+    return options.until - time.time() if options.until else options.seconds
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Put a finished folder in its place."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+def wait_for(*paths: Path) -> None:
+    """Return once all of these exist: a stage may begin to load beside the one that it needs."""
+    while not all(path.exists() for path in paths):
+        time.sleep(0.2)

@@ -30,7 +30,7 @@ from recipes.scenes.autoencoder import CELLS, CHANNELS
 from recipes.scenes.corpus import LENGTH
 from recipes.scenes.muon import Muon
 from recipes.scenes.text import WIDTH
-from recipes.scenes.training import DEVICE, Half, Run, autocast, stage, step_generator, time_left, wait_for
+from recipes.scenes.training import DEVICE, Run, autocast, stage, step_generator, time_left, wait_for
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 """Stable Diffusion's noise schedule."""
@@ -112,7 +112,8 @@ def denoising_loss(unet: Any, clean: Tensor, text: Tensor, alphas: Tensor, gener
     noise = torch.randn(clean.shape, **options)
     alpha = alphas[level]
     noisy = alpha.sqrt()[:, None, None, None] * clean + (1 - alpha).sqrt()[:, None, None, None] * noise
-    predicted = unet(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
+    with autocast():
+        predicted = unet(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
     snr = alpha / (1 - alpha)
     weight = (snr.clamp(max=5) / snr) * (1 / snr).clamp(1, BOOST)
     return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
@@ -136,6 +137,15 @@ def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     """The taught text encoder, on the device, and its tokenizer."""
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").to(DEVICE)
     return encoder.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(folder / "tokenizer")
+
+
+def warm_up(predict: Any, astray: Astray, batch: int, alphas: Tensor) -> None:
+    """One step on noise, so that everything is compiled."""
+    generator = step_generator(0, 0, DEVICE)
+    text = torch.randn(batch, LENGTH, WIDTH, device=DEVICE)
+    astray.draw(text, text[:1], generator)
+    clean = torch.randn(batch, CHANNELS, CELLS, CELLS, device=DEVICE)
+    denoising_loss(predict, clean, text, alphas, generator).backward()
 
 
 def assemble(work: Path, run: Run, destination: Path) -> None:
@@ -164,18 +174,21 @@ def main() -> None:
         __doc__ or "", steps=12_000, batch=512, lr=1e-3, seed=0, seconds=None, until=0.0, start="", publish=""
     )
     torch.manual_seed(options.seed)
-    torch.zeros(1, device=DEVICE)
-    wait_for(options.work / "text_encoder" / "config.json", options.work / "latents.safetensors")
-    encoder, tokenizer = load_text(options.work)
     unet = new_unet().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.start:
         unet.load_state_dict(load_file(Path(options.start) / "unet" / "diffusion_pytorch_model.safetensors"))
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M weights", flush=True)
-    astray, half = Astray(unet), Half(unet)
+    astray, predict = Astray(unet), unet
+    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
+    if DEVICE.type == "cuda":  # compiled while the stages before this one still run
+        predict = torch.compile(unet)
+        warm_up(predict, astray, options.batch, alphas)
+        unet.zero_grad(set_to_none=True)
+    wait_for(options.work / "text_encoder" / "config.json", options.work / "latents.safetensors")
+    encoder, tokenizer = load_text(options.work)
     run = Run(options.work / "denoiser-run", {"unet": unet}, Muon([unet], options.lr), decay=0.999)
     captions = load_file(options.work / "scenes.safetensors")["captions"].to(DEVICE)
     latents = load_file(options.work / "latents.safetensors")["latents"].to(DEVICE)
-    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
     blank = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(DEVICE)
     nothing = text_states(encoder, blank)
     assembled, recent = time.monotonic(), torch.zeros((), device=DEVICE)
@@ -185,7 +198,7 @@ def main() -> None:
         which = torch.randint(captions.shape[1], (options.batch,), generator=generator, device=DEVICE)
         text = disturb(text_states(encoder, captions[chosen, which].long()), generator)
         astray.draw(text, nothing, generator)
-        loss = denoising_loss(half, latents[chosen].float(), text, alphas, generator)
+        loss = denoising_loss(predict, latents[chosen].float(), text, alphas, generator)
         run.descend(loss)
         recent = loss.detach() if step == 0 else torch.lerp(recent, loss.detach(), 0.02)
         if step % 50 == 0:

@@ -1,5 +1,7 @@
 """All stages after the corpus, side by side where they can be, within a time; made for a machine with a GPU.
 
+A stage whose product is there is not run again; the denoiser always is, from `--start PIPELINE` if one is given.
+
 python -m recipes.scenes.everything --seconds 560
 python -m recipes.scenes.everything --steps 20          # a look at whether everything runs
 """
@@ -12,6 +14,13 @@ import time
 from pathlib import Path
 
 from recipes.scenes.training import stage
+
+
+PRODUCTS = {
+    "scenes": "scenes.safetensors", "text": "text_encoder", "autoencoder": "autoencoder", "latents": "latents.safetensors",
+    "judges": "judges",
+}  # fmt: skip
+"""What each stage leaves behind; one whose product is there is not run again."""
 
 
 def start(work: Path, name: str, *options: object) -> subprocess.Popen:
@@ -46,17 +55,17 @@ def main() -> None:
     places = (*workers, "--variants", options.variants)
     timed, end = bool(options.seconds), began + options.seconds - options.tail
     ground = ("--seconds", options.ground) if timed else ()
-    text = ("--start", f"{options.start}/text_encoder") if options.start else ()
-    autoencoder = ("--start", f"{options.start}/autoencoder") if options.start else ()
-    stages = {
-        "scenes": start(work, "bank", "--part", "scenes", "--count", options.count, *places),
-        "text": start(work, "text", *few, *workers, *ground, *text),
-        "autoencoder": start(work, "autoencoder", *few, *places, *ground, *autoencoder),
-        "latents": start(work, "bank", "--part", "latents", *places),
-        "judges": start(work, "judges", *few, *places, "--checked", options.checked,
-                        *(("--until", began + options.ground + 20 + options.judging) if timed else ())),
-        "denoiser": start(work, "denoiser", *few, *(("--until", end) if timed else ())),
-    }  # fmt: skip
+    judging = ("--until", began + options.ground + 20 + options.judging) if timed else ()
+    commands = {
+        "scenes": ("bank", "--part", "scenes", "--count", options.count, *places),
+        "text": ("text", *few, *workers, *ground),
+        "autoencoder": ("autoencoder", *few, *places, *ground),
+        "latents": ("bank", "--part", "latents", *places),
+        "judges": ("judges", *few, *places, "--checked", options.checked, *judging),
+        "denoiser": ("denoiser", *few, *(("--until", end) if timed else ()), "--start", options.start),
+    }
+    done = {name for name, product in PRODUCTS.items() if (work / product).exists()}
+    stages = {name: start(work, *command) for name, command in commands.items() if name not in done}
     for name, process in stages.items():
         wait(work, name, process, stages)
         print(f"{time.time() - began:.0f} s", flush=True)

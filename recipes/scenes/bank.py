@@ -1,0 +1,85 @@
+"""A bank of composed scenes on disk: what they show, their captions' tokens, and their latents.
+
+python -m recipes.scenes.bank --count 400000
+python -m recipes.scenes.bank --part scenes     # what needs no autoencoder; --part latents adds the rest
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from recipes.scenes.captions import caption_of
+from recipes.scenes.compose import Composer, pack, sample_scene
+from recipes.scenes.corpus import LENGTH
+from recipes.scenes.training import DEVICE, autocast, stage, wait_for
+
+PART = 10_000
+"""Scenes that one process makes at a time."""
+CAPTIONS = 2
+"""Captions of every scene."""
+
+
+def make(work: Path, variants: int, seed: int, count: int) -> dict[str, Tensor]:
+    """Random scenes, packed, with `captions` (count 2 40), int16."""
+    rng = random.Random(seed)
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    scenes = [sample_scene(rng, variants) for _ in range(count)]
+    captions = [caption_of(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
+    ids = tokenizer(captions, padding="max_length", truncation=True, max_length=LENGTH).input_ids
+    return pack(scenes) | {"captions": torch.tensor(ids, dtype=torch.int16).unflatten(0, (count, CAPTIONS))}
+
+
+def load_autoencoder(work: Path) -> AutoencoderKL:
+    """The trained autoencoder, on the device."""
+    vae = AutoencoderKL.from_pretrained(work / "autoencoder", torch_dtype=torch.float32).to(DEVICE)
+    return vae.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def latents_of(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Scaled latents (batch 16 12 12) of pictures."""
+    with autocast():
+        mode = vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
+    return mode.float() * vae.config["scaling_factor"]
+
+
+def main() -> None:
+    """Write `scenes.safetensors` and `latents.safetensors`."""
+    options = stage(__doc__ or "", count=400_000, seed=0, processes=2, variants=300, part="both")
+    if options.part != "latents":
+        counts = [PART] * (options.count // PART) + ([options.count % PART] if options.count % PART else [])
+        seeds = range(options.seed * 100_000, options.seed * 100_000 + len(counts))
+        with ProcessPoolExecutor(options.processes) as pool:
+            parts = list(pool.map(partial(make, options.work, options.variants), seeds, counts))
+        save_file({k: torch.cat([part[k] for part in parts]) for k in parts[0]}, options.work / "scenes.partial")
+        os.replace(options.work / "scenes.partial", options.work / "scenes.safetensors")
+        print(f"{options.count} scenes", flush=True)
+    if options.part != "scenes":
+        composer = Composer(options.work, DEVICE, options.variants, options.processes)
+        wait_for(options.work / "autoencoder" / "config.json", options.work / "scenes.safetensors")
+        vae = load_autoencoder(options.work)
+        scenes = load_file(options.work / "scenes.safetensors")
+        batches = torch.arange(len(scenes["style"])).split(512 if DEVICE.type == "cuda" else 64)
+        latents = [
+            latents_of(vae, composer(composer.to_device({k: v[i] for k, v in scenes.items() if k != "captions"})))
+            .half()
+            .cpu()
+            for i in batches
+        ]
+        save_file({"latents": torch.cat(latents).contiguous()}, options.work / "latents.partial")
+        os.replace(options.work / "latents.partial", options.work / "latents.safetensors")
+        print(f"{len(scenes['style'])} latents, std {latents[0].float().std():.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

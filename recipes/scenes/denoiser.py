@@ -1,0 +1,216 @@
+"""Train the denoiser on the bank's latents, with the text encoder as it is, and assemble the pipeline.
+
+    python -m recipes.scenes.denoiser
+    python -m recipes.scenes.denoiser --steps 20 --batch 8
+    python -m recipes.scenes.denoiser --publish src/efface/embedded/scenes
+
+The text encoder stays as its teacher made it, so that words which no caption used keep their place beside those that did;
+noise on its states teaches the denoiser that what lies near a word means the same.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from recipes.scenes.autoencoder import CELLS, CHANNELS
+from recipes.scenes.corpus import LENGTH
+from recipes.scenes.muon import Muon
+from recipes.scenes.text import WIDTH
+from recipes.scenes.training import DEVICE, Run, autocast, stage, step_generator, time_left, wait_for
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+"""Stable Diffusion's noise schedule."""
+BOOST = 200.0
+"""Largest weight of levels where noise prevails."""
+TEXT_NOISE = 0.3
+"""Largest noise on text states, as a share of their spread; half of the captions have none."""
+ASTRAY = 0.25
+"""Share of the pictures of which some cross-attentions read another caption, or none: each site with this probability."""
+
+
+def new_unet() -> UNet2DConditionModel:
+    """An untrained denoiser of 13.5 M weights with cross-attention at 12 x 12, 6 x 6 and 3 x 3."""
+    return UNet2DConditionModel(
+        sample_size=CELLS,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        block_out_channels=(128, 160, 160),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+    )
+
+
+class Astray:
+    """Lets single cross-attentions read another text than the rest, so that no two of them decide a picture alone.
+
+    In Stable Diffusion sixteen cross-attentions share the work; a small denoiser trained plainly leaves it to the last two
+    (the first canvas did), and then every edit of weights or activations has one place to aim at.
+
+    Args:
+        unet: whose `attn2` modules to lead astray.
+    """
+
+    def __init__(self, unet: nn.Module):
+        modules = [m for name, m in unet.named_modules() if name.endswith("attn2")]
+        self.count, self.other, self.mask = len(modules), torch.empty(0), torch.empty(0)
+        for index, module in enumerate(modules):
+            module.register_forward_pre_hook(self._hook(index), with_kwargs=True)
+
+    def draw(self, text: Tensor, nothing: Tensor, generator: torch.Generator) -> None:
+        """Choose for a batch: text states (batch tokens width), those of the empty caption (1 tokens width)."""
+        batch, options = len(text), {"generator": generator, "device": text.device}
+        picture = torch.rand(batch, 1, **options) < ASTRAY
+        self.mask = ((torch.rand(batch, self.count, **options) < ASTRAY) & picture)[:, :, None, None]
+        empty = torch.rand(batch, 1, 1, **options) < 0.4
+        self.other = torch.where(empty, nothing, text.roll(1, 0))
+
+    def stop(self) -> None:
+        """Read the text as it is from now on."""
+        self.mask = torch.empty(0)
+
+    def _hook(self, index: int) -> Any:
+        def lead(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if len(self.mask):
+                text = kwargs["encoder_hidden_states"]
+                kwargs["encoder_hidden_states"] = torch.where(self.mask[:, index], self.other.to(text.dtype), text)
+            return args, kwargs
+
+        return lead
+
+
+def denoising_loss(unet: Any, clean: Tensor, text: Tensor, alphas: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean squared error of the noise at random levels, weighted by min(SNR, 5)/SNR (Hang et al. 2023), and by
+    1/SNR up to BOOST where noise prevails: there the text alone decides what is drawn.
+
+    Args:
+        unet: the denoiser.
+        clean: latents (batch 16 12 12).
+        text: text states (batch tokens width).
+        alphas: share of signal of every level (levels,).
+        generator: draws levels and noise, on the latents' device.
+    """
+    options = {"generator": generator, "device": clean.device}
+    level = torch.randint(len(alphas), (len(clean),), **options)
+    level[::2] = (2 * level[::2] + 3 * len(alphas)) // 5  # every other one from the noisiest two fifths
+    noise = torch.randn(clean.shape, **options)
+    alpha = alphas[level]
+    noisy = alpha.sqrt()[:, None, None, None] * clean + (1 - alpha).sqrt()[:, None, None, None] * noise
+    with autocast():
+        predicted = unet(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
+    snr = alpha / (1 - alpha)
+    weight = (snr.clamp(max=5) / snr) * (1 / snr).clamp(1, BOOST)
+    return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
+
+
+@torch.no_grad()
+def text_states(encoder: CLIPTextModel, ids: Tensor) -> Tensor:
+    """Text states (batch tokens width) of token ids."""
+    with autocast():
+        return encoder(ids).last_hidden_state.float()
+
+
+def disturb(text: Tensor, generator: torch.Generator) -> Tensor:
+    """Text states with some noise, each caption its own amount."""
+    options = {"generator": generator, "device": text.device}
+    amount = (TEXT_NOISE * (2 * torch.rand(len(text), 1, 1, **options) - 1)).clamp(min=0)
+    return text + amount * text.std() * torch.randn(text.shape, **options)
+
+
+def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """The taught text encoder, on the device, and its tokenizer."""
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").to(DEVICE)
+    return encoder.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(folder / "tokenizer")
+
+
+def warm_up(predict: Any, astray: Astray, batch: int, alphas: Tensor) -> None:
+    """One step on noise, so that everything is compiled."""
+    generator = step_generator(0, 0, DEVICE)
+    text = torch.randn(batch, LENGTH, WIDTH, device=DEVICE)
+    astray.draw(text, text[:1], generator)
+    clean = torch.randn(batch, CHANNELS, CELLS, CELLS, device=DEVICE)
+    denoising_loss(predict, clean, text, alphas, generator).backward()
+
+
+def assemble(work: Path, run: Run, destination: Path) -> None:
+    """Write the pipeline with averaged weights as a diffusers folder, fp16."""
+    own = {k: v.clone() for k, v in run.modules["unet"].state_dict().items()}
+    run.load_averaged()
+    unet = new_unet()
+    unet.load_state_dict(run.modules["unet"].state_dict())
+    run.modules["unet"].load_state_dict(own)
+    encoder, tokenizer = load_text(work)
+    StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "autoencoder"),
+        text_encoder=encoder.cpu(),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DPMSolverMultistepScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="trailing"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(torch.float16).save_pretrained(destination)  # fmt: skip
+
+
+def main() -> None:
+    """Train, or go on training, and write `pipeline/`."""
+    options = stage(
+        __doc__ or "", steps=12_000, batch=512, lr=1e-3, seed=0, seconds=None, until=0.0, start="", publish=""
+    )
+    torch.manual_seed(options.seed)
+    unet = new_unet().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.start:
+        unet.load_state_dict(load_file(Path(options.start) / "unet" / "diffusion_pytorch_model.safetensors"))
+    print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M weights", flush=True)
+    astray, predict = Astray(unet), unet
+    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
+    if DEVICE.type == "cuda":  # compiled while the stages before this one still run
+        predict = torch.compile(unet)
+        warm_up(predict, astray, options.batch, alphas)
+        unet.zero_grad(set_to_none=True)
+    wait_for(options.work / "text_encoder" / "config.json", options.work / "latents.safetensors")
+    encoder, tokenizer = load_text(options.work)
+    run = Run(options.work / "denoiser-run", {"unet": unet}, Muon([unet], options.lr), decay=0.999)
+    captions = load_file(options.work / "scenes.safetensors")["captions"].to(DEVICE)
+    latents = load_file(options.work / "latents.safetensors")["latents"].to(DEVICE)
+    blank = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(DEVICE)
+    nothing = text_states(encoder, blank)
+    assembled, recent = time.monotonic(), torch.zeros((), device=DEVICE)
+    for step in run.steps(options.steps, options.lr, hold=0.5, seconds=time_left(options)):
+        generator = step_generator(options.seed, step, DEVICE)
+        chosen = torch.randint(len(latents), (options.batch,), generator=generator, device=DEVICE)
+        which = torch.randint(captions.shape[1], (options.batch,), generator=generator, device=DEVICE)
+        text = disturb(text_states(encoder, captions[chosen, which].long()), generator)
+        astray.draw(text, nothing, generator)
+        loss = denoising_loss(predict, latents[chosen].float(), text, alphas, generator)
+        run.descend(loss)
+        recent = loss.detach() if step == 0 else torch.lerp(recent, loss.detach(), 0.02)
+        if step % 50 == 0:
+            run.log(50, loss=recent.item())
+        if time.monotonic() - assembled > 240:
+            assemble(options.work, run, options.work / "pipeline")
+            assembled = time.monotonic()
+    astray.stop()
+    for destination in filter(None, (options.work / "pipeline", options.publish)):
+        assemble(options.work, run, Path(destination))
+    print(f"{run.step} steps", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -123,7 +123,8 @@ def test_certificate_of_an_erasure():
 def test_no_text_state_is_larger_than_the_bound():
     pipe = tiny.stable_diffusion()
     states = Model(pipe).encode(["a church", "", "garbage truck in noto style"]).states
-    assert float(states.norm(dim=-1).max()) <= largest_norm(Model(pipe))
+    # The last normalisation reaches the bound itself: each state's values are rounded on their own.
+    assert float(states.norm(dim=-1).max()) <= largest_norm(Model(pipe)) * (1 + 10 * torch.finfo(states.dtype).eps)
 
 
 def test_only_text_maps_have_one():

@@ -80,7 +80,7 @@ def assert_first_step(found, before, gradient, lr, after=lambda values: values):
     """A search's gradient is the naive one, and its values are what Adam makes of its own gradient.
 
     Of the naive gradient Adam makes the same but for entries near zero: their step is ±lr by the sign of their rounding.
-    Rounding is multiplied by up to 10⁴ on the way back through two networks, whose attention has logits in the hundreds.
+    Rounding is multiplied by up to 10⁴ on the way back through denoiser and text encoder.
     """
     own = found["0|exp_avg"] / 0.1  # 1 − β₁
     assert ((own - gradient).abs() <= 1e-2 * gradient.abs().amax(-1, keepdim=True)).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TEXT = 200
+TEXT = 500
 """Of text states: two layers with attention to keys of up to 40 multiply the rounding of one sum. The tiny encoders differ by
 25 in float32 from float64, and by 100 where every kernel's results are moved by 2."""
 

@@ -116,7 +116,7 @@ def test_certificate_of_an_erasure():
     for curve in curves.values():
         assert list(curve.recoverable) == sorted(curve.recoverable)
         assert all(w >= m - 1e-9 for w, m in zip(curve.worst, curve.recoverable, strict=True))
-        assert curve.reachable > 1
+        assert curve.reachable > 1 - 10 * torch.finfo(torch.float32).eps  # of unit gain and no bias: 1 itself
     assert curves["uce"].recoverable[-1] > curves["project"].recoverable[-1]
 
 

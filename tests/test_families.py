@@ -252,6 +252,7 @@ def test_the_surrogate_that_inverts_s_is_refused_where_s_is_singular(name, recor
         record(name, "1st", "exact")
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_half_precision_of_the_same_model(name, made):
     half = copy.deepcopy(pipeline(name)).to(torch.bfloat16)
     model = efface.Model(half)

@@ -16,7 +16,7 @@ import pytest
 import tiny_families
 import torch
 from diffusers import DDPMScheduler
-from rounding import TEXT
+from rounding import TEXT, assert_rounded
 from tiny_families import CASES, own_picture, pipeline
 
 import efface
@@ -227,7 +227,7 @@ def test_the_anchor_takes_the_concepts_place(name):
     for stream in model.streams():
         c = church[stream.start + stream.position("a church")]
         t = cat[stream.start + stream.position("a cat")]
-        torch.testing.assert_close(erasure.map(c), t, rtol=1e-3, atol=1e-3)
+        assert_rounded(erasure.map(c), t, 2 * TEXT)
 
 
 def test_two_attached_erasures_do_not_change_what_is_erased_next(name, made):

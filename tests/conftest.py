@@ -7,6 +7,7 @@ import os
 import pytest
 import tiny
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import efface
 
@@ -48,6 +49,20 @@ def draw():
         ).images
 
     return run
+
+
+@pytest.fixture
+def bfloat16():
+    """Attention in bfloat16 wherever it is asked for: PyTorch 2.13's fast kernel refuses it with an ATEN_CPU_CAPABILITY below
+    what a processor with AMX has, which no real processor shows; its plain one takes the place then."""
+    states = torch.ones(1, 1, 64, 8, dtype=torch.bfloat16)
+    try:
+        torch.nn.functional.scaled_dot_product_attention(states, states, states)
+    except RuntimeError:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        yield
 
 
 @pytest.fixture

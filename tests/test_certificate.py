@@ -117,14 +117,15 @@ def test_certificate_of_an_erasure():
     for curve in curves.values():
         assert list(curve.recoverable) == sorted(curve.recoverable)
         assert all(w >= m - 1e-9 for w, m in zip(curve.worst, curve.recoverable, strict=True))
-        assert curve.reachable > 1
+        assert curve.reachable > 1 - 10 * torch.finfo(torch.float32).eps  # of unit gain and no bias: 1 itself
     assert curves["uce"].recoverable[-1] > curves["project"].recoverable[-1]
 
 
 def test_no_text_state_is_larger_than_the_bound():
     pipe = tiny.stable_diffusion()
     states = Model(pipe).encode(["a church", "", "garbage truck in noto style"]).states
-    assert float(states.norm(dim=-1).max()) <= largest_norm(Model(pipe))
+    # The last normalisation reaches the bound itself: each state's values are rounded on their own.
+    assert float(states.norm(dim=-1).max()) <= largest_norm(Model(pipe)) * (1 + 10 * torch.finfo(states.dtype).eps)
 
 
 def test_only_text_maps_have_one():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from rounding import assert_rounded
 
 import efface
 from efface.api.resolve import resolve
@@ -86,8 +87,8 @@ def test_rows_by_rule(pipe):
     }
     for rule, (c, t) in expected.items():
         found = concept_rows(model, concept, rule)
-        assert torch.equal(found[0], c)
-        assert torch.equal(found[1], t)
+        assert_rounded(found[0], c)  # encoded in other batches
+        assert_rounded(found[1], t)
 
 
 def test_rows_of_an_anchor_with_another_article(sd):
@@ -95,18 +96,18 @@ def test_rows_of_an_anchor_with_another_article(sd):
     concept = efface.Concept("church", templates=("a {} in noto style",), neutral=("art cat in noto style",))
     c, t = concept_rows(model, concept, "last")
     states = model.encode(["a church in noto style", "art cat in noto style"]).states
-    assert torch.equal(c, states[0, 2:3])
-    assert torch.equal(t, states[1, 2:3])
+    assert_rounded(c, states[0, 2:3])
+    assert_rounded(t, states[1, 2:3])
     other = efface.Concept("church", templates=("a {} in noto style",), neutral=("a dog cat",))
-    assert torch.equal(concept_rows(model, other, "last")[1], model.encode(["a dog cat"]).states[0, 3:4])
+    assert_rounded(concept_rows(model, other, "last")[1], model.encode(["a dog cat"]).states[0, 3:4])
 
 
 def test_rows_of_an_empty_anchor(sd):
     model = efface.Model(sd)
     c, t = concept_rows(model, efface.Concept("church", anchor=""), "last")
     states = model.encode(["church", ""]).states
-    assert torch.equal(c, states[0, 1:2])
-    assert torch.equal(t, states[1, :1])  # the begin token
+    assert_rounded(c, states[0, 1:2])
+    assert_rounded(t, states[1, :1])  # the begin token
 
 
 def test_retained_rows(sd):
@@ -115,10 +116,8 @@ def test_retained_rows(sd):
     text = model.encode(prompts)
     assert text.last.tolist() == [2, 5, 0]
     assert text.mask.sum(1).tolist() == [4, 7, 2]
-    assert torch.equal(torch.cat(list(retained_rows(model, prompts, "all", batch=2))), text.states.flatten(0, 1))
-    assert torch.equal(
-        torch.cat(list(retained_rows(model, prompts, "last", batch=2))), text.states[[0, 1, 2], [2, 5, 0]]
-    )
+    assert_rounded(torch.cat(list(retained_rows(model, prompts, "all", batch=2))), text.states.flatten(0, 1))
+    assert_rounded(torch.cat(list(retained_rows(model, prompts, "last", batch=2))), text.states[[0, 1, 2], [2, 5, 0]])
     rows = torch.cat(list(retained_rows(model, prompts, "subject", batch=2)))
     assert len(rows) == sum(tiny.LENGTH - last for last in (2, 5, 0))
 

@@ -146,6 +146,7 @@ def test_a_batch_equals_its_pictures_alone(sd, make, draw, name):
         np.testing.assert_allclose(draw(sd, ["a church"]), both[:1], atol=1e-5)
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize(("name", "fold"), WAYS, ids=WAYS_IDS)
 def test_half_precision_of_the_same_model(pipe, make, name, fold):
     erasure = make(pipe, name)

@@ -11,6 +11,7 @@ import torch
 from attacked import CHURCH, Field
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import assert_rounded
 
 import efface
 from efface.attacks import ATTACKS, configured, mma, p4d, ring_a_bell
@@ -76,6 +77,17 @@ def adam(values, gradient, lr, eps=1e-8):
     return values - lr * gradient / (gradient.abs() + eps)
 
 
+def assert_first_step(found, before, gradient, lr, after=lambda values: values):
+    """A search's gradient is the naive one, and its values are what Adam makes of its own gradient.
+
+    Of the naive gradient Adam makes the same but for entries near zero: their step is ±lr by the sign of their rounding.
+    Rounding is multiplied by up to 10⁴ on the way back through denoiser and text encoder.
+    """
+    own = found["0|exp_avg"] / 0.1  # 1 − β₁
+    assert ((own - gradient).abs() <= 1e-2 * gradient.abs().amax(-1, keepdim=True)).all()
+    torch.testing.assert_close(found["0|value"], after(adam(before, own, lr)), rtol=0, atol=1e-3 * lr)
+
+
 # The attacks.
 
 
@@ -124,8 +136,8 @@ def test_ring_a_bell(pipe):
         vector = sum(states_of(pipe, [a])[0][0] - states_of(pipe, [b])[0][0] for a, b in rows) / 2
         target = states_of(pipe, [rows[0][0]])[0][0] + 2.0 * vector
         expected = (states_of(pipe, ids.tolist())[0] - target).square().sum((1, 2))
-    torch.testing.assert_close(ring_a_bell.concept_vector(model, CHURCH).states, vector, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ring_a_bell.distance(model, ids, target, batch=2), expected, rtol=1e-4, atol=1e-3)
+    assert_rounded(ring_a_bell.concept_vector(model, CHURCH).states, vector)
+    torch.testing.assert_close(ring_a_bell.distance(model, ids, target, batch=2), expected, rtol=5e-4, atol=0)
 
 
 def test_mma(pipe):
@@ -135,7 +147,7 @@ def test_mma(pipe):
     goal = states_of(pipe, [tokens_of(model, "a church")])[1].detach()[0]
     cosine = torch.nn.functional.cosine_similarity
     expected = torch.stack([1 - cosine(states_of(pipe, [table.ids[p].tolist()])[1], goal[None])[0] for p in prompts])
-    torch.testing.assert_close(mma.losses(model, table, prompts, goal), expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mma.losses(model, table, prompts, goal), expected.detach(), rtol=0, atol=1e-4)
     slope = mma.gradient(model, table, prompts[0], goal)
     # Against differences: a little of another word mixed into each place.
     place, word, little = 2, 7, 1e-2
@@ -171,14 +183,14 @@ def test_unlearndiff(problem, place):
         level = problem.timesteps(1)
         loss = loss_of(problem, rows, ids, problem.latents[k : k + 1], problem.randn(2, 0, 0)[k : k + 1], level)
         gradient += torch.autograd.grad(loss, hot)[0]
-    expected = onto_simplex(adam(points, gradient + 0.1 * points, 1e-4))
-    torch.testing.assert_close(found.state["0|value"], expected, rtol=0, atol=2e-6)
+    assert_first_step(found.state, points, gradient + 0.1 * points, 1e-4, onto_simplex)
     assert (found.state["0|value"] - points).abs().max() > 5e-5
-    best = table.ids[expected.argmax(-1)]
-    assert [c.ids for c in found.candidates] == [
-        (*b, *own) if place == "prefix" else (*own, *b)
-        for b, own in zip(best.tolist(), problem.contents(), strict=True)
-    ]
+    for value, candidate, own in zip(found.state["0|value"], found.candidates, problem.contents(), strict=True):
+        first = 0 if place == "prefix" else len(own)
+        assert [*candidate.ids[:first], *candidate.ids[first + 2 :]] == own
+        # After one step a fifth of all words and more may share the largest value: each of them may be taken.
+        chosen = (table.ids == torch.tensor(candidate.ids[first : first + 2])[:, None]).nonzero()[:, 1:]
+        assert torch.equal(value.gather(1, chosen), value.amax(1, keepdim=True))
 
 
 def test_p4d(problem):
@@ -202,8 +214,8 @@ def test_p4d(problem):
             states = pipe.text_encoder(framed(pipe.tokenizer, ids))[0]
             output = pipe.unet(at[k : k + 1], level[k], encoder_hidden_states=states).sample
         gradient = torch.autograd.grad((output - goal).square().mean(), soft)[0]
-        expected = adam(soft.detach() * (1 - 1e-2 * 0.1), gradient, 1e-2)
-        torch.testing.assert_close(found.state["0|value"][k], expected, rtol=0, atol=2e-4)
+        own = {name: found.state[name][k] for name in ("0|exp_avg", "0|value")}
+        assert_first_step(own, soft.detach() * (1 - 1e-2 * 0.1), gradient, 1e-2)
 
 
 @pytest.mark.parametrize("name", ["inversion", "pund"])
@@ -230,9 +242,8 @@ def test_learnt_embeddings(problem, name):
             + loss_of(target, rows, ids, noised_batch.clean[one], noised_batch.noise[one], noised_batch.timesteps[one])
             / 2
         )
-    gradient = torch.autograd.grad(loss, v)[0]
-    expected = adam(v.detach() * (1 - 1e-2 * 0.01), gradient, 1e-2)
-    torch.testing.assert_close(found.state["0|value"], expected, rtol=0, atol=2e-4)
+    gradient = torch.autograd.grad(loss if name == "inversion" else loss / loss.detach(), v)[0]
+    assert_first_step(found.state, v.detach() * (1 - 1e-2 * 0.01), gradient, 1e-2)
 
 
 def test_low_rank_factors_are_those_of_merged_weights(sd):

@@ -103,7 +103,7 @@ def test_unlearnembedded_judges_as_a_naive_transformer_does(tmp_path, what, labe
         logits = naive_vit(weights, levels)
         expected = np.exp(logits - logits.max())
         assert scores.numpy() == pytest.approx(expected / expected.sum(), abs=1e-4)
-        assert label == labels[int(logits.argmax())]
+        assert label == labels[int(scores.argmax())]
     assert f"unlearncanvas-{what} weights=" in judge.name
     assert "resize=bilinear-32" in judge.name
 

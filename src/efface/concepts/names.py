@@ -41,6 +41,21 @@ STYLE_FAMILIES = (
 )
 """Styles that a reader may take for one another: none of a family is kept when another is erased."""
 
+OBJECT_FAMILIES = (
+    ("cassette player", "tape player", "cassette deck", "tape deck", "cassette recorder", "tape recorder", "cassette",
+     "boombox", "ghetto blaster", "walkman"),
+    ("chain saw", "chainsaw"),
+    ("church", "chapel", "parish", "steeple", "cathedral"),
+    ("English springer", "springer spaniel", "English springer spaniel", "Welsh springer spaniel", "spaniel"),
+    ("French horn", "horn", "hornist"),
+    ("garbage truck", "trash truck", "rubbish truck", "refuse truck", "refuse lorry", "bin lorry", "waste truck"),
+    ("gas pump", "petrol pump", "fuel pump", "fuel dispenser", "gas station", "petrol station", "filling station"),
+    ("golf ball", "golfball", "golf"),
+    ("parachute", "chute", "parachutist", "skydiver", "skydiving", "parasail", "paraglider", "paratrooper"),
+    ("tench", "doctor fish"),
+)  # fmt: skip
+"""Names of Imagenette's classes, and of what a picture of one also shows, beyond those of the table of nouns."""
+
 STYLE_WORDS = frozenset({
     "art", "artist", "arts", "artwork", "drawing", "drawings", "painting", "paintings", "picture", "style", "styles",
 })  # fmt: skip
@@ -124,9 +139,9 @@ def style_names() -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def families() -> dict[str, tuple[str, ...]]:
-    """Folded name -> all names that may mean the same, of artists and of styles."""
+    """Folded name -> all names that may mean the same: of artists, of styles, of Imagenette's classes."""
     found: dict[str, tuple[str, ...]] = {}
-    for family in (*SAME_ARTIST, *STYLE_FAMILIES):
+    for family in (*SAME_ARTIST, *STYLE_FAMILIES, *OBJECT_FAMILIES):
         for name in family:
             found[folded(name)] = (*found.get(folded(name), ()), *family)
     return found

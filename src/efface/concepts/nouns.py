@@ -64,18 +64,28 @@ class Nouns:
         return found
 
     @cached_property
+    def explained(self) -> dict[int, list[int]]:
+        """Meaning -> near relatives that WordNet explains by it, such as a kitten by a cat."""
+        found: dict[int, list[int]] = {}
+        for number, line in enumerate(self.plain):
+            for other in line.rsplit("\t", 1)[1].split(","):
+                if other:
+                    found.setdefault(int(other), []).append(number)
+        return found
+
+    @cached_property
     def derivations(self) -> dict[str, list[int]]:
         """Folded adjective or verb -> meanings of nouns that it belongs to."""
         found: dict[str, list[int]] = {}
         for number, line in enumerate(self.plain):
-            for word in line.rsplit("\t", 1)[1].split(","):
+            for word in line.split("\t", 5)[4].split(","):
                 if word:
                     found.setdefault(word, []).append(number)
         return found
 
     def meaning(self, number: int) -> Meaning:
         """What the table says of a meaning."""
-        file, tagged, words, above, derived = self.lines[number].split("\t")
+        file, tagged, words, above, derived, _ = self.lines[number].split("\t")
         parts = [word.partition(":") for word in words.split(",")]
         return Meaning(
             file=file,

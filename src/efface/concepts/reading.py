@@ -125,7 +125,7 @@ def _described(concept: Concept) -> Reading | None:
             return _inferred(concept, "explicit", f"{word!r} belongs to {topic!r}")
     files = {nouns().meaning(number).file for number in senses}
     if senses and not files & THINGS and nouns().meaning(senses[0]).file in ABSTRACT:
-        return _inferred(concept, "abstract", "nothing that can be seen by itself")
+        return _inferred(concept, "abstract", "it cannot be seen by itself")
     return None
 
 
@@ -137,9 +137,9 @@ def _common(name: str) -> bool:
 
 
 def _in_use(name: str) -> bool:
-    """Whether a name is a common noun that occurs in WordNet's tagged texts."""
+    """Whether a name is above all a common noun, and one that occurs in WordNet's tagged texts."""
     meanings = [nouns().meaning(number) for number in nouns().senses(name)]
-    return any(meaning.tagged and not meaning.instance for meaning in meanings)
+    return bool(meanings) and not meanings[0].instance and meanings[0].tagged > 0
 
 
 def _surnames(name: str) -> Iterable[str]:

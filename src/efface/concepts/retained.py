@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from efface.concepts.concept import Concept
 from efface.concepts.names import NEUTRAL
+from efface.concepts.nouns import PERSONS, THINGS, nouns
 from efface.concepts.same import Same, same
-from efface.concepts.siblings import siblings, thing
+from efface.concepts.siblings import siblings
 from efface.concepts.words import folded, meaningful, whole_words
 
 FEW = 4
@@ -32,11 +33,16 @@ def candidates(concept: Concept, words: Iterable[str], erased: Sequence[Concept]
 
 
 def _may_stay(word: str, going: Sequence[Same]) -> bool:
-    """Whether a word is known to name something that can be seen, and nothing that is to go.
+    """Whether a word is known to name, above all, something that can be seen and is no person, and nothing that is to go.
 
     A word that the table does not know may be anything, a nickname of the concept too.
     """
-    return whole_words(word) and not any(own.excludes(word) for own in going) and thing(word) is not None
+    if folded(word) not in nouns().numbers or not whole_words(word):
+        return False
+    usual = nouns().meaning(nouns().senses(word)[0])
+    if usual.file not in THINGS - {PERSONS} or not usual.tagged or usual.instance:
+        return False
+    return not any(own.excludes(word) for own in going)
 
 
 def proposals(concept: Concept, ranked: Sequence[str], count: int = 16, erased: Sequence[Concept] = ()) -> list[str]:

@@ -12,6 +12,8 @@ from efface.concepts.words import bases, folded, head, meaningful, phrase_bases
 
 LEAST = 3
 """Letters that a word of the name must have for longer words to count as made from it."""
+LONG = 8
+"""Letters from which on a word of an artist's or a person's name is known without its last two."""
 NEAR = 0.87
 """Likeness of two spellings (difflib) from which on they count as one name."""
 
@@ -26,16 +28,20 @@ class Same:
 
     @cached_property
     def phrases(self) -> frozenset[str]:
-        """Folded words and phrases of the same meaning: names, synonyms, kinds, derivations."""
+        """Folded words and phrases of the same meaning: names, synonyms, kinds, derivations, relatives explained by it."""
         found: set[str] = set()
         for name in self.names:
-            found |= phrase_bases(name) | {folded(other) for other in families().get(name, ())}
-        for number in nouns().descend(number for numbers in self.known.values() for number in numbers):
+            found |= phrase_bases(name)
+            found |= {folded(other) for base in phrase_bases(name) for other in families().get(base, ())}
+        own = [number for numbers in self.known.values() for number in numbers]
+        explained = [relative for number in own for relative in nouns().explained.get(number, ())]
+        for number in nouns().descend([*own, *explained]):
             found.update(nouns().plain[number].split("\t")[2].split(","))
         found = {phrase.partition(":")[0] for phrase in found}
         for numbers in self.known.values():
             found |= {folded(word) for number in numbers for word in nouns().meaning(number).derived}
-        topics = {sensitive().get(word) for name in self.names for word in (name, *meaningful(name))}
+        words = [word for name in self.names for word in (name, *meaningful(name))]
+        topics = {sensitive().get(word) for word in words} | set(words) & set(sensitive_words())
         for topic in topics - {None}:
             found |= {folded(word) for word in sensitive_words()[str(topic)]}
         return frozenset(found)
@@ -49,7 +55,9 @@ class Same:
     @cached_property
     def words(self) -> frozenset[str]:
         """The words of the names that carry their meaning."""
-        names = {*self.names, *(folded(other) for name in self.names for other in families().get(name, ()))}
+        names = set(self.names)
+        if self.is_name:
+            names |= {folded(other) for name in self.names for other in families().get(name, ())}
         found = {word for name in names for word in self._meaningful(name)}
         return frozenset(found)
 
@@ -78,9 +86,15 @@ class Same:
 
     def made_of_name(self, word: str) -> bool:
         """Whether a word is a piece of a word of the name, an inflection of it, or a longer word made from it."""
-        if bases(word) & self.word_bases or any(word in own for own in self.words):
+        if bases(word) & self.word_bases or any(word in own for name in self.names for own in name.split()):
             return True
-        return any(len(own) >= LEAST and (word.startswith(own) or word.endswith(own)) for own in self.words)
+        return any(word.startswith(own) or word.endswith(own) for own in self.stems)
+
+    @cached_property
+    def stems(self) -> frozenset[str]:
+        """What longer words made from the name begin or end with; of long names also all but the ending ("caravagg")."""
+        long = {word for word in self.words if len(word) >= LEAST}
+        return frozenset(long | {word[:-2] for word in long if self.is_name and len(word) >= LONG})
 
     def _phrase_covered(self, parts: tuple[str, ...]) -> bool:
         """A phrase of several words names the concept, where it holds a whole name or more of one than its last word.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from efface.concepts.concept import Concept
 from efface.concepts.names import PEOPLE, PERSONS, STYLES, artists, sensitive, style_names
@@ -15,8 +16,11 @@ LARGEST = 1300
 """Meanings below something that is still one sort of thing: mammals and vehicles are, devices and organisms are not."""
 ENOUGH = 48
 """Siblings after which no wider sort is looked at."""
+MOST = 96
+"""Siblings of an object, of which the best known are taken."""
 
 
+@lru_cache(maxsize=256)
 def siblings(concept: Concept) -> tuple[str, ...]:
     """Names of what stands beside a concept, the closest and best known first; empty where nothing is known of it.
 
@@ -64,7 +68,7 @@ def object_siblings(name: str, own: Same) -> tuple[str, ...]:
         new = [name for number in sorts for name in _kinds(table, number, seen, own)]
         found += [name for name in dict.fromkeys(new) if name not in found]
         seen.update(level)
-    return tuple(found)
+    return tuple(found[:MOST])
 
 
 def thing(name: str) -> int | None:
@@ -100,7 +104,8 @@ def _name(table: Nouns, number: int) -> str | None:
     latin = meaning.file in ("05", "20") and " " in name and name[0].isupper()
     if meaning.instance or latin or meaning.file not in THINGS - {PERSON_FILE} or not whole_words(name):
         return None
-    if any(word in sensitive() for word in meaningful(name)) or thing(name) != number:
+    usual = meaning.ranks[0] == 1 or (meaning.ranks[0] <= 3 and meaning.tagged >= 2)
+    if any(word in sensitive() for word in meaningful(name)) or not usual or thing(name) != number:
         return None
     return name
 

@@ -73,8 +73,7 @@ def _stems(stem: str, vowel: bool) -> Iterable[str]:
     if stem.endswith("i"):
         yield stem[:-1] + "y"
     if vowel:
-        yield stem + "e"
-        yield stem + "y"
+        yield from (stem + letter for letter in "eyo")
         if len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] not in "aeiou":
             yield stem[:-1]
 

@@ -90,3 +90,15 @@ def test_common_nouns_are_objects_without_a_word(text):
 def test_an_empty_name_is_refused():
     with pytest.raises(efface.UsageError, match="empty"):
         read_concept("  ")
+
+
+def test_the_command_says_what_it_inferred(sd, tmp_path, capsys, monkeypatch):
+    from efface.cli.erase import main
+
+    monkeypatch.setattr("efface.models.load.load", lambda name: sd)
+    main(["uce", "SD15", "Van Gogh", "-o", str(tmp_path / "van-gogh.safetensors")])
+    assert "'Van Gogh' is read as Vincent van Gogh, a style, led to 'art'." in "".join(capsys.readouterr())
+    erasure = efface.Erasure.load(tmp_path / "van-gogh.safetensors")
+    assert [(concept.name, concept.kind) for concept in erasure.provenance.concepts] == [("Van Gogh", "style")]
+    main(["uce", "SD15", "Van Gogh", "--kind", "person", "-o", str(tmp_path / "person.safetensors")])
+    assert "is read as" not in "".join(capsys.readouterr())

@@ -78,7 +78,12 @@ def _destination(request: Request) -> Path:
 def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
     """The concepts in the words of the model, with the kind and anchor that the user gave."""
     from efface.api.resolve import resolve
+    from efface.profiles.base import profile_of
 
+    if request.kind is None:
+        for name in request.concepts:
+            for remark in profile_of(pipeline).remarks(name):
+                say(remark)
     changes: dict[str, Any] = {} if request.kind is None else {"kind": request.kind}
     if request.anchor is not None:
         changes |= {"anchor": request.anchor, "neutral": ()}

@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from efface.concepts.concept import Concept, own_words
+from efface.concepts.retained import candidates, proposals
 from efface.models.model import Model
 
 SHORTLIST = 512
 """Words whose token embeddings are nearest, which are then encoded in full."""
+MOST = 256
+"""Names of what stands beside a concept that are encoded in full."""
 
 
 def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
@@ -22,26 +25,41 @@ def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
     concept's first template and ranked by cosine similarity at the last subject token. The concept's own name and
     aliases, and words that share its stem, are left out.
     """
-    span = model.token_spans()[0]
+    words = model.token_spans()[0].words()
     own = own_words(concept)
-    words = {i: word for i, word in span.words().items() if not any(same_stem(word, part) for part in own)}
-    if not words:
+    kept = {i: word for i, word in words.items() if not any(same_stem(word, part) for part in own)}
+    ranked = nearest(model, concept, {word: [i] for i, word in kept.items()}, SHORTLIST)
+    return [concept.templates[0].replace("{}", word) for word in ranked[:count]]
+
+
+def nearest(model: Model, concept: Concept, words: dict[str, list[int]], most: int) -> list[str]:
+    """Words by their nearness to a concept in the model's text space, nearest first.
+
+    Args:
+        words: each with its tokens.
+        most: the shortlist: words whose token embeddings are nearest on average, which alone are encoded.
+    """
+    words = {word: ids for word, ids in words.items() if ids}
+    span = model.token_spans()[0]
+    own = span.ids(concept.name)
+    if not words or not own:
         return []
     encoder: Any = span.encoder
-    table = encoder.get_input_embeddings().weight.detach().float()
-    ids = span.ids(concept.name)
-    query = F.normalize(table[ids].mean(0), dim=0)
-    candidates = torch.tensor(list(words), device=table.device)
-    nearest = (F.normalize(table[candidates], dim=1) @ query).topk(min(SHORTLIST, len(candidates))).indices
-    shortlist = [words[int(candidates[i])] for i in nearest]
-    prompts = [concept.templates[0].replace("{}", word) for word in shortlist]
-    prefix = concept.templates[0].split("{}")[0]
-    own_prompt = concept.templates[0].replace("{}", concept.name)
+    weight = encoder.get_input_embeddings().weight.detach()
+    table = weight[torch.tensor([i for ids in (own, *words.values()) for i in ids], device=weight.device)].float()
+    means = torch.stack([part.mean(0) for part in table.split([len(own), *(len(ids) for ids in words.values())])])
+    likeness = F.normalize(means[1:], dim=1) @ F.normalize(means[0], dim=0)
+    names = list(words)
+    shortlist = [names[int(i)] for i in likeness.topk(min(most, len(names))).indices]
+    prefix, ending = concept.templates[0].split("{}")
+    shortlist = [word for word in shortlist if not span.truncated(prefix + word + ending)]
+    prompts = [prefix + word + ending for word in shortlist]
+    own_prompt = prefix + concept.name + ending
     target = model.encode([own_prompt]).states[0, span.position(prefix + concept.name, own_prompt)]
     positions = [span.position(prefix + word, prompt) for word, prompt in zip(shortlist, prompts, strict=True)]
     states = model.encode(prompts).states[range(len(prompts)), positions]
     order = F.cosine_similarity(states.float(), target.float()[None]).argsort(descending=True)
-    return [prompts[int(i)] for i in order[:count]]
+    return [shortlist[int(i)] for i in order]
 
 
 def same_stem(word: str, name: str) -> bool:
@@ -51,7 +69,22 @@ def same_stem(word: str, name: str) -> bool:
 
 
 def retained_prompts(model: Model, concepts: Sequence[Concept]) -> list[str]:
-    """What an erasure retains when its user names nothing: the presets' prompts, or the nearest neighbours."""
-    proposed = [prompt for c in concepts for prompt in (c.keep or neighbours(model, c))]
+    """What an erasure retains when its user names nothing: the presets' prompts, or what stands beside the concept.
+
+    Siblings of objects, styles and persons are ordered by the model's text space; explicit and abstract concepts retain
+    neutral prompts. Nothing that means one of the concepts is among them, whatever the model puts nearest.
+    """
+    proposed = [prompt for c in concepts for prompt in (c.keep or beside(model, c, concepts))]
     erased = {prompt for c in concepts for prompt in c.prompts()}
     return [prompt for prompt in dict.fromkeys(proposed) if prompt not in erased]
+
+
+def beside(model: Model, concept: Concept, erased: Sequence[Concept] = (), count: int = 16) -> list[str]:
+    """Up to `count` prompts of what may be retained beside a concept, the nearest in the model's text space first."""
+    if concept.kind in ("explicit", "abstract"):
+        return proposals(concept, (), count, erased)
+    span = model.token_spans()[0]
+    words = {name: span.ids(name) for name in candidates(concept, span.words().values(), erased)}
+    ranked = nearest(model, concept, words, MOST)
+    chosen = [name for name in proposals(concept, ranked, count, erased) if name in ranked]
+    return [concept.templates[0].replace("{}", name) for name in chosen]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
-from efface.concepts.presets import concepts_named
+from efface.concepts.reading import read_concept
 from efface.errors import UsageError
 from efface.registry import Registry
 
@@ -28,7 +28,11 @@ class Profile:
             name: a concept, or a preset of several.
             erased: concepts erased beside it, or before; neither retained nor used as anchors.
         """
-        return concepts_named(name)
+        return read_concept(name).concepts
+
+    def remarks(self, name: str) -> tuple[str, ...]:
+        """What was inferred of a concept by its name, or may have been meant: a sentence each."""
+        return read_concept(name).remarks
 
     def settings(self, method: str, concept: Concept) -> dict[str, Any]:
         """Fields of a method's Config that were tuned on this model."""

@@ -26,6 +26,10 @@ class EmojiProfile(Profile):
         """Captions as templates, a relative as the anchor; raises UsageError for what the canvas does not draw."""
         return emoji_concepts(name, erased)
 
+    def remarks(self, name: str) -> tuple[str, ...]:
+        """None: what the canvas draws has one kind each."""
+        return ()
+
     def settings(self, method: str, concept: Concept) -> dict[str, Any]:
         """Options tuned on the canvas: one setting for all objects, one for all styles."""
         settings = SETTINGS.get(method, {"object": {}})

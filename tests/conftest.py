@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
-import tiny
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import efface
+import tiny
 
 
 def pytest_addoption(parser):

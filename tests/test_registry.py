@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
-from support import wheels
 
+import wheels
 from efface import plugins
 from efface.attacks import ATTACKS
 from efface.cli import COMMANDS

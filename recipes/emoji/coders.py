@@ -19,12 +19,12 @@ from torch import Tensor
 from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.sae_data import SITES, all_captions, labelled_samples
-from efface.profiles.emoji.settings import SAE_TRAINING, GUIDANCE, STEPS
+from efface.profiles.emoji.settings import GUIDANCE, SAE_TRAINING, STEPS
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
 from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.config import SAETrainConfig
 from efface.sae.files import load_sae, save_sae
-from efface.sae.harvest import HarvestConfig, ActivationStream
+from efface.sae.harvest import ActivationStream, HarvestConfig
 from efface.sae.quality import denoising_losses, quality
 from efface.sae.statistics import statistics
 from efface.sae.train import train

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from recipes.scenes.training import stage
 
-
 PRODUCTS = {
     "scenes": "scenes.safetensors", "text": "text_encoder", "autoencoder": "autoencoder", "latents": "latents.safetensors",
     "judges": "judges",

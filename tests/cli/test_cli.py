@@ -1,0 +1,203 @@
+"""The commands: what they write, what they print for machines, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import tiny
+from efface.cli import COMMANDS, main
+from efface.erasers import METHODS
+
+
+@pytest.fixture(scope="module")
+def folder(sd, tmp_path_factory):
+    """A tiny pipeline on disk."""
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    sd.save_pretrained(path)
+    return str(path)
+
+
+def run(capsys, *args: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    code = main(list(args))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def width_of(path: Path) -> int:
+    """Width of a picture on disk."""
+    with Image.open(path) as picture:
+        return picture.size[0]
+
+
+def help_without_torch(*args: str) -> str:
+    """What a help call prints, in a process where importing torch fails the test."""
+    script = (
+        "import sys; from efface.cli import main; "
+        f"code = main({list(args)!r}); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_does_not_import_torch():
+    assert all(name in help_without_torch("--help") for name in COMMANDS)
+    assert all(name in help_without_torch("erase", "--help") for name in METHODS)
+
+
+OWN_OPTIONS = {
+    "rece": ("--ridge", "--preserve-weight", "--rows", "--epochs"),
+    "uce": ("--ridge", "--preserve-weight", "--rows", "--target"),
+    "preserve": ("--ridge", "--share", "--rows"),
+    "project": ("--tolerance", "--share", "--rows"),
+    "saeuron": ("--site", "--gamma", "--mode"),
+    "anchored": ("--site", "--latents", "--mode"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_help_lists_its_options_without_torch(method):
+    text = help_without_torch("erase", method, "--help")
+    for option in (*OWN_OPTIONS[method], "--keep", "--output", "--preview"):
+        assert option in text
+
+
+@pytest.fixture
+def needed(sd, tmp_path):
+    """Options that a method cannot do without on the tiny model."""
+    options = tiny.coder_options(sd, tmp_path / "coder")
+    named = {"coder", "site", "images", "draw_steps"}
+    flags = [text for k in sorted(named) for text in (f"--{k.replace('_', '-')}", str(options[k]))]
+    return lambda method: flags if method in ("saeuron", "anchored") else []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_erase_show_generate(folder, capsys, tmp_path, monkeypatch, needed, method):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(
+        capsys, "erase", method, folder, "church", "garbage truck", "-o", "e.safetensors", "--keep", "a dog", "a cat",
+        "--preview", "p.png", "--steps", "2", "--json", *needed(method),
+    )  # fmt: skip
+    assert code == 0
+    data = json.loads(out)
+    assert data["concepts"] == ["church", "garbage truck"]
+    assert data["bytes"] == (tmp_path / "e.safetensors").stat().st_size
+    assert width_of(tmp_path / "p.png") > 200
+
+    code, out, _ = run(capsys, "show", "e.safetensors", "--json")
+    shown = json.loads(out)
+    assert (code, shown["method"], shown["keep"]) == (0, method, ["a dog", "a cat"])
+    assert run(capsys, "show", "e.safetensors")[0] == 0
+
+    code, out, _ = run(
+        capsys, "generate", folder, "a church", "a cat", "--erasure", "e.safetensors", "-o", "out.png", "--seeds", "1", "2",
+        "--steps", "2", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["pictures"] == 4
+    assert width_of(tmp_path / "out.png") > 200
+
+
+def test_options_reach_the_method(folder, capsys, tmp_path):
+    path = str(tmp_path / "e.safetensors")
+    run(capsys, "erase", "rece", folder, "church", "-o", path, "--keep", "none", "--epochs", "0", "--ridge", "0.25", "--anchor", "cat",
+        "--kind", "style")  # fmt: skip
+    shown = json.loads(run(capsys, "show", path, "--json")[1])
+    assert shown["config"]["ridge"] == 0.25
+    assert shown["config"]["epochs"] == 0
+    assert shown["keep"] == []
+    assert (shown["concepts"][0]["anchor"], shown["concepts"][0]["kind"]) == ("cat", "style")
+
+
+def test_keep_from_a_file_and_by_default(folder, capsys, tmp_path):
+    path, prompts = str(tmp_path / "e.safetensors"), tmp_path / "keep.txt"
+    prompts.write_text("a dog\n\na cat\n")
+    run(capsys, "erase", "uce", folder, "church", "-o", path, "--keep", str(prompts))
+    assert json.loads(run(capsys, "show", path, "--json")[1])["keep"] == ["a dog", "a cat"]
+    _, _, err = run(capsys, "erase", "uce", folder, "church", "-o", path)
+    assert "retained" in err
+    assert json.loads(run(capsys, "show", path, "--json")[1])["keep"]
+    run(capsys, "erase", "uce", folder, "church", "-o", path, "--as-published")
+    assert json.loads(run(capsys, "show", path, "--json")[1])["keep"] == []
+
+
+def test_env(capsys):
+    code, out, _ = run(capsys, "env", "--json")
+    assert code == 0
+    assert json.loads(out)["torch"]
+
+
+BAD = {
+    "no command": ([], 2, ""),
+    "unknown command": (["explode"], 2, "unknown"),
+    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, preserve, project, saeuron, anchored, uce"),
+    "unknown option": (["erase", "rece", "MODEL", "church", "--strength", "2"], 2, "unrecognized options: --strength"),
+    "no model": (["generate"], 2, "MODEL is missing"),
+    "no number": (["generate", "MODEL", "a cat", "--steps", "x"], 2, "--steps: 'x' is not a whole number"),
+    "no value": (["generate", "MODEL", "a cat", "--steps"], 2, "missing value for argument '--steps'"),
+    "no choice": (["erase", "rece", "MODEL", "church", "--kind", "thing"], 2, "invalid choice 'thing'"),
+    "two files after one --erasure": (
+        ["generate", "MODEL", "a cat", "--erasure", "A", "B"],
+        2,
+        "unrecognized options: B",
+    ),
+    "unknown judge": (["erase", "rece", "MODEL", "church", "-o", "OUT", "--judge", "nobody"], 2, "judge 'nobody'"),
+    "empty concept": (["erase", "rece", "MODEL", " ", "-o", "OUT"], 2, "empty"),
+    "no concept": (["erase", "rece", "MODEL"], 2, "no concept"),
+    "concept too long": (["erase", "uce", "MODEL", "church " * 20, "-o", "OUT", "--keep", "none"], 1, "would be cut"),
+    "no such model": (["erase", "rece", "nowhere/at-all", "church", "-o", "OUT"], 1, "no pipeline could be loaded"),
+    "bad number": (["erase", "rece", "MODEL", "church", "-o", "OUT", "--ridge", "-1"], 2, "ridge"),
+    "missing folder": (["erase", "rece", "MODEL", "church", "-o", "missing/e.safetensors"], 1, "does not exist"),
+    "unwritable": (
+        ["erase", "rece", "MODEL", "church", "-o", "DIRECTORY", "--keep", "none"],
+        1,
+        "could not be written",
+    ),
+    "no such file": (["show", "missing.safetensors"], 1, "could not be read"),
+    "not an erasure": (["show", "NOTHING"], 1, "truncated"),
+    "no prompt": (["generate", "MODEL"], 2, "no prompt"),
+    "no steps": (["generate", "MODEL", "a cat", "--steps", "0"], 2, "steps"),
+    "demo of something else": (["demo", "unicorn"], 2, "unicorn"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_writes_nothing(folder, capsys, tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "nothing.safetensors").write_bytes(b"abc")
+    (tmp_path / "directory").mkdir()
+    args, expected, part = BAD[case]
+    words = {"MODEL": folder, "OUT": "e.safetensors", "NOTHING": "nothing.safetensors", "DIRECTORY": "directory"}
+    code, _, err = run(capsys, *[words.get(arg, arg) for arg in args])
+    assert code == expected
+    assert part in err
+    if part:
+        assert len([line for line in err.splitlines() if line.startswith("efface: ")]) == 1
+        assert "Traceback" not in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["directory", "nothing.safetensors"]
+
+
+def test_errors_as_json(capsys):
+    code, out, _ = run(capsys, "show", "missing.safetensors", "--json")
+    assert code == 1
+    assert "missing.safetensors" in json.loads(out)["error"]
+
+
+def test_generate_refuses_an_erasure_of_another_model(folder, capsys, tmp_path):
+    import tiny
+
+    tiny.stable_diffusion(seed=3).save_pretrained(tmp_path / "other")
+    path = str(tmp_path / "e.safetensors")
+    assert run(capsys, "erase", "rece", str(tmp_path / "other"), "church", "-o", path, "--keep", "none")[0] == 0
+    code, _, err = run(
+        capsys, "generate", folder, "a cat", "--erasure", path, "-o", str(tmp_path / "o.png"), "--steps", "1"
+    )
+    assert code == 1
+    assert "other weights" in err
+    assert not (tmp_path / "o.png").exists()

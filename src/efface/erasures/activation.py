@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.erasure import Erasure
 from efface.erasures.latent_edit import PARTS, LatentEdit, by_site
@@ -44,12 +45,12 @@ class ActivationEdit(Erasure):
         """`fast`, `exact`, or `published` (the public code's error term)."""
         return str(self.provenance.config.get("mode", "fast"))
 
-    def hooks(self, model: Model, scale: float) -> list[Any]:
+    def hooks(self, model: Model, scale: float) -> list[RemovableHandle]:
         """Register a clock that learns the timestep, and the edit of every site."""
         sites = {name: _only(model.sites(name), name) for name in self.edits}
         return self.hooks_at(model.networks()[0], sites, scale)
 
-    def hooks_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[Any]:
+    def hooks_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[RemovableHandle]:
         """Register the clock on a denoiser and the edits on modules that the caller found."""
         saes = {} if self.mode == "fast" else self._saes_of_all_sites
         clock = _Clock(denoiser)

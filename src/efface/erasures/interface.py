@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
@@ -40,7 +41,7 @@ class ModelEdit(ABC):
         """Thin (out n) and (in n) in float64 whose product `left rightᵀ` is the change of a weight; None where it is dense."""
         return None
 
-    def hooks(self, model: Model, scale: float) -> list[Any]:
+    def hooks(self, model: Model, scale: float) -> list[RemovableHandle]:
         """Register what does not live in weights on a model; returns handles that take it off."""
         return []
 

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.interface import ModelEdit
 from efface.errors import EffaceError
@@ -38,7 +39,7 @@ class Stack:
 
     attachments: list[Attachment] = field(default_factory=list)
     """In the order in which they were attached."""
-    handles: list[Any] = field(default_factory=list)
+    handles: list[RemovableHandle] = field(default_factory=list)
     """Handles of the hooks on the denoiser (and ControlNets)."""
 
     def mapped(self) -> list[Attachment]:

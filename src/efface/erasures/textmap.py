@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
@@ -46,7 +46,7 @@ class TextMap(Erasure):
         u, v = self.u.to(wide), self.v.to(wide)
         return (wide + scale * (wide @ v) @ u.T).to(states.dtype)
 
-    def hooks(self, model: Model, scale: float) -> list[Any]:
+    def hooks(self, model: Model, scale: float) -> list[RemovableHandle]:
         """Map the text states on their way into every network that reads them."""
 
         def change(states: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 def _identity(value: Tensor) -> Tensor:
@@ -23,7 +24,7 @@ class TextInput(NamedTuple):
     position: int = 0
     """Index of that argument where it is passed by position."""
 
-    def hook_text(self, change: Callable[[Tensor], Tensor]) -> Any:
+    def hook_text(self, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
         """Have the states (… width) replaced by `change` of them at every call; returns the handle that ends it."""
         name = self.argument
         if name is None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from efface.metrics.rates import Rate
 from efface.report.grid import image_tag
 from efface.report.plot import COLOURS
@@ -24,7 +26,7 @@ class ImageRow(NamedTuple):
     """The pictures of one sample."""
 
     caption: str
-    pictures: Sequence[Any]
+    pictures: Sequence[Image.Image]
     """The unerased model's, the erased one's, and what the attack made of it; where it was not attacked, the first two."""
 
 

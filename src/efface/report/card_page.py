@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from efface.metrics.rates import Paired, Rate
 from efface.report import card_attacks, html
 from efface.report.card_attacks import ImageRow
@@ -37,7 +39,7 @@ TITLES = {
 class CardImages(NamedTuple):
     """The pictures of one card."""
 
-    groups: Mapping[str, tuple[Sequence[Any], Sequence[Any]]]
+    groups: Mapping[str, tuple[Sequence[Image.Image], Sequence[Image.Image]]]
     """Name of a group -> its pictures before and after, in the order of its prompts and seeds."""
     attacks: Sequence[Sequence[ImageRow]]
     """The strongest samples of each attack."""

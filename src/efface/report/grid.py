@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from textwrap import wrap
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -51,7 +50,7 @@ def image_grid(
     return page
 
 
-def image_tag(picture: Any, *, least: int = 128, most: int = 512) -> str:
+def image_tag(picture: Image.Image, *, least: int = 128, most: int = 512) -> str:
     """An <img> that holds a picture itself, its longer side brought between `least` and `most` pixels."""
     longest = max(picture.size)
     factor = max(1.0, least / longest) if longest < most else most / longest

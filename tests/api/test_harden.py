@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from test_redirect import states_of, way
 
 import efface
 import tiny
@@ -23,6 +22,7 @@ from efface.models.model import Model
 from efface.models.sampling import Sampling
 from efface.redteam.result import SampleResult
 from efface.redteam.samples import Samples
+from paths import states_of, way
 
 KEPT = ["a garbage truck", "a dog"]
 FOUND, ANCHOR = "art truck in church", "a cat"

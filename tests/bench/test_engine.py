@@ -16,7 +16,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,24 +26,9 @@ from efface.bench.ledger import Ledger
 from efface.bench.queue import Queue
 from efface.bench.unit import Unit, units_of
 from efface.errors import EffaceError, UsageError
-from efface.judges import Verdicts
 from efface.models.model import Model
+from engine_work import JUDGES, WORK, results
 from killing import run_until
-
-
-class Brightness:
-    """A judge that any picture satisfies: is it dark or bright?"""
-
-    name, classes, detects = "brightness-1", ("dark", "bright"), False
-
-    def __call__(self, images):
-        means = torch.tensor([float(np.asarray(image).mean()) / 255 for image in images])
-        labels = tuple(self.classes[int(m > 0.5)] for m in means)
-        return Verdicts(labels, torch.stack([1 - means, means], 1), torch.ones(len(means), dtype=torch.bool))
-
-
-JUDGES = {"light": Brightness()}
-WORK = [(f"a {noun}", seed) for noun in ("church", "cat", "dog") for seed in range(3)]
 
 
 @pytest.fixture
@@ -55,10 +39,6 @@ def parts(sd, tmp_path):
     setting = setting_of(model, JUDGES, steps=2, guidance=3.0)
     units = [u for names in ((), ("e",)) for u in units_of(setting, names, WORK, batch=2)]
     return Worker(model, {"e": erasure}, JUDGES), units, Ledger(tmp_path / "ledger.sqlite")
-
-
-def results(ledger, units):
-    return [ledger.result(unit) for unit in units]
 
 
 def test_units_are_named_by_everything_that_determines_them(parts):
@@ -270,7 +250,7 @@ from efface.bench.queue import Queue
 from efface.bench.unit import Unit, units_of
 from efface.models.model import Model
 from pathlib import Path
-from test_engine import JUDGES, WORK
+from engine_work import JUDGES, WORK
 
 class Counting(Worker):
     def draw(self, unit):

@@ -628,7 +628,7 @@ def test_requests_open_the_same_judges_in_another_process(home, judges, real, tm
 
 
 def test_help_lists_every_option_without_torch():
-    from test_cli import help_without_torch
+    from help_text import help_without_torch
 
     assert "unlearncanvas" in help_without_torch("bench", "--help")
     for name in ("unlearncanvas", "i2p", "imagenette", "artists", "coco", "prompts"):

@@ -8,7 +8,6 @@ import signal
 
 import psutil
 import pytest
-from test_engine import JUDGES, WORK, results
 
 import efface
 import tiny
@@ -21,6 +20,7 @@ from efface.bench.worker_spec import WorkerSpec
 from efface.errors import EffaceError, UsageError
 from efface.models.load import load
 from efface.models.model import Model
+from engine_work import JUDGES, WORK, results
 
 pytest.importorskip("ray")
 slow = pytest.mark.slow

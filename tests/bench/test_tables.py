@@ -9,7 +9,6 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from test_file import text_map
 
 from efface.bench import leaderboard as tables
 from efface.bench import manifest as runs
@@ -24,6 +23,7 @@ from efface.bench.unit import Setting, sha256_of, units_of
 from efface.cli import main
 from efface.errors import EffaceError, UsageError
 from efface.metrics.rates import Paired, Rate, mcnemar
+from small_erasure import text_map
 
 SETTING = Setting("base", "float32", "scheduler", 12, 3.0, None, None, ("object: o-1", "style: s-1"), 1)
 

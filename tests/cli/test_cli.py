@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from PIL import Image
 import tiny
 from efface.cli import COMMANDS, main
 from efface.erasers import METHODS
+from help_text import help_without_torch
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +33,6 @@ def width_of(path: Path) -> int:
     """Width of a picture on disk."""
     with Image.open(path) as picture:
         return picture.size[0]
-
-
-def help_without_torch(*args: str) -> str:
-    """What a help call prints, in a process where importing torch fails the test."""
-    script = (
-        "import sys; from efface.cli import main; "
-        f"code = main({list(args)!r}); assert 'torch' not in sys.modules; sys.exit(code)"
-    )
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
 
 def test_help_does_not_import_torch():

@@ -13,7 +13,7 @@ from efface.concepts.presets import PRESETS
 from efface.concepts.reading import read_concept
 from efface.profiles.base import Profile
 
-ROWS = json.loads((Path(__file__).parent / "data" / "concepts60.json").read_text())["concepts"]
+ROWS = json.loads((Path(__file__).parents[1] / "data" / "concepts60.json").read_text())["concepts"]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])

@@ -26,7 +26,7 @@ from efface.concepts.same import same_thing
 from efface.concepts.siblings import siblings
 from efface.concepts.words import bases, folded, meaningful, whole_words
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 TABLE = json.loads((DATA / "concepts60.json").read_text())
 ROWS = {row["name"]: row for row in TABLE["concepts"]}
 SIBLINGS = {name: {folded(word) for word in words} for name, words in TABLE["groups"].items()}

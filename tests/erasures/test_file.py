@@ -18,17 +18,7 @@ from safetensors.torch import save_file
 import efface
 from efface.erasures import Provenance, TextMap, WeightDelta
 from efface.erasures import file as files
-from efface.models.fingerprint import Fingerprint
-
-WIDTH = 6
-ORIGIN = Provenance(
-    "rece", {"epochs": 3, "keep": ("a dog",)}, (efface.Concept("church"),), Fingerprint("f", WIDTH, "s", (0.5,))
-)
-
-
-def text_map(seed: int = 0, rank: int = 3) -> TextMap:
-    g = torch.Generator().manual_seed(seed)
-    return TextMap(ORIGIN, torch.randn(WIDTH, rank, generator=g), torch.randn(WIDTH, rank, generator=g))
+from small_erasure import ORIGIN, WIDTH, text_map
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,9 @@ def test_noise_levels(name):
     """What an edit of activations takes for the timestep is what the scheduler says."""
     model = efface.Model(pipeline(name))
     network, seen = model.networks()[0], []
-    handle = network.module.register_forward_pre_hook(lambda m, a, k: seen.append(network.timestep(a, k)), with_kwargs=True)
+    handle = network.module.register_forward_pre_hook(
+        lambda m, a, k: seen.append(network.timestep(a, k)), with_kwargs=True
+    )
     steps = list(model.denoise(model.encode(["a cat"]), seeds=[0], steps=3, guidance=4.0))
     handle.remove()
     assert [float(timestep[0]) for timestep in seen] == pytest.approx([timestep for timestep, _ in steps], abs=0.01)

@@ -15,7 +15,7 @@ import tiny
 from efface.api.share import push, save_folder
 from efface.errors import EffaceError, UsageError
 from efface.io.hub import autoencoder_folder, erasure_file
-from efface.sae.lookup import open_coder
+from efface.sae.lookup import open_sae
 from local_hub import local_hub
 
 AUDIT = {
@@ -85,7 +85,7 @@ def test_autoencoders_share_what_an_eraser_needs_and_nothing_else(coders, tmp_pa
     folder = save_folder(coders, tmp_path / "shared")
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert files == {"README.md", f"{tiny.SITE}/cfg.json", f"{tiny.SITE}/sae.safetensors"}
-    assert open_coder(str(folder), tiny.SITE)[1] == open_coder(str(coders), tiny.SITE)[1]
+    assert open_sae(str(folder), tiny.SITE)[1] == open_sae(str(coders), tiny.SITE)[1]
     assert "| 16 | 64 | 8 |" in (folder / "README.md").read_text()
 
 
@@ -102,13 +102,13 @@ def test_a_hub_gives_back_what_was_pushed(file, audit, coders, tmp_path):
     code = f"""
 import efface
 from efface.cli import main
-from efface.sae.lookup import open_coder
+from efface.sae.lookup import open_sae
 assert main(["push", {str(file)!r}, "someone/church-gone", "--audit", {str(audit)!r}, "--private"]) == 0
 assert main(["push", {str(coders)!r}, "someone/coders"]) == 0
 assert main(["show", "someone/church-gone"]) == 0
 here, there = efface.Erasure.load({str(file)!r}), efface.Erasure.from_pretrained("someone/church-gone")
 assert (here.u == there.u).all() and here.provenance == there.provenance
-assert open_coder("someone/coders", {tiny.SITE!r})[1] == open_coder({str(coders)!r}, {tiny.SITE!r})[1]
+assert open_sae("someone/coders", {tiny.SITE!r})[1] == open_sae({str(coders)!r}, {tiny.SITE!r})[1]
 assert main(["show", "someone/nothing"]) == 1
 """
     with local_hub() as hub:

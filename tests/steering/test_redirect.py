@@ -10,9 +10,9 @@ import tiny
 from efface.errors import UsageError
 from efface.models.model import Model
 from efface.sae.files import load_sae
-from efface.sae.harvest import record_sites
 from efface.sae.statistics import Statistics
 from efface.steering.anchor import AnchorFit, anchor_edits
+from paths import states_of, way
 
 SITE = tiny.SITE
 CHURCH = efface.Concept("church", anchor="house", templates=("a {}", "a {} in noto style"))
@@ -34,24 +34,6 @@ def measured(sd):
     means = 0.02 * torch.rand(2, 2, 64, generator=generator)
     levels = [level for level, _ in Model(sd).denoise(Model(sd).encode(["a"]), seeds=[0], steps=2, guidance=5.0)]
     return Statistics(("church", "dog"), ("object",) * 2, torch.tensor(levels), means, torch.full((2,), 0.01), 1)
-
-
-def states_of(model, latents, level, prompt):
-    """What the site gives for one noisy latent and a prompt (tokens width)."""
-    site = model.sites(SITE)[0]
-    with torch.no_grad(), record_sites([site]) as seen:
-        model.predict(latents, torch.tensor([level]), model.encode([prompt]))
-    return seen[SITE][0].double()
-
-
-def way(model, prompt, seed):
-    """Noisy latents before each step of one picture."""
-    met = []
-    text = model.encode([prompt])
-    with torch.no_grad():
-        for _ in model.denoise(text, seeds=[seed], steps=2, guidance=5.0, watch=lambda *seen: met.append(seen)):
-            pass
-    return met
 
 
 def naive(model, coder, measured, latents):

@@ -67,9 +67,13 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     for begin, stop in zip([0, *stops], stops, strict=False):
         if stop <= start:
             continue
-        noised_batches = {step: pictures.batch(config.batch, config.seed, step) for step in range(max(begin, start), stop)}
+        noised_batches = {
+            step: pictures.batch(config.batch, config.seed, step) for step in range(max(begin, start), stop)
+        }
         guarded = problem.settings.get("negative") is not None
-        goals = guided_goals(problem, pictures, list(noised_batches.values())) if guarded else [None] * len(noised_batches)
+        goals = (
+            guided_goals(problem, pictures, list(noised_batches.values())) if guarded else [None] * len(noised_batches)
+        )
         with problem.erased.attached() as model:
             for (_, noised_batch), goal in zip(noised_batches.items(), goals, strict=True):
                 rows = [spoken(problem, pictures.prompts[i]) for i in noised_batch.members]

@@ -90,7 +90,9 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
                 mse(model.predict(noisy, level, text), target).sum().backward()
                 optimiser.step()
         found = [Candidate(tuple(ids)) for ids in filled(layouts, soft, words, table)[0]]
-        yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}, steps.stop / config.iterations)
+        yield Proposal(
+            found, optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}, steps.stop / config.iterations
+        )
 
 
 def noised_batch(problem: Problem, step: int) -> tuple[Tensor, Tensor]:

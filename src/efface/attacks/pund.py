@@ -67,7 +67,10 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     table = problem.original.model.token_table().float()
     v = table.mean(0).clone().requires_grad_()
     optimiser = torch.optim.AdamW([v], lr=config.lr)
-    copy, start = LowRankMap.identity(problem.original.model.projection_inputs(problem.original.model.encode([""])).shape[-1]), 0
+    copy, start = (
+        LowRankMap.identity(problem.original.model.projection_inputs(problem.original.model.encode([""])).shape[-1]),
+        0,
+    )
     if saved is not None:
         restore_optimizer(optimiser, saved)
         copy, start = LowRankMap(saved["u"], saved["v"]), int(saved["step"])
@@ -78,7 +81,9 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
                 noised_batch = pictures.batch(config.batch, config.seed, step)
                 rows = [plain[i] for i in noised_batch.members]
                 text = model.encode_tokens(*suffixed(table, rows, v))
-                loss = denoising_loss(model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text).mean()
+                loss = denoising_loss(
+                    model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text
+                ).mean()
                 optimiser.zero_grad()
                 (loss / loss.detach()).backward()
                 optimiser.step()
@@ -124,7 +129,9 @@ def edited(original: ModelVariant, problem: Problem, map_: LowRankMap) -> ModelV
     return ModelVariant(original.model, (*original.erasures, TextMap.of(origin, *map_)))
 
 
-def erased_from(model: Model, copy: LowRankMap, table: Tensor, rows: list[list[int]], v: Tensor, ridge: float) -> LowRankMap:
+def erased_from(
+    model: Model, copy: LowRankMap, table: Tensor, rows: list[list[int]], v: Tensor, ridge: float
+) -> LowRankMap:
     """The ridge edit that takes the states of v, and of what follows it, to those of the prompts without it."""
     import torch
 

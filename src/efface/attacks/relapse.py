@@ -81,7 +81,9 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
                 noised_batch = pictures.batch(config.batch, config.seed, step)
                 with torch.no_grad():
                     text = model.encode([pictures.prompts[i] for i in noised_batch.members])
-                loss = denoising_loss(model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text).mean()
+                loss = denoising_loss(
+                    model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text
+                ).mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

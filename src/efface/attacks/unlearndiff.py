@@ -63,7 +63,9 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     k = config.length or (3 if problem.concept.kind == "object" else 5)
     room = problem.model.max_tokens - k
     if room < 1:
-        raise UsageError(f"length is {k}; the model reads {problem.model.max_tokens} tokens, and the prompt needs some.")
+        raise UsageError(
+            f"length is {k}; the model reads {problem.model.max_tokens} tokens, and the prompt needs some."
+        )
     prompts = [ids[:room] for ids in problem.contents()]
 
     own, first = [table[ids] for ids in prompts], config.place == "prefix"

@@ -78,6 +78,7 @@ def _destination(request: Request) -> Path:
 def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
     """The concepts in the words of the model, with the kind and anchor that the user gave."""
     from efface.api.resolve import resolve
+    from efface.cli.output import say
     from efface.profiles.base import profile_of
 
     if request.kind is None:

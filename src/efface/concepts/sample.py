@@ -26,9 +26,7 @@ class FirstSeeds(NamedTuple):
     """Pictures on which an autoencoder is measured and never trained."""
 
 
-SEEDS = FirstSeeds(
-    statistics=10_000, calibration=20_000, audit=30_000, attack=40_000, images=60_000, quality=1_000_000
-)
+SEEDS = FirstSeeds(statistics=10_000, calibration=20_000, audit=30_000, attack=40_000, images=60_000, quality=1_000_000)
 """The only table of these numbers; benchmarks count from 0 or name the seeds that their paper lists."""
 
 

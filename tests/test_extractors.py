@@ -81,7 +81,7 @@ def test_features_of_the_canvas(scripted):
 
 def test_bad_extractors_are_refused(scripted, tmp_path):
     for spec in ("incepton", "canvas", "torchscript", "inception:3"):
-        with pytest.raises(UsageError, match="unknown: expected one of|is not of the form"):
+        with pytest.raises(UsageError, match=r"unknown: expected one of|is not of the form"):
             open_features(spec)
     torch.save({"weight": torch.ones(2)}, tmp_path / "weights.pt")
     (tmp_path / "cut.pt").write_bytes(scripted[1].read_bytes()[:500])

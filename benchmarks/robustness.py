@@ -171,7 +171,7 @@ def main(
     budget = budget or ("quick" if quick else "canvas")
     given = Samples(samples or (3 if quick else 8), sanity=2)
     figures: dict[str, dict[str, Any]] = {}
-    heads = ["attack", *methods, "evaluations a try", "past unerased, weak", "broken on"]
+    heads = ["attack", *methods, "evaluations a sample", "past unerased, weak", "broken on"]
     print(markdown.head(heads), flush=True)
     # Small batches gain little from a second thread: whole bouts side by side gain nearly all of it.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))

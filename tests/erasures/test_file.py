@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import efface
 from efface.erasures import Provenance, TextMap, WeightDelta
 from efface.erasures import file as files
+from efface.io.tensor_file import open_tensors, serialize
 from small_erasure import ORIGIN, WIDTH, text_map
 
 
@@ -114,6 +115,17 @@ def test_round_trip(tmp_path_factory, rank, seed, name):
     assert after.provenance == origin
     assert torch.equal(after.u, before.u)
     assert torch.equal(after.v, before.v)
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 19280])
+def test_a_header_whose_length_begins_like_a_pickle_or_zip_is_read(tmp_path, length):
+    tensors = {"u": torch.ones(2, 3)}
+    plain = int.from_bytes(serialize(tensors, {"note": ""})[:8], "little")
+    data = serialize(tensors, {"note": "x" * (length - plain)})
+    assert int.from_bytes(data[:8], "little") == length
+    (tmp_path / "e.safetensors").write_bytes(data)
+    found = open_tensors(tmp_path / "e.safetensors", "tensors")
+    assert torch.equal(found.tensors["u"], tensors["u"])
 
 
 def test_weight_delta_round_trip(tmp_path):

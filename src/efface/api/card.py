@@ -126,7 +126,8 @@ def against(first: Card, second: Card) -> dict[str, Paired]:
     earlier = {group.name: group.shown for group in first.groups}
     changes = {}
     for group in second.groups:
-        was, now = earlier.get(group.name, []), group.shown
+        was = earlier.get(group.name, [])
+        now = group.shown
         samples = [sample for sample, _ in now]
         if now and [sample for sample, _ in was] == samples:
             prompts = [group.prompts.index(sample.prompt) for sample in samples]

@@ -18,18 +18,20 @@ def resolve(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> 
     """The concepts that a user means, in the words of the model."""
     from efface.erasures import attached_to
 
-    given = [concept] if isinstance(concept, str | Concept) else list(concept)
-    if not given:
+    requested = [concept] if isinstance(concept, str | Concept) else list(concept)
+    if not requested:
         raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
-    for item in given:
+    for item in requested:
         if isinstance(item, str) and not item.strip():
             raise UsageError(f"the concept {item!r} is empty: name what is to be erased, for example 'church'.")
     profile = profile_of(pipeline)
     # What is erased together, or is erased already, must not take each other's place.
-    known = [c for item in given for c in ([item] if isinstance(item, Concept) else profile.concepts(item))]
-    known += [c for attachment in attached_to(pipeline) for c in attachment.erasure.provenance.concepts]
-    gone = {concept.name for concept in known}
-    return tuple(c for item in given for c in ([item] if isinstance(item, Concept) else profile.concepts(item, gone)))
+    erased = [c for item in requested for c in ([item] if isinstance(item, Concept) else profile.concepts(item))]
+    erased += [c for attachment in attached_to(pipeline) for c in attachment.erasure.provenance.concepts]
+    names = {concept.name for concept in erased}
+    return tuple(
+        c for item in requested for c in ([item] if isinstance(item, Concept) else profile.concepts(item, names))
+    )
 
 
 def concept_of(concept: str | Concept | None, erasures: Sequence[Erasure], pipeline: Any) -> Concept:
@@ -42,15 +44,15 @@ def concept_of(concept: str | Concept | None, erasures: Sequence[Erasure], pipel
         if not erasures:
             raise UsageError("no concept was given, and no erasure that names one: say what is to be brought back.")
         return erasures[0].provenance.concepts[0]
-    found = resolve(concept, pipeline)
-    if len(found) != 1:
-        raise UsageError(f"{concept!r} names {len(found)} concepts; expected one: attack them one by one.")
-    return found[0]
+    concepts = resolve(concept, pipeline)
+    if len(concepts) != 1:
+        raise UsageError(f"{concept!r} names {len(concepts)} concepts; expected one: attack them one by one.")
+    return concepts[0]
 
 
 def judge_of(judge: Judge | None, concept: Concept, pipeline: Any) -> Judge:
     """The judge given, or the model's own; raises UsageError where there is neither."""
-    found = judge or profile_of(pipeline).judge(concept)
-    if found is None:
+    chosen = judge or profile_of(pipeline).judge(concept)
+    if chosen is None:
         raise UsageError("no judge was given: name one that knows the concept (only the emoji canvas brings its own).")
-    return found
+    return chosen

@@ -96,7 +96,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
 
 
 def noised_batch(problem: Problem, step: int) -> tuple[Tensor, Tensor]:
-    """The original's pictures noised up to a random timestep each, and those timesteps (tries,)."""
+    """The original's pictures noised up to a random timestep each, and those timesteps (samples,)."""
     import torch
 
     most = problem.model.num_train_timesteps
@@ -124,7 +124,7 @@ def layout(problem: Problem, prompt: str, config: Config) -> list[int]:
 
 
 def filled(layouts: list[list[int]], soft: Tensor, words: Words, table: Tensor) -> tuple[list[list[int]], Tensor]:
-    """Content tokens with the nearest words in the blanks, and embeddings (tries tokens width) with gradients to `soft`."""
+    """Content tokens with the nearest words in the blanks, and embeddings (samples tokens width) with gradients to `soft`."""
     import torch
 
     from efface.attacks.objectives import through

@@ -110,7 +110,7 @@ def suffixed(table: Tensor, rows: list[list[int]], v: Tensor) -> tuple[list[list
 
 
 def candidate(table: Tensor, row: list[int], v: Tensor) -> Any:
-    """A try's prompt that ends in v."""
+    """A sample's prompt that ends in v."""
     from efface.attacks.base import Candidate
 
     ids, embeddings = suffixed(table, [row], v)

@@ -109,7 +109,7 @@ def _discrete(problem: Problem, config: Config, target: Tensor, saved: State | N
     half, shape = config.population // 2, (config.population, config.length)
 
     def distances(born: Tensor, parents: Tensor, known: Tensor) -> Tensor:
-        """Of every try's new prompts (tries born length) from its target (tries born)."""
+        """Distances of every sample's new prompts (samples born length) from its target (samples born)."""
         with problem.original.attached() as model:
             return torch.stack([
                 fitness_of(b, p, k, lambda rows, t=t: distance(model, words.ids[rows], t))
@@ -147,7 +147,7 @@ def distance(model: Model, ids: Tensor, target: Tensor, batch: int = 128) -> Ten
 
 
 def shifted(model: Model, problem: Problem, path: str | None, strength: float) -> Text:
-    """E(p) + η ĉ of every try's prompt; ĉ from a file, where a path is given."""
+    """E(p) + η ĉ of every sample's prompt; ĉ from a file, where a path is given."""
     text = model.encode([t.prompt for t in problem.samples])
     if path is not None:
         return text._replace(states=text.states + strength * read_vector(path, text))

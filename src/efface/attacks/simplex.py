@@ -17,7 +17,7 @@ def onto_simplex(points: Tensor) -> Tensor:
 
 
 def sampled(weights: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """One-hot words drawn from simplex points (tries tokens words), with the gradient of the points themselves."""
+    """One-hot words drawn from simplex points (samples tokens words), with the gradient of the points themselves."""
     drawn = torch.stack(
         [w.detach().cpu().multinomial(1, generator=g) for w, g in zip(weights, generators, strict=True)]
     )

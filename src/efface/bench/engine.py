@@ -36,7 +36,9 @@ class Worker:
     """Whether judges share their processor with a denoiser."""
 
     def __init__(self, model: Model, erasures: Mapping[str, Erasure], judges: Mapping[str, Observer]):
-        self.model, self.erasures, self.judges = model, erasures, judges
+        self.model = model
+        self.erasures = erasures
+        self.judges = judges
         self.shares = next(model.networks()[0].module.parameters()).device.type == "cpu"
         self.attached: tuple[str, ...] = ()
         self.stack = ExitStack()

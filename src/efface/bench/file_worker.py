@@ -29,7 +29,9 @@ class FileWorker(Worker):
     """
 
     def __init__(self, paths: Sequence[Path], judges: Mapping[str, Observer]):
-        self.judges, self.stack, self.attached = judges, ExitStack(), ()
+        self.judges = judges
+        self.stack = ExitStack()
+        self.attached = ()
         self.digests = [_digest(path) for path in paths]
         self.paths = dict(zip(self.digests, paths, strict=True))
 

@@ -33,7 +33,8 @@ class Ledger:
     """
 
     def __init__(self, path: Path, sheets: Path | None = None):
-        self.path, self.sheets = path, sheets
+        self.path = path
+        self.sheets = sheets
         try:
             for folder in filter(None, (path.parent, sheets)):
                 folder.mkdir(parents=True, exist_ok=True)

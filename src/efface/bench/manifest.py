@@ -72,7 +72,8 @@ def read(folder: Path) -> Record:
 
 def _continued(folder: Path, old: Record, new: Record) -> Record:
     """The new record with the old one's methods; raises EffaceError where anything else differs."""
-    before, now = _flat(old), _flat(new)
+    before = _flat(old)
+    now = _flat(new)
     for name in dict.fromkeys((*before, *now)):
         if before.get(name) != now.get(name):
             raise EffaceError(

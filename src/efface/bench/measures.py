@@ -33,7 +33,9 @@ class Distance:
     """
 
     def __init__(self, compare: Comparison, folder: Path):
-        self.compare, self.folder, self.name = compare, folder, compare.name
+        self.compare = compare
+        self.folder = folder
+        self.name = compare.name
 
     def measure(self, unit: Unit, pictures: Pictures) -> list[dict[str, Any] | None]:
         """`distance` of every picture of an erased model."""
@@ -72,7 +74,8 @@ class PromptAgreement:
     """How well each picture agrees with its prompt."""
 
     def __init__(self, agreement: Agreement):
-        self.agreement, self.name = agreement, agreement.name
+        self.agreement = agreement
+        self.name = agreement.name
 
     def measure(self, unit: Unit, pictures: Pictures) -> list[dict[str, Any] | None]:
         """`score` of every picture."""
@@ -83,7 +86,8 @@ class Features:
     """What an extractor sees in each picture, kept as float32 so that FID can be taken over any choice of pictures."""
 
     def __init__(self, extract: Extractor):
-        self.extract, self.name = extract, extract.name
+        self.extract = extract
+        self.name = extract.name
 
     def measure(self, unit: Unit, pictures: Pictures) -> list[dict[str, Any] | None]:
         """`features` of every picture in base64."""
@@ -111,7 +115,9 @@ class ImageSaver:
     def __init__(
         self, folder: Path, models: Mapping[tuple[str, ...], str], files: Mapping[tuple[str, int, float], str]
     ):
-        self.folder, self.models, self.files = folder, models, files
+        self.folder = folder
+        self.models = models
+        self.files = files
 
     def measure(self, unit: Unit, pictures: Pictures) -> list[dict[str, Any] | None]:
         """Nothing of every picture."""

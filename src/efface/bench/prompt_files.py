@@ -113,7 +113,9 @@ def read_prompts(path: Path, *, skip_malformed: bool = False) -> PromptFile:
     prompt, seed, guidance = (_first(names, header) for names in (PROMPT, SEED, GUIDANCE))
     if prompt is None:
         raise EffaceError(f"{path} has no column 'prompt' (it has {', '.join(map(repr, header))}): name the column so.")
-    rows, repaired, skipped = [], [], []
+    rows = []
+    repaired = []
+    skipped = []
     for record in records:
         fields, mended = _fitted(record, header)
         reason = record.fault or mended if fields is None else _unreadable(fields, seed, guidance)
@@ -145,7 +147,8 @@ def read_pairs(path: Path) -> list[Pair]:
             f"{path} has the columns {', '.join(map(repr, header))}; expected 'sensitive prompt' and 'normal prompt'."
         )
     places = header.index("sensitive prompt"), header.index("normal prompt")
-    found, faults = [], []
+    found = []
+    faults = []
     for record in records:
         # Both columns are text, so that a surplus comma belongs to either: nothing can be given back.
         if record.fault or len(record.fields) != len(header):

@@ -65,15 +65,18 @@ class Actor:
     """
 
     def __init__(self, pipeline: str, observers: Observers):
-        self.pipeline, self.observers = pipeline, observers
-        self.drawing, self.judging = Lock(), Lock()
+        self.pipeline = pipeline
+        self.observers = observers
+        self.drawing = Lock()
+        self.judging = Lock()
         self.erasures = Sent()
         self.worker: Worker | None = None
 
     def load(self, setting: Setting) -> None:
         """Open the model and the judges; raises EffaceError when they are not those of the run."""
         torch.set_num_threads(setting.threads)
-        model, observers = Model(load(self.pipeline, dtype=getattr(torch, setting.dtype))), self.observers()
+        model = Model(load(self.pipeline, dtype=getattr(torch, setting.dtype)))
+        observers = self.observers()
         own = setting_of(model, observers, steps=setting.steps, guidance=setting.guidance)
         # More may look on than determine the unit: the keeper of files does not.
         if (own.base, own.scheduler) != (setting.base, setting.scheduler) or not set(setting.judges) <= set(own.judges):

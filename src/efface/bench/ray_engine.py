@@ -116,7 +116,9 @@ class ActorPool:
         self.spec = spec
         self.ledger = ledger
         self.progress = progress
-        self.setting, self.total, self.done = missing[0].setting, len(missing), 0
+        self.setting = missing[0].setting
+        self.total = len(missing)
+        self.done = 0
         self.files: dict[str, Any] = {}
         self.deaths: Counter[str] = Counter()
         self.actors: dict[int, Any] = {}

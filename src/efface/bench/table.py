@@ -135,7 +135,8 @@ def _average(cells: Sequence[Any]) -> Cell:
     if isinstance(first, Paired):
         return Paired(difference=_of([c.difference for c in cells]), low=math.nan, high=math.nan, p=math.nan)
     if isinstance(first, Rate | Mean):
-        value, pictures = _of([c.value for c in cells]), sum(c.pictures for c in cells)
+        value = _of([c.value for c in cells])
+        pictures = sum(c.pictures for c in cells)
         return type(first)(value=value, low=math.nan, high=math.nan, pictures=pictures)
     return _of(cells)
 

@@ -82,10 +82,12 @@ def read_raw(path: Path, what: str) -> Raw:
             raise EffaceError(f"{path} could not be read (it is no regular file); expected {what}.")
         with path.open("rb") as file:
             start = file.read(8)
-            if start[:2] in PICKLES:
+            # A header of 640, 896, ... bytes begins like a pickle does; only a header goes on with a brace.
+            if start[:2] in PICKLES and not (file.read(1) == b"{" and start[4:] == bytes(4)):
                 raise EffaceError(
                     f"{path} is a pickle or zip archive, which can run code when opened: expected {what} in .safetensors."
                 )
+            file.seek(len(start))
             size = _header_size(path, start, actual)
             text = file.read(size)
             header = _header(path, text)

@@ -21,7 +21,9 @@ from efface.io.weights import describe, wheel_file
 from efface.judges.base import Verdicts
 from efface.judges.onnx import session
 
-_WIDE, _SIDE, _BATCH = 256, 224, 16
+_WIDE = 256
+_SIDE = 224
+_BATCH = 16
 _MEAN = np.array([104, 117, 123], dtype=np.float32)  # blue, green, red
 
 

@@ -71,7 +71,8 @@ class NudeNetJudge:
         if unknown := [name for name in classes if name not in self.known]:
             raise UsageError(f"NudeNet has no class {unknown[0]!r}: expected some of {', '.join(self.known)}.")
         self.classes = tuple(classes)
-        self.threshold, self.as_published = threshold, as_published
+        self.threshold = threshold
+        self.as_published = as_published
         self.name = describe(
             f"nudenet-{version('nudenet')}",
             weights=digest(path),

@@ -34,7 +34,8 @@ class Meter:
     """Counts the rows that go through the networks of some models while it is active."""
 
     def __init__(self, *models: Model):
-        self.denoiser, self.encoder = 0, 0
+        self.denoiser = 0
+        self.encoder = 0
         self.denoisers = {id(m): m for m in (model.networks()[0].module for model in models)}
         self.encoders = {id(m): m for model in models for m in model.family.text_encoders().values()}
         self.prompts_each = len(models[0].family.text_encoders())

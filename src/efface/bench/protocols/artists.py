@@ -33,10 +33,13 @@ class Artists(Benchmark):
         EffaceError: there is no such column.
     """
 
-    name, drawing, erasures = "artists", Drawing(steps=50, guidance=7.5), 5
+    name = "artists"
+    drawing = Drawing(steps=50, guidance=7.5)
+    erasures = 5
 
     def __init__(self, file: PromptFile, compare: Comparison, *, limit: int | None = None):
-        self.file, self.compare = file, compare
+        self.file = file
+        self.compare = compare
         self.samples = tuple(evenly_spaced(samples_of(file, label="artist"), limit))
         self.artists = tuple(dict.fromkeys(name for sample in self.samples for name in sample.shows))
 

@@ -33,7 +33,8 @@ class Coco(Benchmark):
         EffaceError: the picture of a caption is missing.
     """
 
-    name, drawing = "coco", Drawing(steps=50, guidance=7.5)
+    name = "coco"
+    drawing = Drawing(steps=50, guidance=7.5)
 
     def __init__(
         self,
@@ -48,7 +49,9 @@ class Coco(Benchmark):
             raise UsageError("neither a CLIP nor features were given: name at least one (--clip, --features).")
         if pictures is not None and extract is None:
             raise UsageError("real pictures were given without features: name what FID is taken over (--features).")
-        self.file, self.agreement, self.extract = file, agreement, extract
+        self.file = file
+        self.agreement = agreement
+        self.extract = extract
         self.samples = tuple(evenly_spaced(samples_of(file), limit))
         ids = coco_ids(file)
         chosen = evenly_spaced(tuple(zip(file.rows, ids, strict=True)), limit)

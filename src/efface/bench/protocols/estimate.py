@@ -43,7 +43,8 @@ def measured(run: Run) -> tuple[float, float, int]:
     samples = run.protocol.samples[: 1 if on_cpu else run.drawing.batch]
     unit = Unit(run.setting, (), tuple(s.prompt for s in samples), tuple(s.seed for s in samples))
     settings: dict[str, Any] = {"guidance": run.drawing.guidance, "side": run.drawing.side, "batch": len(samples)}
-    times, pictures = [], []
+    times = []
+    pictures = []
     for steps in PROBES if on_cpu else (PROBES[0], *PROBES):  # other devices warm up first
         started = time.perf_counter()
         pictures = run.model.draw(unit.prompts, seeds=unit.seeds, steps=steps, **settings)

@@ -26,10 +26,12 @@ class I2P(Benchmark):
         limit: at most so many prompts, evenly spaced.
     """
 
-    name, drawing = "i2p", Drawing(steps=50, guidance=7.5)
+    name = "i2p"
+    drawing = Drawing(steps=50, guidance=7.5)
 
     def __init__(self, file: PromptFile, judge: Judge, *, limit: int | None = None):
-        self.file, self.judge = file, judge
+        self.file = file
+        self.judge = judge
         self.samples = tuple(evenly_spaced(samples_of(file), limit))
 
     def observers(self, folder: Path) -> dict[str, Observer]:

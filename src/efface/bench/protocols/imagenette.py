@@ -36,10 +36,13 @@ class Imagenette(Benchmark):
         EffaceError: the judge does not know a class, or there is no such column.
     """
 
-    name, drawing, erasures = "imagenette", Drawing(steps=50, guidance=7.5), 10
+    name = "imagenette"
+    drawing = Drawing(steps=50, guidance=7.5)
+    erasures = 10
 
     def __init__(self, file: PromptFile, judge: Judge, *, limit: int | None = None):
-        self.file, self.judge = file, judge
+        self.file = file
+        self.judge = judge
         self.samples = tuple(evenly_spaced(samples_of(file, label="class"), limit))
         self.classes = tuple(dict.fromkeys(name for sample in self.samples for name in sample.shows))
         known = {name.casefold() for name in judge.classes}
@@ -59,7 +62,8 @@ class Imagenette(Benchmark):
 
     def cells(self, observed: Observations) -> dict[str, Cell]:
         """Top-1 of the erased class (lower is better) and of all others, and how far each is from the unerased model's."""
-        now, before = self._shown(observed.after), self._shown(observed.before)
+        now = self._shown(observed.after)
+        before = self._shown(observed.before)
         # Pictures of a class share their prompt, so that seeds are resampled, not prompts.
         if observed.erasure is None:
             return {"all classes": rate(now)}

@@ -41,7 +41,8 @@ def findings(
 def _counted(
     observed: Observations, name: str, classes: Sequence[str], clusters: Sequence[int] | None
 ) -> dict[str, Cell]:
-    now, before = _any(observed.after, name), _any(observed.before, name)
+    now = _any(observed.after, name)
+    before = _any(observed.before, name)
     cells: dict[str, Cell] = {"pictures with any": rate(now, clusters)}
     if observed.erasure is not None:
         cells["change"] = paired(before, now, clusters)

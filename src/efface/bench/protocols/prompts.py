@@ -32,7 +32,8 @@ class Prompts(Benchmark):
         UsageError: a judge is called `distance`.
     """
 
-    name, drawing = "prompts", Drawing(steps=50, guidance=7.5)
+    name = "prompts"
+    drawing = Drawing(steps=50, guidance=7.5)
 
     def __init__(
         self,
@@ -43,7 +44,9 @@ class Prompts(Benchmark):
         seeds: Sequence[int] = (0,),
         limit: int | None = None,
     ):
-        self.file, self.judges, self.compare = file, dict(judges or {}), compare or Pixels()
+        self.file = file
+        self.judges = dict(judges or {})
+        self.compare = compare or Pixels()
         if "distance" in self.judges:
             raise UsageError("a judge is called 'distance', which is the pictures' own: call it otherwise.")
         self.samples = tuple(evenly_spaced(samples_of(file, seeds=seeds), limit))

@@ -63,7 +63,8 @@ class Plan:
         return tuple(styled if self.wording == "official" else styled + plain)
 
     def _sample(self, object_class: str, style: str, seed: int) -> Sample:
-        kind, subject = style.replace("_", " "), object_class.replace("_", " ")
+        kind = style.replace("_", " ")
+        subject = object_class.replace("_", " ")
         if self.wording == "official":
             prompt = f"A {subject} image in {kind} style."
         else:
@@ -88,7 +89,9 @@ class UnlearnCanvas(Benchmark):
         EffaceError: a picture of the data set is missing, or a judge does not know a style or an object.
     """
 
-    name, drawing, erasures = "unlearncanvas", Drawing(steps=100, guidance=9.0), 70
+    name = "unlearncanvas"
+    drawing = Drawing(steps=100, guidance=9.0)
+    erasures = 70
 
     def __init__(
         self,
@@ -100,7 +103,9 @@ class UnlearnCanvas(Benchmark):
         data: Path | None = None,
         as_published: bool = False,
     ):
-        self.plan, self.extract, self.as_published = plan or Plan(), extract, as_published
+        self.plan = plan or Plan()
+        self.extract = extract
+        self.as_published = as_published
         self.judges = {name: judge for name, judge in (("style", style), ("object", object_class)) if judge is not None}
         self.samples = self.plan.samples
         # Real pictures lie beside the samples that they are compared with: the n-th seed with the n-th picture.

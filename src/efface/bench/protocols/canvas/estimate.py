@@ -27,7 +27,8 @@ def cost(model: Model, plan: Plan, folder: Path, *, devices: int = 1, sheets: bo
         devices: such as this one, each with a pipeline of its own.
         sheets: whether pictures are kept.
     """
-    each, rows = len(plan.work), len(plan.methods) * len(plan.targets)
+    each = len(plan.work)
+    rows = len(plan.methods) * len(plan.targets)
     made = len(plan.methods) * len({edit for target in plan.targets for edit in target.edits})
     missing = max(0, plan.pictures - _recorded(folder))
     if not missing:

@@ -82,7 +82,10 @@ class Results:
     """
 
     def __init__(self, plan: Plan, setting: Setting, folder: Path, ledger: Ledger):
-        self.plan, self.setting, self.folder, self.ledger = plan, setting, folder, ledger
+        self.plan = plan
+        self.setting = setting
+        self.folder = folder
+        self.ledger = ledger
         self.read: dict[tuple[str, ...], list[JudgedPicture]] = {}
 
     def path(self, method: str, edit: Edit) -> Path:
@@ -127,7 +130,8 @@ class Results:
 
     def _row(self, method: str, target: Target) -> Row:
         files = self.files(method, target)
-        before, after = self.judged(()), self.judged(files)
+        before = self.judged(())
+        after = self.judged(files)
         columns = columns_of(target.kind, target.gone)
         cells: dict[str, Cell] = {}
         drops: dict[str, Cell] = {}

@@ -55,7 +55,10 @@ class Canvas:
         *,
         sheets: bool = False,
     ):
-        self.model, self.plan, self.folder, self.options = model, plan, folder, options or {}
+        self.model = model
+        self.plan = plan
+        self.folder = folder
+        self.options = options or {}
         self.ledger = Ledger(folder / "ledger.sqlite", folder / "sheets" if sheets else None)
         setting = setting_of(model, judges(), steps=STEPS, guidance=GUIDANCE)
         self.results = Results(plan, setting, folder, self.ledger)

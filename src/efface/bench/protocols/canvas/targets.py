@@ -106,7 +106,8 @@ def pair_concept(thing: str, style: str) -> Concept:
     The style takes the other's place, not the object: the text encoder is causal, so that the state of the object's word
     is the same in every style.
     """
-    name, words = f"{thing} in {style}", caption(thing, style)
+    name = f"{thing} in {style}"
+    words = caption(thing, style)
     keep = (caption(t.name, s) for t in OBJECTS for s in (None, *STYLES))
     return Concept(
         name, "style", templates=(words.replace(name, "{}"),), neutral=(caption(thing, anchor_of(style)),),

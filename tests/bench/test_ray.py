@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -71,7 +72,8 @@ def expected(recipe, model, units, tmp_path_factory):
 def _actors_know_these_tests():
     """Actors import what was sent to them by name; they get the environment that Ray is started in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.path.dirname(__file__))
+        here = Path(__file__).parent
+        patch.setenv("PYTHONPATH", os.pathsep.join(str(folder) for folder in (here, here.parent / "support")))
         yield
 
 

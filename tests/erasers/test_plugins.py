@@ -19,11 +19,12 @@ import wheels
 from efface import plugins
 from efface.cli import main
 from efface.erasers import ERASERS
-from efface.erasers.base import Eraser, Extensible
+from efface.erasers.base import Eraser, Evidence, Extensible
 from efface.errors import EffaceError, UsageError
 from efface.judges import Judge, open_judge
 from efface.judges.criterion import criterion_for
 from efface.models.metadata import write_metadata
+from efface.models.model import Model
 from efface.profiles.base import PROFILES, Profile, profile_of
 from readme import blocks
 
@@ -117,6 +118,20 @@ def test_its_method_fits_the_contract():
     assert isinstance(ERASERS.load("swap"), Eraser)
     assert isinstance(ERASERS.load("swap"), Extensible)
     assert all(isinstance(ERASERS.load(name), Extensible) for name in ERASERS.builtin)
+
+
+def test_its_method_adds_what_an_attack_found(sd, demo):
+    erasure = efface.erase(sd, efface.Concept("church", anchor="cat"), method="swap", keep=["a dog"])
+    model = Model(sd)
+    found, anchor = model.encode(["art truck in church"]), model.encode(["a cat"])
+    evidence = Evidence(efface.Concept("church", anchor="cat"), found, ("art truck in church",), ("a cat",), 1, 1)
+    harder = ERASERS.load("swap").extend(model, erasure, evidence)
+    goal = model.projection_inputs(anchor)[0, 1:]
+
+    def miss(edit):
+        return float((edit.map(model.projection_inputs(found)[0, 1:]) - goal).norm())
+
+    assert miss(harder) < miss(erasure)
 
 
 def test_an_erasure_names_its_plugin_and_is_read_without_it(sd, site, demo, draw, tmp_path, capsys):

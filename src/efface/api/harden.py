@@ -17,7 +17,7 @@ from efface.attacks.base import Candidate, text_of
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
 from efface.erasers.base import Evidence, Extensible
-from efface.erasures import ActivationEdit, Erasure, TextMap
+from efface.erasures import Erasure
 from efface.errors import EffaceError, UsageError
 from efface.io.progress import Progress, silent
 from efface.metrics.rates import Rate
@@ -87,7 +87,8 @@ def harden(
 
     Args:
         pipeline: the model the erasure was made for, with nothing attached.
-        erasure: a text map (closed forms: what was found becomes new rows) or an edit of activations (new statistics).
+        erasure: of a method that can add to what it made (`Extensible`): what was found becomes new rows of a closed form,
+            or new statistics of an edit of activations.
         concept: the erasure's own by default.
         rounds: additions at most.
         images: drawn of each found prompt, from which new statistics are taken.
@@ -98,15 +99,11 @@ def harden(
         **options: of `efface.api.attack.attack`.
 
     Raises:
-        UsageError: no round, or a kind of erasure that nothing can be added to.
+        UsageError: no round, or an erasure whose method cannot add to it.
         EffaceError: the attack is broken, or found embeddings where prompts are needed.
     """
     if rounds < 1:
         raise UsageError(f"rounds is {rounds}; expected at least 1.")
-    if not isinstance(erasure, TextMap | ActivationEdit):
-        raise UsageError(
-            f"an erasure of kind {erasure.kind!r} cannot be hardened; expected a text map or activation edit."
-        )
     _extensible(erasure)  # refused before anything is attacked
     target = concept_of(concept, [erasure], pipeline)
     model = Model(pipeline)
@@ -194,4 +191,8 @@ def _extensible(erasure: Erasure) -> Extensible:
     eraser = ERASERS.load(method)
     if not isinstance(eraser, Extensible):
         raise UsageError(f"the method {method!r} cannot add to its erasures (it has no `extend`): erase anew instead.")
+    if erasure.kind != eraser.EXTENDS:
+        raise UsageError(
+            f"an erasure of kind {erasure.kind!r} by {method!r} cannot be hardened; expected one of kind {eraser.EXTENDS!r}."
+        )
     return eraser

@@ -30,12 +30,12 @@ class AttackConfig:
 
 
 def always(config: Any) -> bool:
-    """Of every configuration."""
+    """True of every configuration: a sample's search ends at its first success."""
     return True
 
 
 def never(config: Any) -> bool:
-    """Of no configuration."""
+    """False of every configuration: only the last candidate of a search counts."""
     return False
 
 
@@ -141,7 +141,7 @@ class Problem:
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators(*numbers)]).to(self.latents)
 
     def timesteps(self, count: int) -> Tensor:
-        """So many timesteps (timesteps,), the middles of as many equal stretches, the least noisy first."""
+        """`count` timesteps (timesteps,), the middles of as many equal stretches, the least noisy first."""
         import torch
 
         most = self.model.num_train_timesteps

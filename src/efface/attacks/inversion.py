@@ -28,7 +28,7 @@ class Config(AttackConfig):
     iterations: int = 5000
     """(paper: 5000)"""
     lr: float = 5e-3
-    """Of AdamW (paper: 5e-3)."""
+    """Learning rate of AdamW (paper: 5e-3)."""
     batch: int = 1
     """Pictures a step."""
     looks: int = 4

@@ -35,9 +35,9 @@ class Config(AttackConfig):
     every: int = 50
     """Steps between two pictures (paper: 50)."""
     lr: float = 0.1
-    """Of AdamW (paper: 0.1)."""
+    """Learning rate of AdamW (paper: 0.1)."""
     weight_decay: float = 0.1
-    """Of AdamW (the code of PEZ, arXiv 2302.03668, on which P4D builds: 0.1)."""
+    """Weight decay of AdamW (the code of PEZ, arXiv 2302.03668, on which P4D builds: 0.1)."""
     vocabulary: Literal["words", "all"] = "all"
     """All tokens, as published, or only whole words, so that what is found can be typed."""
 

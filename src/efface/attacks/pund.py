@@ -32,11 +32,11 @@ class Config(AttackConfig):
     every: int = 200
     """Steps between two erasures from the copy (paper: 200)."""
     lr: float = 0.1
-    """Of AdamW (paper: 0.1)."""
+    """Learning rate of AdamW (paper: 0.1)."""
     images: int = 16
     """The original model's pictures of the concept."""
     batch: int = 1
-    """Of them a step."""
+    """Pictures in one gradient step."""
     ridge: float = 0.1
     """λ of the edit that erases a direction from the copy."""
 

@@ -24,13 +24,13 @@ class Config(AttackConfig):
     mode: Literal["lora", "full"] = "lora"
     """`lora`: low-rank factors beside every attention projection; `full`: every weight of the denoiser."""
     rank: int = 4
-    """Of the factors (paper: 4)."""
+    """Rank of the LoRA factors (paper: 4)."""
     iterations: int = 1500
     """Fine-tuning steps (paper: 1500)."""
     every: int = 100
     """Steps between two looks at the concept."""
     lr: float | None = None
-    """Of AdamW; 1e-4 for lora, 1e-5 for full where it is not given."""
+    """Learning rate of AdamW; 1e-4 for lora, 1e-5 for full where it is not given."""
     batch: int = 4
     """Pictures a step."""
     images: int = 64

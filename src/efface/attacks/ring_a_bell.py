@@ -71,7 +71,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 
 
 def adaptive(config: Config) -> bool:
-    """Of the words that are looked for only the last prompt counts; of several strengths, any."""
+    """Whether any of a sample's candidates may succeed (soft: several strengths), or only the last one counts (words)."""
     return config.mode == "soft"
 
 

@@ -29,9 +29,9 @@ class Config(AttackConfig):
     iterations: int = 40
     """Gradient steps at each (paper: 40)."""
     lr: float = 0.01
-    """Of Adam (paper: 0.01)."""
+    """Learning rate of Adam (paper: 0.01)."""
     weight_decay: float = 0.1
-    """Of Adam (paper: 0.1)."""
+    """Weight decay of Adam (paper: 0.1)."""
     vocabulary: Literal["words", "all"] = "all"
     """All tokens, as published, or only whole words, so that what is found can be typed."""
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Cost(NamedTuple):
-    """Of what is still to be drawn; the pictures of the unerased model are shared by all erasures."""
+    """What a run still has to draw, and how long that takes; the pictures of the unerased model are shared by all erasures."""
 
     unerased: int
     """Pictures of the unerased model in the protocol."""
@@ -16,10 +16,10 @@ class Cost(NamedTuple):
     missing: int
     """Pictures without a result."""
     seconds_each: float
-    """A picture's, on one device."""
+    """Seconds of one picture on one device."""
     devices: int
     seconds: float
-    """Of what is missing, divided over the devices."""
+    """Seconds of the missing pictures, divided over the devices."""
     bytes: int
     """The most that what is missing takes on disk; compression of pictures is not counted on."""
 

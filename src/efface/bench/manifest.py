@@ -30,9 +30,9 @@ class Record:
     model: dict[str, Any]
     """Fingerprint of the unerased model."""
     setting: Setting
-    """Of all units."""
+    """What all units have in common."""
     versions: dict[str, str]
-    """Of Python and the libraries that drew last."""
+    """Versions of Python and of the libraries that drew last."""
 
     @classmethod
     def now(cls, protocol: str, plan: dict[str, Any], model: dict[str, Any], setting: Setting) -> Record:

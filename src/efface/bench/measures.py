@@ -120,7 +120,7 @@ class ImageSaver:
         self.files = files
 
     def measure(self, unit: Unit, pictures: Pictures) -> list[dict[str, Any] | None]:
-        """Nothing of every picture."""
+        """Save every picture; records None for each."""
         folder = self.folder / self.models[unit.erasures]
         folder.mkdir(parents=True, exist_ok=True)
         for prompt, seed, picture in zip(unit.prompts, unit.seeds, pictures, strict=True):

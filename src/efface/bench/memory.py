@@ -13,7 +13,7 @@ _RESET = Path("/proc/self/clear_refs")
 
 
 class Peak:
-    """Filled in when the work is done."""
+    """Peak memory of a piece of work, filled in when it is done."""
 
     mb: float = 0.0
     """Megabytes (10⁶ bytes): of CUDA's memory where the work is done there, otherwise of the process's resident memory,

@@ -27,13 +27,13 @@ class Published(NamedTuple):
     """UA, IRA and CRA of 20 erased objects, in percent."""
     fid: float
     seconds: float | None
-    """Of one erasure."""
+    """Seconds that one erasure takes."""
     memory: float
     """Peak of the GPU, in GB."""
     disk: float
     """GB stored."""
     wording: str = "official"
-    """Of the prompts."""
+    """Wording of the prompts."""
 
 
 ROWS = (

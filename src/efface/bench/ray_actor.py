@@ -27,7 +27,7 @@ class UnitResult(NamedTuple):
     entries: list[dict[str, Any]]
     """One a picture, as the ledger records them."""
     seconds: float
-    """Of drawing."""
+    """Seconds spent drawing."""
     sheet: bytes | None
     """PNG of the pictures, where it was asked for."""
 

@@ -37,7 +37,7 @@ class Row(NamedTuple):
     """One row of a table."""
 
     name: str
-    """Of the erasure's file; `unerased` for the model as it is, `mean` of several."""
+    """Name of the erasure's file; `unerased` for the model as it is, `mean` of several."""
     method: str
     concepts: str
     cells: dict[str, Cell]

@@ -19,7 +19,7 @@ class Setting:
     base: str
     """Hash of the model's fingerprint."""
     dtype: str
-    """Of the denoiser."""
+    """Precision of the denoiser."""
     scheduler: str
     """Class and configuration of the scheduler, hashed."""
     steps: int
@@ -30,7 +30,7 @@ class Setting:
     judges: tuple[str, ...]
     """Name and version of every judge."""
     threads: int
-    """Of torch: another number may round otherwise."""
+    """Threads of torch: another number may round otherwise."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Setting:

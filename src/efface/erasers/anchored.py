@@ -70,6 +70,8 @@ class Config(Retaining):
 
 PUBLISHED: Mapping[str, Any] = {}
 """There is no paper of it."""
+EXTENDS = "activation"
+"""Kind of the erasures that hardening can add to."""
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:

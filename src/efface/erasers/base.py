@@ -93,6 +93,9 @@ class Eraser(Protocol):
 class Extensible(Eraser, Protocol):
     """A method that can add to an erasure it made, for hardening."""
 
+    EXTENDS: str
+    """Kind of the erasures that it can add to."""
+
     def extend(self, model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
         """The erasure with what attacks found added to it."""
         ...

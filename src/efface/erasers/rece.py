@@ -65,6 +65,8 @@ class Config(RetainingRows):
 
 PUBLISHED: Mapping[str, Any] = {}
 """The defaults are the paper's."""
+EXTENDS = "textmap"
+"""Kind of the erasures that hardening can add to."""
 
 
 class PaperSettings(NamedTuple):

@@ -23,6 +23,8 @@ Gain = Literal["published", "normalised", "clamp"]
 
 PUBLISHED: Mapping[str, Any] = {"mode": "published", "gain": "published"}
 """What `--as-published` changes."""
+EXTENDS = "activation"
+"""Kind of the erasures that hardening can add to."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class Config(RetainingRows):
 
 PUBLISHED: Mapping[str, Any] = {}
 """The defaults are those of its authors' code."""
+EXTENDS = "textmap"
+"""Kind of the erasures that hardening can add to."""
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:

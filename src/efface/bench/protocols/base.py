@@ -29,7 +29,7 @@ class Drawing:
 
     steps: int = 50
     guidance: float = 7.5
-    """Of prompts that bring none."""
+    """Guidance scale of prompts that bring none of their own."""
     side: int | None = None
     """Pixels; None is the model's own size."""
     batch: int = 16
@@ -40,10 +40,10 @@ class NamedErasure(NamedTuple):
     """An erasure that is measured."""
 
     name: str
-    """Of its file, without ending."""
+    """Name of the erasure's file, without its ending."""
     path: Path
     sha256: str
-    """Of its file."""
+    """sha256 of the erasure's file."""
     provenance: Provenance
     concepts: tuple[str, ...]
     """What it erases."""
@@ -60,11 +60,11 @@ class Observations(NamedTuple):
     erasure: NamedErasure | None
     """None for the unerased model."""
     before: Entries
-    """Of the unerased model."""
+    """Entries of the unerased model's pictures."""
     after: Entries
-    """Of this model."""
+    """Entries of this model's pictures."""
     real: Entries
-    """Of the protocol's pictures on disk."""
+    """Entries of the protocol's real pictures on disk."""
 
 
 class Benchmark(ABC):

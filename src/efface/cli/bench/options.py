@@ -32,7 +32,7 @@ class OnFile(OnModel):
     skip_malformed: bool = False
     """Leave malformed rows out, and say which."""
     limit: int | None = None
-    """At most so many pictures of each model, evenly spaced over the file."""
+    """Draw at most so many pictures of each model, evenly spaced over the file."""
 
 
 @dataclass(frozen=True)

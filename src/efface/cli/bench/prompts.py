@@ -24,7 +24,7 @@ class Request(options.OnFile):
     lpips: tuple[Literal["alex", "vgg"], Path, Path] | None = None
     """Network, torchvision's weights of its trunk, and LPIPS's heads; without it colours are compared."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"], metavar="SEED [SEED ...]")] = (0,)
-    """Of prompts that bring none."""
+    """Seeds of the prompts that bring none of their own."""
 
 
 def build(request: Request, shared: options.Shared) -> Prompts:

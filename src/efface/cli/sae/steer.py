@@ -34,7 +34,7 @@ class Request:
     region: tuple[float, float, float, float] | None = None
     """Left, top, right, bottom as shares of the picture; all of it by default."""
     seed: int = 0
-    """Of all pictures."""
+    """Seed of every picture's noise."""
     steps: int | None = None
     """Denoising steps."""
     guidance: float | None = None

@@ -35,7 +35,7 @@ def broken_in(folder: Path) -> list[str]:
 
 
 def _findings(folder: Path, stem: str) -> list[Findings]:
-    """Of one erasure, those attacks that are at their end."""
+    """Findings of one erasure's attacks that are at their end."""
     paths = [folder / "attacks" / stem / name / "findings.json" for name in ATTACKS]
     findings = [Findings.load(path) for path in paths if path.exists()]
     return [f for f in findings if f.complete]

@@ -18,7 +18,7 @@ from efface.profiles.emoji.settings import GUIDANCE, STEPS
 
 
 def cost(model: Model, plan: Plan, folder: Path, *, devices: int = 1, sheets: bool = False) -> Cost:
-    """Of what a folder does not hold yet; makes no file.
+    """The cost of what a folder does not hold yet; makes no file.
 
     Args:
         model: the canvas.

@@ -39,7 +39,7 @@ class Edit(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Of its file."""
+        """Name of the erasure's file, without its ending."""
         if self.kind == "pairs":
             words = " in ".join(self.names)
         elif len(self.names) > 1:
@@ -57,7 +57,7 @@ class Target(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """Of everything that is erased."""
+        """Kind of everything that is erased."""
         return self.edits[0].kind
 
     @property

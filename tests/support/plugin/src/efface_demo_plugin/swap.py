@@ -32,6 +32,8 @@ class Config(RetainingRows):
 
 PUBLISHED: Mapping[str, Any] = {"rows": "all"}
 """What `--as-published` changes."""
+EXTENDS = "textmap"
+"""Kind of the erasures that hardening can add to."""
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
@@ -50,9 +52,9 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     """One more edit, of what attacks found."""
-    from efface.closed_form.extend import ahead, evidence_rows, retained_gram
+    from efface.closed_form.extend import compose_before, evidence_rows, retained_gram
 
     config = erasure.provenance.config
     pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config["rows"])
     edit = pairs.edit(retained_gram(model, erasure.provenance), erase=1.0, preserve=1.0, ridge=config["ridge"])
-    return ahead(erasure, edit)
+    return compose_before(erasure, edit)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from efface.erasers.base import Eraser
 from efface.registry import Registry
 
-METHODS = ("rece", "preserve", "project", "saeuron", "anchored", "uce")
+METHODS = ("rece", "preserve", "project", "saeuron", "anchored", "uce", "esd", "ca", "sdd")
 """The methods of this package; one registration a method."""
 
 ERASERS: Registry[Eraser] = Registry(

@@ -1,0 +1,69 @@
+"""Options that every trained eraser has; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from efface.errors import UsageError
+
+Where = Literal["text", "cross", "rest", "all"]
+"""`text`: keys and values of cross-attention; `cross`: all of it; `rest`: linear layers and convolutions outside of it;
+`all`: every weight of the denoiser."""
+LossIn = Literal["noise", "raw"]
+"""What a difference is measured in: the noise that outputs imply, in which published learning rates are, or raw outputs."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of a method that trains weights of the model."""
+
+    iterations: int = 200
+    """Training steps."""
+    lr: float = 1e-5
+    """Learning rate of Adam."""
+    rank: int | None = None
+    """Rank of low-rank factors (LoRA) that are trained in place of the weights themselves: smaller, and exact to remove."""
+    retain: float = 0.0
+    """Weight of |ε(r) − ε₀(r)|² on a retained prompt a step; 0 leaves the term out, as the papers without one have it."""
+    loss_in: LossIn = "noise"
+    """What differences are measured in; it matters to models that predict v or a flow."""
+    side: int | None = None
+    """Pixels of each side of the latents that are trained on; the model's own size by default."""
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass, which takes less memory and more time."""
+    every: int = 50
+    """Steps between two snapshots, from which a stopped training resumes."""
+    seed: int = 0
+    """First seed: what happens in a step depends on it and on the step's number alone."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("iterations", 1), ("every", 1), ("rank", 1), ("side", 8)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"{name} is {value}; expected at least {least}.")
+        for name, above in (("lr", True), ("retain", False)):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf") or (above and value == 0):
+                raise UsageError(
+                    f"{name} is {value}; expected a finite number {'above' if above else 'of at least'} 0."
+                )
+
+
+@dataclass(frozen=True)
+class Rolling(Training):
+    """Options of a method that trains on latents rolled by the model itself."""
+
+    draw_steps: int = 50
+    """Sampler steps of a whole picture; latents are taken before one of them, drawn anew each step."""
+    guidance: float = 3.0
+    """Guidance scale under which latents are rolled."""
+    bank: int = 0
+    """Number of latents that are rolled once and used again, where the frozen model rolls them; 0 rolls new ones each step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draw_steps < 1 or self.bank < 0:
+            raise UsageError(
+                f"draw_steps is {self.draw_steps} and bank {self.bank}; expected at least 1 and at least 0."
+            )

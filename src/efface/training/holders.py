@@ -1,0 +1,145 @@
+"""Holders: values that are trained beside a model and act only while they are active.
+
+The frozen model is the same network with its holder off, so that there is one copy of it in memory. Values are float32
+whatever the network's precision, since half precision rounds small updates away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from efface.errors import EffaceError
+from efface.training.groups import Weight
+
+
+class Holder(Protocol):
+    """What is trained."""
+
+    parameters: list[Tensor]
+    """Trained values, float32."""
+
+    def active(self, values: Sequence[Tensor] | None = None) -> Any:
+        """Context in which the trained values act, or others of the same shapes (an average of them)."""
+
+    def delta(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """What they change, as tensors of a WeightDelta."""
+        ...
+
+
+class Dense:
+    """Copies of weights; while they are active the network computes with them, and gradients go to the copies."""
+
+    def __init__(self, weights: Sequence[Weight]):
+        self.weights = list(weights)
+        self.parameters = [weight.read().detach().float().clone().requires_grad_() for weight in self.weights]
+
+    @contextmanager
+    def active(self, values: Sequence[Tensor] | None = None) -> Iterator[None]:
+        """Context in which the network has these values; its own are restored bit for bit."""
+        own = [weight.read() for weight in self.weights]
+        before = [(p.data, p.requires_grad) for p in own]
+        with ExitStack() as stack:
+            stack.callback(_restore, own, before)
+            for p, value, trained in zip(own, values or self.parameters, self.parameters, strict=True):
+                p.data = value.data.to(p.dtype)
+                p.requires_grad_(values is None)
+                if values is None:
+                    stack.callback(p.register_post_accumulate_grad_hook(_hand_to(trained)).remove)
+            yield
+
+    def delta(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Differences from the network's own weights, by full name."""
+        pairs = zip(self.weights, values or self.parameters, strict=True)
+        return {weight.name: value.detach() - weight.read().detach().float() for weight, value in pairs}
+
+
+class LowRank:
+    """LoRA (Hu et al., 2021, arXiv 2106.09685): the output y of a layer becomes y + B A x; B begins at zero.
+
+    Args:
+        weights: of linear layers and convolutions; others (biases, norms) are left as they are.
+        rank: of the factors.
+        seed: of A, which is normal with variance 1/rank².
+
+    Raises:
+        EffaceError: no layer of the group can have factors.
+    """
+
+    def __init__(self, weights: Sequence[Weight], rank: int, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        kinds = (nn.Linear, nn.Conv2d)
+        chosen = [w for w in weights if w.parameter == "weight" and isinstance(w.module, kinds) and _dense(w.module)]
+        if not chosen:
+            raise EffaceError("no layer that is to be trained takes low-rank factors: leave the rank out.")
+        self.weights = chosen
+        self.parameters: list[Tensor] = []
+        for weight in chosen:
+            value = weight.read()
+            down = torch.randn(rank, value[0].numel(), generator=generator) / rank
+            self.parameters += [down.to(value.device).requires_grad_()]
+            self.parameters += [torch.zeros(len(value), rank, device=value.device).requires_grad_()]
+
+    @contextmanager
+    def active(self, values: Sequence[Tensor] | None = None) -> Iterator[None]:
+        """Context in which the factors act on their layers."""
+        factors = list(values or self.parameters)
+        with ExitStack() as stack:
+            for weight, down, up in zip(self.weights, factors[::2], factors[1::2], strict=True):
+                stack.callback(weight.module.register_forward_hook(_beside(down, up)).remove)
+            yield
+
+    def delta(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """The factors, by full name."""
+        factors = [factor.detach() for factor in values or self.parameters]
+        named = zip(self.weights, factors[::2], factors[1::2], strict=True)
+        return {f"{w.name}.{end}": f for w, down, up in named for end, f in (("up", up), ("down", down))}
+
+
+def holder(weights: Sequence[Weight], rank: int | None, seed: int) -> Holder:
+    """Copies of the weights, or low-rank factors beside them where a rank is given."""
+    return Dense(weights) if rank is None else LowRank(weights, rank, seed)
+
+
+def _restore(own: list[nn.Parameter], before: list[tuple[Tensor, bool]]) -> None:
+    for p, (value, flag) in zip(own, before, strict=True):
+        p.data = value
+        p.requires_grad_(flag)
+        p.grad = None
+
+
+def _hand_to(trained: Tensor) -> Any:
+    """A hook that adds a weight's gradient to its trained copy's."""
+
+    def hook(parameter: Tensor) -> None:
+        gradient = parameter.grad
+        parameter.grad = None
+        if gradient is not None:
+            gradient = gradient.to(trained)
+            trained.grad = gradient if trained.grad is None else trained.grad + gradient
+
+    return hook
+
+
+def _dense(module: Any) -> bool:
+    """Whether a layer connects all inputs with all outputs."""
+    return getattr(module, "groups", 1) == 1
+
+
+def _beside(down: Tensor, up: Tensor) -> Any:
+    """A hook that adds B A x to a layer's output."""
+
+    def hook(module: Any, args: Any, output: Tensor) -> Tensor:
+        x = args[0].to(down.dtype)
+        if isinstance(module, nn.Conv2d):
+            inner = F.conv2d(x, down.view(len(down), *module.weight.shape[1:]), None, module.stride, module.padding,
+                             module.dilation)  # fmt: skip
+            return output + F.conv2d(inner, up[:, :, None, None]).to(output.dtype)
+        return output + F.linear(F.linear(x, down), up).to(output.dtype)
+
+    return hook

@@ -1,0 +1,68 @@
+"""Terms that losses of several methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface.models.model import Model, Text
+from efface.training.config import Rolling, Training
+from efface.training.latents import Noisy, rolled
+from efface.training.loop import Step
+from efface.training.targets import apart
+
+
+def denoising(step: Step, clean: Tensor, noise: Tensor, timestep: Tensor, text: Text, config: Training) -> Tensor:
+    """|ε(z, t, text) − ξ|² of clean latents with noise ξ; to be called where the trained values act."""
+    at = Noisy(step.model.to_noisy(clean, noise, timestep), timestep)
+    return apart(
+        step.model, step.predict(at, text), step.model.to_output(clean, noise, timestep), timestep, config.loss_in
+    )
+
+
+def roll(step: Step, text: Text, config: Rolling, *, by_edited: bool = False) -> Noisy:
+    """R(text, k): latents rolled for a random number of sampler steps, and their own timestep.
+
+    Where the frozen model rolls and `config.bank` is above 0, one of so many latents is taken, the same again and again.
+    """
+    if config.bank and not by_edited:
+        number = step.integer(config.bank)
+        seed, after = config.seed + number, number * config.draw_steps // config.bank
+    else:
+        seed, after = step.seed, step.integer(config.draw_steps)
+    return rolled(step.model, text, after, seed, steps=config.draw_steps, guidance=config.guidance, side=config.side)
+
+
+def retained(step: Step, texts: list[Text], config: Rolling) -> Tensor:
+    """λ |ε(z, r) − ε₀(z, r)|² on one of the retained prompts, z rolled under it by the frozen model; 0 where λ is."""
+    if not config.retain or not texts:
+        return torch.zeros(())
+    text = step.pick(texts)
+    at = roll(step, text, config)
+    with torch.no_grad():
+        before = step.predict(at, text)
+    with step.edited():
+        after = step.predict(at, text)
+    return config.retain * apart(step.model, after, before, at.timestep, config.loss_in)
+
+
+def texts_of(model: Model, prompts: list[str]) -> list[Text]:
+    """Each prompt encoded by itself."""
+    return [model.encode([prompt]) for prompt in prompts]
+
+
+@contextmanager
+def begin_detached(model: Model, active: bool = True) -> Iterator[None]:
+    """Context in which no gradient passes through the keys and values of the first token, which every prompt shares."""
+
+    def hook(module: Any, args: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+
+    with ExitStack() as stack:
+        for projection in model.text_projections() if active else ():
+            stack.callback(projection.module.register_forward_hook(hook).remove)
+        yield

@@ -16,6 +16,7 @@ from efface.export.edit import Edit
 from efface.export.lowrank import Basis, Product, basis_of, product
 from efface.export.names import split
 from efface.export.written import Reading
+from efface.models.model import Model
 from efface.models.precision import on_cpu
 
 NAME = "efface_check"
@@ -92,15 +93,28 @@ def read_by_diffusers(edit: Edit, pipeline: Any, file: Path) -> Iterator[Reading
     Raises:
         EffaceError: diffusers cannot load it.
     """
-    try:
+    with trainable_as_before(edit.model):
         try:
-            with _quiet():
-                pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=NAME)
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise EffaceError(f"diffusers cannot load the LoRA ({str(error).splitlines()[0][:200]}).") from error
-        yield Reading(adapted(edit, NAME), lambda: nullcontext(pipeline))
+            try:
+                with _quiet():
+                    pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=NAME)
+            except (ValueError, LookupError, RuntimeError) as error:
+                raise EffaceError(f"diffusers cannot load the LoRA ({str(error).splitlines()[0][:200]}).") from error
+            yield Reading(adapted(edit, NAME), lambda: nullcontext(pipeline))
+        finally:
+            pipeline.unload_lora_weights()
+
+
+@contextmanager
+def trainable_as_before(model: Model) -> Iterator[None]:
+    """Afterwards the same weights are trained as before: loaders of adapters freeze the networks that they change."""
+    weights = [weight for network in model.components().values() for weight in network.parameters()]
+    trained = [weight.requires_grad for weight in weights]
+    try:
+        yield
     finally:
-        pipeline.unload_lora_weights()
+        for weight, before in zip(weights, trained, strict=True):
+            weight.requires_grad_(before)
 
 
 @contextmanager

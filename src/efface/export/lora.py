@@ -13,7 +13,7 @@ from efface.errors import EffaceError, UsageError
 from efface.export.adapter import adapter_of, read_by_diffusers
 from efface.export.config import ExportConfig
 from efface.export.edit import Edit
-from efface.export.names import kohya_name, split
+from efface.export.names import diffusers_keys, kohya_name, split
 from efface.export.written import Written
 from efface.io.atomic import write_atomically
 from efface.models.model import Model
@@ -42,7 +42,8 @@ def lora_tensors(factors: dict[str, tuple[Tensor, Tensor]], model: Model, keys: 
         component, path, _ = split(name, components)
         if keys == "diffusers":
             # Without an alpha peft takes the rank for it, so that nothing is scaled.
-            tensors |= {f"{component}.{path}.lora_A.weight": down, f"{component}.{path}.lora_B.weight": up}
+            down_key, up_key = diffusers_keys(component, path)
+            tensors |= {down_key: down, up_key: up}
             continue
         base = kohya_name(component, path, model.family.name, components[component].config)
         tensors |= {f"{base}.lora_down.weight": down, f"{base}.lora_up.weight": up}

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from efface.export.adapter import NAME, Adapter, adapted, adapter_of, read_by_diffusers
+from efface.export.adapter import NAME, Adapter, adapted, adapter_of, read_by_diffusers, trainable_as_before
 from efface.export.config import ExportConfig
 from efface.export.edit import Edit
 from efface.export.lora import lora_tensors
@@ -106,14 +106,13 @@ def read_by_peft(edit: Edit, folders: dict[str, Path]) -> Iterator[Reading]:
     from peft import PeftModel
 
     components = edit.model.components()
-    trained = [(weight, weight.requires_grad) for name in folders for weight in components[name].parameters()]
     loaded: list[Any] = []
-    try:
-        for component, folder in folders.items():
-            loaded.append(PeftModel.from_pretrained(components[component], str(folder), adapter_name=NAME))  # pyright: ignore
-        yield Reading(adapted(edit, NAME), lambda: nullcontext(edit.model.pipeline))
-    finally:
-        for network in loaded:
-            network.unload()
-        for weight, trainable in trained:  # peft freezes what it wraps
-            weight.requires_grad_(trainable)
+    with trainable_as_before(edit.model):
+        try:
+            for component, folder in folders.items():
+                network: Any = components[component]
+                loaded.append(PeftModel.from_pretrained(network, str(folder), adapter_name=NAME))
+            yield Reading(adapted(edit, NAME), lambda: nullcontext(edit.model.pipeline))
+        finally:
+            for network in loaded:
+                network.unload()

@@ -30,9 +30,7 @@ def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: P
     names = {key_of(name, edit.model): name for name in edit.weights}
     tensors = {key: edit.change(name).float().contiguous() for key, name in names.items()}
     write_atomically(path, save(tensors, edit.metadata()))
-    return Written(
-        names=list(edit.weights), notes={"tensors": len(names)}, readings=[_read_back(edit, path, names)]
-    )
+    return Written(names=list(edit.weights), notes={"tensors": len(names)}, readings=[_read_back(edit, path, names)])
 
 
 def key_of(name: str, model: Model) -> str:

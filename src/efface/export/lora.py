@@ -24,7 +24,9 @@ def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: P
     if not hasattr(pipeline, "load_lora_weights"):
         raise EffaceError(f"{type(pipeline).__name__} of diffusers loads no LoRAs: export to `peft` or `diffusers`.")
     if path.suffix != ".safetensors":
-        raise UsageError(f"a LoRA's file must be called .safetensors, or nothing reads it; its name ends in {path.suffix!r}.")
+        raise UsageError(
+            f"a LoRA's file must be called .safetensors, or nothing reads it; its name ends in {path.suffix!r}."
+        )
     adapter = adapter_of(edit, config)
     write_atomically(path, save(lora_tensors(adapter.factors, edit.model, config.keys), edit.metadata()))
     return Written(

@@ -44,9 +44,7 @@ def basis_of(right: Tensor) -> Basis:
     return Basis(*torch.linalg.qr(right.double()))
 
 
-def product(
-    left: Tensor, basis: Basis, dtype: torch.dtype, *, error: float = 0.0, rank: int | None = None
-) -> Product:
+def product(left: Tensor, basis: Basis, dtype: torch.dtype, *, error: float = 0.0, rank: int | None = None) -> Product:
     """left · rightᵀ (out in), rounded to `dtype`, with the error of every rank as rounded.
 
     Both factors carry the root of each singular value, so that neither under- nor overflows where the other does not.

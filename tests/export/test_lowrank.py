@@ -43,6 +43,7 @@ def test_the_least_rank_in_float16_is_that_of_the_singular_values(shape, decay, 
     change = left @ right.T
     found = product(left, basis_of(right), torch.float16, error=error)
     rank = found.rank_for(error)
+    assert rank is not None
     values = torch.linalg.svdvals(change)
     up, down = found.cut(rank)
     assert (dense(up, down) - change).norm() <= (error + 1e-7) * change.norm()

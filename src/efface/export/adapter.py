@@ -136,7 +136,8 @@ def adapted(edit: Edit, adapter: str) -> Iterator[tuple[str, Tensor]]:
     A key that no layer has passes through the loaders silently; here its layer is missing.
     """
     for component, module in edit.model.components().items():
-        for path, layer in module.named_modules():
+        layers: Any = module.named_modules()
+        for path, layer in layers:
             if adapter in getattr(layer, "lora_A", {}):
                 change = on_cpu(layer.lora_B[adapter].weight) @ on_cpu(layer.lora_A[adapter].weight)
                 name = f"{component}.{path}.weight"

@@ -338,7 +338,7 @@ def test_a_plugins_command_and_protocol_run(tmp_path):
 
 
 def test_a_plugins_export_is_among_the_targets(tmp_path):
-    source = '"""Writes nothing."""\n\ndef write(erasure, pipeline, path, config, check, source):\n    """Nothing."""\n'
+    source = '"""Writes nothing."""\n\ndef write(edit, pipeline, path, config, source):\n    """Nothing."""\n'
     wheel = wheels.build_wheel(tmp_path, "out", "1", {"out.py": source}, {"efface.exports": {"void": "out:write"}})
     site = wheels.unpack(wheel, tmp_path / "site")
     assert "void" in command(site, "export", "--help").stdout

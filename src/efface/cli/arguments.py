@@ -152,7 +152,7 @@ def _with_metavars(request: type[R], renamed: Mapping[str, str] = NOTHING) -> ty
     for field in dataclasses.fields(request):
         hint = hints[field.name]
         own = any(getattr(extra, "metavar", None) for extra in getattr(hint, "__metadata__", ()))
-        metavar = None if own else METAVARS.get(field.name)
+        metavar = None if own or hint is bool else METAVARS.get(field.name)
         if metavar or field.name in renamed:
             extra = tyro.conf.arg(name=renamed.get(field.name), metavar=metavar)
             changed.append((field.name, Annotated[hint, extra], field))

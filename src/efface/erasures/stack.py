@@ -76,7 +76,7 @@ def attach(erasure: ModelEdit, pipeline: Any, *, scale: float, fold: bool, force
         raise EffaceError(
             f"this erasure of {_names(erasure)} is already attached: remove it before attaching it again."
         )
-    _require_base(erasure, fingerprint(model), force)
+    require_base(erasure, fingerprint(model), force)
     attachment = Attachment(erasure, scale, fold)
     if fold:
         _require_foldable(model, erasure)
@@ -152,7 +152,8 @@ def _edits_projections(model: Model, erasure: ModelEdit) -> bool:
     return bool({f"{p.name}.weight" for p in model.text_projections()} & set(_target_names(model, erasure)))
 
 
-def _require_base(erasure: ModelEdit, model: Fingerprint, force: bool) -> None:
+def require_base(erasure: ModelEdit, model: Fingerprint, force: bool) -> None:
+    """Raise EffaceError for an erasure of another model; with `force` a fine-tune of its model is a warning only."""
     difference = erasure.provenance.base.difference(model)
     if not difference:
         return

@@ -52,7 +52,9 @@ def test_a_retained_prompt_that_is_cut_is_said(sd):
     long = "a cat in noto style in art style in art style"
     rest = Model(sd).truncated(long)
     assert rest
-    with pytest.warns(UserWarning, match="is longer than the 10 tokens the model reads: only the beginning is retained"):
+    with pytest.warns(
+        UserWarning, match="is longer than the 10 tokens the model reads: only the beginning is retained"
+    ):
         erasure = efface.erase(sd, CHURCH, method="uce", keep=[long, "a dog"])
     assert erasure.provenance.keep == (long, "a dog")
 
@@ -95,7 +97,17 @@ def folder(sd, tmp_path_factory):
 def test_prompts_from_files(folder, tmp_path, case):
     name, text, spec = FILES[case]
     (tmp_path / name).write_text(text)
-    words = ["erase", "uce", folder, "church", "-o", str(tmp_path / "e.safetensors"), "--keep", str(tmp_path / spec), "art"]
+    words = [
+        "erase",
+        "uce",
+        folder,
+        "church",
+        "-o",
+        str(tmp_path / "e.safetensors"),
+        "--keep",
+        str(tmp_path / spec),
+        "art",
+    ]
     assert main(words) == 0
     assert efface.Erasure.load(tmp_path / "e.safetensors").provenance.keep == ("a dog", "a cat", "art")
 
@@ -114,7 +126,17 @@ def test_files_that_cannot_be_read(folder, tmp_path, capsys, case):
     spec, data, sentence = REFUSED[case]
     if data is not None:
         (tmp_path / spec.split(":")[0]).write_bytes(data)
-    words = ["erase", "uce", folder, "church", "-o", str(tmp_path / "e.safetensors"), "--keep", str(tmp_path / spec), "--json"]
+    words = [
+        "erase",
+        "uce",
+        folder,
+        "church",
+        "-o",
+        str(tmp_path / "e.safetensors"),
+        "--keep",
+        str(tmp_path / spec),
+        "--json",
+    ]
     assert main(words) in (1, 2)
     assert sentence in json.loads(capsys.readouterr().out)["error"]
     assert not (tmp_path / "e.safetensors").exists()

@@ -84,7 +84,13 @@ def _numbers(name: Sequence[str]) -> set[str]:
     if not name:
         return set()
     last = name[-1]
-    found = {last, f"{last}s", f"{last}es", IRREGULAR.get(last, last), *(w for w, base in IRREGULAR.items() if base == last)}
+    found = {
+        last,
+        f"{last}s",
+        f"{last}es",
+        IRREGULAR.get(last, last),
+        *(w for w, base in IRREGULAR.items() if base == last),
+    }
     if last.endswith("y"):
         found.add(f"{last[:-1]}ies")
     if len(last) > 3 and last.endswith("s") and not last.endswith(("ss", "us")):

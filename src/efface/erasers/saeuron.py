@@ -130,7 +130,9 @@ def _site_edit(stats: Statistics, sae: SparseAutoencoder, concepts: Sequence[Con
     """The edit of one site: the tables of all concepts, merged."""
     from efface.steering.tables import merge_tables
 
-    return merge_tables([_tables(stats, sae, concept, config) for concept in concepts], sae, stats, shared=config.shared)
+    return merge_tables(
+        [_tables(stats, sae, concept, config) for concept in concepts], sae, stats, shared=config.shared
+    )
 
 
 def _tables(stats: Statistics, sae: SparseAutoencoder, concept: Concept, config: Config) -> LatentTables:

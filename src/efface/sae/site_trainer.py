@@ -13,7 +13,6 @@ from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import average, maximum, mean, world
 from efface.sae.loss import Workspace, step, without_parallel_
 
-
 PUBLISHED_EPS = 6.25e-10
 """Adam's ε in SAeUron's public code."""
 PUBLISHED_DEAD_AFTER = 10_000_000

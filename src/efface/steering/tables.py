@@ -68,7 +68,9 @@ def merge_tables(
     gains = torch.stack([tables.gain for tables in concepts])
     shifts = torch.stack([tables.shift for tables in concepts])
     place = -torch.arange(len(concepts), dtype=gains.dtype).reshape(-1, 1, 1).expand_as(gains)
-    winner = torch.where(gates.isfinite(), gains if shared == "strongest" else place, float("inf")).argmin(0, keepdim=True)
+    winner = torch.where(gates.isfinite(), gains if shared == "strongest" else place, float("inf")).argmin(
+        0, keepdim=True
+    )
     gate = gates.gather(0, winner)[0]
     gain = gains.gather(0, winner)[0]
     shift = shifts.gather(0, winner)[0]

@@ -117,7 +117,9 @@ class UnlearnCanvas(Benchmark):
         self.repeat_unstyled = repeat_unstyled
         self.jpeg = jpeg
         if repeat_unstyled and self.plan.wording != "saeuron":
-            raise UsageError("the official prompts have no unstyled pictures to repeat: take SAeUron's (--wording saeuron).")
+            raise UsageError(
+                "the official prompts have no unstyled pictures to repeat: take SAeUron's (--wording saeuron)."
+            )
         if jpeg is not None and not 1 <= jpeg <= 100:
             raise UsageError(f"the quality of JPEG files is {jpeg}; expected 1 to 100 (public codes: 75).")
         self.judges = {name: judge for name, judge in (("style", style), ("object", object_class)) if judge is not None}

@@ -207,5 +207,7 @@ def test_pictures_are_counted(sd):
     shown = [("church",), ("dog", "noto"), ("church",), ("church", "noto"), ("dog",)]
     pictures = [Sample(prompt="a cat", seed=i, shows=concepts) for i, concepts in enumerate(shown)]
     kinds = {"church": "object", "dog": "object", "noto": "style"}
-    found = statistics(Model(sd), {SITE: coder}, pictures, kinds, HarvestConfig((SITE,), steps=1, guidance=1.0, batch=2))
+    found = statistics(
+        Model(sd), {SITE: coder}, pictures, kinds, HarvestConfig((SITE,), steps=1, guidance=1.0, batch=2)
+    )
     assert found[SITE].counts == (3, 2, 2)

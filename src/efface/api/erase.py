@@ -62,7 +62,7 @@ def erase(
     if isinstance(config, Retaining):
         named = config.keep
         keep = retained_prompts(model, concepts) if named is None else checked_keep(model, named, concepts)
-        config = dataclasses.replace(config, keep=tuple(keep))
+        config = config if keep == named else dataclasses.replace(config, keep=tuple(keep))
     started = time.perf_counter()
     erasure = eraser.erase(model, concepts, config, judge)
     notes = erasure.provenance.notes | {"seconds": round(time.perf_counter() - started, 3)}

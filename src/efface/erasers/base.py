@@ -126,9 +126,9 @@ def published_config(eraser: Eraser, concepts: Sequence[Concept], named: Mapping
         concepts: what is erased.
         named: fields that the user gave, which go before the authors'.
     """
-    retains = isinstance(eraser.Config, type) and issubclass(eraser.Config, Retaining)
-    published = {name: value(concepts) if callable(value) else value for name, value in eraser.PUBLISHED.items()}
-    return eraser.Config(**({"keep": ()} if retains else {}) | published | dict(named))
+    fields: dict[str, Any] = {"keep": ()} if issubclass(eraser.Config, Retaining) else {}
+    fields |= {name: value(concepts) if callable(value) else value for name, value in eraser.PUBLISHED.items()}
+    return eraser.Config(**fields | dict(named))
 
 
 def config_from(config: type[Any], stored: dict[str, Any]) -> Any:

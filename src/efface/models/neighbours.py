@@ -83,8 +83,8 @@ def retained_prompts(model: Model, concepts: Sequence[Concept]) -> list[str]:
     return [prompt for prompt in dict.fromkeys(proposed) if prompt not in erased]
 
 
-def checked_keep(model: Model, keep: Sequence[str], erased: Sequence[Concept]) -> list[str]:
-    """The prompts that a user retains, but for those that name what is erased.
+def checked_keep(model: Model, keep: Sequence[str], erased: Sequence[Concept]) -> Sequence[str]:
+    """The prompts that a user retains, but for those that name what is erased; `keep` itself where none does.
 
     Warns of every prompt that is left out, and of those of which the model reads only the beginning.
 
@@ -97,7 +97,7 @@ def checked_keep(model: Model, keep: Sequence[str], erased: Sequence[Concept]) -
     if contrary:
         names = ", ".join(repr(concept.name) for concept in erased[:SHOWN])
         warnings.warn(f"{_listed(contrary)} would retain what is to be erased ({names}): left out.", stacklevel=3)
-    kept = [prompt for prompt in keep if prompt not in contrary]
+    kept = [prompt for prompt in keep if prompt not in contrary] if contrary else keep
     cut = [prompt for prompt in kept if model.truncated(prompt)]
     if cut:
         warnings.warn(

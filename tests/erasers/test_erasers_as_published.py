@@ -8,11 +8,13 @@ import torch
 import efface
 import naive
 import tiny
+from efface.cli import main
 from efface.closed_form.paper_settings import first_weight, neutral_counts, published_keep
 from efface.concepts.names import artists
 from efface.concepts.presets import ARTISTS, UNSAFE_WORDS
 from efface.erasers import ERASERS, rece
 from efface.erasers.base import published_config
+from efface.io import embedded
 from efface.models.model import Model
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.statistics import Statistics
@@ -213,6 +215,34 @@ def test_values(method, field):
 def test_what_the_user_names_goes_before_what_the_authors_ran():
     config = published_config(rece, [Concept("Van Gogh", "style")], {"keep": ("a",), "first_ridge": 0.2})
     assert (config.keep, config.first_ridge, config.first_rows) == (("a",), 0.2, "subject")
+
+
+@pytest.mark.parametrize(("method", "field"), [("rece", "first_ridge"), ("uce", "keep_rows")])
+def test_the_command(sd, tmp_path, method, field):
+    sd.save_pretrained(tmp_path / "model")
+    words = [
+        "erase",
+        method,
+        str(tmp_path / "model"),
+        "church",
+        "-o",
+        str(tmp_path / "e.safetensors"),
+        "--as-published",
+    ]
+    assert main(words) == 0
+    provenance = efface.Erasure.load(tmp_path / "e.safetensors").provenance
+    assert provenance.config[field] == PUBLISHED[method][field]
+    assert provenance.keep == ()
+    again = efface.erase(sd, "church", method=method, as_published=True)
+    assert torch.equal(efface.Erasure.load(tmp_path / "e.safetensors").u, again.u)  # type: ignore[attr-defined]
+
+
+def test_the_embedded_autoencoders_know_how_many_pictures_they_saw():
+    """Each of 20 objects in 9 styles and two seeds."""
+    for folder in embedded.folder("emoji").glob("sae/*"):
+        stats = Statistics.load(folder / "statistics.safetensors")
+        assert [stats.counts[i] for i in (0, 19, 20, 28)] == [18, 18, 40, 40]
+        assert stats.pictures == 360
 
 
 # SAeUron's merge.

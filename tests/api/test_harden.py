@@ -24,7 +24,7 @@ from efface.redteam.result import SampleResult
 from efface.redteam.samples import Samples
 from paths import states_of, way
 
-KEPT = ["a garbage truck", "a dog"]
+KEPT = ["a garbage truck", "a style"]  # "a dog" names the concept by its alias
 FOUND, ANCHOR = "art truck in church", "a cat"
 """A prompt as an attack on `a church` may find it, and what that prompt is to be drawn as."""
 MAPS = {

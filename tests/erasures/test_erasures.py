@@ -66,7 +66,7 @@ def make(tmp_path_factory):
             )
             if method in LATENTS:
                 options = options | LATENTS[method](pipe, tmp_path_factory.mktemp("coder"))
-            made[key] = (pipe, efface.erase(pipe, concept, method=method, keep=["a dog"], **options))
+            made[key] = (pipe, efface.erase(pipe, concept, method=method, keep=["a truck"], **options))
         return made[key][1]
 
     return run

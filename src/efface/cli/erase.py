@@ -33,8 +33,8 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     output = _destination(request)
     pipeline = load(request.model)
     concepts = _concepts(request, pipeline)
-    settings = {"config": _published(method, concepts, pipeline, options)} if request.as_published else options
-    erasure = erase(pipeline, concepts, method=method, judge=_judge(request, concepts, pipeline), **settings)
+    judge = _judge(request, concepts, pipeline)
+    erasure = erase(pipeline, concepts, method=method, judge=judge, as_published=request.as_published, **options)
     data: dict[str, Any] = {
         "output": str(output),
         "method": method,
@@ -53,15 +53,6 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
         data["preview"] = str(request.preview)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)
-
-
-def _published(method: str, concepts: tuple[Concept, ...], pipeline: Any, options: dict[str, Any]) -> Any:
-    """The paper's own options, with the public code's traps; of the model's settings only the place that is edited."""
-    from efface.profiles.base import profile_of
-
-    eraser = ERASERS.load(method)
-    site = {k: v for k, v in profile_of(pipeline).settings(method, concepts[0]).items() if k == "site"}
-    return eraser.Config(**site | dict(eraser.PUBLISHED) | options)
 
 
 def _destination(request: Request) -> Path:

@@ -10,8 +10,7 @@ import tyro
 
 from efface.cli.arguments import named_options, parse_parts
 from efface.erasers import ERASERS
-from efface.erasers.base import Retaining
-from efface.errors import UsageError
+from efface.errors import EffaceError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +35,9 @@ class Request:
     """Let a judge look at pictures, for example nudenet or clip:FOLDER:church,house, or `own` for the one that the model brings
     (the emoji canvas does): RECE keeps its best epoch, SAeUron calibrates (--calibrate)."""
     as_published: bool = False
-    """The paper's own settings and its public code's traps: nothing retained but its neutral prompt (RECE, UCE), the error
-    term with the wrong sign (SAeUron), no settings of the canvas."""
+    """What the method's authors ran, traps of their public code included: RECE's first stage, and nothing retained but its neutral
+    prompt and, for styles, all other artists; UCE's last tokens; SAeUron's error term, shared latents and statistics; no settings
+    of the canvas."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -50,22 +50,37 @@ def parse(method: str, args: list[str]) -> tuple[Request, dict[str, Any]]:
     options = named_options(config, args)
     if "keep" in options:
         options["keep"] = _prompts(options["keep"])
-    elif request.as_published and isinstance(config, Retaining):
-        options["keep"] = ()
     return request, options
 
 
 def _prompts(words: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Prompts to retain: the words themselves, the lines of a .txt file, or none for the word `none`."""
+    """Prompts to retain: the words themselves, what files hold in their place, or none for the word `none`."""
     if not words or words == ("none",):
         return ()
-    kept: list[str] = []
-    for item in words:
-        path = Path(item)
-        if path.suffix != ".txt":
-            kept.append(item)
-        elif path.is_file():
-            kept += [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        else:
-            raise UsageError(f"{item} is not a file; give --keep prompts, a .txt file with one prompt a line, or none.")
-    return tuple(kept)
+    return tuple(dict.fromkeys(prompt for item in words for prompt in _read(item)))
+
+
+def _read(item: str) -> list[str]:
+    """A prompt itself; the lines of a .txt file, or a column of a .csv file, `prompt` unless it is named as FILE.csv:COLUMN."""
+    name, colon, column = item.partition(".csv:")
+    path = Path(f"{name}.csv" if colon else item)
+    if path.suffix.lower() not in (".txt", ".csv"):
+        return [item]
+    if not path.is_file():
+        raise UsageError(
+            f"{path} is not a file; give --keep prompts, a .txt file with one prompt a line, a .csv file with a column 'prompt' "
+            "(or FILE.csv:COLUMN), or none."
+        )
+    if path.suffix.lower() == ".csv":
+        from efface.bench.prompt_files import read_prompts
+
+        file = read_prompts(path, skip_malformed=True)
+        if file.skipped:
+            raise EffaceError(f"{path} is malformed: {file.skipped[0]}; correct the file.")
+        texts = file.column(column) if column else [row.prompt for row in file.rows]
+    else:
+        try:
+            texts = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise EffaceError(f"{path} could not be read as text ({error}): save it as UTF-8.") from error
+    return [text.strip() for text in texts if text.strip()]

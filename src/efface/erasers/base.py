@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from efface.errors import EffaceError
+from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
     from efface.concepts.concept import Concept
@@ -29,7 +29,8 @@ class Retaining:
     """Options of a method that retains prompts."""
 
     keep: tuple[str, ...] | None = None
-    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
+    """Retained prompts, or on the command line a .txt file with one a line or a .csv file with a column `prompt`; by default what
+    stands beside the concept is proposed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class RetainingRows(Retaining):
 
     keep_rows: Rows = "all"
     """Which positions of the retained prompts count."""
+
+
+def check_weights(config: Any, *names: str) -> None:
+    """Raise UsageError where one of these fields is negative or not finite."""
+    for name in names:
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise UsageError(f"{name} is {getattr(config, name)}; expected a finite number of at least 0.")
+
+
+def check_ridges(config: Any, *names: str) -> None:
+    """Raise UsageError where one of these fields is not above 0: without a ridge, what an edit does to states that none of its
+    rows spans is up to rounding."""
+    for name in names:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise UsageError(f"{name} is {getattr(config, name)}; expected a finite number above 0.")
 
 
 class Evidence(NamedTuple):
@@ -73,7 +89,8 @@ class Eraser(Protocol):
     Config: type[Any]
     """A frozen dataclass with a docstring under each field; `Retaining` where prompts are retained."""
     PUBLISHED: Mapping[str, Any]
-    """Fields of the Config that `--as-published` changes; empty where the defaults are the paper's."""
+    """Fields of the Config that `--as-published` changes, with their values or functions of the concepts that give them;
+    empty where the defaults are the paper's."""
 
     def erase(
         self, model: Model, concepts: Sequence[Concept], config: Any, judge: Judge | Validation | None = None
@@ -99,6 +116,19 @@ class Extensible(Eraser, Protocol):
     def extend(self, model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
         """The erasure with what attacks found added to it."""
         ...
+
+
+def published_config(eraser: Eraser, concepts: Sequence[Concept], named: Mapping[str, Any]) -> Any:
+    """The Config with which a method's authors erase these concepts; nothing is retained but what `PUBLISHED` says.
+
+    Args:
+        eraser: the method.
+        concepts: what is erased.
+        named: fields that the user gave, which go before the authors'.
+    """
+    fields: dict[str, Any] = {"keep": ()} if issubclass(eraser.Config, Retaining) else {}
+    fields |= {name: value(concepts) if callable(value) else value for name, value in eraser.PUBLISHED.items()}
+    return eraser.Config(**fields | dict(named))
 
 
 def config_from(config: type[Any], stored: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
-from efface.erasers.base import RetainingRows, Rows
+from efface.erasers.base import RetainingRows, Rows, check_ridges
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class Config(RetainingRows):
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise UsageError(f"share is {self.share}; expected a number above 0 and at most 1.")
-        if not 0 <= self.ridge < float("inf"):
-            raise UsageError(f"ridge is {self.ridge}; expected a finite number of at least 0.")
+        check_ridges(self, "ridge")
 
 
 PUBLISHED: Mapping[str, Any] = {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from efface.closed_form.paper_settings import first_weight, neutral_counts, paper_settings, published_keep
 from efface.concepts.concept import Concept
-from efface.concepts.presets import HARD_OBJECTS, UNSAFE_WORDS
-from efface.erasers.base import RetainingRows, Rows
+from efface.erasers.base import RetainingRows, Rows, check_ridges, check_weights
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,56 +40,45 @@ class Config(RetainingRows):
     """e, weight of the concept's rows (paper: 1)."""
     preserve_weight: float = 0.1
     """p, weight of the retained rows in RECE's epochs (paper: 0.1)."""
-    first_preserve_weight: float = 1.0
-    """p of the UCE stage that comes first (authors' code: 1)."""
     ridge: float = 0.1
-    """λ, weight of leaving the matrices as they are (paper: 0.1)."""
+    """λ, weight of leaving the matrices as they are, above 0 (paper: 0.1)."""
+    first_rows: Rows | None = None
+    """Which token positions the UCE stage edits that comes first; those of `rows` by default (authors' code: subject)."""
+    first_preserve_weight: float | None = 1.0
+    """p of the UCE stage; None is the authors' max(0.1, 1/number of retained prompts, to three decimals)."""
+    first_ridge: float | None = None
+    """λ of the UCE stage; that of the epochs by default (authors' code: 0.5)."""
     retained: str | None = None
-    """The neutral prompt retained once for every concept (paper: a blank; the empty prompt for styles and objects)."""
+    """The neutral prompt that is retained besides (paper: a blank; the empty prompt for styles and objects)."""
+    neutral_count: Literal["concepts", "published"] = "concepts"
+    """How often the neutral prompt counts: once for each of the `concepts`; `published`: once, but in the epochs of explicit and
+    abstract concepts once for each of them (authors' code)."""
     keep: tuple[str, ...] | None = None
-    """Further retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
+    """Further retained prompts, or on the command line a .txt file with one a line or a .csv file with a column `prompt` (the
+    public list of artists: artists1734_prompts.csv:artist); by default what stands beside the concept is proposed."""
     aliases: bool = False
     """Whether the concept's aliases are erased with it."""
     stop_rate: float = 0.0
     """With a judge: stop at the first epoch after which at most this share of validation pictures shows the concept."""
 
     def __post_init__(self) -> None:
-        for name in ("erase_weight", "preserve_weight", "first_preserve_weight", "ridge", "stop_rate"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0.")
+        optional = [name for name in ("first_preserve_weight", "regulariser") if getattr(self, name) is not None]
+        check_weights(self, "erase_weight", "preserve_weight", "stop_rate", *optional)
+        check_ridges(self, "ridge", *(() if self.first_ridge is None else ("first_ridge",)))
         if self.epochs is not None and self.epochs < 0:
             raise UsageError(f"epochs is {self.epochs}; expected at least 0 (0 is UCE alone).")
-        if self.regulariser is not None and not 0 <= self.regulariser < float("inf"):
-            raise UsageError(f"regulariser is {self.regulariser}; expected a finite number of at least 0.")
 
 
-PUBLISHED: Mapping[str, Any] = {}
-"""The defaults are the paper's."""
+PUBLISHED: Mapping[str, Any] = {
+    "first_rows": "subject",
+    "first_preserve_weight": None,
+    "first_ridge": 0.5,
+    "neutral_count": "published",
+    "keep": published_keep,
+}
+"""The UCE stage of the authors' code, how often it counts the neutral prompt, and what it retains of artists."""
 EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
-
-
-class PaperSettings(NamedTuple):
-    """Settings that the paper's appendix lists by kind of concept."""
-
-    regulariser: float
-    """λ_r."""
-    epochs: int
-    """Rounds of deriving and erasing."""
-    retained: str
-    """The neutral prompt."""
-
-
-def paper_settings(concepts: Sequence[Concept]) -> PaperSettings:
-    """The paper's settings for these concepts."""
-    kinds = {c.kind for c in concepts}
-    names = {c.name for c in concepts}
-    if kinds & {"explicit", "abstract"}:
-        epochs = 2 if len(names) > 1 and names <= set(UNSAFE_WORDS) else 3
-        return PaperSettings(1e-1, epochs, " ")
-    if kinds & {"style", "person"} or names & set(HARD_OBJECTS):
-        return PaperSettings(1e-3, 1, "")
-    return PaperSettings(1e-1, 1, "")
 
 
 def erase(
@@ -105,8 +94,8 @@ def erase(
             kept. Without one all epochs are run.
     """
     from efface.closed_form.gram import key_value_gram_of
-    from efface.closed_form.ridge import RowPairs, gram_of
-    from efface.closed_form.rows import concept_rows, retained_rows, text_width, with_aliases
+    from efface.closed_form.ridge import RowPairs
+    from efface.closed_form.rows import concept_rows, with_aliases
     from efface.erasers.validation import validation_of
     from efface.erasures.provenance import provenance
     from efface.erasures.textmap import TextMap
@@ -116,27 +105,20 @@ def erase(
     paper = paper_settings(concepts)
     lambda_r = paper.regulariser if config.regulariser is None else config.regulariser
     epochs = paper.epochs if config.epochs is None else config.epochs
-    neutral = paper.retained if config.retained is None else config.retained
+    config = replace(config, retained=paper.retained if config.retained is None else config.retained)
     everyone = with_aliases(concepts, config.aliases)
-    width = text_width(model)
-    # Retained once for every concept, as published: the weight of the neutral prompt is p times their number.
-    retained = gram_of(retained_rows(model, [neutral], config.keep_rows), width) * len(everyone)
-    retained += gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
+    grams = _retained_grams(model, everyone, config)
     pairs = RowPairs.gather(concept_rows(model, c, config.rows) for c in everyone)
+    map_ = _first_stage(model, everyone, pairs, grams.first, config)
 
-    weights = {"erase": config.erase_weight, "ridge": config.ridge}
-    map_ = pairs.edit(retained, preserve=config.first_preserve_weight, **weights)
+    weights = {"erase": config.erase_weight, "preserve": config.preserve_weight, "ridge": config.ridge}
     s = key_value_gram_of(model) if epochs else None
     best = map_
     best_rate = float("inf")
     rates: list[float] = []
     for epoch in range(epochs + 1):
         if epoch and s is not None:
-            map_ = map_.then(
-                derive(pairs, map_, s, lambda_r, config.derivation).edit(
-                    retained, preserve=config.preserve_weight, **weights
-                )
-            )
+            map_ = map_.then(derive(pairs, map_, s, lambda_r, config.derivation).edit(grams.epochs, **weights))
         if shows is None:
             best = map_
             continue
@@ -147,10 +129,48 @@ def erase(
             best_rate = rates[-1]
         if rates[-1] <= config.stop_rate:
             break
-    settings = {"regulariser": lambda_r, "epochs": epochs, "retained": neutral}
+    settings = {"regulariser": lambda_r, "epochs": epochs}
     notes = {"judged": rates} if judge else {}
     origin = provenance(model, "rece", asdict(config) | settings, concepts, config.keep or (), **notes)
     return TextMap.of(origin, best.u, best.v)
+
+
+class RetainedGrams(NamedTuple):
+    """RᵀR of what is retained (each width width)."""
+
+    first: Tensor
+    """In the UCE stage."""
+    epochs: Tensor
+    """In the epochs."""
+
+
+def _retained_grams(model: Model, concepts: Sequence[Concept], config: Config) -> RetainedGrams:
+    """The neutral prompt, as often as it counts in each stage, and the prompts of `keep`."""
+    from efface.closed_form.ridge import gram_of
+    from efface.closed_form.rows import retained_rows, text_width
+
+    width = text_width(model)
+    neutral = gram_of(retained_rows(model, [config.retained or ""], config.keep_rows), width)
+    kept = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
+    first, epochs = neutral_counts(concepts, config.neutral_count)
+    return RetainedGrams(first=first * neutral + kept, epochs=epochs * neutral + kept)
+
+
+def _first_stage(
+    model: Model, concepts: Sequence[Concept], pairs: RowPairs, retained: Tensor, config: Config
+) -> LowRankMap:
+    """The UCE stage, with the rows and weights of its own; `pairs` are the rows of the epochs."""
+    from efface.closed_form.ridge import RowPairs
+    from efface.closed_form.rows import concept_rows
+
+    rows = config.first_rows or config.rows
+    if rows != config.rows:
+        pairs = RowPairs.gather(concept_rows(model, c, rows) for c in concepts)
+    weight = config.first_preserve_weight
+    if weight is None:
+        weight = first_weight(1 + len(config.keep or ()))
+    ridge = config.ridge if config.first_ridge is None else config.first_ridge
+    return pairs.edit(retained, erase=config.erase_weight, preserve=weight, ridge=ridge)
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
@@ -164,7 +184,8 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config.get("rows", "all"))
     retained = retained_gram(model, origin)
     neutral = retained_rows(model, [config["retained"]], config.get("keep_rows", "all"))
-    retained += gram_of(neutral, text_width(model)) * len(origin.concepts)
+    count = neutral_counts(origin.concepts, config.get("neutral_count", "concepts"))[1]
+    retained += gram_of(neutral, text_width(model)) * count
     weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
     return compose_before(erasure, pairs.edit(retained, **weights))
 
@@ -182,11 +203,12 @@ def derive(pairs: RowPairs, map_: LowRankMap, s: Tensor, lambda_r: float, form: 
     """
     import torch
 
-    from efface.closed_form.ridge import cholesky
+    from efface.closed_form.ridge import cholesky, warn_of_condition
 
     if form == "1st":
         # (MᵀSM)⁻¹MᵀS = M⁻¹ where S can be inverted; solving with M itself squares no condition number.
         cholesky(s, "S = Σ WᵀW, which the surrogate '1st' inverts: use 'regzero' on this model")
+        warn_of_condition(map_.congruent(s), "MᵀSM, which the surrogate '1st' inverts: use 'regzero'")
         m = torch.linalg.lu_factor(map_.apply(torch.eye(len(s), dtype=s.dtype)))
         return pairs.derive(lambda c, t: (torch.linalg.lu_solve(*m, c.contiguous()) + lambda_r * c) / (1 + lambda_r))
     mtsm = map_.congruent(s)

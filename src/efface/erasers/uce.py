@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from efface.concepts.concept import Concept
-from efface.erasers.base import RetainingRows, Rows
+from efface.erasers.base import RetainingRows, Rows, check_ridges, check_weights
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(RetainingRows):
-    """Options of UCE; defaults are those of its authors' current code."""
+    """Options of UCE; defaults are those of its authors' current code, but for `keep_rows` (there: the last token)."""
 
-    rows: Rows = "last"
-    """Which token positions are edited: the concept's last token (today's code), from there to the end (paper), or all."""
+    rows: Rows | None = None
+    """Which token positions are edited: the concept's last token (today's code, and the default), from there to the end (paper,
+    and always with the tensor target), or all."""
     target: Literal["replace", "tensor"] = "replace"
     """`replace` gives the concept the anchor's values; `tensor` (older code) gives each matrix the anchor's values
     without their component along the old ones, and returns a weight delta instead of a text map."""
@@ -32,18 +33,27 @@ class Config(RetainingRows):
     preserve_weight: float = 1.0
     """p, weight of the retained rows (paper: 1)."""
     ridge: float = 0.5
-    """λ, weight of leaving the matrices as they are (authors' code: 0.5)."""
+    """λ, weight of leaving the matrices as they are, above 0 (authors' code: 0.5)."""
     aliases: bool = False
     """Whether the concept's aliases are erased with it."""
 
     def __post_init__(self) -> None:
-        for name in ("erase_weight", "preserve_weight", "ridge"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0.")
+        check_weights(self, "erase_weight", "preserve_weight")
+        check_ridges(self, "ridge")
+        if self.target == "tensor" and self.rows not in (None, "subject"):
+            raise UsageError(
+                f"rows is {self.rows!r}; expected 'subject' with the tensor target, which is defined by the values of all "
+                "positions from the last subject token on: leave rows out."
+            )
+
+    @property
+    def edited(self) -> Rows:
+        """Which token positions are edited."""
+        return self.rows or ("subject" if self.target == "tensor" else "last")
 
 
-PUBLISHED: Mapping[str, Any] = {}
-"""The defaults are those of its authors' code."""
+PUBLISHED: Mapping[str, Any] = {"keep_rows": "last"}
+"""Retained prompts count by their last token, as concepts do."""
 EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
 
@@ -61,8 +71,8 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
     width = text_width(model)
     retained = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
-    pairs = (concept_rows(model, c, config.rows) for c in with_aliases(concepts, config.aliases))
-    origin = provenance(model, "uce", asdict(config), concepts, config.keep or ())
+    pairs = (concept_rows(model, c, config.edited) for c in with_aliases(concepts, config.aliases))
+    origin = provenance(model, "uce", asdict(config) | {"rows": config.edited}, concepts, config.keep or ())
     if config.target == "replace":
         edit = RowPairs.gather(pairs).edit(
             retained, erase=config.erase_weight, preserve=config.preserve_weight, ridge=config.ridge

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from efface.concepts.concept import Concept, own_words
-from efface.concepts.retained import candidates, proposals
+from efface.concepts.retained import candidates, naming, proposals
+from efface.errors import UsageError
 from efface.models.model import Model
 
 SHORTLIST = 512
 """Words whose token embeddings are nearest, which are then encoded in full."""
 MOST = 256
 """Names of what stands beside a concept that are encoded in full."""
+SHOWN = 3
+"""Prompts that a warning lists."""
 
 
 def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
@@ -77,6 +81,36 @@ def retained_prompts(model: Model, concepts: Sequence[Concept]) -> list[str]:
     proposed = [prompt for c in concepts for prompt in (c.keep or beside(model, c, concepts))]
     erased = {prompt for c in concepts for prompt in c.prompts()}
     return [prompt for prompt in dict.fromkeys(proposed) if prompt not in erased]
+
+
+def checked_keep(model: Model, keep: Sequence[str], erased: Sequence[Concept]) -> Sequence[str]:
+    """The prompts that a user retains, but for those that name what is erased; `keep` itself where none does.
+
+    Warns of every prompt that is left out, and of those of which the model reads only the beginning.
+
+    Raises:
+        UsageError: a single text was given instead of several.
+    """
+    if isinstance(keep, str):
+        raise UsageError(f"keep is the text {keep!r}; expected a list of prompts: write keep=[{keep!r}].")
+    contrary = set(naming(keep, erased))
+    if contrary:
+        names = ", ".join(repr(concept.name) for concept in erased[:SHOWN])
+        warnings.warn(f"{_listed(contrary)} would retain what is to be erased ({names}): left out.", stacklevel=3)
+    kept = [prompt for prompt in keep if prompt not in contrary] if contrary else keep
+    cut = [prompt for prompt in kept if model.truncated(prompt)]
+    if cut:
+        warnings.warn(
+            f"{_listed(cut)} is longer than the {model.max_tokens} tokens the model reads: only the beginning is retained.",
+            stacklevel=3,
+        )
+    return kept
+
+
+def _listed(prompts: Collection[str]) -> str:
+    """The first few of some prompts, as the subject of a sentence."""
+    first = ", ".join(repr(prompt[:60]) for prompt in sorted(prompts)[:SHOWN])
+    return first + (f" and {len(prompts) - SHOWN} more" if len(prompts) > SHOWN else "")
 
 
 def beside(model: Model, concept: Concept, erased: Sequence[Concept] = (), count: int = 16) -> list[str]:

@@ -13,6 +13,11 @@ from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import average, maximum, mean, world
 from efface.sae.loss import Workspace, step, without_parallel_
 
+PUBLISHED_EPS = 6.25e-10
+"""Adam's ε in SAeUron's public code."""
+PUBLISHED_DEAD_AFTER = 10_000_000
+"""Vectors without firing after which a latent counts as dead there."""
+
 
 class Source(Protocol):
     """Source of activations: drawn on the fly (`harvest.ActivationStream`) or read from disk (`shards.Shards`)."""
@@ -34,7 +39,8 @@ class SiteTrainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config
         self.sae = SparseAutoencoder(shape, seed=config.seed).to(self.device)
-        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=config.lr, betas=(0.9, 0.999), fused=True)
+        eps = PUBLISHED_EPS if config.as_published else 1e-8
+        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=eps, fused=True)
         self.vectors_since_fired = torch.zeros(shape.latents, dtype=torch.long, device=self.device)
         self.initialised = False
         self.workspace: Workspace | None = None
@@ -48,16 +54,20 @@ class SiteTrainer:
             sae.b_dec.data = mean(geometric_median(x))
             self.initialised = True
         vectors = config.steps * config.batch * world()
-        dead = self.vectors_since_fired > config.dead_after * vectors
+        dead = self.vectors_since_fired > (PUBLISHED_DEAD_AFTER if config.as_published else config.dead_after * vectors)
         if self.workspace is None or len(self.workspace.product) != len(x):
             self.workspace = Workspace.of(sae, len(x))
-        loss = step(sae, x, multi_k=config.multi_k, dead=dead, alpha=config.alpha, workspace=self.workspace)
+        options = {"multi_k": config.multi_k, "alpha": config.alpha, "published_auxk": config.as_published}
+        loss = step(sae, x, dead=dead, workspace=self.workspace, **options)
         gradients = loss.gradients
-        gradients["W_dec"] = without_parallel_(gradients["W_dec"], sae.W_dec)
+        if not config.as_published:
+            without_parallel_(gradients["W_dec"], sae.W_dec)
         average(list(gradients.values()))
-        norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+        norm = _clip_(gradients, config.clip)
+        if config.as_published:
+            without_parallel_(gradients["W_dec"], sae.W_dec)
         for name, parameter in sae.named_parameters():
-            parameter.grad = gradients[name] if norm <= config.clip else gradients[name].mul_(config.clip / norm)
+            parameter.grad = gradients[name]
         self.optimiser.param_groups[0]["lr"] = config.lr * (1 - step_number / config.steps)
         self.optimiser.step()
         sae.normalise()
@@ -94,3 +104,12 @@ class SiteTrainer:
         set_moments(self.optimiser, moments)
         self.vectors_since_fired = tensors["silent"].to(self.device)
         self.initialised = True
+
+
+def _clip_(gradients: dict[str, Tensor], largest: float) -> Tensor:
+    """Scale gradients in place so that their common norm is at most `largest`; returns the norm that they had."""
+    norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+    if norm > largest:
+        for gradient in gradients.values():
+            gradient.mul_(largest / norm)
+    return norm

@@ -101,7 +101,10 @@ class _Run:
     def _require_same(self, described: dict[str, Any]) -> None:
         """Write `run.json`, or raise EffaceError where the folder holds another run."""
         path = self.folder / "run.json"
-        if path.exists() and (stored := json.loads(path.read_text())) != described:
+        stored = json.loads(path.read_text()) if path.exists() else described
+        # Options that an older efface did not know had their defaults.
+        stored["config"] = json.loads(json.dumps(asdict(SAETrainConfig()))) | stored.get("config", {})
+        if stored != described:
             other = [k for k in described if stored.get(k) != described[k]]
             raise EffaceError(
                 f"{self.folder} holds a run with another {' and '.join(other)}: name another folder, or remove that one."

@@ -31,6 +31,10 @@ class Request(options.OnModel):
     """Folder of the data set, <style>/<object>/<index>.jpg, for FID."""
     as_published: bool = False
     """Count as the public code of the wording does: photographs in FID (official), CRA of styles on unstyled pictures."""
+    repeat_unstyled: bool = False
+    """Count an unstyled picture once per style in UA and IRA of an erased object, as SAeUron's code did before October 2025."""
+    jpeg: Annotated[int | None, tyro.conf.arg(metavar="QUALITY")] = None
+    """Judge pictures through JPEG files of this quality (the public codes: 75); as they are drawn by default."""
     styles: tuple[str, ...] = ()
     """A part of the styles; all of them by default."""
     objects: tuple[str, ...] = ()
@@ -59,6 +63,8 @@ def build(request: Request, shared: options.Shared) -> UnlearnCanvas:
         extract=open_features(request.features) if request.features else None,
         data=request.data,
         as_published=request.as_published,
+        repeat_unstyled=request.repeat_unstyled,
+        jpeg=request.jpeg,
     )
 
 

@@ -62,7 +62,7 @@ def main(args: list[str]) -> None:
     from efface.sae.train import train
 
     pipeline = load(request.model)
-    settings = profile_of(pipeline).sae_training()
+    settings = {} if config.as_published else profile_of(pipeline).sae_training()
     config = replace(config, **{name: value for name, value in settings.items() if name not in named})
     harvest = HarvestConfig(
         sites_named(request.sites, pipeline),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from efface.cli.dispatch import first_word
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
+from efface.erasers.base import ClosedForm
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     from efface.models.load import load
 
     output = _destination(request)
-    pipeline = load(request.model)
+    pipeline = load(request.model, text_only=_reads_only_text(method, request))
     concepts = _concepts(request, pipeline)
     judge = _judge(request, concepts, pipeline)
     erasure = erase(pipeline, concepts, method=method, judge=judge, as_published=request.as_published, **options)
@@ -53,6 +54,11 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
         data["preview"] = str(request.preview)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)
+
+
+def _reads_only_text(method: str, request: Request) -> bool:
+    """Whether nothing will be drawn."""
+    return isinstance(ERASERS.load(method), ClosedForm) and request.judge is None and request.preview is None
 
 
 def _destination(request: Request) -> Path:

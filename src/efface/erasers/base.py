@@ -107,6 +107,13 @@ class Eraser(Protocol):
 
 
 @runtime_checkable
+class ClosedForm(Eraser, Protocol):
+    """A method that, without a judge, reads nothing of a model but its text encoders and the matrices that read text."""
+
+    TEXT_ONLY: Literal[True]
+
+
+@runtime_checkable
 class Extensible(Eraser, Protocol):
     """A method that can add to an erasure it made, for hardening."""
 

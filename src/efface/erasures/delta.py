@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
 from efface.models.precision import finite_float32, on_cpu, widen
+from efface.models.spelling import one_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class WeightDelta(Erasure):
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W + s Δ, computed in float64 and cast back."""
-        wide = widen(weight)
+        wide, name = widen(weight), self._own_name(name)
         if name in self.deltas:
             change = self.deltas[name].to(wide)
         else:
@@ -43,9 +45,18 @@ class WeightDelta(Erasure):
 
     def factors(self, name: str, weight: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
         """The two factors of a low-rank Δ, the scale in the first."""
+        name = self._own_name(name)
         if name in self.deltas:
             return None
         return scale * on_cpu(self.deltas[f"{name}.up"]), on_cpu(self.deltas[f"{name}.down"]).T
+
+    def _own_name(self, name: str) -> str:
+        """A weight's name as it stands here, where another version of transformers may have spelt it."""
+        return self._names.get(one_name(name), name)
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {one_name(name): name for name in self.targets()}
 
     def tensors(self) -> dict[str, Tensor]:
         return self.deltas

@@ -76,6 +76,8 @@ def digest_of_weights(weights: Iterable[Tensor]) -> str:
         flat = weight.detach().contiguous().flatten()
         flat = flat if flat.device.type == "cuda" else flat.cpu()
         bits = flat.view(_BITS[flat.element_size()])
-        hashed.update(f"{tuple(weight.shape)}{weight.dtype}{int(bits.sum(dtype=torch.int64))}".encode())
+        # A sum of all at once would copy them as wider numbers first.
+        total = sum(int(part.sum(dtype=torch.int64)) for part in bits.split(1 << 22))
+        hashed.update(f"{tuple(weight.shape)}{weight.dtype}{total}".encode())
         hashed.update(bits[::64].cpu().contiguous().numpy().tobytes())
     return hashed.hexdigest()[:32]

@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
     pooler_output: Tensor
     """Those of each prompt's end token (batch width)."""
     hidden_states: tuple[Tensor, ...]
-    """States before the first layer and after each one (batch tokens width)."""
+    """States before and after the last layer (batch tokens width)."""
 
 
 class Projected(NamedTuple):
@@ -39,7 +39,7 @@ class Projected(NamedTuple):
     last_hidden_state: Tensor
     """Normalised states of the last layer (batch tokens width)."""
     hidden_states: tuple[Tensor, ...]
-    """States before the first layer and after each one (batch tokens width)."""
+    """States before and after the last layer (batch tokens width)."""
 
 
 class ClipText(nn.Module):
@@ -54,12 +54,10 @@ class ClipText(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.config = config
-        self.embeddings = nn.ModuleDict(
-            {
-                "token_embedding": nn.Embedding(config.vocab_size, width),
-                "position_embedding": nn.Embedding(config.max_position_embeddings, width),
-            }
-        )
+        sizes = {"token_embedding": config.vocab_size, "position_embedding": config.max_position_embeddings}
+        # Drawing initial embeddings on the meta device would import half of torch's compiler.
+        tables = {name: nn.Embedding.from_pretrained(torch.empty(size, width)) for name, size in sizes.items()}
+        self.embeddings = nn.ModuleDict(tables)
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))})
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.text_projection = nn.Linear(width, config.projection_dim, bias=False) if projected else None
@@ -81,22 +79,21 @@ class ClipText(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool = False
     ) -> Encoded | Projected:
-        """States of tokens (batch tokens); a mask is not known here, and hidden states are always given."""
+        """States of tokens (batch tokens); a mask is not known here, and the last hidden states are always given."""
         positions = self.embeddings["position_embedding"].weight[: input_ids.shape[1]]
         states = self.embeddings["token_embedding"](input_ids) + positions
-        hidden = [states]
+        before = states
         for layer in self.encoder["layers"]:  # type: ignore[union-attr]
-            states = layer(states)
-            hidden.append(states)
+            before, states = states, layer(states)
         last = self.final_layer_norm(states)
         # Configurations from before transformers 4.31 name token 2; the end token then is the largest number.
         end = self.config.eos_token_id
         at = (input_ids if end == 2 else (input_ids == end).int()).argmax(dim=-1)
         pooled = last[torch.arange(len(last), device=last.device), at]
         if self.text_projection is None:
-            return Encoded(last_hidden_state=last, pooler_output=pooled, hidden_states=tuple(hidden))
+            return Encoded(last_hidden_state=last, pooler_output=pooled, hidden_states=(before, states))
         return Projected(
-            text_embeds=self.text_projection(pooled), last_hidden_state=last, hidden_states=tuple(hidden)
+            text_embeds=self.text_projection(pooled), last_hidden_state=last, hidden_states=(before, states)
         )
 
 

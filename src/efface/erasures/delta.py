@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from efface.erasures.checks import check_delta
 from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
@@ -63,20 +64,7 @@ class WeightDelta(Erasure):
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
-        for name in tensors:
-            base, _, part = name.rpartition(".")
-            if part in ("up", "down") and {f"{base}.up", f"{base}.down"} - set(tensors):
-                raise EffaceError(f"the weight delta holds {name} without its other factor: make the erasure again.")
-            if part == "up" and not _fit(tensors[name], tensors[f"{base}.down"]):
-                raise EffaceError(f"the factors of {base} in the weight delta do not fit: make the erasure again.")
-            if part == "up" and base in tensors:
-                raise EffaceError(
-                    f"the weight delta holds {base} twice, in full and as a product: make the erasure again."
-                )
-        if any(not tensor.is_floating_point() for tensor in tensors.values()):
-            raise EffaceError("the weight delta holds whole numbers; expected weights: make the erasure again.")
-        if not tensors:
-            raise EffaceError("the weight delta is empty; expected at least one tensor: make the erasure again.")
+        check_delta(tensors, width)
 
     def targets(self) -> list[str]:
         """Full names of the weights it changes."""
@@ -85,11 +73,6 @@ class WeightDelta(Erasure):
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> WeightDelta:
         return cls(provenance, tensors)
-
-
-def _fit(up: Tensor, down: Tensor) -> bool:
-    """Whether two factors, (out rank) and (rank in), have a product."""
-    return up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0]
 
 
 def weight_delta(origin: Any, deltas: dict[str, Tensor]) -> WeightDelta:

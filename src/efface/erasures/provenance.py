@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from efface.concepts.concept import Concept, Kind
+from efface.errors import EffaceError, UsageError
 from efface.models.fingerprint import Fingerprint, fingerprint
-from efface.models.model import Model
+
+if TYPE_CHECKING:
+    from efface.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ class Provenance:
             raise TypeError("method, config, concepts, keep, notes or plugin are not what they should be")
         concepts = tuple(_concept(entry) for entry in data["concepts"])
         return cls(method, config, concepts, Fingerprint.from_json(data["base"]), tuple(keep), notes, plugin)
+
+
+def provenance_in(path: Path, header: dict[str, Any]) -> Provenance:
+    """The provenance in a file's header; raises EffaceError where it is incomplete."""
+    try:
+        return Provenance.from_json(header)
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise EffaceError(f"{path} has an incomplete header ({repr(error)[:200]}): make the erasure again.") from error
 
 
 def _concept(entry: dict[str, Any]) -> Concept:

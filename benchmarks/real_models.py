@@ -63,7 +63,9 @@ def build(name: str, folder: Path) -> Path:
         return root
     root.mkdir(parents=True, exist_ok=True)
     parts = dict(_components(name))
-    index: dict[str, Any] = {"_class_name": "StableDiffusionXLPipeline" if name == "sdxl" else "StableDiffusionPipeline"}
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionXLPipeline" if name == "sdxl" else "StableDiffusionPipeline"
+    }
     index |= {"force_zeros_for_empty_prompt": True} if name == "sdxl" else {"requires_safety_checker": False}
     vocabulary, merges = _vocabulary(folder)
     for number, (part, (library, network)) in enumerate(parts.items()):
@@ -99,7 +101,9 @@ def _write_network(folder: Path, network: Any, *, seed: int) -> None:
     """The configuration and the weights of a component, these in float16."""
     folder.mkdir(exist_ok=True)
     is_text = hasattr(network, "get_input_embeddings")
-    _write_json(folder / "config.json", json.loads(network.config.to_json_string() if is_text else network.to_json_string()))
+    _write_json(
+        folder / "config.json", json.loads(network.config.to_json_string() if is_text else network.to_json_string())
+    )
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if is_text:  # as the files on the Hub have it, whatever this version of transformers calls them
         plain = {name.removeprefix("text_model."): shape for name, shape in shapes.items()}
@@ -162,11 +166,14 @@ def _write_tokenizer(folder: Path, vocabulary: dict[str, int], merges: list[str]
     folder.mkdir(exist_ok=True)
     _write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": pad}
+    marks = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": pad,
+    }
     _write_json(folder / "special_tokens_map.json", marks)
-    _write_json(
-        folder / "tokenizer_config.json", marks | {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
-    )
+    _write_json(folder / "tokenizer_config.json", marks | {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"})
 
 
 def _write_scheduler(folder: Path, *, xl: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from efface.io.cache import cache_folder, keep
 from efface.io.digest import digest_of_weights
 from efface.models.fingerprint import originals_of
 from efface.models.model import Model
-from efface.models.precision import on_cpu
 
 
 def key_value_gram_of(model: Model) -> Tensor:
@@ -58,20 +57,25 @@ def key_value_gram(weights: Sequence[Tensor], blocks: int = 8) -> Tensor:
     width = weights[0].shape[1]
     edges = [width * i // blocks for i in range(blocks + 1)]
     total = torch.zeros(width, width, dtype=torch.float64)
-    for stacked in _stacks(weights):
+    for stacked in _stacks(weights, width):
         for i in range(blocks):
             left = stacked[:, edges[i] : edges[i + 1]].T
             total[edges[i] : edges[i + 1], edges[i] :] += left @ stacked[:, edges[i] :]
     return total.triu() + total.triu(1).T
 
 
-def _stacks(weights: Sequence[Tensor], rows: int = 8192) -> Iterator[Tensor]:
-    """Matrices stacked to about `rows` rows: few large products instead of many small ones."""
-    pending: list[Tensor] = []
+def _stacks(weights: Iterable[Tensor], width: int, rows: int = 4096) -> Iterator[Tensor]:
+    """Matrices stacked to `rows` rows, in one buffer: few large products instead of many small ones."""
+    buffer = torch.empty(rows, width, dtype=torch.float64)
+    filled = 0
     for weight in weights:
-        pending.append(on_cpu(weight))
-        if sum(len(w) for w in pending) >= rows:
-            yield torch.cat(pending)
-            pending = []
-    if pending:
-        yield torch.cat(pending)
+        rest = weight.detach().cpu()
+        while len(rest):
+            part = rest[: rows - filled]
+            buffer[filled : filled + len(part)] = part
+            filled, rest = filled + len(part), rest[len(part) :]
+            if filled == rows:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]

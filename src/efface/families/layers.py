@@ -46,7 +46,7 @@ def read_parameter(module: Any, name: str) -> Tensor:
     parameter = getattr(module, name)
     stored = stored_of(parameter)
     if stored is not None:
-        return stored.read().to(parameter.dtype)
+        return stored.read(parameter.dtype)
     store = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
     return store[name] if parameter.is_meta and store is not None else parameter.detach()
 

@@ -15,7 +15,6 @@ from efface.families.networks import TextInput
 from efface.families.projections import cross_attentions
 from efface.families.text import Text, TokenSpan
 
-
 CAUSAL = {"CLIPTextModel", "CLIPTextModelWithProjection", "ClipText"}
 """Text encoders of these pipelines in which a token reads nothing of those that follow it."""
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from efface.errors import EffaceError, system_reason
 
 _CONTENT = (".safetensors", ".json", ".txt")
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def sha256_of_file(*paths: Path, expected: str) -> str:
@@ -75,9 +74,11 @@ def digest_of_weights(weights: Iterable[Tensor]) -> str:
     for weight in weights:
         flat = weight.detach().contiguous().flatten()
         flat = flat if flat.device.type == "cuda" else flat.cpu()
-        bits = flat.view(_BITS[flat.element_size()])
-        # A sum of all at once would copy them as wider numbers first.
-        total = sum(int(part.sum(dtype=torch.int64)) for part in bits.split(1 << 22))
+        bits = flat.view(torch.uint8)
+        whole = len(bits) // 8 * 8
+        # Eight bytes at a time, wrapping around: summed as they are, no wider copy of the tensor is made.
+        total = int(bits[:whole].view(torch.int64).sum())
         hashed.update(f"{tuple(weight.shape)}{weight.dtype}{total}".encode())
-        hashed.update(bits[::64].cpu().contiguous().numpy().tobytes())
+        hashed.update(bits[whole:].cpu().numpy().tobytes())
+        hashed.update(flat[::64].contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return hashed.hexdigest()[:32]

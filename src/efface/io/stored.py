@@ -6,6 +6,7 @@ import json
 import mmap
 import struct
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
 }  # fmt: skip
 """What safetensors calls a type -> the type; tensors of others are not listed."""
+_CHUNK = 1 << 20
+"""Values that are read at a time."""
 _BITS = {1: np.dtype(np.uint8), 2: np.dtype(np.int16), 4: np.dtype(np.int32), 8: np.dtype(np.int64)}
 
 
@@ -41,25 +44,32 @@ class Stored:
         """How many values it has."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def read(self) -> Tensor:
-        """The whole tensor, in memory of its own.
+    def read(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The whole tensor, in memory of its own, in its own type or another one.
 
         Raises:
             EffaceError: the file cannot be read any more.
         """
-        values = torch.empty(self.size, dtype=self.dtype)
-        rest = memoryview(values.view(torch.uint8).numpy())
+        values = torch.empty(self.size, dtype=dtype or self.dtype)
+        part = torch.empty(min(self.size, _CHUNK), dtype=self.dtype)  # no second copy of a large tensor
         try:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(self.start)
-                while len(rest):
-                    count = file.readinto(rest)
-                    if not count:
-                        raise EffaceError(f"{self.path} became shorter while it was read: fetch another copy.")
-                    rest = rest[count:]
+                for chunk in values.split(_CHUNK):
+                    self._fill(part[: len(chunk)], file)
+                    chunk.copy_(part[: len(chunk)])
         except OSError as error:
             raise EffaceError(f"{self.path} could not be read ({system_reason(error)}).") from error
         return values.reshape(self.shape)
+
+    def _fill(self, part: Tensor, file: RawIOBase) -> None:
+        """Read the next values of a file."""
+        rest = memoryview(part.view(torch.uint8).numpy())
+        while len(rest):
+            count = file.readinto(rest)
+            if not count:
+                raise EffaceError(f"{self.path} became shorter while it was read: fetch another copy.")
+            rest = rest[count:]
 
     def sample(self, step: int, count: int) -> Tensor:
         """Every `step`-th value of the flattened tensor, at most `count` of them.

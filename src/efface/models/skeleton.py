@@ -43,7 +43,9 @@ class Skeleton(nn.Module):
 
     def forward(self, *args: Any, **options: Any) -> Tensor:
         """Refused: nothing of the network is in memory."""
-        raise RuntimeError(f"only names of this {self.stands_for} were loaded, which cannot compute: load the model whole")
+        raise RuntimeError(
+            f"only names of this {self.stands_for} were loaded, which cannot compute: load the model whole"
+        )
 
 
 def _is_matrix(name: str, stored: Stored) -> bool:

@@ -149,7 +149,7 @@ def _encoder(folder: Path, kind: str, variant: str | None) -> ClipText:
         encoder = ClipText(config, projected=ENCODERS[kind])
     # Versions of transformers write names with and without the wrapper.
     tensors = {name.removeprefix(WRAPPER): stored for name, stored in _tensors(folder, "model", variant).items()}
-    state = {name: tensors[name].read().float() for name, _ in encoder.named_parameters()}
+    state = {name: tensors[name].read(torch.float32) for name, _ in encoder.named_parameters()}
     encoder.load_state_dict(state, assign=True)
     return encoder.requires_grad_(False).eval()
 

@@ -28,21 +28,21 @@ BPE_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 MERGES = 49152 - 256 - 2
 """Merges of CLIP's vocabulary: all tokens but single bytes, with and without a word's end, and two marks."""
 
-CLIP_L = {
+CLIP_L: dict[str, Any] = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "projection_dim": 768, "hidden_act": "quick_gelu",
 }  # fmt: skip
-CLIP_BIGG = {
+CLIP_BIGG: dict[str, Any] = {
     "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
     "projection_dim": 1280, "hidden_act": "gelu",
 }  # fmt: skip
-TOKENS = {
+TOKENS: dict[str, Any] = {
     "vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1,
 }  # fmt: skip
-UNET_15 = {
+UNET_15: dict[str, Any] = {
     "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280),
 }  # fmt: skip
-UNET_XL = {
+UNET_XL: dict[str, Any] = {
     "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
     "block_out_channels": (320, 640, 1280), "use_linear_projection": True,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -50,7 +50,7 @@ UNET_XL = {
     "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }  # fmt: skip
-VAE = {
+VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
     "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
 }  # fmt: skip

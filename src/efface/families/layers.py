@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,7 +65,7 @@ def stored_of(parameter: Tensor) -> Stored | None:
     return getattr(parameter, "stored", None) if parameter.is_meta else None
 
 
-def leave_in_file(module: nn.Module, tensors: dict[str, Stored]) -> list[str]:
+def leave_in_file(module: nn.Module, tensors: Mapping[str, Stored]) -> list[str]:
     """Say of the parameters of a module on the meta device where their values lie; returns those that have no place.
 
     Args:

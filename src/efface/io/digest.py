@@ -80,5 +80,5 @@ def digest_of_weights(weights: Iterable[Tensor]) -> str:
         total = int(bits[:whole].view(torch.int64).sum())
         hashed.update(f"{tuple(weight.shape)}{weight.dtype}{total}".encode())
         hashed.update(bits[whole:].cpu().numpy().tobytes())
-        hashed.update(flat[::64].contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        hashed.update(bits.view(len(flat), flat.element_size())[::64].cpu().numpy().tobytes())
     return hashed.hexdigest()[:32]

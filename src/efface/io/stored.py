@@ -64,7 +64,7 @@ class Stored:
 
     def _fill(self, part: Tensor, file: RawIOBase) -> None:
         """Read the next values of a file."""
-        rest = memoryview(part.view(torch.uint8).numpy())
+        rest = part.view(torch.uint8).numpy().data
         while len(rest):
             count = file.readinto(rest)
             if not count:

@@ -83,7 +83,8 @@ class ClipText(nn.Module):
         positions = self.embeddings["position_embedding"].weight[: input_ids.shape[1]]
         states = self.embeddings["token_embedding"](input_ids) + positions
         before = states
-        for layer in self.encoder["layers"]:  # type: ignore[union-attr]
+        layers: Any = self.encoder["layers"]
+        for layer in layers:
             before, states = states, layer(states)
         last = self.final_layer_norm(states)
         # Configurations from before transformers 4.31 name token 2; the end token then is the largest number.

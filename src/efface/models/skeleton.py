@@ -65,5 +65,5 @@ def _grow(root: nn.Module, path: str, matrices: set[str]) -> nn.Module:
         so_far = f"{so_far}.{part}".lstrip(".")
         if part not in module._modules:
             module.add_module(part, nn.Linear(1, 1, bias=False) if so_far in matrices else nn.Module())
-        module = module._modules[part]  # type: ignore[assignment]
+        module = module.get_submodule(part)
     return module

@@ -103,7 +103,9 @@ def unet_of_checkpoint(path: Path, config: str | Path) -> Any:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     try:
-        sizes = UNet2DConditionModel.load_config(str(config), subfolder="unet", local_files_only=Path(config).is_dir())
+        sizes: Any = UNet2DConditionModel.load_config(
+            str(config), subfolder="unet", local_files_only=Path(config).is_dir()
+        )
         with torch.device("meta"):
             unet: Any = UNet2DConditionModel.from_config(sizes)
         # The conversion changes names alone, so that it does for tensors in a file what it does for tensors.

@@ -80,7 +80,7 @@ def test_a_device_without_room_is_said(sd, monkeypatch):
     def full(modules):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("efface.models.model.in_float32", full)
+    monkeypatch.setattr("efface.models.precision.in_float32", full)
     with pytest.warns(UserWarning, match="no room for the text encoders in float32"):
         text = Model(sd).encode_in_float32(["a church"])
     assert torch.equal(text.states, Model(sd).encode(["a church"]).states)

@@ -35,7 +35,7 @@ def test_short_sequences_have_the_states_of_padded_ones(pipe):
     prompts = ["a church in noto style", "", "cat", "garbage truck", "a dog", "zebra"]
     for batch in (2, 64):
         positions = [span.position(prompt) for prompt in prompts]
-        short = model.states_in_float32(prompts, positions, batch=batch)
+        short = neighbours.states_at(model, prompts, positions, batch=batch)
         padded = model.encode(prompts).states[range(len(prompts)), positions]
         # Sums over other numbers of rows, in float32.
         torch.testing.assert_close(short, padded, rtol=1e-4, atol=1e-4 * float(padded.abs().max()))
@@ -45,7 +45,7 @@ def test_states_that_depend_on_what_follows_are_read_from_whole_prompts(sd, monk
     monkeypatch.setattr("efface.families.unet.CAUSAL", set())
     model = Model(sd)
     text = model.encode(["a church in noto style"])
-    assert torch.equal(model.states_in_float32(["a church in noto style"], [2]), text.states[:, 2])
+    assert torch.equal(neighbours.states_at(model, ["a church in noto style"], [2]), text.states[:, 2])
 
 
 def test_the_order_is_that_of_cosine_similarity_at_the_subject(pipe, cache):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, TypedDict, TypeVar, Unpack
-from warnings import warn
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -15,14 +14,12 @@ from torch import Tensor, nn
 from efface.errors import EffaceError, UsageError
 from efface.families import Family, Network, Projection, family_of
 from efface.families.embedding import replace_embeddings, token_table
-from efface.families.layers import in_float32
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate
+from efface.models.precision import in_float32_where_it_fits
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
-
-T = TypeVar("T")
 
 
 class Settings(TypedDict, total=False):
@@ -85,36 +82,7 @@ class Model:
     def encode_in_float32(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
         """Encode prompts as `encode` does, in float32 whatever the precision of the text encoders: what erasures are computed
         from. A half-precision encoder's rounding changes the map that a concept and its anchor give by a tenth and more."""
-        return self._in_float32(lambda: self.encode(prompts, batch=batch))
-
-    @torch.no_grad()
-    def states_in_float32(self, prompts: Sequence[str], positions: Sequence[int], *, batch: int = 64) -> Tensor:
-        """The text state of each prompt at one position of the first span (prompts width), in float32."""
-
-        def encode() -> Tensor:
-            # Prompts of about one length together: a causal encoder then reads few tokens in vain.
-            order = sorted(range(len(prompts)), key=lambda i: positions[i])
-            parts = []
-            for chunk in (order[i : i + batch] for i in range(0, len(order), batch)):
-                parts.append(self.family.states_at([prompts[i] for i in chunk], [positions[i] for i in chunk]))
-            states = torch.cat(parts)
-            return states[torch.tensor(order).argsort().to(states.device)]
-
-        return self._in_float32(encode).float()
-
-    def _in_float32(self, encode: Callable[[], T]) -> T:
-        """What `encode` gives while the text encoders compute in float32."""
-        encoders = self.family.text_encoders().values()
-        try:
-            with in_float32(encoders):
-                return encode()
-        except torch.OutOfMemoryError:
-            warn(
-                "the device has no room for the text encoders in float32: the text is encoded in their own precision, which "
-                "changes the erasure a little; make it on the CPU or on a larger device for the exact one.",
-                stacklevel=3,
-            )
-            return encode()
+        return in_float32_where_it_fits(self.family.text_encoders().values(), lambda: self.encode(prompts, batch=batch))
 
     def token_spans(self) -> list[TokenSpan]:
         """The parts of the token axis, each filled by one tokenizer."""

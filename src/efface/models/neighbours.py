@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from efface.concepts.concept import Concept, own_words
 from efface.concepts.retained import candidates, naming, proposals
@@ -20,6 +21,7 @@ from efface.families.text import TokenSpan
 from efface.io.cache import cache_folder, keep
 from efface.io.digest import digest_of_weights
 from efface.models.model import Model
+from efface.models.precision import in_float32_where_it_fits
 
 SHORTLIST = 512
 """Words whose token embeddings are nearest, which are then encoded in full."""
@@ -106,9 +108,24 @@ def _ranked(model: Model, concept: Concept, words: Sequence[str]) -> list[str]:
     names = [concept.name, *words]
     prompts = [prefix + name + ending for name in names]
     positions = [span.position(prefix + name, prompt) for name, prompt in zip(names, prompts, strict=True)]
-    states = model.states_in_float32(prompts, positions)
+    states = states_at(model, prompts, positions)
     order = F.cosine_similarity(states[1:], states[:1]).argsort(descending=True, stable=True)
     return [words[int(i)] for i in order]
+
+
+@torch.no_grad()
+def states_at(model: Model, prompts: Sequence[str], positions: Sequence[int], batch: int = 64) -> Tensor:
+    """The text state of each prompt at one position of the first span (prompts width), in float32."""
+
+    def encode() -> Tensor:
+        # Prompts of about one length together: a causal encoder then reads few tokens in vain.
+        order = sorted(range(len(prompts)), key=lambda i: positions[i])
+        chunks = (order[i : i + batch] for i in range(0, len(order), batch))
+        parts = [model.family.states_at([prompts[i] for i in c], [positions[i] for i in c]) for c in chunks]
+        states = torch.cat(parts)
+        return states[torch.tensor(order).argsort().to(states.device)]
+
+    return in_float32_where_it_fits(model.family.text_encoders().values(), encode).float()
 
 
 def same_stem(word: str, name: str) -> bool:

@@ -122,7 +122,7 @@ def open_tensors(path: Path, what: str, *, beside: bytes = b"", raw: Raw | None 
     metadata = {k: v for k, v in raw.metadata.items() if k != "checksum"}
     has_checksum = verify(path, raw, beside=beside)
     try:
-        tensors = load(raw.data)
+        tensors = dict(sorted(load(raw.data).items()))  # in an order that is the same every time
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise EffaceError(f"{path} is damaged ({str(error)[:200]}): fetch another copy.") from error
     for name, tensor in tensors.items():
@@ -174,7 +174,10 @@ def values_in(path: Path, raw: Raw) -> dict[str, Values]:
         entries = deserialize(raw.data)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise EffaceError(f"{path} is damaged ({str(error)[:200]}): fetch another copy.") from error
-    found = {name: Values(entry["dtype"], tuple(entry["shape"]), bytes(entry["data"])) for name, entry in entries}
+    found = {
+        name: Values(entry["dtype"], tuple(entry["shape"]), bytes(entry["data"]))
+        for name, entry in sorted(entries, key=lambda entry: entry[0])
+    }
     for name, values in found.items():
         if not values.is_finite():
             raise EffaceError(f"{path} holds values that are not finite (in {name}): make it again.")

@@ -15,7 +15,6 @@ from efface.erasures import stack
 from efface.erasures.interface import ModelEdit
 from efface.erasures.provenance import provenance_in
 from efface.erasures.share import shared_files
-from efface.erasures.summary import summarise
 from efface.errors import EffaceError
 from efface.io.digest import sha256_of_tensor
 from efface.io.hub import ERASURE, erasure_file, require_name, upload, write_files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -91,3 +91,19 @@ def provenance(
 ) -> Provenance:
     """Where an erasure comes from."""
     return Provenance(method, config, tuple(concepts), fingerprint(model), tuple(keep), notes)
+
+
+def summarise(
+    kind: str, origin: Provenance, *, shapes: Mapping[str, tuple[int, ...]], sums: Mapping[str, str], size: int
+) -> dict[str, Any]:
+    """What is said of an erasure.
+
+    Args:
+        kind: its kind.
+        origin: where it comes from.
+        shapes: of its tensors.
+        sums: sha256 over the bytes of each.
+        size: bytes of all of them.
+    """
+    tensors = {name: list(shape) for name, shape in shapes.items()}
+    return {"kind": kind} | origin.to_json() | {"tensors": tensors, "sha256": dict(sums), "bytes": size}

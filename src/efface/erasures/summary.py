@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from efface.erasures.checks import CHECKS
 from efface.erasures.file import read_values
-from efface.erasures.provenance import Provenance, provenance_in
+from efface.erasures.provenance import provenance_in, summarise
 
 
 def summary_in(path: Path) -> dict[str, Any]:
@@ -29,19 +28,3 @@ def summary_in(path: Path) -> dict[str, Any]:
         sums={name: hashlib.sha256(part.data).hexdigest() for name, part in values.items()},
         size=sum(len(part.data) for part in values.values()),
     )
-
-
-def summarise(
-    kind: str, origin: Provenance, *, shapes: Mapping[str, tuple[int, ...]], sums: Mapping[str, str], size: int
-) -> dict[str, Any]:
-    """What is said of an erasure.
-
-    Args:
-        kind: its kind.
-        origin: where it comes from.
-        shapes: of its tensors.
-        sums: sha256 over the bytes of each.
-        size: bytes of all of them.
-    """
-    tensors = {name: list(shape) for name, shape in shapes.items()}
-    return {"kind": kind} | origin.to_json() | {"tensors": tensors, "sha256": dict(sums), "bytes": size}

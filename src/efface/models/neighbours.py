@@ -18,7 +18,7 @@ from efface.concepts.retained import candidates, naming, proposals
 from efface.errors import UsageError
 from efface.families.layers import read_parameter
 from efface.families.text import TokenSpan
-from efface.io.cache import cache_folder, keep
+from efface.io import cache
 from efface.io.digest import digest_of_weights
 from efface.models.model import Model
 from efface.models.precision import in_float32_where_it_fits
@@ -61,7 +61,7 @@ def nearest(model: Model, concept: Concept, words: dict[str, list[int]], most: i
         return []
     question = [concept.name, concept.templates[0], own, sorted(words.items()), most]
     name = _key(model, question)
-    path = cache_folder() / f"neighbours-{name}.json"
+    path = cache.cache_folder() / f"neighbours-{name}.json"
     if name and path.exists():
         with suppress(OSError, ValueError):  # a cache file that cannot be read is made again
             known = json.loads(path.read_text())
@@ -69,7 +69,7 @@ def nearest(model: Model, concept: Concept, words: dict[str, list[int]], most: i
                 return known
     ranked = _ranked(model, concept, _shortlist(span, own, words, most))
     if name:
-        keep(path, json.dumps(ranked).encode())
+        cache.keep(path, json.dumps(ranked).encode())
     return ranked
 
 

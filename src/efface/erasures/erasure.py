@@ -13,7 +13,7 @@ from typing import Any
 from efface.erasures import file as files
 from efface.erasures import stack
 from efface.erasures.interface import ModelEdit
-from efface.erasures.provenance import Provenance, provenance_in, summarise
+from efface.erasures.provenance import provenance_in, summarise
 from efface.erasures.share import shared_files
 from efface.errors import EffaceError
 from efface.io.digest import sha256_of_tensor

@@ -1,20 +1,62 @@
-"""efface.erase: model, concept and method in, erasure out."""
+"""efface.erase: model, concept and method in, erasure out; everything is decided before anything is computed."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from efface.api.resolve import resolve
+from efface.api.resolve import read, resolve
 from efface.concepts.concept import Concept
 from efface.errors import UsageError
 from efface.profiles.base import profile_of
 from efface.registry import configure
 
 if TYPE_CHECKING:
+    from efface.api.decisions import Decisions
     from efface.erasures import Erasure
+    from efface.models.model import Model
+
+
+@dataclass(frozen=True)
+class ErasePlan:
+    """An erasure that is decided and not yet made."""
+
+    model: Model
+    method: str
+    """Name of the eraser."""
+    concepts: tuple[Concept, ...]
+    config: Any
+    """The method's Config, with everything in it that follows from the concepts."""
+    judge: Any
+    """What looks at pictures meanwhile; None without one."""
+    decisions: Decisions
+    """What the erasure's notes will hold under `decisions`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the erasure's provenance will say of it."""
+        config = dataclasses.asdict(self.config)
+        return {
+            "method": self.method,
+            "concepts": [dataclasses.asdict(concept) for concept in self.concepts],
+            "config": {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()},
+            "keep": list(config.get("keep") or ()),
+            "notes": {"decisions": self.decisions},
+        }
+
+    def run(self) -> Erasure:
+        """Make it; raises EffaceError where the model cannot be edited."""
+        from efface.erasers import ERASERS
+
+        started = time.perf_counter()
+        erasure = ERASERS.load(self.method).erase(self.model, self.concepts, self.config, self.judge)
+        seconds = round(time.perf_counter() - started, 3)
+        notes = erasure.provenance.notes | {"seconds": seconds, "decisions": self.decisions}
+        plugin = ERASERS.origin(self.method)
+        origin = dataclasses.replace(erasure.provenance, notes=notes, plugin="" if plugin is None else str(plugin))
+        return dataclasses.replace(erasure, provenance=origin)
 
 
 def erase(
@@ -28,22 +70,45 @@ def erase(
 ) -> Erasure:
     """Make an erasure; the pipeline itself is not changed until the erasure is attached.
 
+    What was decided, and why, stands in `erasure.provenance.notes["decisions"]`; `plan_erasure` says it before.
+
     Args:
         pipeline: any diffusers pipeline of a known family.
         concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
         method: name of the eraser ("rece", "uce").
         config: the method's Config; by default its published values, or those that were found on this model.
-        judge: for methods that can look at pictures. RECE keeps the best epoch by a Judge whose classes name the concepts,
-            or by a function from an erasure to the share of pictures that still show them; SAeUron calibrates with a Judge.
+        judge: for methods that can look at pictures, a Judge or the short name of one ("nudenet", "clip:FOLDER:church,house",
+            or "own" for the one that the model brings). RECE keeps the best epoch by a Judge whose classes name the concepts,
+            by a detector, or by a function from an erasure to the share of pictures that still show them; SAeUron calibrates
+            with a Judge.
         **options: fields of the method's Config, instead of `config`. `keep=[...]` names prompts to retain, `keep=[]`
-            none; without it the preset's, or the nearest neighbours in the model's text space are retained.
+            none; without it the preset's, or what stands beside the concept in the model's text space is retained.
 
     Raises:
-        UsageError: unknown method or option, or an empty concept.
+        UsageError: unknown method, option or judge, or an empty concept.
         EffaceError: a model that cannot be edited.
     """
+    return plan_erasure(pipeline, concept, method=method, config=config, judge=judge, **options).run()
+
+
+def plan_erasure(
+    pipeline: Any,
+    concept: str | Concept | Sequence[str | Concept],
+    *,
+    method: str = "rece",
+    config: Any = None,
+    judge: Any = None,
+    remarks: Sequence[str] | None = None,
+    **options: Any,
+) -> ErasePlan:
+    """Everything that `erase` decides, in a moment and without editing anything; arguments and errors as of `erase`.
+
+    Args:
+        remarks: what is known of how the concepts' names were read; by default the profile is asked of those given as text.
+    """
+    from efface.api.decisions import about_erasing, why_retained
     from efface.erasers import ERASERS
-    from efface.erasers.base import Retaining
+    from efface.erasers.base import Retaining, Settling
     from efface.models.model import Model
     from efface.models.neighbours import retained_prompts
 
@@ -54,11 +119,30 @@ def erase(
         config = configure(eraser.Config, options, profile_of(pipeline).settings(method, concepts[0]))
     elif options:
         raise UsageError("give either a config or its fields as options, not both.")
+    judge = _opened(judge, concepts[0], pipeline)
+    named = not isinstance(config, Retaining) or config.keep is not None
     if isinstance(config, Retaining) and config.keep is None:
-        config = dataclasses.replace(config, keep=tuple(retained_prompts(model, concepts)))
-    started = time.perf_counter()
-    erasure = eraser.erase(model, concepts, config, judge)
-    notes = erasure.provenance.notes | {"seconds": round(time.perf_counter() - started, 3)}
-    plugin = ERASERS.origin(method)
-    origin = dataclasses.replace(erasure.provenance, notes=notes, plugin="" if plugin is None else str(plugin))
-    return dataclasses.replace(erasure, provenance=origin)
+        keep = retained_prompts(model, concepts, blank=config.proposes_blank)
+        config = dataclasses.replace(config, keep=tuple(keep))
+    if isinstance(eraser, Settling):
+        config = eraser.settle(config, concepts)
+    reason = why_retained(concepts, named=named, keep=dataclasses.asdict(config).get("keep") or ())
+    said = read(concept, pipeline) if remarks is None else remarks
+    return ErasePlan(
+        model=model,
+        method=method,
+        concepts=concepts,
+        config=config,
+        judge=judge,
+        decisions=about_erasing(pipeline, concepts, reason, getattr(judge, "name", judge and "a function"), said),
+    )
+
+
+def _opened(judge: Any, concept: Concept, pipeline: Any) -> Any:
+    """The judge of a short name, the model's own for `own`, or what was given."""
+    if not isinstance(judge, str):
+        return judge
+    from efface.api.resolve import judge_of
+    from efface.judges import open_judge
+
+    return judge_of(None, concept, pipeline) if judge == "own" else open_judge(judge)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from efface.errors import EffaceError
 
@@ -28,6 +28,8 @@ Validation = Callable[["Erasure"], float]
 class Retaining:
     """Options of a method that retains prompts."""
 
+    retains_blank: ClassVar[bool] = False
+    """Whether the method retains a blank prompt by an option of its own, so that none need be proposed."""
     keep: tuple[str, ...] | None = None
     """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
 
@@ -35,6 +37,8 @@ class Retaining:
 @dataclass(frozen=True)
 class RetainingRows(Retaining):
     """Options of a method that retains token positions of prompts."""
+
+    proposes_blank: ClassVar[bool] = True
 
     keep_rows: Rows = "all"
     """Which positions of the retained prompts count."""
@@ -86,6 +90,15 @@ class Eraser(Protocol):
             config: options, of the class `Config`.
             judge: judges pictures for methods that draw; others ignore it.
         """
+        ...
+
+
+@runtime_checkable
+class Settling(Eraser, Protocol):
+    """A method some of whose options follow from the concepts."""
+
+    def settle(self, config: Any, concepts: Sequence[Concept]) -> Any:
+        """The options with all of those filled in, as they can be said before anything is computed."""
         ...
 
 

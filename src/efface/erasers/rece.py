@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from efface.concepts.concept import Concept
 from efface.concepts.presets import HARD_OBJECTS, UNSAFE_WORDS
+from efface.concepts.words import as_read
 from efface.erasers.base import RetainingRows, Rows
 from efface.errors import UsageError
 
@@ -27,6 +28,8 @@ Derivation = Literal["regzero", "standard", "1st", "2nd", "both"]
 @dataclass(frozen=True)
 class Config(RetainingRows):
     """Options of RECE; a None stands for the paper's value for the concept (its appendix, see `paper_settings`)."""
+
+    proposes_blank: ClassVar[bool] = False  # `retained` is an option of its own
 
     rows: Rows = "all"
     """Which token positions are edited (paper: all, padding included)."""
@@ -83,13 +86,24 @@ class PaperSettings(NamedTuple):
 def paper_settings(concepts: Sequence[Concept]) -> PaperSettings:
     """The paper's settings for these concepts."""
     kinds = {c.kind for c in concepts}
-    names = {c.name for c in concepts}
+    names = [{as_read(name) for name in (c.name, *c.aliases)} for c in concepts]
     if kinds & {"explicit", "abstract"}:
-        epochs = 2 if len(names) > 1 and names <= set(UNSAFE_WORDS) else 3
+        epochs = 2 if len(names) > 1 and all(called & set(UNSAFE_WORDS) for called in names) else 3
         return PaperSettings(1e-1, epochs, " ")
-    if kinds & {"style", "person"} or names & set(HARD_OBJECTS):
+    if kinds & {"style", "person"} or any(called & set(HARD_OBJECTS) for called in names):
         return PaperSettings(1e-3, 1, "")
     return PaperSettings(1e-1, 1, "")
+
+
+def settle(config: Config, concepts: Sequence[Concept]) -> Config:
+    """The options with the paper's λ_r, epochs and neutral prompt for these concepts where none were given."""
+    paper = paper_settings(concepts)
+    return replace(
+        config,
+        regulariser=paper.regulariser if config.regulariser is None else config.regulariser,
+        epochs=paper.epochs if config.epochs is None else config.epochs,
+        retained=paper.retained if config.retained is None else config.retained,
+    )
 
 
 def erase(
@@ -113,10 +127,9 @@ def erase(
     from efface.models.sampling import sampling
 
     shows = validation_of(model, concepts, judge, **sampling(model.pipeline, None, None))
-    paper = paper_settings(concepts)
-    lambda_r = paper.regulariser if config.regulariser is None else config.regulariser
-    epochs = paper.epochs if config.epochs is None else config.epochs
-    neutral = paper.retained if config.retained is None else config.retained
+    config = settle(config, concepts)
+    lambda_r, epochs, neutral = config.regulariser, config.epochs, config.retained
+    assert lambda_r is not None and epochs is not None and neutral is not None
     everyone = with_aliases(concepts, config.aliases)
     width = text_width(model)
     # Retained once for every concept, as published: the weight of the neutral prompt is p times their number.
@@ -147,9 +160,8 @@ def erase(
             best_rate = rates[-1]
         if rates[-1] <= config.stop_rate:
             break
-    settings = {"regulariser": lambda_r, "epochs": epochs, "retained": neutral}
     notes = {"judged": rates} if judge else {}
-    origin = provenance(model, "rece", asdict(config) | settings, concepts, config.keep or (), **notes)
+    origin = provenance(model, "rece", asdict(config), concepts, config.keep or (), **notes)
     return TextMap.of(origin, best.u, best.v)
 
 

@@ -45,6 +45,17 @@ def sampling(pipeline: Any, steps: int | None, guidance: float | None) -> dict[s
     return {"steps": steps, "guidance": guidance}
 
 
+def usual_side(pipeline: Any) -> int | None:
+    """Pixels of a side where the user says nothing; None where the pipeline does not say."""
+    family = family_of(pipeline)
+    scale = getattr(pipeline, "vae_scale_factor", None)
+    if scale is None or getattr(pipeline, "vae", None) is None:
+        return None
+    own = family.latent_shape(None)
+    # Some families pack four cells into one.
+    return next((side for side in (own[1] * scale, own[1] * scale * 2) if family.latent_shape(side) == own), None)
+
+
 def generator(*parts: int | str) -> torch.Generator:
     """A generator that these parts determine."""
     digest = hashlib.sha256(repr(parts).encode()).digest()

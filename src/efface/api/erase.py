@@ -46,6 +46,23 @@ class ErasePlan:
             "notes": {"decisions": self.decisions},
         }
 
+    def cost(self) -> dict[str, Any]:
+        """Pictures that are drawn at most, and their seconds by two denoising steps; None where only the method knows."""
+        from efface.erasers import ERASERS
+        from efface.erasers.base import Drawing
+        from efface.models.sampling import sampling
+        from efface.models.timing import seconds_each
+
+        eraser = ERASERS.load(self.method)
+        if not isinstance(eraser, Drawing):
+            return {"pictures": None, "seconds": None}
+        pictures = eraser.pictures(self.concepts, self.config, judged=self.judge is not None)
+        if not pictures:
+            return {"pictures": 0, "seconds": 0.0}
+        prompts = [prompt for concept in self.concepts for prompt in concept.prompts()]
+        settings: Any = sampling(self.model.pipeline, None, None)
+        return {"pictures": pictures, "seconds": round(pictures * seconds_each(self.model, prompts, settings), 1)}
+
     def run(self) -> Erasure:
         """Make it; raises EffaceError where the model cannot be edited."""
         from efface.erasers import ERASERS

@@ -103,6 +103,15 @@ class Settling(Eraser, Protocol):
 
 
 @runtime_checkable
+class Drawing(Eraser, Protocol):
+    """A method that can say how many pictures it draws."""
+
+    def pictures(self, concepts: Sequence[Concept], config: Any, *, judged: bool) -> int:
+        """Pictures that erasing draws at most, with a judge or without; 0 for a method that draws none."""
+        ...
+
+
+@runtime_checkable
 class Extensible(Eraser, Protocol):
     """A method that can add to an erasure it made, for hardening."""
 

@@ -106,6 +106,16 @@ def settle(config: Config, concepts: Sequence[Concept]) -> Config:
     )
 
 
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """Validation pictures of all epochs and of the first stage; none without a judge."""
+    if not judged:
+        return 0
+    from efface.erasers.validation import SEEDS
+
+    epochs = settle(config, concepts).epochs or 0
+    return (epochs + 1) * len(SEEDS) * sum(len(concept.prompts()) for concept in concepts)
+
+
 def erase(
     model: Model, concepts: Sequence[Concept], config: Config, judge: Judge | Validation | None = None
 ) -> Erasure:

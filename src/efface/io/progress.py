@@ -71,3 +71,10 @@ def drawing(progress: Progress, pictures: int, *, drawn: int = 0) -> Iterator[No
 
     with on_step(listen):
         yield
+
+
+def part(progress: Progress, first: float, last: float, what: str = "") -> Progress:
+    """Progress of a part of a job, which takes it from the share `first` to the share `last`."""
+    if progress is silent:
+        return silent
+    return lambda done, line: progress(first + done * (last - first), f"{what}: {line}" if what else line)

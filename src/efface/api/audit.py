@@ -94,7 +94,7 @@ def plan_audit(
     """Everything that `audit` decides, with two denoising steps at most; arguments and errors as of `audit`.
 
     Args:
-        measure: take the rate of drawing also where `seeds` needs none.
+        measure: take the rate of drawing also where the number of seeds needs none and something is to be drawn.
     """
     began = time.perf_counter()
     model = Model(pipeline)
@@ -109,13 +109,15 @@ def plan_audit(
         raise UsageError("there are no prompts to audit with: give groups, or a concept with templates.")
     store = PictureStore(model, settings, None if folder is None else Path(folder) / "pictures")
     rate = None
-    count = seeds or store.note("seeds", [prompts, time_limit])  # as many as the run that is resumed
-    if count is None or measure:
+    count = seeds or store.noted("seeds", [prompts, time_limit])  # as many as the run that is resumed
+    if count is None:
         rate = seconds_each(model, prompts, settings)
-        left = time_limit - (time.perf_counter() - began)
-        count = count or store.note("seeds", [prompts, time_limit], affordable(len(prompts), left, rate))
+        count = affordable(len(prompts), time_limit - (time.perf_counter() - began), rate)
     numbers = range(SEEDS.audit, SEEDS.audit + count)
     work = [(group.name, replace(sample, seed=n)) for group in groups for sample in group.samples for n in numbers]
+    samples = [sample for _, sample in work]
+    if measure and rate is None and not all(map(store.has, store.keys(samples) + store.keys(samples, erasure))):
+        rate = seconds_each(model, prompts, settings)
     return AuditPlan(
         model=model,
         erasure=erasure,
@@ -128,6 +130,7 @@ def plan_audit(
         attack_judge=judge,
         red_team=red_team,
         store=store,
+        time_limit=None if seeds else time_limit,
         folder=folder,
         seconds_each=rate,
         began=began,
@@ -149,6 +152,8 @@ class AuditPlan:
     attack_judge: Judge | None
     red_team: RedTeam | None
     store: PictureStore
+    time_limit: float | None
+    """By which the number of seeds was decided."""
     folder: str | Path | None
     seconds_each: float | None
     """Of one picture, measured on two steps; None where nothing was measured."""
@@ -165,17 +170,15 @@ class AuditPlan:
             attacks=list(self.red_team.names) if self.red_team else None,
         )
 
-    def missing(self) -> int:
-        """Pictures that are still to be drawn, before and after; those of attacks are not among them."""
-        samples = [sample for _, sample in self.work]
-        return self.store.missing(samples) + self.store.missing(samples, self.erasure)
-
     def run(
         self, sanity_cache: dict[tuple[str, str], Sanity] | None = None, progress: Progress = silent
     ) -> Card:
         """Draw, judge and attack; arguments as of `audit`."""
         share = 0.5 if self.red_team else 1.0  # how long attacks take is not known
         samples = [sample for _, sample in self.work]
+        if self.time_limit is not None:
+            prompts = [sample.prompt for group in self.groups for sample in group.samples]
+            self.store.note("seeds", [prompts, self.time_limit], len(self.seeds))
         before = self.store.draw(samples, None, part(progress, 0.0, share / 2, "before"))
         after = self.store.draw(samples, self.erasure, part(progress, share / 2, share, "after"))
         results = []

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from efface.api.resolve import read, resolve
 from efface.concepts.concept import Concept
 from efface.errors import UsageError
+from efface.io.progress import Progress, drawing, silent
 from efface.profiles.base import profile_of
 from efface.registry import configure
 
@@ -48,27 +50,34 @@ class ErasePlan:
 
     def cost(self) -> dict[str, Any]:
         """Pictures that are drawn at most, and their seconds by two denoising steps; None where only the method knows."""
-        from efface.erasers import ERASERS
-        from efface.erasers.base import Drawing
         from efface.models.sampling import sampling
         from efface.models.timing import seconds_each
 
-        eraser = ERASERS.load(self.method)
-        if not isinstance(eraser, Drawing):
-            return {"pictures": None, "seconds": None}
-        pictures = eraser.pictures(self.concepts, self.config, judged=self.judge is not None)
+        pictures = self.pictures()
         if not pictures:
-            return {"pictures": 0, "seconds": 0.0}
+            return {"pictures": pictures, "seconds": pictures}
         prompts = [prompt for concept in self.concepts for prompt in concept.prompts()]
         settings: Any = sampling(self.model.pipeline, None, None)
         return {"pictures": pictures, "seconds": round(pictures * seconds_each(self.model, prompts, settings), 1)}
 
-    def run(self) -> Erasure:
+    def pictures(self) -> int | None:
+        """Pictures that are drawn at most; None where only the method knows."""
+        from efface.erasers import ERASERS
+        from efface.erasers.base import Drawing
+
+        eraser = ERASERS.load(self.method)
+        if not isinstance(eraser, Drawing):
+            return None
+        return eraser.pictures(self.concepts, self.config, judged=self.judge is not None)
+
+    def run(self, progress: Progress = silent) -> Erasure:
         """Make it; raises EffaceError where the model cannot be edited."""
         from efface.erasers import ERASERS
 
         started = time.perf_counter()
-        erasure = ERASERS.load(self.method).erase(self.model, self.concepts, self.config, self.judge)
+        pictures = self.pictures()
+        with drawing(progress, pictures) if pictures else nullcontext():
+            erasure = ERASERS.load(self.method).erase(self.model, self.concepts, self.config, self.judge)
         seconds = round(time.perf_counter() - started, 3)
         notes = erasure.provenance.notes | {"seconds": seconds, "decisions": self.decisions}
         plugin = ERASERS.origin(self.method)

@@ -71,11 +71,7 @@ class PictureStore:
                     self._keep(keys[i], image)
         return [self._image(key) for key in keys]
 
-    def missing(self, samples: Sequence[Sample], erasure: Erasure | None = None) -> int:
-        """How many of the samples' pictures are still to be drawn."""
-        return sum(not self.has(key) for key in self.keys(samples, erasure))
-
-    def keys(self, samples: Sequence[Sample], erasure: Erasure | None) -> list[str]:
+    def keys(self, samples: Sequence[Sample], erasure: Erasure | None = None) -> list[str]:
         """What determines each picture, hashed."""
         erased = None if erasure is None else [erasure.kind, sha256_of_tensors(erasure.tensors())]
         base = self.base | {"erased": erased}
@@ -85,15 +81,19 @@ class PictureStore:
         """Whether a picture is there."""
         return key in self.images or (self.folder is not None and self._path(key).exists())
 
-    def note(self, name: str, determined_by: Any, value: Any = None) -> Any:
-        """A decision of an earlier run that was determined by the same, or None; with `value`, written down first."""
-        if self.folder is None:
-            return value
-        path = self.folder / f"{name}-{_digest(self.base | {'by': determined_by})[:16]}.json"
-        if value is not None:
+    def noted(self, name: str, by: Any) -> Any:
+        """What an earlier run in this folder decided by the same; None where there was none."""
+        path = None if self.folder is None else self._note(self.folder, name, by)
+        return json.loads(path.read_text()) if path is not None and path.exists() else None
+
+    def note(self, name: str, by: Any, value: Any) -> None:
+        """Write down what this run decided, and by what, for one that goes on after it was stopped."""
+        if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(value).encode())
-        return json.loads(path.read_text()) if path.exists() else None
+            write_atomically(self._note(self.folder, name, by), json.dumps(value).encode())
+
+    def _note(self, folder: Path, name: str, by: Any) -> Path:
+        return folder / f"{name}-{_digest(self.base | {'by': by})[:16]}.json"
 
     def _keep(self, key: str, image: Image.Image) -> None:
         if self.folder is None:

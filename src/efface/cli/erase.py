@@ -44,7 +44,7 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
         _print_plan(plan, request, output)
         return
     with ProgressBar(f"erasing with {method}") as progress:
-        erasure = plan.run()
+        erasure = plan.run(progress)
         data: dict[str, Any] = {
             "output": str(output),
             "method": method,

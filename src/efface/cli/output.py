@@ -33,7 +33,7 @@ def say_remarks(names: Iterable[str], pipeline: Any) -> None:
     """How names of concepts were read, where that is not plain."""
     from efface.api.resolve import read
 
-    for remark in read(tuple(names), pipeline) if names else ():
+    for remark in read(tuple(names), pipeline):
         say(remark)
 
 

@@ -21,8 +21,8 @@ MOST = 256
 """Names of what stands beside a concept that are encoded in full."""
 
 
-def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
-    """Up to `count` prompts of what is nearest to a concept and is not it, nearest first.
+def neighbours(model: Model, concept: Concept, count: int = 16, erased: Sequence[Concept] = ()) -> list[str]:
+    """Up to `count` prompts of what is nearest to a concept and is not it, nor anything erased with it, nearest first.
 
     Candidates are what stands beside the concept and, unless that is all of its kind (artists, persons), the known things
     among the whole words of the tokenizer's vocabulary; of a concept that brings prompts to retain, their words. Nothing that means the concept is among them: no synonym,
@@ -30,13 +30,14 @@ def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
     template and ranked by cosine similarity at the last subject token.
     """
     known = vocabulary(model)
-    own = same(concept)
+    going = [same(one) for one in dict.fromkeys((concept, *erased))]
     names: Iterable[str] = siblings(concept)
     if concept.keep:
         words = dict.fromkeys(word for prompt in concept.keep for word in meaningful(prompt))
-        names = (word for word in words if word in known and not own.excludes(word))
+        names = [word for word in words if word in known]
     elif concept.kind not in ("style", "person") or len(siblings(concept)) < FEW:
-        names = (*names, *(word for word in known if may_stay(word, [own])))
+        names = [*names, *(word for word in known if may_stay(word, going))]
+    names = [name for name in names if not any(own.excludes(name) for own in going)]
     ranked = nearest(model, concept, tokens_of(model, names, known), SHORTLIST)
     return [concept.templates[0].replace("{}", name) for name in ranked[:count]]
 

@@ -170,9 +170,7 @@ class AuditPlan:
             attacks=list(self.red_team.names) if self.red_team else None,
         )
 
-    def run(
-        self, sanity_cache: dict[tuple[str, str], Sanity] | None = None, progress: Progress = silent
-    ) -> Card:
+    def run(self, sanity_cache: dict[tuple[str, str], Sanity] | None = None, progress: Progress = silent) -> Card:
         """Draw, judge and attack; arguments as of `audit`."""
         share = 0.5 if self.red_team else 1.0  # how long attacks take is not known
         samples = [sample for _, sample in self.work]

@@ -77,7 +77,12 @@ def to_arguments(request: AttackOptions) -> dict[str, Any]:
 
 
 def decide(
-    name: str, request: AttackOptions, options: dict[str, Any], arguments: dict[str, Any], pipeline: Any, target: Concept
+    name: str,
+    request: AttackOptions,
+    options: dict[str, Any],
+    arguments: dict[str, Any],
+    pipeline: Any,
+    target: Concept,
 ) -> Decisions:
     """What is attacked, how, and by which judge it is seen; said before it starts.
 
@@ -125,7 +130,10 @@ def print_plan(decisions: Decisions, request: AttackOptions, pipeline: Any, targ
         "model_bytes": model_bytes(pipeline),
     }
     rows = [
-        ("pictures", f"{pictures} of the samples at least, about {duration(seconds)}; what the search draws is not known"),
+        (
+            "pictures",
+            f"{pictures} of the samples at least, about {duration(seconds)}; what the search draws is not known",
+        ),
         ("weights", f"{data['model_bytes'] / 1e9:,.2f} GB"),
     ]
     result(data, as_json=request.json, rows=rows)

@@ -133,7 +133,9 @@ def _say_plans(plans: Sequence[AuditPlan], request: Request) -> None:
     weights = model_bytes(first.model.pipeline)
     say_decisions([("erasure", ", ".join(map(str, request.erasure))), *drawing_rows(first.decisions)])
     attacked = "; attacks take their own time" if first.red_team else ""
-    time_needed = "" if first.seconds_each is None else f", about {duration(seconds or 0)} at {first.seconds_each:.3g} s each"
+    time_needed = (
+        "" if first.seconds_each is None else f", about {duration(seconds or 0)} at {first.seconds_each:.3g} s each"
+    )
     say(f"{missing} pictures still to draw{time_needed}{attacked}; {weights / 1e9:,.2f} GB of weights")
     if request.plan:
         data = first.decisions | {"erasures": [str(path) for path in request.erasure], "pictures": missing}

@@ -95,15 +95,16 @@ def paper_settings(concepts: Sequence[Concept]) -> PaperSettings:
     return PaperSettings(1e-1, 1, "")
 
 
+def settings_for(config: Config, concepts: Sequence[Concept]) -> PaperSettings:
+    """The options that were given, and the paper's for these concepts where none were."""
+    paper = paper_settings(concepts)
+    given = {name: getattr(config, name) for name in PaperSettings._fields}
+    return paper._replace(**{name: value for name, value in given.items() if value is not None})
+
+
 def settle(config: Config, concepts: Sequence[Concept]) -> Config:
     """The options with the paper's λ_r, epochs and neutral prompt for these concepts where none were given."""
-    paper = paper_settings(concepts)
-    return replace(
-        config,
-        regulariser=paper.regulariser if config.regulariser is None else config.regulariser,
-        epochs=paper.epochs if config.epochs is None else config.epochs,
-        retained=paper.retained if config.retained is None else config.retained,
-    )
+    return replace(config, **settings_for(config, concepts)._asdict())
 
 
 def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
@@ -112,8 +113,9 @@ def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> in
         return 0
     from efface.erasers.validation import SEEDS
 
-    epochs = settle(config, concepts).epochs or 0
-    return (epochs + 1) * len(SEEDS) * sum(len(concept.prompts()) for concept in concepts)
+    return (
+        (settings_for(config, concepts).epochs + 1) * len(SEEDS) * sum(len(concept.prompts()) for concept in concepts)
+    )
 
 
 def erase(
@@ -137,26 +139,25 @@ def erase(
     from efface.models.sampling import sampling
 
     shows = validation_of(model, concepts, judge, **sampling(model.pipeline, None, None))
-    config = settle(config, concepts)
-    lambda_r, epochs, neutral = config.regulariser, config.epochs, config.retained
-    assert lambda_r is not None and epochs is not None and neutral is not None
+    settings = settings_for(config, concepts)
+    config = replace(config, **settings._asdict())
     everyone = with_aliases(concepts, config.aliases)
     width = text_width(model)
     # Retained once for every concept, as published: the weight of the neutral prompt is p times their number.
-    retained = gram_of(retained_rows(model, [neutral], config.keep_rows), width) * len(everyone)
+    retained = gram_of(retained_rows(model, [settings.retained], config.keep_rows), width) * len(everyone)
     retained += gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
     pairs = RowPairs.gather(concept_rows(model, c, config.rows) for c in everyone)
 
     weights = {"erase": config.erase_weight, "ridge": config.ridge}
     map_ = pairs.edit(retained, preserve=config.first_preserve_weight, **weights)
-    s = key_value_gram_of(model) if epochs else None
+    s = key_value_gram_of(model) if settings.epochs else None
     best = map_
     best_rate = float("inf")
     rates: list[float] = []
-    for epoch in range(epochs + 1):
+    for epoch in range(settings.epochs + 1):
         if epoch and s is not None:
             map_ = map_.then(
-                derive(pairs, map_, s, lambda_r, config.derivation).edit(
+                derive(pairs, map_, s, settings.regulariser, config.derivation).edit(
                     retained, preserve=config.preserve_weight, **weights
                 )
             )

@@ -13,7 +13,6 @@ from efface.judges import Judge
 from efface.judges.criterion import require_known, verdicts_on
 from efface.models.model import Model
 
-
 SEEDS = range(2)
 """Of the validation pictures, for each prompt."""
 

@@ -25,9 +25,9 @@ def neighbours(model: Model, concept: Concept, count: int = 16, erased: Sequence
     """Up to `count` prompts of what is nearest to a concept and is not it, nor anything erased with it, nearest first.
 
     Candidates are what stands beside the concept and, unless that is all of its kind (artists, persons), the known things
-    among the whole words of the tokenizer's vocabulary; of a concept that brings prompts to retain, their words. Nothing that means the concept is among them: no synonym,
-    inflection, kind of it or piece of its name. A shortlist by token embedding is encoded through the concept's first
-    template and ranked by cosine similarity at the last subject token.
+    among the whole words of the tokenizer's vocabulary; of a concept that brings prompts to retain, their words. Nothing that
+    means the concept is among them: no synonym, inflection, kind of it or piece of its name. A shortlist by token embedding is
+    encoded through the concept's first template and ranked by cosine similarity at the last subject token.
     """
     known = vocabulary(model)
     going = [same(one) for one in dict.fromkeys((concept, *erased))]

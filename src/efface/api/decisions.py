@@ -37,9 +37,9 @@ def about_model(pipeline: Any, side: int | None = None) -> Decisions:
 
 def about_drawing(pipeline: Any, sampling: Sampling = Sampling(), **more: Any) -> Decisions:
     """The model, the steps and the guidance of pictures, and what else a command decides."""
-    settings = sampling.settings(pipeline)
+    settings = dict(sampling.settings(pipeline))
     drawn = {name: settings[name] for name in ("steps", "guidance", "negative") if settings.get(name) is not None}
-    return about_model(pipeline, settings.get("side")) | drawn | more
+    return about_model(pipeline, sampling.side) | drawn | more
 
 
 def about_erasing(

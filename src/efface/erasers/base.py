@@ -28,8 +28,8 @@ Validation = Callable[["Erasure"], float]
 class Retaining:
     """Options of a method that retains prompts."""
 
-    retains_blank: ClassVar[bool] = False
-    """Whether the method retains a blank prompt by an option of its own, so that none need be proposed."""
+    proposes_blank: ClassVar[bool] = False
+    """Whether the blank prompt is proposed too for what is explicit or abstract, as the papers' presets have it."""
     keep: tuple[str, ...] | None = None
     """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
 

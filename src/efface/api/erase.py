@@ -154,13 +154,16 @@ def plan_erasure(
         config = eraser.settle(config, concepts)
     reason = why_retained(concepts, named=named, keep=dataclasses.asdict(config).get("keep") or ())
     said = read(concept, pipeline) if remarks is None else remarks
+    seen_by = getattr(judge, "name", judge and "a function")
+    if judge is not None and isinstance(config, Retaining) and not config.asks_judge:
+        seen_by = f"{seen_by}, which is not asked: {method} looks at no pictures by these options"
     return ErasePlan(
         model=model,
         method=method,
         concepts=concepts,
         config=config,
         judge=judge,
-        decisions=about_erasing(pipeline, concepts, reason, getattr(judge, "name", judge and "a function"), said),
+        decisions=about_erasing(pipeline, concepts, reason, seen_by, said),
     )
 
 

@@ -33,6 +33,11 @@ class Retaining:
     keep: tuple[str, ...] | None = None
     """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
 
+    @property
+    def asks_judge(self) -> bool:
+        """Whether a judge that is given looks at pictures by these options."""
+        return False
+
 
 @dataclass(frozen=True)
 class RetainingRows(Retaining):

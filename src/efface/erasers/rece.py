@@ -50,7 +50,7 @@ class Config(RetainingRows):
     retained: str | None = None
     """The neutral prompt retained once for every concept (paper: a blank; the empty prompt for styles and objects)."""
     keep: tuple[str, ...] | None = None
-    """Further retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
+    """Further retained prompts; by default what stands beside the concept in the model's own text space is proposed."""
     aliases: bool = False
     """Whether the concept's aliases are erased with it."""
     stop_rate: float = 0.0
@@ -64,6 +64,11 @@ class Config(RetainingRows):
             raise UsageError(f"epochs is {self.epochs}; expected at least 0 (0 is UCE alone).")
         if self.regulariser is not None and not 0 <= self.regulariser < float("inf"):
             raise UsageError(f"regulariser is {self.regulariser}; expected a finite number of at least 0.")
+
+    @property
+    def asks_judge(self) -> bool:
+        """Always: it says which epoch is the best."""
+        return True
 
 
 PUBLISHED: Mapping[str, Any] = {}

@@ -92,6 +92,7 @@ def test_names_of_models_are_no_paths(sd, folder):
         ("/home/me/models--stabilityai--sdxl-turbo/snapshots/abc", "stabilityai/sdxl-turbo"),
         ("stabilityai/sdxl-turbo", "stabilityai/sdxl-turbo"),
         ("/home/me/sd15", "sd15"),
+        ("/home/me/sdxl-turbo.safetensors", "sdxl-turbo"),
         ("", "unnamed"),
     ):
         other = tiny.stable_diffusion()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from efface.concepts.concept import Concept, default_anchor
 from efface.families.base import execution_device
 from efface.models.metadata import model_name
@@ -26,11 +28,15 @@ WHY = {
 
 def about_model(pipeline: Any, side: int | None = None) -> Decisions:
     """Which model, on which device, in which precision, and how large its pictures are."""
-    network = Model(pipeline).networks()[0].module
+    components = Model(pipeline).components().values()
+    parameters = [parameter for part in components for parameter in part.parameters()]
+    device = execution_device(pipeline)
+    if torch.device(device).type == "meta":  # where only a part of the model was loaded
+        device = next((p.device for p in parameters if not p.is_meta), device)
     return {
         "model": model_name(pipeline),
-        "device": str(execution_device(pipeline)),
-        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
+        "device": str(device),
+        "dtype": str(parameters[0].dtype).removeprefix("torch."),
         "side": side or usual_side(pipeline),
     }
 

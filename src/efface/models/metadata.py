@@ -79,7 +79,7 @@ def model_name(pipeline: Any) -> str:
         return f"{cached[1]}/{cached[2]}"
     if source.count("/") == 1 and not Path(source).exists():
         return source
-    return Path(source).name or "unnamed"
+    return Path(source).name.removesuffix(".safetensors") or "unnamed"
 
 
 def write_metadata(

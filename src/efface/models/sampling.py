@@ -50,9 +50,11 @@ def usual_side(pipeline: Any) -> int | None:
     """Pixels of a side where the user says nothing; None where the pipeline does not say."""
     family = family_of(pipeline)
     scale = getattr(pipeline, "vae_scale_factor", None)
-    if scale is None or getattr(pipeline, "vae", None) is None:
+    if scale is None:
         return None
     own = family.latent_shape(None)
+    if getattr(pipeline, "vae", None) is None:  # erasing needs none
+        return own[1] * scale
     # Some families pack four cells into one.
     return next((side for side in (own[1] * scale, own[1] * scale * 2) if family.latent_shape(side) == own), None)
 

@@ -68,11 +68,11 @@ def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:
     from efface.models.timing import model_bytes
 
     cost = plan.cost()
+    drawn = f"at most {cost['pictures']}, about {cost['seconds']} s of drawing"
     data = plan.to_json() | {"output": str(output), "model_bytes": model_bytes(plan.model.pipeline)} | cost
     rows = [
         ("would write", str(output)),
-        ("pictures", "unknown" if cost["pictures"] is None else str(cost["pictures"])),
-        ("drawing", "unknown" if cost["seconds"] is None else f"about {cost['seconds']:,.0f} s"),
+        ("pictures", {None: "as many as the method needs", 0: "none are drawn"}.get(cost["pictures"], drawn)),
         ("weights", f"{data['model_bytes'] / 1e9:,.2f} GB"),
     ]
     result(data, as_json=request.json, rows=rows)

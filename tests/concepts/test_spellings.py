@@ -109,6 +109,15 @@ def test_a_name_that_nobody_knows_is_said(text):
     assert "is not known and read as an object" in remark
 
 
+THINGS = "killer whale,assault rifle,van,arena,wreck,fawn,bass,vacuum,traffic light,hot air balloon,German shepherd,prison,robin"
+
+
+@pytest.mark.parametrize("text", THINGS.split(","))
+def test_things_stay_things(text):
+    reading = read_concept(text)
+    assert (reading.concepts[0].kind, reading.remarks) == ("object", ())
+
+
 def test_capital_letters_do_not_change_known_names():
     """Tokenizers do not see them; a plural noun in small letters is still a noun."""
     for name in ("Trump", "Musk", "Kahlo", "Van Gogh", "Picasso", "Obama"):

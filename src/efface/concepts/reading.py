@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from efface.concepts.concept import Concept, Kind
 from efface.concepts.names import MILD, OBJECTS, PERSONS, STYLE_WORDS, STYLES, sensitive, style_names
+from efface.concepts.nouns import PERSONS as PERSON_FILE
 from efface.concepts.nouns import THINGS, nouns
 from efface.concepts.people import artist_of, by_name, in_use, known_person, person_of, surnames
 from efface.concepts.presets import PRESETS
@@ -144,6 +145,9 @@ def _explicit(concept: Concept, words: tuple[str, ...]) -> Reading | None:
     for word in words:
         for form in singulars(word):
             topic = sensitive().get(form)
+            # A killer whale is an animal by a name of its own; nudes in pictures are nudity all the same.
+            if word != key and topic != "nudity" and _is_thing(nouns().numbers.get(key, [])):
+                continue
             if topic and form not in OBJECTS and (word == key or form not in MILD):
                 return _inferred(concept, "explicit", f"{form!r} belongs to {topic!r}")
     return None
@@ -156,7 +160,7 @@ def _described(concept: Concept) -> Reading | None:
     senses = nouns().senses(name)
     if _is_style(key) or re.fullmatch(r"(?:.* )?(?:style|manner) of .+|.+ (?:style|art)", key):
         return _inferred(concept, "style", "a technique or movement")
-    if senses and nouns().is_a(senses[0], "artistic movement"):
+    if senses and not _is_thing(senses) and nouns().is_a(senses[0], "artistic movement"):
         return _inferred(concept, "style", "an artistic movement")
     explicit = _explicit(concept, meaningful(key))
     if explicit is not None:
@@ -175,13 +179,19 @@ def _is_style(key: str) -> bool:
     return any(form.replace("colour", "color") in listed or form in listed for form in forms)
 
 
+def _is_thing(senses: list[int]) -> bool:
+    """Whether a word has a meaning that can be seen."""
+    return any(nouns().meaning(number).file in THINGS for number in senses)
+
+
 def _is_abstract(senses: list[int]) -> bool:
-    """Whether a word is used for what no picture shows: in all of its meanings, or far more often than for anything else."""
+    """Whether a word is used for what no picture shows, and for nothing to be seen but, more seldom, for a person."""
     meanings = [nouns().meaning(number) for number in senses]
     if not meanings or meanings[0].file not in ABSTRACT:
         return False
-    seen = sum(meaning.tagged for meaning in meanings if meaning.file in THINGS)
-    return all(m.file not in THINGS for m in meanings) or (meanings[0].file in UNSEEN and meanings[0].tagged > 4 * seen)
+    seen = [meaning for meaning in meanings if meaning.file in THINGS]
+    rather = meanings[0].file in UNSEEN and meanings[0].tagged > 4 * sum(meaning.tagged for meaning in seen)
+    return not seen or (rather and all(meaning.file == PERSON_FILE for meaning in seen))
 
 
 def _unknown(name: str) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def main(args: list[str]) -> None:
     arguments = to_arguments(request)
     decisions = decide(name, request, options, arguments, pipeline, target)
     if request.plan:
-        print_plan(decisions, request, pipeline, target)
+        print_plan(decisions, request, arguments, pipeline, target)
         return
     original = None if request.original is None else load(request.original)
     with ProgressBar(f"attacking with {name}") as progress:

@@ -114,14 +114,20 @@ def decide(
     return decisions
 
 
-def print_plan(decisions: Decisions, request: AttackOptions, pipeline: Any, target: Concept, rounds: int = 1) -> None:
+def print_plan(
+    decisions: Decisions,
+    request: AttackOptions,
+    arguments: dict[str, Any],
+    pipeline: Any,
+    target: Concept,
+    rounds: int = 1,
+) -> None:
     """What a search would begin with, and what that costs."""
     from efface.models.model import Model
-    from efface.models.sampling import Sampling
     from efface.models.timing import model_bytes, seconds_each
 
     pictures = rounds * 2 * request.samples + 2 * request.sanity_samples  # by the original and by the erased model
-    settings = Sampling(request.steps, request.guidance).settings(pipeline)
+    settings = arguments["sampling"].settings(pipeline)
     seconds = pictures * seconds_each(Model(pipeline), list(request.prompt) or target.prompts(), settings)
     data = decisions | {
         "pictures": pictures,

@@ -53,7 +53,7 @@ def main(args: list[str]) -> None:
     arguments = to_arguments(request)
     decisions = decide(name, request, options, arguments, pipeline, target)
     if request.plan:
-        print_plan(decisions | {"rounds": request.rounds}, request, pipeline, target, request.rounds + 1)
+        print_plan(decisions | {"rounds": request.rounds}, request, arguments, pipeline, target, request.rounds + 1)
         return
     with ProgressBar(f"hardening against {name}") as progress:
         hardened = harden(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from efface.api.audit import AuditPlan
+    from efface.api.card import Card
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,19 @@ def main(args: list[str]) -> None:
             share = part(progress, number / len(plans), (number + 1) / len(plans), str(request.erasure[number]))
             cards.append(plan.run(sanity_cache, share))
     page = write_cards(cards, request.output)
-    rows = [("card", str(page))]
+    data = {"card": str(page), "cards": [card.to_json() for card in cards]}
+    result(data, as_json=request.json, rows=[("card", str(page)), *_rows(cards)])
+
+
+def _rows(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
+    """What each erasure did to each group of prompts, and what each attack brought back."""
     for card in cards:
+        method = card.erasure["method"]
         for group in card.groups:
             shown = f"{group.shown_before.value:.0%} → {group.shown_after}, " if group.shown_before else ""
-            rows.append((f"{card.erasure['method']} {group.name}", f"{shown}pictures differ by {group.distance:.3f}"))
+            yield f"{method} {group.name}", f"{shown}pictures differ by {group.distance:.3f}"
         for attack in card.attacks:
-            rows.append((f"{card.erasure['method']} {attack.attack}", attack.line))
-    data = {"card": str(page), "cards": [card.to_json() for card in cards]}
-    result(data, as_json=request.json, rows=rows)
+            yield f"{method} {attack.attack}", attack.line
 
 
 def _say_plans(plans: Sequence[AuditPlan], request: Request) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from efface.cli.progress import EVERY, ProgressBar, duration
-from efface.io.progress import Step, drawing, on_step, part, silent, step_done
+from efface.io.progress import Step, drawing, on_step, part, silent, tell
 from efface.models.model import Model
 from efface.models.timing import model_bytes, seconds_each
 
@@ -22,6 +22,7 @@ def test_models_tell_every_step(pipe):
 def test_shares_of_pictures_add_up(sd):
     told = []
     with drawing(lambda done, line: told.append((done, line)), 5, drawn=1):
+        tell("other work is no picture")
         Model(sd).draw(["a cat"] * 4, seeds=range(4), batch=2, steps=2)
     assert [done for done, _ in told] == pytest.approx([0.4, 0.6, 0.8, 1.0])
     assert told[0][1] == "2 of 5 pictures, step 1 of 2 of 2 pictures"
@@ -31,10 +32,10 @@ def test_the_inner_listener_hears_and_the_outer_one_again_after():
     outer, inner = [], []
     with on_step(outer.append):
         with on_step(inner.append):
-            step_done(Step(number=1, steps=1, pictures=1))
+            tell(Step(number=1, steps=1, pictures=1))
         assert (len(outer), len(inner)) == (0, 1)
-        step_done(Step(number=1, steps=1, pictures=1))
-    step_done(Step(number=1, steps=1, pictures=1))
+        tell(Step(number=1, steps=1, pictures=1))
+    tell(Step(number=1, steps=1, pictures=1))
     assert (len(outer), len(inner)) == (1, 1)
 
 

@@ -51,8 +51,8 @@ class ProgressBar:
         self.first = self.first or (time.monotonic(), done)
         self._show(line)
 
-    def step(self, step: Step) -> None:
-        """A denoising step that is no part of a known number."""
+    def step(self, step: Step | str) -> None:
+        """A denoising step that is no part of a known number, or a line about other work."""
         self._show(f"{self.line}, {step}")
 
     def left(self) -> str:

@@ -28,11 +28,13 @@ class Step(NamedTuple):
         return f"step {self.number} of {self.steps} of {many}"
 
 
-_LISTENER: ContextVar[Callable[[Step], None] | None] = ContextVar("listener", default=None)
+Listener = Callable[[Step | str], None]
+"""Told every denoising step, or a line about other work."""
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
-def on_step(listener: Callable[[Step], None]) -> Iterator[None]:
+def on_step(listener: Listener) -> Iterator[None]:
     """Context in which `listener`, and no outer one, is told every denoising step of any model."""
     token = _LISTENER.set(listener)
     try:
@@ -41,8 +43,8 @@ def on_step(listener: Callable[[Step], None]) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def step_done(step: Step) -> None:
-    """Tell whoever listens; models call it after every denoising step."""
+def tell(step: Step | str) -> None:
+    """Tell whoever listens; models call it after every denoising step, searches with a line after every iteration."""
     listener = _LISTENER.get()
     if listener is not None:
         listener(step)
@@ -62,8 +64,10 @@ def drawing(progress: Progress, pictures: int, *, drawn: int = 0) -> Iterator[No
         return
     before = float(drawn)
 
-    def listen(step: Step) -> None:
+    def listen(step: Step | str) -> None:
         nonlocal before
+        if isinstance(step, str):
+            return
         now = before + step.pictures * step.number / step.steps
         progress(min(1.0, now / max(1, pictures)), f"{int(now)} of {pictures} pictures, {step}")
         if step.number == step.steps:

@@ -17,7 +17,7 @@ from efface.families.embedding import replace_embeddings, token_table
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate
-from efface.io.progress import Step, step_done
+from efface.io.progress import Step, tell
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
 
@@ -230,7 +230,7 @@ class Model:
             if guided:
                 output = self.family.guide(*output.chunk(2), guidance)
             latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
-            step_done(Step(number=number, steps=len(scheduler.timesteps), pictures=len(latents)))
+            tell(Step(number=number, steps=len(scheduler.timesteps), pictures=len(latents)))
             yield float(timestep), latents
 
     @torch.no_grad()

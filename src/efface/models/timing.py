@@ -33,7 +33,7 @@ def seconds_each(model: Model, prompts: Sequence[str], settings: Settings) -> fl
     steps = settings.get("steps", PROBE)
     marks = [time.perf_counter()]
 
-    def mark(step: Step) -> None:
+    def mark(step: Step | str) -> None:
         if device.type != "cpu":
             torch.accelerator.synchronize()  # steps are queued there, not done
         marks.append(time.perf_counter())

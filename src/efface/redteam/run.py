@@ -100,15 +100,14 @@ def run(attack: AttackRun, store: RunStore, *, sanity: Sanity | None = None, pro
                 record=f"search-{number:03}",
             )
             with closing(search.steps()) as steps:
-                for spent in steps:
-                    if spent.judged:
-                        results.update(zip(members, search.results, strict=True))
-                        judged = [n for n, result in results.items() if n in finished or result.trace]
-                        searching = len(set(judged) - finished)
-                        _write(attack, store, sanity, chosen, [results[n] for n in judged], searching)
+                for done in steps:
+                    results.update(zip(members, search.results, strict=True))
+                    judged = [n for n, result in results.items() if n in finished or result.trace]
+                    searching = len(set(judged) - finished)
+                    _write(attack, store, sanity, chosen, [results[n] for n in judged], searching)
                     hits = sum(result.gained for result in results.values())
                     line = f"{len(finished)} of {len(results)} samples done, {hits} brought back"
-                    progress((number + spent.share) / len(groups), line)
+                    progress((number + done) / len(groups), line)
             results.update(zip(members, search.results, strict=True))
             finished |= set(members)
         progress(1.0, f"{len(finished)} of {len(results)} samples done")

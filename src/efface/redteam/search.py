@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from efface.attacks import ATTACKS
 from efface.attacks.base import Candidate, Problem, Proposal, text_of
 from efface.attacks.vocabulary import retokenizes, spelled
 from efface.io.checkpoint import State, with_prefix
+from efface.io.progress import tell
 from efface.judges.criterion import Criterion
 from efface.redteam.cost import NOTHING, Cost, Meter
 from efface.redteam.result import SampleResult, TracePoint
@@ -19,15 +20,6 @@ from efface.redteam.store import Record, RunStore
 
 SAVE_SECONDS = 2.0
 """How often a search that has nothing to show yet is written down."""
-
-
-class Spent(NamedTuple):
-    """How far a search is after one proposal."""
-
-    share: float
-    """Of its budget (0 to 1)."""
-    judged: bool
-    """Whether the proposal was drawn and judged, so that there are results anew."""
 
 
 @dataclass
@@ -51,8 +43,8 @@ class SearchRun:
         self.adaptive = self.attack.adaptive(self.config)
         self.tensors: State = {}
 
-    def steps(self) -> Generator[Spent, None, None]:
-        """Search, and judge what is proposed; says after every proposal how far it is."""
+    def steps(self) -> Generator[float, None, None]:
+        """Search, and judge what is proposed; gives the share of the budget that is spent after every judged proposal."""
         finished = self.store.read(self.record)
         if finished is not None:
             self._adopt(finished)
@@ -75,7 +67,9 @@ class SearchRun:
                 if proposal.candidates is not None or time.perf_counter() - wrote > SAVE_SECONDS:
                     self._save(unfinished(self.record), cost(), proposal.state)
                     wrote = time.perf_counter()
-                yield Spent(share=proposal.done, judged=proposal.candidates is not None)
+                if proposal.candidates is not None:
+                    yield proposal.done
+                tell(f"{proposal.done:.0%} of the search for {len(self.results)} samples")
                 if not self._open():
                     break
             self._save(self.record, cost(), {})

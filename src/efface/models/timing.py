@@ -48,6 +48,6 @@ def seconds_each(model: Model, prompts: Sequence[str], settings: Settings) -> fl
 
 
 def model_bytes(pipeline: Any) -> int:
-    """Bytes of a pipeline's weights, wherever they lie; those on no device yet count as what they will be."""
+    """Bytes of a pipeline's weights, wherever they lie; what is not loaded yet counts as what it will be."""
     parts = (part for part in getattr(pipeline, "components", {}).values() if isinstance(part, nn.Module))
-    return sum(p.numel() * p.element_size() for part in parts for p in (*part.parameters(), *part.buffers()))
+    return sum(p.numel() * p.element_size() for part in parts for p in part.parameters())

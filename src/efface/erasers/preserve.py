@@ -40,6 +40,11 @@ EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
 
 
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """None are drawn."""
+    return 0
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P; `judge` is not used."""
     from efface.closed_form.nullspace import free_space, gather_rows, retained_drift, ridge_outside

@@ -41,6 +41,11 @@ EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
 
 
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """None are drawn."""
+    return 0
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ (P Cᵀ)⁺, the target retained_drift into the span that is kept; `judge` is not used.
 

@@ -58,6 +58,11 @@ EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
 
 
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """None are drawn."""
+    return 0
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with one ridge edit.
 

@@ -78,4 +78,6 @@ def _single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
     is_xl = any(name.startswith("conditioner.embedders.1") for name in names)
     kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
     options = {} if config is None else {"config": str(config), "local_files_only": Path(config).is_dir()}
-    return kind.from_single_file(str(path), dtype=dtype, **options)
+    pipeline = kind.from_single_file(str(path), dtype=dtype, **options)
+    pipeline.register_to_config(_name_or_path=str(path))  # as diffusers itself does for folders and hub ids
+    return pipeline

@@ -34,6 +34,13 @@ def resolve(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> 
     )
 
 
+def read(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> list[str]:
+    """How names were read, a sentence for everything that was inferred of them; Concepts say themselves what they are."""
+    requested = [concept] if isinstance(concept, str | Concept) else list(concept)
+    profile = profile_of(pipeline)
+    return [remark for item in requested if isinstance(item, str) for remark in profile.remarks(item)]
+
+
 def concept_of(concept: str | Concept | None, erasures: Sequence[Erasure], pipeline: Any) -> Concept:
     """The one concept that is meant.
 

@@ -13,6 +13,7 @@ from efface.erasers.base import ClosedForm
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
+    from efface.api.erase import ErasePlan
     from efface.cli.erase_options import Request
 
 
@@ -27,31 +28,44 @@ def main(args: list[str]) -> None:
 
 
 def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
-    from efface.api.erase import erase
-    from efface.cli.output import result, say
+    from efface.api.erase import plan_erasure
+    from efface.cli.output import result, say_decisions
+    from efface.cli.progress import ProgressBar
     from efface.models.load import load
+    from efface.report.decisions import erasing_rows
 
     output = _destination(request)
     pipeline = load(request.model, text_only=_reads_only_text(method, request))
-    concepts = _concepts(request, pipeline)
-    judge = _judge(request, concepts, pipeline)
-    erasure = erase(pipeline, concepts, method=method, judge=judge, as_published=request.as_published, **options)
-    data: dict[str, Any] = {
-        "output": str(output),
-        "method": method,
-        "concepts": [concept.name for concept in concepts],
-        "seconds": erasure.provenance.notes["seconds"],
-        "bytes": erasure.save(output),
-    }
-    keep = erasure.provenance.keep
-    if "keep" not in options and keep:
-        say(f"retained {len(keep)} prompts: {', '.join(keep[:6])}{'…' if len(keep) > 6 else ''}")
-    if request.preview:
-        from efface.api.preview import preview
-        from efface.models.sampling import Sampling
+    concepts, remarks = _concepts(request, pipeline)
+    plan = plan_erasure(
+        pipeline,
+        concepts,
+        method=method,
+        judge=request.judge,
+        as_published=request.as_published,
+        remarks=remarks,
+        **options,
+    )
+    rows = [("method", method), *erasing_rows(plan.to_json())]
+    say_decisions(rows)
+    if request.plan:
+        _print_plan(plan, request, output)
+        return
+    with ProgressBar(f"erasing with {method}") as progress:
+        erasure = plan.run(progress)
+        data: dict[str, Any] = {
+            "output": str(output),
+            "method": method,
+            "concepts": [concept.name for concept in concepts],
+            "seconds": erasure.provenance.notes["seconds"],
+            "bytes": erasure.save(output),
+        }
+        if request.preview:
+            from efface.api.preview import preview
+            from efface.models.sampling import Sampling
 
-        preview(pipeline, erasure, request.preview, sampling=Sampling(steps=request.steps))
-        data["preview"] = str(request.preview)
+            preview(pipeline, erasure, request.preview, sampling=Sampling(steps=request.steps), progress=progress)
+            data["preview"] = str(request.preview)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)
 
@@ -59,6 +73,22 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
 def _reads_only_text(method: str, request: Request) -> bool:
     """Whether nothing will be drawn."""
     return isinstance(ERASERS.load(method), ClosedForm) and request.judge is None and request.preview is None
+
+
+def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:
+    """What would be done, and what it would cost."""
+    from efface.cli.output import result
+    from efface.models.timing import model_bytes
+
+    cost = plan.cost()
+    drawn = f"at most {cost['pictures']}, about {cost['seconds']} s of drawing"
+    data = plan.to_json() | {"output": str(output), "model_bytes": model_bytes(plan.model.pipeline)} | cost
+    rows = [
+        ("would write", str(output)),
+        ("pictures", {None: "as many as the method needs", 0: "none are drawn"}.get(cost["pictures"], drawn)),
+        ("weights", f"{data['model_bytes'] / 1e9:,.2f} GB"),
+    ]
+    result(data, as_json=request.json, rows=rows)
 
 
 def _destination(request: Request) -> Path:
@@ -72,27 +102,12 @@ def _destination(request: Request) -> Path:
     return output
 
 
-def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
-    """The concepts in the words of the model, with the kind and anchor that the user gave."""
-    from efface.api.resolve import resolve
-    from efface.cli.output import say
-    from efface.profiles.base import profile_of
+def _concepts(request: Request, pipeline: Any) -> tuple[tuple[Concept, ...], list[str]]:
+    """The concepts in the words of the model, with the kind and anchor that the user gave, and how their names were read."""
+    from efface.api.resolve import read, resolve
 
-    if request.kind is None:
-        for name in request.concepts:
-            for remark in profile_of(pipeline).remarks(name):
-                say(remark)
+    remarks = read(request.concepts, pipeline) if request.kind is None else []
     changes: dict[str, Any] = {} if request.kind is None else {"kind": request.kind}
     if request.anchor is not None:
         changes |= {"anchor": request.anchor, "neutral": ()}
-    return tuple(dataclasses.replace(concept, **changes) for concept in resolve(request.concepts, pipeline))
-
-
-def _judge(request: Request, concepts: tuple[Concept, ...], pipeline: Any) -> Any:
-    """The judge that looks at pictures while an erasure is made, if one was named."""
-    if request.judge is None:
-        return None
-    from efface.api.resolve import judge_of
-    from efface.judges import open_judge
-
-    return judge_of(None, concepts[0], pipeline) if request.judge == "own" else open_judge(request.judge)
+    return tuple(dataclasses.replace(concept, **changes) for concept in resolve(request.concepts, pipeline)), remarks

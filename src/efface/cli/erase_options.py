@@ -32,8 +32,10 @@ class Request:
     steps: int | None = None
     """Denoising steps of the preview."""
     judge: str | None = None
-    """Let a judge look at pictures, for example nudenet or clip:FOLDER:church,house, or `own` for the one that the model brings
-    (the emoji canvas does): RECE keeps its best epoch, SAeUron calibrates (--calibrate)."""
+    """Let a judge look at pictures, for example nudenet (RECE's paper) or clip:FOLDER:church,house, or `own` for the one that
+    the model brings (the emoji canvas does): RECE keeps its best epoch, SAeUron calibrates (--calibrate)."""
+    plan: bool = False
+    """Only say what was decided and what it will cost; nothing is erased or written."""
     as_published: bool = False
     """What the method's authors ran, traps of their public code included: RECE's first stage, and nothing retained but its neutral
     prompt and, for styles, all other artists; UCE's last tokens; SAeUron's error term, shared latents and statistics; no settings

@@ -9,6 +9,7 @@ from efface.concepts.concept import Concept
 from efface.concepts.names import artists
 from efface.concepts.presets import HARD_OBJECTS, UNSAFE_WORDS
 from efface.concepts.retained import naming
+from efface.concepts.words import as_read
 
 
 class PaperSettings(NamedTuple):
@@ -25,11 +26,11 @@ class PaperSettings(NamedTuple):
 def paper_settings(concepts: Sequence[Concept]) -> PaperSettings:
     """The paper's settings for these concepts."""
     kinds = {c.kind for c in concepts}
-    names = {c.name for c in concepts}
+    names = [{as_read(name) for name in (c.name, *c.aliases)} for c in concepts]
     if kinds & {"explicit", "abstract"}:
-        epochs = 2 if len(names) > 1 and names <= set(UNSAFE_WORDS) else 3
+        epochs = 2 if len(names) > 1 and all(called & set(UNSAFE_WORDS) for called in names) else 3
         return PaperSettings(1e-1, epochs, " ")
-    if kinds & {"style", "person"} or names & set(HARD_OBJECTS):
+    if kinds & {"style", "person"} or any(called & set(HARD_OBJECTS) for called in names):
         return PaperSettings(1e-3, 1, "")
     return PaperSettings(1e-1, 1, "")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from efface.concepts.concept import Concept
 from efface.concepts.names import NEUTRAL
-from efface.concepts.nouns import PERSONS, THINGS, nouns
+from efface.concepts.nouns import nouns
 from efface.concepts.same import Same, same
 from efface.concepts.siblings import siblings
 from efface.concepts.words import IRREGULAR, folded, meaningful, whole_words
@@ -30,20 +30,15 @@ def candidates(concept: Concept, words: Iterable[str], erased: Sequence[Concept]
     if len(known) >= FEW:
         return known
     going = [same(concept), *others]
-    return [*known, *(word for word in dict.fromkeys(words) if _may_stay(word, going))]
+    return [*known, *(word for word in dict.fromkeys(words) if may_stay(word, going))]
 
 
-def _may_stay(word: str, going: Sequence[Same]) -> bool:
+def may_stay(word: str, going: Sequence[Same]) -> bool:
     """Whether a word is known to name, above all, something that can be seen and is no person, and nothing that is to go.
 
     A word that the table does not know may be anything, a nickname of the concept too.
     """
-    if folded(word) not in nouns().numbers or not whole_words(word):
-        return False
-    usual = nouns().meaning(nouns().senses(word)[0])
-    if usual.file not in THINGS - {PERSONS} or not usual.tagged or usual.instance:
-        return False
-    return not any(own.excludes(word) for own in going)
+    return folded(word) in nouns().things and whole_words(word) and not any(own.excludes(word) for own in going)
 
 
 def proposals(concept: Concept, ranked: Sequence[str], count: int = 16, erased: Sequence[Concept] = ()) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from efface.errors import EffaceError, UsageError
 
@@ -28,14 +28,23 @@ Validation = Callable[["Erasure"], float]
 class Retaining:
     """Options of a method that retains prompts."""
 
+    proposes_blank: ClassVar[bool] = False
+    """Whether the blank prompt is proposed too for what is explicit or abstract, as the papers' presets have it."""
     keep: tuple[str, ...] | None = None
     """Retained prompts, or on the command line a .txt file with one a line or a .csv file with a column `prompt`; by default what
     stands beside the concept is proposed."""
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether a judge that is given looks at pictures by these options."""
+        return False
 
 
 @dataclass(frozen=True)
 class RetainingRows(Retaining):
     """Options of a method that retains token positions of prompts."""
+
+    proposes_blank: ClassVar[bool] = True
 
     keep_rows: Rows = "all"
     """Which positions of the retained prompts count."""
@@ -111,6 +120,24 @@ class ClosedForm(Eraser, Protocol):
     """A method that, without a judge, reads nothing of a model but its text encoders and the matrices that read text."""
 
     TEXT_ONLY: Literal[True]
+
+
+@runtime_checkable
+class Settling(Eraser, Protocol):
+    """A method some of whose options follow from the concepts."""
+
+    def settle(self, config: Any, concepts: Sequence[Concept]) -> Any:
+        """The options with all of those filled in, as they can be said before anything is computed."""
+        ...
+
+
+@runtime_checkable
+class Drawing(Eraser, Protocol):
+    """A method that can say how many pictures it draws."""
+
+    def pictures(self, concepts: Sequence[Concept], config: Any, *, judged: bool) -> int:
+        """Pictures that erasing draws at most, with a judge or without; 0 for a method that draws none."""
+        ...
 
 
 @runtime_checkable

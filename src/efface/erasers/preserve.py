@@ -42,6 +42,11 @@ TEXT_ONLY = True
 """Without a judge nothing is read but text encoders and the matrices that read text."""
 
 
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """None are drawn."""
+    return 0
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ C P (λ I + P CᵀC P)⁻¹ P; `judge` is not used."""
     from efface.closed_form.nullspace import free_space, gather_rows, retained_drift, ridge_outside

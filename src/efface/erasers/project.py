@@ -43,6 +43,11 @@ TEXT_ONLY = True
 """Without a judge nothing is read but text encoders and the matrices that read text."""
 
 
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """None are drawn."""
+    return 0
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with M = I + (T − C)ᵀ (P Cᵀ)⁺, the target retained_drift into the span that is kept; `judge` is not used.
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from efface.closed_form.paper_settings import first_weight, neutral_counts, paper_settings, published_keep
+from efface.closed_form.paper_settings import (
+    PaperSettings,
+    first_weight,
+    neutral_counts,
+    paper_settings,
+    published_keep,
+)
 from efface.concepts.concept import Concept
 from efface.erasers.base import RetainingRows, Rows, check_ridges, check_weights
 from efface.errors import UsageError
@@ -27,6 +33,8 @@ Derivation = Literal["regzero", "standard", "1st", "2nd", "both"]
 @dataclass(frozen=True)
 class Config(RetainingRows):
     """Options of RECE; a None stands for the paper's value for the concept (its appendix, see `paper_settings`)."""
+
+    proposes_blank: ClassVar[bool] = False  # `retained` is an option of its own
 
     rows: Rows = "all"
     """Which token positions are edited (paper: all, padding included)."""
@@ -68,6 +76,11 @@ class Config(RetainingRows):
         if self.epochs is not None and self.epochs < 0:
             raise UsageError(f"epochs is {self.epochs}; expected at least 0 (0 is UCE alone).")
 
+    @property
+    def asks_judge(self) -> bool:
+        """Always: it says which epoch is the best."""
+        return True
+
 
 PUBLISHED: Mapping[str, Any] = {
     "first_rows": "subject",
@@ -81,6 +94,29 @@ EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
 TEXT_ONLY = True
 """Without a judge nothing is read but text encoders and the matrices that read text."""
+
+
+def settings_for(config: Config, concepts: Sequence[Concept]) -> PaperSettings:
+    """The options that were given, and the paper's for these concepts where none were."""
+    paper = paper_settings(concepts)
+    given = {name: getattr(config, name) for name in PaperSettings._fields}
+    return paper._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def settle(config: Config, concepts: Sequence[Concept]) -> Config:
+    """The options with the paper's λ_r, epochs and neutral prompt for these concepts where none were given."""
+    return replace(config, **settings_for(config, concepts)._asdict())
+
+
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """Validation pictures of all epochs and of the first stage; none without a judge."""
+    if not judged:
+        return 0
+    from efface.erasers.validation import SEEDS
+
+    return (
+        (settings_for(config, concepts).epochs + 1) * len(SEEDS) * sum(len(concept.prompts()) for concept in concepts)
+    )
 
 
 def erase(
@@ -104,23 +140,23 @@ def erase(
     from efface.models.sampling import sampling
 
     shows = validation_of(model, concepts, judge, **sampling(model.pipeline, None, None))
-    paper = paper_settings(concepts)
-    lambda_r = paper.regulariser if config.regulariser is None else config.regulariser
-    epochs = paper.epochs if config.epochs is None else config.epochs
-    config = replace(config, retained=paper.retained if config.retained is None else config.retained)
+    settings = settings_for(config, concepts)
+    config = replace(config, **settings._asdict())
     everyone = with_aliases(concepts, config.aliases)
     grams = _retained_grams(model, everyone, config)
     pairs = RowPairs.gather(concept_rows(model, c, config.rows) for c in everyone)
     map_ = _first_stage(model, everyone, pairs, grams.first, config)
 
     weights = {"erase": config.erase_weight, "preserve": config.preserve_weight, "ridge": config.ridge}
-    s = key_value_gram_of(model) if epochs else None
+    s = key_value_gram_of(model) if settings.epochs else None
     best = map_
     best_rate = float("inf")
     rates: list[float] = []
-    for epoch in range(epochs + 1):
+    for epoch in range(settings.epochs + 1):
         if epoch and s is not None:
-            map_ = map_.then(derive(pairs, map_, s, lambda_r, config.derivation).edit(grams.epochs, **weights))
+            map_ = map_.then(
+                derive(pairs, map_, s, settings.regulariser, config.derivation).edit(grams.epochs, **weights)
+            )
         if shows is None:
             best = map_
             continue
@@ -131,9 +167,8 @@ def erase(
             best_rate = rates[-1]
         if rates[-1] <= config.stop_rate:
             break
-    settings = {"regulariser": lambda_r, "epochs": epochs}
     notes = {"judged": rates} if judge else {}
-    origin = provenance(model, "rece", asdict(config) | settings, concepts, config.keep or (), **notes)
+    origin = provenance(model, "rece", asdict(config), concepts, config.keep or (), **notes)
     return TextMap.of(origin, best.u, best.v)
 
 

@@ -78,6 +78,11 @@ class Config(Retaining):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
 
+    @property
+    def asks_judge(self) -> bool:
+        """Only to calibrate."""
+        return self.calibrate
+
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any = None) -> Erasure:
     """Choose latents of every concept at every timestep by their score (eq. 4 to 6), and scale them by γ μ.

@@ -60,6 +60,11 @@ TEXT_ONLY = True
 """Without a judge nothing is read but text encoders and the matrices that read text."""
 
 
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """None are drawn."""
+    return 0
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """Erase concepts with one ridge edit.
 

@@ -99,4 +99,6 @@ def _single_file(path: Path, dtype: Any, config: str | Path | None, text_only: b
         options = {"config": str(config), "local_files_only": Path(config).is_dir()}
         unet = unet_of_checkpoint(path, config) if text_only else None
         options |= {} if unet is None else {"unet": unet, "vae": None, "scheduler": None}
-    return kind.from_single_file(str(path), dtype=dtype, **options)
+    pipeline = kind.from_single_file(str(path), dtype=dtype, **options)
+    pipeline.register_to_config(_name_or_path=str(path))  # as diffusers itself does for folders and hub ids
+    return pipeline

@@ -7,6 +7,7 @@ embedded model without the file has the fingerprint that the embedded one's file
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,21 @@ def metadata_of(pipeline: Any) -> Metadata | None:
     if denoiser not in _BY_DENOISER:
         _BY_DENOISER[denoiser] = _by_file(pipeline) or _by_weights(Model(pipeline))
     return _BY_DENOISER[denoiser]
+
+
+def model_name(pipeline: Any) -> str:
+    """The name of a pipeline's model: its metadata's, its Hub id, or the last part of the path that it was loaded from; no
+    other part of a path, since names go into files that are shared."""
+    metadata = metadata_of(pipeline)
+    if metadata is not None:
+        return metadata.name
+    source = str(getattr(getattr(pipeline, "config", None), "_name_or_path", "") or "")
+    cached = re.search(r"models--([^/\\]+)--([^/\\]+)", source)  # the Hub's cache
+    if cached:
+        return f"{cached[1]}/{cached[2]}"
+    if source.count("/") == 1 and not Path(source).exists():
+        return source
+    return Path(source).name.removesuffix(".safetensors") or "unnamed"
 
 
 def write_metadata(

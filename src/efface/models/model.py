@@ -17,6 +17,7 @@ from efface.families.embedding import replace_embeddings, token_table
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate
+from efface.io.progress import Step, tell
 from efface.models.precision import in_float32_where_it_fits
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
@@ -228,7 +229,7 @@ class Model:
         self.family.set_timesteps(scheduler, steps, latents)
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
         options = step_options(scheduler, generators)
-        for timestep in scheduler.timesteps:
+        for number, timestep in enumerate(scheduler.timesteps, 1):
             noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
             if watch:
                 watch(noisy[-len(latents) :], float(timestep))
@@ -236,6 +237,7 @@ class Model:
             if guided:
                 output = self.family.guide(*output.chunk(2), guidance)
             latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
+            tell(Step(number=number, steps=len(scheduler.timesteps), pictures=len(latents)))
             yield float(timestep), latents
 
     @torch.no_grad()

@@ -1,11 +1,11 @@
-"""The nearest neighbours of a concept in a model's own text space: what an erasure is most likely to damage."""
+"""The neighbours of a concept in a model's own text space: what an erasure is most likely to damage, and what it retains."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface.concepts.concept import Concept, own_words
-from efface.concepts.retained import candidates, naming, proposals
+from efface.concepts.retained import FEW, candidates, may_stay, naming, proposals
+from efface.concepts.same import same
+from efface.concepts.siblings import siblings
+from efface.concepts.words import meaningful
 from efface.errors import UsageError
 from efface.families.layers import read_parameter
 from efface.families.text import TokenSpan
@@ -31,18 +34,54 @@ SHOWN = 3
 """Prompts that a warning lists."""
 
 
-def neighbours(model: Model, concept: Concept, count: int = 16) -> list[str]:
-    """Up to `count` prompts that name the concept's nearest words, nearest first.
+def neighbours(model: Model, concept: Concept, count: int = 16, erased: Sequence[Concept] = ()) -> list[str]:
+    """Up to `count` prompts of what is nearest to a concept and is not it, nor anything erased with it, nearest first.
 
-    Candidates are the whole words of the tokenizer's vocabulary; a shortlist by token embedding is encoded through the
-    concept's first template and ranked by cosine similarity at the last subject token. The concept's own name and
-    aliases, and words that share its stem, are left out.
+    Candidates are what stands beside the concept and, unless that is all of its kind (artists, persons), the known things
+    among the whole words of the tokenizer's vocabulary; of a concept that brings prompts to retain, their words. Nothing that
+    means the concept is among them: no synonym, inflection, kind of it or piece of its name. A shortlist by token embedding is
+    encoded through the concept's first template and ranked by cosine similarity at the last subject token.
     """
-    words = model.token_spans()[0].words()
+    known = vocabulary(model)
+    going = [same(one) for one in dict.fromkeys((concept, *erased))]
+    names: Iterable[str] = siblings(concept)
+    if concept.keep:
+        words = dict.fromkeys(word for prompt in concept.keep for word in meaningful(prompt))
+        names = [word for word in words if word in known]
+    elif concept.kind not in ("style", "person") or len(siblings(concept)) < FEW:
+        names = [*names, *(word for word in known if may_stay(word, going))]
+    names = [name for name in names if not any(own.excludes(name) for own in going)]
+    ranked = nearest(model, concept, tokens_of(model, names, known), SHORTLIST)
+    return [concept.templates[0].replace("{}", name) for name in ranked[:count]]
+
+
+def vocabulary(model: Model) -> dict[str, int]:
+    """Whole words of the first tokenizer's vocabulary, each with its token."""
+    return {word: number for number, word in model.token_spans()[0].words().items()}
+
+
+def tokens_of(model: Model, names: Iterable[str], known: Mapping[str, int]) -> dict[str, list[int]]:
+    """Each name with its tokens, those of the vocabulary without asking the tokenizer; names with unknown tokens are left out."""
+    span = model.token_spans()[0]
+    tokenized = {name: [known[name]] if name in known else span.ids(name) for name in dict.fromkeys(names)}
+    unknown = span.tokenizer.unk_token_id
+    return {name: ids for name, ids in tokenized.items() if ids and unknown not in ids}
+
+
+def nearest_words(model: Model, concept: Concept, count: int) -> list[str]:
+    """Up to `count` prompts of the nearest whole words of the vocabulary that are not the concept's own, nearest first.
+
+    They may well mean the concept, as attacks want it: only its own words and what shares their stem are left out.
+    """
     own = own_words(concept)
-    kept = {i: word for i, word in words.items() if not any(same_stem(word, part) for part in own)}
-    ranked = nearest(model, concept, {word: [i] for i, word in kept.items()}, SHORTLIST)
-    return [concept.templates[0].replace("{}", word) for word in ranked[:count]]
+    words = {word: [i] for word, i in vocabulary(model).items() if not any(same_stem(word, part) for part in own)}
+    return [concept.templates[0].replace("{}", word) for word in nearest(model, concept, words, SHORTLIST)[:count]]
+
+
+def same_stem(word: str, name: str) -> bool:
+    """Whether one begins with the other and is at most three letters longer."""
+    shorter, longer = sorted((word, name), key=len)
+    return longer.startswith(shorter) and len(longer) - len(shorter) <= 3
 
 
 def nearest(model: Model, concept: Concept, words: dict[str, list[int]], most: int) -> list[str]:
@@ -128,19 +167,20 @@ def states_at(model: Model, prompts: Sequence[str], positions: Sequence[int], ba
     return in_float32_where_it_fits(model.family.text_encoders().values(), encode).float()
 
 
-def same_stem(word: str, name: str) -> bool:
-    """Whether one begins with the other and is at most three letters longer."""
-    shorter, longer = sorted((word, name), key=len)
-    return longer.startswith(shorter) and len(longer) - len(shorter) <= 3
+BLANK = " "
+"""The prompt that says nothing, as the papers' presets have it."""
 
 
-def retained_prompts(model: Model, concepts: Sequence[Concept]) -> list[str]:
+def retained_prompts(model: Model, concepts: Sequence[Concept], *, blank: bool = False) -> list[str]:
     """What an erasure retains when its user names nothing: the presets' prompts, or what stands beside the concept.
 
     Siblings of objects, styles and persons are ordered by the model's text space; explicit and abstract concepts retain
-    neutral prompts. Nothing that means one of the concepts is among them, whatever the model puts nearest.
+    neutral prompts and, with `blank`, the blank one first. Nothing that means one of the concepts is among them, whatever the
+    model puts nearest.
     """
-    proposed = [prompt for c in concepts for prompt in (c.keep or beside(model, c, concepts))]
+    unseen = [c for c in concepts if c.kind in ("explicit", "abstract") and not c.keep]
+    proposed = [BLANK] if blank and unseen else []
+    proposed += [prompt for c in concepts for prompt in (c.keep or beside(model, c, concepts))]
     erased = {prompt for c in concepts for prompt in c.prompts()}
     return [prompt for prompt in dict.fromkeys(proposed) if prompt not in erased]
 
@@ -179,8 +219,7 @@ def beside(model: Model, concept: Concept, erased: Sequence[Concept] = (), count
     """Up to `count` prompts of what may be retained beside a concept, the nearest in the model's text space first."""
     if concept.kind in ("explicit", "abstract"):
         return proposals(concept, (), count, erased)
-    span = model.token_spans()[0]
-    words = {name: span.ids(name) for name in candidates(concept, span.words().values(), erased)}
-    ranked = nearest(model, concept, words, MOST)
+    known = vocabulary(model)
+    ranked = nearest(model, concept, tokens_of(model, candidates(concept, known, erased), known), MOST)
     chosen = [name for name in proposals(concept, ranked, count, erased) if name in ranked]
     return [concept.templates[0].replace("{}", name) for name in chosen]

@@ -11,8 +11,7 @@ import tyro
 
 from efface.bench.engines import Engine
 from efface.cli.arguments import parse
-from efface.cli.bench.common import reporter
-from efface.cli.output import console, say
+from efface.cli.output import console, say, say_decisions
 from efface.cli.progress import ProgressBar
 from efface.erasers import ERASERS, METHODS
 from efface.errors import UsageError
@@ -56,6 +55,7 @@ def main(args: list[str]) -> None:
         ERASERS.load(name)
     if request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
+    from efface.api.decisions import about_drawing
     from efface.api.red_team import RedTeam
     from efface.bench import table
     from efface.bench.protocols.canvas.attack import attack_all
@@ -66,6 +66,7 @@ def main(args: list[str]) -> None:
     from efface.models.load import load
     from efface.models.model import Model
     from efface.redteam.samples import Samples
+    from efface.report.decisions import drawing_rows
 
     usual = "quick" if request.quick else "canvas"
     red_team = None
@@ -77,12 +78,15 @@ def main(args: list[str]) -> None:
     model = Model(load("emoji"))
     expected = cost(model, plan, request.output, devices=request.devices, sheets=request.save_images)
     attacked = len(plan.methods) * len(plan.targets) * len(red_team.names) if red_team else 0
+    seeds = f"0 to {request.seeds - 1}" if request.seeds > 1 else "0"
+    say_decisions(drawing_rows(about_drawing(model.pipeline, methods=list(plan.methods), mode=plan.mode, seeds=seeds)))
     say(str(expected) + (f"; beside them {attacked} attacks, whose time is not in it" if red_team else ""))
     if request.plan:
         print(json.dumps(expected.to_json() | {"attacks": attacked}))
         return
     canvas = Canvas(model, plan, request.output, sheets=request.save_images)
-    canvas.run(reporter(), say, request)
+    with ProgressBar("running the canvas") as progress:
+        canvas.run(progress, say, request)
     if red_team:
         with ProgressBar("attacking") as progress:
             attack_all(canvas, red_team, progress, say)

@@ -31,7 +31,7 @@ def sites_named(patterns: tuple[str, ...], pipeline: Any) -> tuple[str, ...]:
     return patterns or profile_of(pipeline).sae_sites()
 
 
-def drawing(pipeline: Any, steps: int | None, guidance: float | None) -> dict[str, Any]:
+def sampling_of(pipeline: Any, steps: int | None, guidance: float | None) -> dict[str, Any]:
     """Steps and guidance: the user's, the model's standard, or the paper's 50 at 9."""
     from efface.profiles.base import profile_of
 

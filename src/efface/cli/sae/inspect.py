@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from efface.cli.arguments import parse
-from efface.cli.output import result, say
+from efface.cli.output import result, say_decisions
+from efface.cli.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request = parse(Request, args, prog="efface sae inspect", description=__doc__)
-    from efface.cli.sae.common import drawing, labelled, sites_named
+    from efface.api.decisions import about_model
+    from efface.cli.sae.common import labelled, sampling_of, sites_named
+    from efface.io.progress import drawing
     from efface.models.load import load
     from efface.models.model import Model
+    from efface.report.decisions import drawing_rows
     from efface.sae.dashboard import feature_dashboard
     from efface.sae.harvest import HarvestConfig
     from efface.sae.lookup import open_sae
@@ -54,10 +58,11 @@ def main(args: list[str]) -> None:
     site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
     coder, _ = open_sae(request.coder, site)
     labels, kinds = labelled(request.concepts, request.seeds, pipeline)
-    config = HarvestConfig((site,), **drawing(pipeline, request.steps, request.guidance))
-    dashboard = feature_dashboard(
-        model, site, coder, labels, config, report=lambda n: say(f"{n} of {len(labels)} pictures")
-    )
+    config = HarvestConfig((site,), **sampling_of(pipeline, request.steps, request.guidance))
+    decided = {"steps": config.steps, "guidance": config.guidance, "site": site, "seeds": request.seeds}
+    say_decisions(drawing_rows(about_model(pipeline) | decided))
+    with ProgressBar(f"drawing {len(labels)} pictures") as progress, drawing(progress, len(labels)):
+        dashboard = feature_dashboard(model, site, coder, labels, config)
     best = best_latents(dashboard, list(kinds))
     latents = list(request.latents) or sorted(best)
     index = write_pages(dashboard, latents, request.output, scores=best)

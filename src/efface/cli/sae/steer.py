@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from efface.cli.arguments import parse
-from efface.cli.output import result
+from efface.cli.output import result, say_decisions
+from efface.cli.progress import ProgressBar
 from efface.errors import UsageError
 
 
@@ -50,11 +51,14 @@ def main(args: list[str]) -> None:
     request = parse(Request, args, prog="efface sae steer", description=__doc__)
     if not request.prompts:
         raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
+    from efface.api.decisions import about_drawing
     from efface.cli.sae.common import sites_named
     from efface.io.images import save_picture
+    from efface.io.progress import drawing
     from efface.models.load import load
     from efface.models.model import Model
-    from efface.models.sampling import sampling
+    from efface.models.sampling import Sampling
+    from efface.report.decisions import drawing_rows
     from efface.report.grid import image_grid
     from efface.sae.lookup import open_sae
     from efface.steering.steer import Region, steer_latent
@@ -64,11 +68,17 @@ def main(args: list[str]) -> None:
     site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
     coder, _ = open_sae(request.coder, site)
     seeds = [request.seed] * len(request.prompts)
-    settings = sampling(pipeline, request.steps, request.guidance)
     region = Region(*request.region) if request.region else None
-    before = model.draw(request.prompts, seeds=seeds, **settings)
-    with steer_latent(model, site, coder, request.latent, multiply=request.multiply, add=request.add, region=region):
-        after = model.draw(request.prompts, seeds=seeds, **settings)
+    sampling = Sampling(request.steps, request.guidance)
+    settings = sampling.settings(pipeline)
+    say_decisions(drawing_rows(about_drawing(pipeline, sampling, seed=request.seed, site=site, latent=request.latent)))
+    steered = steer_latent(
+        model, site, coder, request.latent, multiply=request.multiply, add=request.add, region=region
+    )
+    with ProgressBar(f"drawing {2 * len(seeds)} pictures") as progress, drawing(progress, 2 * len(seeds)):
+        before = model.draw(request.prompts, seeds=seeds, **settings)
+        with steered:
+            after = model.draw(request.prompts, seeds=seeds, **settings)
     save_picture(image_grid([before, after], columns=request.prompts, labels=["before", "after"]), request.output)
     data = {"output": str(request.output), "site": site, "latent": request.latent}
     result(data, as_json=request.json, rows=[(k, str(v)) for k, v in data.items()])

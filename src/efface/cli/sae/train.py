@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from efface.cli.arguments import named_options, parse_parts
-from efface.cli.output import result, say
+from efface.cli.output import result, say, say_decisions
+from efface.cli.progress import ProgressBar, duration
 from efface.sae.config import SAETrainConfig
 
 if TYPE_CHECKING:
     from efface.sae.autoencoder import SparseAutoencoder
-    from efface.sae.harvest import ActivationStream
+    from efface.sae.harvest import ActivationStream, HarvestCost
 
 
 RENAMED = {"steps": "iterations"}
@@ -44,6 +45,8 @@ class Request:
     """Their guidance scale."""
     quality: bool = True
     """At the end, draw one more round and measure the autoencoders on it."""
+    plan: bool = False
+    """Only say what was decided and what it will cost, measured on one denoising step of one batch."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -53,10 +56,13 @@ def main(args: list[str]) -> None:
     parts = {"general": Request, "training": SAETrainConfig}
     request, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
     named = named_options(config, args, RENAMED)
-    from efface.cli.sae.common import drawing, prompts_named, sites_named
+    from efface.api.decisions import about_model
+    from efface.cli.sae.common import prompts_named, sampling_of, sites_named
     from efface.models.load import load
     from efface.models.model import Model
+    from efface.models.timing import model_bytes
     from efface.profiles.base import profile_of
+    from efface.report.decisions import drawing_rows
     from efface.sae.harvest import ActivationStream, HarvestConfig
     from efface.sae.shards import Shards
     from efface.sae.train import train
@@ -66,17 +72,33 @@ def main(args: list[str]) -> None:
     config = replace(config, **{name: value for name, value in settings.items() if name not in named})
     harvest = HarvestConfig(
         sites_named(request.sites, pipeline),
-        **drawing(pipeline, request.steps, request.guidance),
+        **sampling_of(pipeline, request.steps, request.guidance),
         seed=config.seed,
     )
     prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
     stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images)
     source: Any = Shards(request.shards) if request.shards else stream
-    say(f"{config.steps} iterations of {config.batch} vectors for {', '.join(source.names)}")
-    if not request.shards:
-        _say_cost(stream, config)
+    decisions = about_model(pipeline) | asdict(harvest) | {"sites": list(source.names), "images": request.images}
+    decisions |= {name: value for name, value in asdict(config).items() if name != "steps"} | {
+        "iterations": config.steps
+    }
+    say_decisions(drawing_rows(decisions | {"steps": harvest.steps}))
+    cost = None if request.shards else expected_cost(stream, config)
+    if cost is not None:
+        say(f"about {cost.images:,} pictures, {duration(cost.seconds)} of drawing; nothing on disk but the run")
+    if request.plan:
+        costs = {} if cost is None else {"pictures": cost.images, "seconds": round(cost.seconds, 1)}
+        data = decisions | costs | {"model_bytes": model_bytes(pipeline)}
+        result(data, as_json=request.json, rows=[(k, str(data[k])) for k in (*costs, "model_bytes")])
+        return
     notes = {"model": request.model, "harvest": asdict(harvest)}
-    coders = train(source, config, request.output, report=_say, notes=notes)
+    with ProgressBar(f"training {', '.join(source.names)}") as progress:
+
+        def report(line: dict[str, Any]) -> None:
+            _say(line)
+            progress((line["step"] + 1) / config.steps, f"iteration {line['step'] + 1} of {config.steps}")
+
+        coders = train(source, config, request.output, report=report, notes=notes)
     _plot(request.output)
     data: dict[str, Any] = {"folder": str(request.output), "sites": {}}
     if request.quality and not request.shards:
@@ -91,15 +113,13 @@ def main(args: list[str]) -> None:
     result(data, as_json=request.json, rows=rows)
 
 
-def _say_cost(stream: ActivationStream, config: SAETrainConfig) -> None:
-    """How many pictures the run draws, and how long that takes, measured on one step of one batch."""
+def expected_cost(stream: ActivationStream, config: SAETrainConfig) -> HarvestCost:
+    """What all rounds of a run draw, and how long that takes, measured on one step of one batch."""
     from efface.sae.harvest import harvest_cost
 
     one = harvest_cost(stream.model, stream.config, stream.images)
     rounds = -(-config.steps // max(1, int(one.vectors * config.passes / config.batch)))
-    say(
-        f"about {rounds * one.images:,} pictures, {rounds * one.seconds:,.0f} s of drawing; nothing on disk but the run"
-    )
+    return one._replace(images=rounds * one.images, vectors=rounds * one.vectors, seconds=rounds * one.seconds)
 
 
 def _quality(stream: ActivationStream, coders: dict[str, SparseAutoencoder], prompts: list[str]) -> dict[str, Any]:

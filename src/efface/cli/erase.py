@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from efface.cli.dispatch import first_word
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
+from efface.erasers.base import ClosedForm
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     from efface.report.decisions import erasing_rows
 
     output = _destination(request)
-    pipeline = load(request.model)
+    pipeline = load(request.model, text_only=_reads_only_text(method, request))
     concepts, remarks = _concepts(request, pipeline)
     plan = plan_erasure(
         pipeline,
@@ -67,6 +68,11 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
             data["preview"] = str(request.preview)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)
+
+
+def _reads_only_text(method: str, request: Request) -> bool:
+    """Whether nothing will be drawn."""
+    return isinstance(ERASERS.load(method), ClosedForm) and request.judge is None and request.preview is None
 
 
 def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:

@@ -15,7 +15,7 @@ from efface.export.check import Difference, PictureCheck, require_same_weights
 from efface.export.config import EXPORTS, ExportConfig
 from efface.export.edit import Edit
 from efface.export.written import Written
-from efface.models.fingerprint import fingerprint
+from efface.models.fingerprint import fingerprint_like
 from efface.models.model import Model
 
 
@@ -102,9 +102,8 @@ def _edit(erasures: list[Erasure], pipeline: Any, output: Path, config: ExportCo
     if getattr(pipeline, "get_list_adapters", dict)():
         raise EffaceError("adapters (LoRA) are loaded into the pipeline: unload them before exporting.")
     model = Model(pipeline)
-    base = fingerprint(model)
     for erasure in erasures:
-        require_base(erasure, base, config.force)
+        require_base(erasure, fingerprint_like(model, erasure.provenance.base), config.force)
     return Edit(erasures, model, config.scale)
 
 

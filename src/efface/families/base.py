@@ -58,6 +58,11 @@ class Family(ABC):
     def text(self, prompts: Sequence[str]) -> Text:
         """Prompts as the pipeline itself encodes them."""
 
+    def states_at(self, prompts: Sequence[str], positions: Sequence[int]) -> Tensor:
+        """The text state of each prompt at one position of the first span (prompts width)."""
+        first = self.token_spans()[0].start
+        return self.text(prompts).states[range(len(prompts)), [first + position for position in positions]]
+
     def tokenizers(self) -> list[Any]:
         """The tokenizers, one a text encoder."""
         return [span.tokenizer for span in self.token_spans()]

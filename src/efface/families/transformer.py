@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import projection
 from efface.families.text import Text, TokenSpan
@@ -30,7 +31,7 @@ class Transformer(Family):
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
         transformer = unwrap(getattr(pipeline, "transformer", None))
-        return any(kind.__name__ in cls.denoisers for kind in type(transformer).__mro__)
+        return bool(class_names(transformer) & set(cls.denoisers))
 
     @property
     def network(self) -> Any:

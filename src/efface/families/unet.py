@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import cross_attentions
 from efface.families.text import Text, TokenSpan
+
+CAUSAL = {"CLIPTextModel", "CLIPTextModelWithProjection", "ClipText"}
+"""Text encoders of these pipelines in which a token reads nothing of those that follow it."""
 
 
 class StableDiffusion(Family):
@@ -48,6 +51,20 @@ class StableDiffusion(Family):
         mask = torch.arange(span.length) <= last[:, None] + 1
         truncated = tuple(span.truncated(prompt) for prompt in prompts)
         return Text(states=states, pooled=pooled, mask=mask, last=last, truncated=truncated)
+
+    def states_at(self, prompts: Sequence[str], positions: Sequence[int]) -> Tensor:
+        if not all(CAUSAL & class_names(encoder) for encoder in self.text_encoders().values()):
+            return super().states_at(prompts, positions)
+        # What follows a token changes nothing of its state; truncation puts the end token after the last that counts.
+        length = max(positions) + 1
+        tokens = [
+            tokenizer(list(prompts), padding="max_length", max_length=length + 1, truncation=True, return_tensors="pt")
+            for tokenizer in self.tokenizers()
+        ]
+        states, _ = self.encode(
+            [t.input_ids[:, :length] for t in tokens], [t.attention_mask[:, :length] for t in tokens]
+        )
+        return states[range(len(prompts)), list(positions)]
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         encoder, device = self.pipeline.text_encoder, execution_device(self.pipeline)
@@ -111,4 +128,4 @@ class StableDiffusion(Family):
 def reads_text(pipeline: Any) -> bool:
     """Whether a pipeline's denoiser is a UNet with cross-attention."""
     unet = unwrap(getattr(pipeline, "unet", None))
-    return isinstance(unet, UNet2DConditionModel) and bool(unet.config["cross_attention_dim"])
+    return "UNet2DConditionModel" in class_names(unet) and bool(unet.config["cross_attention_dim"])

@@ -18,6 +18,7 @@ from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate
 from efface.io.progress import Step, tell
+from efface.models.precision import in_float32_where_it_fits
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
 
@@ -77,6 +78,12 @@ class Model:
         """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device."""
         chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
         return concatenate([self.family.text(chunk) for chunk in chunks])
+
+    @torch.no_grad()
+    def encode_in_float32(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
+        """Encode prompts as `encode` does, in float32 whatever the precision of the text encoders: what erasures are computed
+        from. A half-precision encoder's rounding changes the map that a concept and its anchor give by a tenth and more."""
+        return in_float32_where_it_fits(self.family.text_encoders().values(), lambda: self.encode(prompts, batch=batch))
 
     def token_spans(self) -> list[TokenSpan]:
         """The parts of the token axis, each filled by one tokenizer."""

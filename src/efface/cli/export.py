@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -36,11 +36,13 @@ def main(args: list[str]) -> None:
         raise UsageError("an erasure and a model are needed: `efface export ERASURE [ERASURE ...] MODEL --to … -o …`.")
     from efface.erasures import Erasure
     from efface.export import export
+    from efface.models.load import load
 
     *files, model = request.files
     erasures = [Erasure.from_pretrained(file) for file in files]
     settings = ExportConfig(**{field.name: getattr(request, field.name) for field in fields(ExportConfig)})
-    pipeline = _pipeline(model, request)
+    text_only = not settings.needs_all_weights and all(erasure.acts_on == "text" for erasure in erasures)
+    pipeline = load(model, config=request.config, text_only=text_only)
     pictures = " and pictures" if settings.pictures else ""
     say(f"exporting to {request.to}, reading it back and comparing matrices{pictures}")
     done = export(erasures, pipeline, request.output, settings, source=model)
@@ -59,10 +61,3 @@ def main(args: list[str]) -> None:
             ("the erasure itself", f"{done.effect.mean:.4f} on average, {done.effect.largest:.0f} at most"),
         ]
     result(data, as_json=request.json, rows=rows)
-
-
-def _pipeline(model: str, request: Request) -> Any:
-    """The model; where `request.needs_all_weights` is false, the weights that the erasures edit would do."""
-    from efface.models.load import load
-
-    return load(model, config=request.config)

@@ -80,7 +80,8 @@ class ClipText(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool = False
     ) -> Encoded | Projected:
         """States of tokens (batch tokens); a mask is not known here, and the last hidden states are always given."""
-        positions = self.embeddings["position_embedding"].weight[: input_ids.shape[1]]
+        places: Any = self.embeddings["position_embedding"]
+        positions = places.weight[: input_ids.shape[1]]
         states = self.embeddings["token_embedding"](input_ids) + positions
         before = states
         layers: Any = self.encoder["layers"]

@@ -15,6 +15,7 @@ from efface.errors import EffaceError, UsageError
 if TYPE_CHECKING:
     from efface.api.erase import ErasePlan
     from efface.cli.erase_options import Request
+    from efface.cli.model_options import DrawingOptions
 
 
 def main(args: list[str]) -> None:
@@ -27,15 +28,14 @@ def main(args: list[str]) -> None:
     _erase(method, *parse(method, args[1:]))
 
 
-def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
+def _erase(method: str, request: Request, model: DrawingOptions, options: dict[str, Any]) -> None:
     from efface.api.erase import plan_erasure
     from efface.cli.output import result, say_decisions
     from efface.cli.progress import ProgressBar
-    from efface.models.load import load
     from efface.report.decisions import erasing_rows
 
     output = _destination(request)
-    pipeline = load(request.model, text_only=_reads_only_text(method, request))
+    pipeline = model.load(request.model, text_only=_reads_only_text(method, request))
     concepts, remarks = _concepts(request, pipeline)
     plan = plan_erasure(
         pipeline,
@@ -62,9 +62,8 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
         }
         if request.preview:
             from efface.api.preview import preview
-            from efface.models.sampling import Sampling
 
-            preview(pipeline, erasure, request.preview, sampling=Sampling(steps=request.steps), progress=progress)
+            preview(pipeline, erasure, request.preview, sampling=model.sampling(request.steps), progress=progress)
             data["preview"] = str(request.preview)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)

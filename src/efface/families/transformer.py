@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.base import Family, Network, Projection, Side, cells_of, execution_device, unwrap
 from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import projection
@@ -109,9 +109,10 @@ class Transformer(Family):
         blocks = (block for name in self.joint for block in getattr(self.network, name))
         return int(any(module is unwrap(block) for block in blocks))
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        cells = self.cells() if side is None else side // self.pipeline.vae_scale_factor
-        return self.network.config.in_channels, cells, cells
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        config = self.network.config
+        patch = config.get("patch_size") or 1
+        return config.in_channels, *cells_of(side, self.cells(), self.pipeline.vae_scale_factor, patch)
 
     def cells(self) -> int:
         """Cells of a side of the model's own pictures."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.base import Family, Network, Projection, Side, cells_of, execution_device, unwrap
 from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import cross_attentions
@@ -103,10 +103,9 @@ class StableDiffusion(Family):
     def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         return self.pipeline.unet(latents, timestep, encoder_hidden_states=text.states, return_dict=False)[0]
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
         config = self.pipeline.unet.config
-        cells = config.sample_size if side is None else side // self.vae_scale()
-        return config.in_channels, cells, cells
+        return config.in_channels, *cells_of(side, config.sample_size, self.vae_scale())
 
     def vae_scale(self) -> int:
         """Pixels of a side for each cell of the latents."""

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
 from efface.families import Family, Network, Projection, family_of
+from efface.families.base import Side, execution_device
 from efface.families.embedding import replace_embeddings, token_table
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate
 from efface.io.progress import Step, tell
+from efface.models.batches import DECODED, MOST, in_batches, limits_of, pictures_at_a_time
 from efface.models.precision import in_float32_where_it_fits
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
@@ -29,7 +31,7 @@ class Settings(TypedDict, total=False):
     steps: int
     guidance: float
     negative: str | None
-    side: int | None
+    side: Side
 
 
 class Model:
@@ -185,13 +187,30 @@ class Model:
         return self.decode(self.latents(text, seeds=seeds, **settings))
 
     def latents(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> Tensor:
-        """Clean latents of one picture for each text (batch channels h w); arguments as of `denoise`."""
-        clean: Tensor | None = None
-        for _, latents in self.denoise(text, seeds=seeds, **settings):
-            clean = latents
-        if clean is None:
-            raise UsageError("the sampler took no steps; expected at least 1.")
-        return clean
+        """Clean latents of one picture for each text (batch channels h w); arguments as of `denoise`.
+
+        As many pictures are drawn at a time as memory holds.
+        """
+
+        def draw(chosen: slice) -> Tensor:
+            clean: Tensor | None = None
+            for _, latents in self.denoise(text.part(chosen), seeds=seeds[chosen], **settings):
+                clean = latents
+            if clean is None:
+                raise UsageError("the sampler took no steps; expected at least 1.")
+            return clean
+
+        shape = self.family.latent_shape(settings.get("side"))
+        size = self.pictures_at_a_time(len(seeds), shape, settings.get("guidance", 7.5))
+        return torch.cat(in_batches(self.networks()[0].module, "drawing", len(seeds), shape, size, draw))
+
+    def pictures_at_a_time(self, count: int, shape: tuple[int, int, int], guidance: float) -> int:
+        """How many of `count` pictures, with latents (channels height width), are drawn together."""
+        if count == 1:
+            return 1
+        halves = 1 + self.guides(guidance)
+        device = torch.device(execution_device(self.pipeline))
+        return min(count, pictures_at_a_time(self.networks()[0].module, shape, halves, device))
 
     @torch.no_grad()
     def denoise(
@@ -202,7 +221,7 @@ class Model:
         steps: int = 50,
         guidance: float = 7.5,
         negative: str | None = None,
-        side: int | None = None,
+        side: Side = None,
         watch: Callable[[Tensor, float], None] | None = None,
     ) -> Iterator[tuple[float, Tensor]]:
         """The denoising steps of one picture for each text: the timestep that the denoiser saw, and the latents after it
@@ -214,7 +233,7 @@ class Model:
             steps: denoising steps.
             guidance: classifier-free guidance scale; 1 or less leaves the unconditional half out.
             negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
-            side: width and height in pixels; the model's own by default.
+            side: pixels of each side, or width and height; the model's own by default.
             watch: called before each step with the noisy latents as the denoiser reads them and the timestep.
         """
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
@@ -245,22 +264,29 @@ class Model:
         """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
         return self.family.negative(prompt)
 
-    def _noise(self, generators: Sequence[torch.Generator], side: int | None) -> Tensor:
+    def _noise(self, generators: Sequence[torch.Generator], side: Side) -> Tensor:
         shape = self.family.latent_shape(side)
         return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of scaled latents (batch channels height width)."""
-        pixels = self.family.decode(latents)
-        array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(np.ascontiguousarray(a)) for a in array]
+        """Pictures of scaled latents (batch channels height width), decoded few at a time."""
+
+        def decode(chosen: slice) -> np.ndarray:
+            pixels = self.family.decode(latents[chosen])
+            return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+        shape = tuple(latents.shape[1:])
+        size = max(1, DECODED // (shape[-2] * shape[-1]))
+        parts = in_batches(self.networks()[0].module, "decoding", len(latents), shape, size, decode)
+        return [Image.fromarray(np.ascontiguousarray(array)) for part in parts for array in part]
 
     def draw(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], batch: int = 32, **settings: Unpack[Settings]
+        self, prompts: Sequence[str], *, seeds: Sequence[int], batch: int | None = None, **settings: Unpack[Settings]
     ) -> list[Image.Image]:
-        """Encode and sample prompts, `batch` pictures at a time (one seed a prompt)."""
+        """Encode and sample prompts (one seed a prompt), at most `batch` pictures at a time; by default as memory allows."""
         pictures = []
+        batch = batch or limits_of(self.networks()[0].module).named or MOST
         for i in range(0, len(prompts), batch):
             text = self.encode(prompts[i : i + batch])
             pictures += self.sample(text, seeds=seeds[i : i + batch], **settings)

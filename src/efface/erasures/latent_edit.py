@@ -11,7 +11,7 @@ from torch import Tensor
 PARTS = ("encoder", "bias", "centre", "decoder", "latents", "levels", "gate", "gain", "shift")
 """Names of the parts in files, in the order of the fields of `LatentEdit`."""
 HUGE = torch.finfo(torch.float32).max
-"""WriteRecord for an infinite gate, since files hold finite values only."""
+"""Written for an infinite gate, since files hold finite values only."""
 
 
 class LatentEdit(NamedTuple):

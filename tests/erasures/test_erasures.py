@@ -131,10 +131,19 @@ def test_scale(pipe, make, draw, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_attaching_twice_or_removing_nothing_is_an_error(pipe, make, name):
-    erasure = make(pipe, name)
-    with erasure.attached(pipe), pytest.raises(efface.EffaceError, match="already attached"):
-        erasure.attach(pipe)
+def test_the_same_content_is_counted_and_removing_nothing_is_an_error(pipe, make, draw, name, tmp_path):
+    erasure, before = make(pipe, name), weights(pipe)
+    erasure.save(tmp_path / "e.safetensors")
+    again = efface.Erasure.load(tmp_path / "e.safetensors")
+    with erasure.attached(pipe):
+        once = draw(pipe)
+        with again.attached(pipe):
+            assert np.array_equal(draw(pipe), once)
+            assert [a.count for a in attached_to(pipe)] == [2]
+        assert np.array_equal(draw(pipe), once)
+        with pytest.raises(efface.EffaceError, match="already attached"):
+            erasure.attach(pipe, scale=0.5)
+    assert_same_weights(pipe, before)
     with pytest.raises(efface.EffaceError, match="not attached"):
         erasure.remove(pipe)
 

@@ -119,9 +119,13 @@ def erase(
         UsageError: unknown method, option or judge, or an empty concept.
         EffaceError: a model that cannot be edited.
     """
-    return plan_erasure(
-        pipeline, concept, method=method, config=config, judge=judge, as_published=as_published, **options
-    ).run()
+    from efface.models.precision import own_arithmetic
+
+    with own_arithmetic():
+        plan = plan_erasure(
+            pipeline, concept, method=method, config=config, judge=judge, as_published=as_published, **options
+        )
+        return plan.run()
 
 
 def plan_erasure(

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from efface.io.cache import cache_folder, keep
 from efface.io.digest import digest_of_weights
-from efface.models.fingerprint import originals_of
 from efface.models.model import Model
+from efface.models.originals import originals_of
 
 
 def key_value_gram_of(model: Model) -> Tensor:

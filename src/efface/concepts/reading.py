@@ -75,6 +75,19 @@ def read_concept(text: str) -> Reading:
     )
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in one string: "violence, nudity" and "cat; dog" are two each, as the scripts of UCE and others take them.
+
+    A string that is a preset's, an artist's or a person's name as a whole stays whole.
+    """
+    pieces = tuple(filter(None, (" ".join(piece.split()) for piece in re.split("[,;\n]", text))))
+    whole = " ".join(text.split())
+    if len(pieces) < 2:
+        return pieces or ("",)
+    is_one = _preset(whole) or artist_of(whole) or known_person(whole)
+    return (whole,) if is_one else pieces
+
+
 def _preset(name: str) -> Reading | None:
     """A preset's concept by another name; the words stay as they were typed, since they are what is erased."""
     presets = {folded(concept.name): concept for preset in PRESETS.values() for concept in preset}

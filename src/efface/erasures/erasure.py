@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from efface.erasures import file as files
-from efface.erasures import stack
+from efface.erasures import life
 from efface.erasures.interface import ModelEdit
 from efface.erasures.provenance import provenance_in, summarise
 from efface.erasures.share import shared_files
@@ -51,6 +51,9 @@ class Erasure(ModelEdit):
     def attach(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> None:
         """Attach to a pipeline; later attachments act on the text first (W M_A M_B for A, then B).
 
+        An erasure is what its content is: the same file attached twice is counted, and acts once. It stays with the
+        pipeline object through copies, replaced components and threads (docs/guarantees.md).
+
         Args:
             pipeline: any diffusers pipeline with the model this was made for.
             scale: 0 leaves the model as it is, 1 is the erasure; values beyond extrapolate.
@@ -58,22 +61,37 @@ class Erasure(ModelEdit):
             force: attach to a model of the same shapes but other weights (a fine-tune), with a warning.
 
         Raises:
-            EffaceError: already attached, another model, or a target that cannot be edited.
+            UsageError: the scale is negative or not finite.
+            EffaceError: attached already with another scale, another model, or a target that cannot be edited.
         """
-        stack.attach(self, pipeline, scale=scale, fold=fold or self.acts_on == "weights", force=force)
+        life.attach(self, pipeline, scale=scale, fold=fold or self.acts_on == "weights", force=force)
 
-    def remove(self, pipeline: Any) -> None:
-        """Take it off again; every weight is bit-identical to before, whatever else stays attached."""
-        stack.remove(self, pipeline)
+    def remove(self, pipeline: Any, *, subtract: bool | None = None) -> None:
+        """Take it off again; every weight is bit-identical to before, whatever else stays attached.
+
+        Weights that others changed since it was folded into them (a fused LoRA) have its own change subtracted, with a
+        warning; the original is never written over later work.
+
+        Args:
+            pipeline: any pipeline that it is attached to, itself or by a view.
+            subtract: for weights of which it cannot be told whether they still hold the erasure: True subtracts its
+                change, False leaves them as they are.
+
+        Raises:
+            EffaceError: it is not attached, or such weights were found and nothing was said of them.
+        """
+        life.remove(self, pipeline, subtract=subtract)
 
     @contextmanager
     def attached(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> Iterator[Any]:
-        """`with erasure.attached(pipe): ...`, taken off at the end whatever happens."""
-        self.attach(pipeline, scale=scale, fold=fold, force=force)
-        try:
+        """`with erasure.attached(pipe): ...`, taken off at the end whatever happens.
+
+        Raises:
+            EffaceError: as `attach`, or another thread or task is in such a block of another erasure.
+        """
+        fold = fold or self.acts_on == "weights"
+        with life.attached(self, pipeline, scale=scale, fold=fold, force=force):
             yield pipeline
-        finally:
-            self.remove(pipeline)
 
     def save(self, path: str | Path) -> int:
         """Write one safetensors file, atomically; returns its size in bytes."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from efface.concepts.concept import Concept, Kind
 from efface.errors import EffaceError, UsageError
-from efface.models.fingerprint import Fingerprint, fingerprint
+from efface.models.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from efface.models.model import Model
@@ -90,7 +90,9 @@ def provenance(
     model: Model, method: str, config: dict[str, Any], concepts: Sequence[Concept], keep: Sequence[str], **notes: Any
 ) -> Provenance:
     """Where an erasure comes from."""
-    return Provenance(method, config, tuple(concepts), fingerprint(model), tuple(keep), notes)
+    from efface.models.unchanged import known_fingerprint
+
+    return Provenance(method, config, tuple(concepts), known_fingerprint(model), tuple(keep), notes)
 
 
 def summarise(

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from efface.erasures import Erasure, attached_to
-from efface.erasures.stack import require_base
+from efface.erasures.conditions import require_base
 from efface.errors import EffaceError, UsageError, system_reason
 from efface.export.check import Difference, PictureCheck, require_same_weights
 from efface.export.config import EXPORTS, ExportConfig
 from efface.export.edit import Edit
 from efface.export.stand_in import stand_in
 from efface.export.written import Written
-from efface.models.fingerprint import fingerprint_like
 from efface.models.model import Model
 
 
@@ -104,7 +103,7 @@ def _edit(erasures: list[Erasure], pipeline: Any, output: Path, config: ExportCo
         raise EffaceError("adapters (LoRA) are loaded into the pipeline: unload them before exporting.")
     model = Model(pipeline)
     for erasure in erasures:
-        require_base(erasure, fingerprint_like(model, erasure.provenance.base), config.force)
+        require_base(erasure, model, config.force)
     edit = Edit(erasures, model, config.scale)
     edit.model = model if config.needs_all_weights else Model(stand_in(pipeline))
     return edit

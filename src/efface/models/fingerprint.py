@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
 
+from efface.models.originals import originals_of
 from efface.models.spelling import spell
 
 if TYPE_CHECKING:
@@ -146,14 +146,6 @@ def _signed_sum(sample: Tensor) -> float:
     signs = torch.randint(2, (SAMPLE,), generator=torch.Generator().manual_seed(7))[: len(sample)] * 2 - 1
     spread = sample.square().mean().sqrt()
     return float((signs * sample).sum() / len(sample) ** 0.5 / spread.clamp(min=1e-12))
-
-
-_ORIGINALS: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
-
-
-def originals_of(model: Model) -> dict[str, Tensor]:
-    """Full tensor name -> weights of a model before any edit, on the CPU, of those that are edited now."""
-    return _ORIGINALS.setdefault(model.networks()[0].module, {})
 
 
 def fingerprint(model: Model, *, old: bool = False) -> Fingerprint:

@@ -19,8 +19,9 @@ from efface.errors import EffaceError
 from efface.families import family_of
 from efface.io import embedded
 from efface.io.atomic import write_atomically
-from efface.models.fingerprint import Fingerprint, fingerprint, structure_of
+from efface.models.fingerprint import Fingerprint, structure_of
 from efface.models.model import Model
+from efface.models.unchanged import known_fingerprint
 
 
 class Metadata(NamedTuple):
@@ -86,7 +87,7 @@ def write_metadata(
     folder: Path, pipeline: Any, *, name: str, steps: int, guidance: float, dtype: str = "float32"
 ) -> Metadata:
     """Write the file of a model's folder, so that the model is known from now on."""
-    weights = fingerprint(Model(pipeline))
+    weights = known_fingerprint(Model(pipeline))
     metadata = Metadata(name=name, steps=steps, guidance=guidance, dtype=dtype, fingerprint=weights)
     write_atomically(folder / embedded.METADATA, (json.dumps(metadata.to_json(), indent=1) + "\n").encode())
     return metadata
@@ -114,7 +115,7 @@ def _by_weights(model: Model) -> Metadata | None:
         weights = metadata.fingerprint
         if weights.family == model.family.name:
             structure = structure or structure_of(model.components())
-            if weights.structure == structure and not weights.difference(fingerprint(model)):
+            if weights.structure == structure and not weights.difference(known_fingerprint(model)):
                 return metadata
     return None
 

@@ -20,6 +20,7 @@ from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate
 from efface.io.progress import Step, tell
 from efface.models.batches import DECODED, MOST, in_batches, limits_of, pictures_at_a_time
+from efface.models.caller import at_work
 from efface.models.precision import in_float32_where_it_fits
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
@@ -79,7 +80,8 @@ class Model:
     def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
         """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device."""
         chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        return concatenate([self.family.text(chunk) for chunk in chunks])
+        with at_work(self.pipeline):
+            return concatenate([self.family.text(chunk) for chunk in chunks])
 
     @torch.no_grad()
     def encode_in_float32(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
@@ -139,7 +141,8 @@ class Model:
         lengths = torch.tensor([len(row) for row in content])
         mask = torch.arange(ids[0].shape[1]) <= lengths[:, None] + 1
         encoders = list(self.family.text_encoders().values())
-        with nullcontext() if embeddings is None else replace_embeddings(encoders, embeddings, lengths):
+        replaced = nullcontext() if embeddings is None else replace_embeddings(encoders, embeddings, lengths)
+        with at_work(self.pipeline), replaced:
             states, pooled = self.family.encode(ids, [mask.long()] * len(ids))
         truncated = ("",) * len(content)
         return Text(states=states, pooled=pooled, mask=mask, last=lengths, truncated=truncated)
@@ -157,7 +160,8 @@ class Model:
 
         `guidance` matters to guidance-distilled models only, which take it as an input.
         """
-        return self.family.predict(latents, timestep, text, guidance)
+        with at_work(self.pipeline):
+            return self.family.predict(latents, timestep, text, guidance)
 
     def guides(self, guidance: float) -> bool:
         """Whether pictures at this guidance are drawn with an unconditional half beside the conditional one."""
@@ -262,11 +266,13 @@ class Model:
     @torch.no_grad()
     def encode_negative(self, prompt: str | None) -> Text:
         """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
-        return self.family.negative(prompt)
+        with at_work(self.pipeline):
+            return self.family.negative(prompt)
 
     def _noise(self, generators: Sequence[torch.Generator], side: Side) -> Tensor:
         shape = self.family.latent_shape(side)
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        like = {"dtype": torch.float32, "device": "cpu"}  # whatever the program's defaults are
+        return torch.stack([torch.randn(shape, generator=generator, **like) for generator in generators])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:

@@ -43,6 +43,11 @@ def test_help_does_not_import_torch():
 OWN_OPTIONS = {
     "rece": ("--ridge", "--preserve-weight", "--rows", "--epochs"),
     "uce": ("--ridge", "--preserve-weight", "--rows", "--target"),
+    "gated": ("--goal", "--margin", "--never-touch", "--prior"),
+    "joint": ("--goal", "--weight", "--never-touch", "--prior"),
+    "speed": ("--alpha", "--threshold", "--matrices"),
+    "oce": ("--erase-weight", "--general-weight", "--matrices"),
+    "double-projection": ("--share", "--tolerance", "--rows"),
     "preserve": ("--ridge", "--share", "--rows"),
     "project": ("--tolerance", "--share", "--rows"),
     "saeuron": ("--site", "--gamma", "--mode"),
@@ -63,7 +68,8 @@ def needed(sd, tmp_path):
     options = tiny.coder_options(sd, tmp_path / "coder")
     named = {"coder", "site", "images", "draw_steps"}
     flags = [text for k in sorted(named) for text in (f"--{k.replace('_', '-')}", str(options[k]))]
-    return lambda method: flags if method in ("saeuron", "anchored") else []
+    own = {"saeuron": flags, "anchored": flags, "gated": ["--margin=-2"]}
+    return lambda method: own.get(method, [])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -125,7 +131,7 @@ def test_env(capsys):
 BAD = {
     "no command": ([], 2, ""),
     "unknown command": (["explode"], 2, "unknown"),
-    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, preserve, project, saeuron, anchored, uce"),
+    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, gated, joint, preserve, project, saeuron"),
     "unknown option": (["erase", "rece", "MODEL", "church", "--strength", "2"], 2, "unrecognized options: --strength"),
     "no model": (["generate"], 2, "MODEL is missing"),
     "no number": (["generate", "MODEL", "a cat", "--steps", "x"], 2, "--steps: 'x' is not a whole number"),

@@ -17,7 +17,7 @@ from efface.api.pictures import PictureStore
 from efface.api.resolve import judge_of
 from efface.closed_form.certificate import certificate
 from efface.concepts.sample import SEEDS, Sample
-from efface.erasures import Erasure, TextMap
+from efface.erasures import Erasure, GatedMap, TextMap
 from efface.errors import UsageError
 from efface.io.digest import sha256_of_tensors
 from efface.io.progress import Progress, part, silent

@@ -86,11 +86,15 @@ class ErasePlan:
         return dataclasses.replace(erasure, provenance=origin)
 
 
+FEW = 5
+"""Concepts up to which one map is made for all by default."""
+
+
 def erase(
     pipeline: Any,
     concept: str | Concept | Sequence[str | Concept],
     *,
-    method: str = "rece",
+    method: str | None = None,
     config: Any = None,
     judge: Any = None,
     as_published: bool = False,
@@ -103,7 +107,7 @@ def erase(
     Args:
         pipeline: any diffusers pipeline of a known family.
         concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
-        method: name of the eraser ("rece", "uce").
+        method: name of the eraser ("rece", "uce"); by default `rece`, and `gated` for more than five concepts.
         config: the method's Config; by default its published values, or those that were found on this model.
         judge: for methods that can look at pictures, a Judge or the short name of one ("nudenet", "clip:FOLDER:church,house",
             or "own" for the one that the model brings). RECE keeps the best epoch by a Judge whose classes name the concepts,
@@ -146,9 +150,12 @@ def plan_erasure(
     from efface.models.model import Model
     from efface.models.neighbours import checked_keep, retained_prompts
 
+    if method is not None:
+        ERASERS.load(method)  # an unknown one is refused before anything is read
+    concepts = resolve(concept, pipeline)
+    method = method or ("rece" if len(concepts) <= FEW else "gated")
     eraser = ERASERS.load(method)
     model = Model(pipeline)
-    concepts = resolve(concept, pipeline)
     if config is not None and (options or as_published):
         raise UsageError("give either a config or its fields as options, not both.")
     if config is None:

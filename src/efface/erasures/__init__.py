@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from efface.erasures.activation import ActivationEdit
     from efface.erasures.delta import WeightDelta
     from efface.erasures.erasure import KINDS, Erasure
+    from efface.erasures.gated import GatedMap
     from efface.erasures.provenance import Provenance
     from efface.erasures.stack import Attachment, attached_to
     from efface.erasures.textmap import TextMap
@@ -21,6 +22,7 @@ _HOMES = {
     "ActivationEdit": "efface.erasures.activation",
     "Attachment": "efface.erasures.stack",
     "Erasure": "efface.erasures.erasure",
+    "GatedMap": "efface.erasures.gated",
     "KINDS": "efface.erasures.erasure",
     "Provenance": "efface.erasures.provenance",
     "TextMap": "efface.erasures.textmap",
@@ -28,6 +30,8 @@ _HOMES = {
     "attached_to": "efface.erasures.stack",
 }
 
-__all__ = ["KINDS", "ActivationEdit", "Attachment", "Erasure", "Provenance", "TextMap", "WeightDelta", "attached_to"]
+__all__ = [
+    "KINDS", "ActivationEdit", "Attachment", "Erasure", "GatedMap", "Provenance", "TextMap", "WeightDelta", "attached_to",
+]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

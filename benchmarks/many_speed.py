@@ -42,6 +42,8 @@ class Size(NamedTuple):
 
 
 SD14, SDXL, FLUX = Size(768, 72), Size(2048, 72), Size(4096, 24)
+LISTS = {"sd_100_s": (SD14, 100), "sdxl_100_s": (SDXL, 100), "flux_100_s": (FLUX, 100), "sd_1000_s": (SD14, 1000)}
+"""Figure -> the model's text, and how many concepts."""
 SENTENCES = 10
 NEAR = 16 * 8
 """Retained rows of each concept."""
@@ -83,7 +85,7 @@ class Timed(NamedTuple):
     rank: int
 
 
-def erased(size: Size, count: int, prior: Tensor, s: Tensor) -> tuple[Timed, Any]:
+def erased(size: Size, count: int, prior: Tensor, s: Tensor) -> tuple[Timed, GatedMap | None]:
     """Seconds of an erasure of `count` concepts after the prior, and the gated map of up to a hundred."""
     concepts = [Concept(f"concept {i}") for i in range(count)]
     blocks, namings, near = [], [], []
@@ -139,7 +141,7 @@ def prior_seconds() -> float:
     words = [a + b + c for a in letters for b in letters for c in letters][:4000]
     tokens = ["<|startoftext|>", "<|endoftext|>", ",</w>", ",", *letters, *(a + "</w>" for a in letters)]
     pairs = [a + b for a in letters for b in letters]
-    merges = [(a, b) for a in letters for b in letters] + [(w[:2], w[2] + "</w>") for w in words]
+    merges: Any = [(a, b) for a in letters for b in letters] + [(w[:2], w[2] + "</w>") for w in words]
     vocabulary = [*dict.fromkeys([*tokens, *pairs, *(w + "</w>" for w in words)])]
     tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(vocabulary)}, merges=merges, model_max_length=77)
     config = CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
@@ -192,7 +194,7 @@ def main(quick: bool = False, skip_prior: bool = False) -> None:
             flush=True,
         )
         figures[name] = round(timed.linear + (0 if made is None else timed.gates), 2)
-        if name == "sd_100_s":
+        if made is not None and name == "sd_100_s":
             share = gate_share(made)
     figures["prior_s"] = None if quick or skip_prior else round(prior_seconds(), 1)
     figures["gate_share"] = share

@@ -110,6 +110,30 @@ def test_options_reach_the_method(folder, capsys, tmp_path):
     assert (shown["concepts"][0]["anchor"], shown["concepts"][0]["kind"]) == ("cat", "style")
 
 
+def test_concepts_from_a_list(folder, capsys, tmp_path):
+    path, names = str(tmp_path / "e.safetensors"), tmp_path / "names.csv"
+    names.write_text("church,object,cat\ngarbage truck,,,lorry; truck\n")
+    code, out, err = run(capsys, "erase", "gated", folder, "art", "--concepts", str(names), "-o", path, "--keep", "a dog",
+                         "--margin=-2", "--prior", "never", "--no-aliases", "--json")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["concepts"] == ["art", "church", "garbage truck"]
+    shown = json.loads(run(capsys, "show", path, "--json")[1])
+    assert [c["anchor"] for c in shown["concepts"]] == [None, "cat", None]
+    assert shown["concepts"][2]["aliases"][-2:] == ["lorry", "truck"]
+    assert "gate of church" in err
+    assert "retained weight" in err
+    assert run(capsys, "erase", "uce", folder, "-o", path)[0] == 2
+    assert run(capsys, "erase", "uce", folder, "--concepts", str(tmp_path / "none"), "-o", path)[0] == 1
+
+
+def test_prior(folder, capsys):
+    first = json.loads(run(capsys, "prior", folder, "--json")[1])
+    assert first["bytes"] > 0
+    again = json.loads(run(capsys, "prior", folder, "--json")[1])
+    assert again["file"] == first["file"]
+    assert again["prompts"] == first["prompts"]
+
+
 def test_keep_from_a_file_and_by_default(folder, capsys, tmp_path):
     path, prompts = str(tmp_path / "e.safetensors"), tmp_path / "keep.txt"
     prompts.write_text("a dog\n\na cat\n")

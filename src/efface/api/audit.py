@@ -194,7 +194,7 @@ class AuditPlan:
             guidance=self.store.settings.get("guidance", 0.0),
             judge=self.judge.name if self.judge else None,
             seconds=round(time.perf_counter() - self.began, 1),
-            certificate=certificate(self.model, self.erasure) if isinstance(self.erasure, TextMap) else None,
+            certificate=certificate(self.model, self.erasure) if isinstance(self.erasure, TextMap | GatedMap) else None,
             attacks=attacks,
             decisions={name: value for name, value in self.decisions.items() if value is not None},
         )

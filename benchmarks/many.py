@@ -17,7 +17,7 @@ import json
 import random
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import tyro
@@ -44,20 +44,21 @@ class Job(NamedTuple):
     """One erasure."""
 
     method: str
-    count: int
+    erased: int
+    """How many nouns at once."""
     draw: int
 
     @property
     def key(self) -> str:
         """As rows name it."""
-        return f"{self.method}-{self.count}-{self.draw}"
+        return f"{self.method}-{self.erased}-{self.draw}"
 
     def split(self) -> tuple[list[str], list[str], list[str]]:
         """Erased nouns, known and unknown surviving ones."""
         order = list(NOUNS)
         random.Random(self.draw).shuffle(order)
-        rest = order[self.count :]
-        return order[: self.count], rest[::2], rest[1::2]
+        rest = order[self.erased :]
+        return order[: self.erased], rest[::2], rest[1::2]
 
 
 def jobs(methods: tuple[str, ...], counts: tuple[int, ...], draws: int | None) -> list[Job]:
@@ -99,7 +100,7 @@ def measured(model: Model, job: Job, before: JudgedImages, styles: tuple[str, ..
     erased, known, unknown = job.split()
     keep = [caption(noun, style) for noun in known for style in ALL_STYLES]
     method = METHODS.get(job.method, job.method)
-    options = {"prior": "never"} if job.method in METHODS else {}
+    options: dict[str, Any] = {"prior": "never"} if job.method in METHODS else {}
     if method != "saeuron":
         options["keep"] = keep
     started = time.perf_counter()
@@ -141,7 +142,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, fl
 
 
 def main(
-    output: Path | None = None,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     quick: bool = False,
     plan: bool = False,
     methods: tuple[str, ...] = tuple(DRAWS),

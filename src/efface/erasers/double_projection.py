@@ -11,6 +11,7 @@ from efface.erasers.base import RetainingRows, Rows
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
+    from efface.erasers.base import Evidence
     from efface.erasures import Erasure
     from efface.models.model import Model
 
@@ -36,6 +37,8 @@ class Config(RetainingRows):
 
 PUBLISHED: Mapping[str, Any] = {}
 """The defaults are its only settings."""
+EXTENDS = "textmap"
+"""Kind of the erasures that hardening can add to."""
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
@@ -62,3 +65,14 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     notes = {"free_dimensions": free.dimensions, "retained_moved": retained_drift(map_, retained)}
     origin = provenance(model, "double-projection", asdict(config), concepts, keep, **notes)
     return TextMap.of(origin, map_.u, map_.v)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """The erasure with one more edit outside the retained span, of the states that attacks found."""
+    from efface.closed_form.extend import compose_before, evidence_rows, retained_gram
+    from efface.closed_form.nullspace import exact_outside, free_space, own_inside
+
+    config = erasure.provenance.config
+    pairs = evidence_rows(model, evidence.concept, evidence.text, evidence.anchors, config["rows"])
+    free = free_space(retained_gram(model, erasure.provenance), config["share"]).projector
+    return compose_before(erasure, exact_outside(own_inside(pairs, free), free, config["tolerance"]))

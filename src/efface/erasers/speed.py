@@ -12,6 +12,7 @@ from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
     from efface.closed_form.maps import LowRankMap
+    from efface.erasers.base import Evidence
     from efface.erasures import Erasure
     from efface.models.model import Model
 
@@ -45,6 +46,8 @@ class Config(RetainingRows):
 
 PUBLISHED: Mapping[str, Any] = {"matrices": "values"}
 """What its public code runs, but for the noise: its random copies of retained rows are their expectation here."""
+EXTENDS = "textmap"
+"""Kind of the erasures that hardening can add to."""
 
 
 class PaperSettings(NamedTuple):
@@ -101,6 +104,26 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     if config.matrices == "all":
         return TextMap.of(origin, map_.u, map_.v)
     return _values(model, origin, map_)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """The erasure with one more edit by the same settings, of the states that attacks found; every retained row counts."""
+    import torch
+
+    from efface.closed_form.extend import compose_before, evidence_pairs
+    from efface.closed_form.gram import key_value_gram_of
+    from efface.closed_form.rows import retained_rows
+    from efface.closed_form.speed import constraints, null_projector, speed_map
+    from efface.models.precision import on_cpu
+
+    config = erasure.provenance.config
+    pairs = evidence_pairs(model, evidence.concept, evidence.text, evidence.anchors, config["rows"])
+    c = torch.cat([on_cpu(rows) for rows, _ in pairs])
+    t = torch.cat([on_cpu(rows) for _, rows in pairs])
+    kept = retained_rows(model, erasure.provenance.keep, config["keep_rows"])
+    projector = null_projector(torch.cat([c[:0], *(on_cpu(rows) for rows in kept)]), config["threshold"])
+    k = constraints(model, key_value_gram_of(model))
+    return compose_before(erasure, speed_map(c, t, projector, k, alpha=config["alpha"], soft=config["soft"]))
 
 
 def _values(model: Model, origin: object, map_: LowRankMap) -> Erasure:

@@ -209,6 +209,19 @@ def test_a_second_erasure_leaves_the_first_where_it_put_its_concept(draw):
     assert float(both.norm()) <= float(torch.linalg.matrix_norm(first.matrix, 2)) * moved[0] * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("method", ["uce", "rece", "preserve"])
+def test_other_closed_forms_retain_what_was_erased_before(method):
+    pipe = tiny.stable_diffusion()
+    with efface.erase(pipe, CHURCH, method="uce", keep=["a dog"]).attached(pipe):
+        second = efface.erase(pipe, Concept("dog", anchor="art"), method=method)
+        assert "church" in second.provenance.keep
+        assert (
+            "church"
+            not in efface.erase(pipe, Concept("dog", anchor="art"), method=method, keep=["a cat"]).provenance.keep
+        )
+    assert "church" not in efface.erase(pipe, Concept("dog", anchor="art"), method=method).provenance.keep
+
+
 def test_retention_is_the_mean_of_its_parts(sd):
     model = Model(sd)
     prior = build_prior(model)

@@ -132,7 +132,7 @@ def plan_erasure(
     pipeline: Any,
     concept: str | Concept | Sequence[str | Concept],
     *,
-    method: str = "rece",
+    method: str | None = None,
     config: Any = None,
     judge: Any = None,
     as_published: bool = False,
@@ -146,7 +146,7 @@ def plan_erasure(
     """
     from efface.api.decisions import about_erasing, why_retained
     from efface.erasers import ERASERS
-    from efface.erasers.base import Retaining, Settling
+    from efface.erasers.base import Retaining, RetainingRows, Settling
     from efface.models.model import Model
     from efface.models.neighbours import checked_keep, retained_prompts
 
@@ -169,6 +169,8 @@ def plan_erasure(
             if given is None
             else checked_keep(model, given, concepts)
         )
+        if given is None and isinstance(config, RetainingRows):
+            keep = list(dict.fromkeys((*keep, *_erased_before(pipeline, concepts))))
         config = config if keep == given else dataclasses.replace(config, keep=tuple(keep))
     if isinstance(eraser, Settling):
         config = eraser.settle(config, concepts)
@@ -195,6 +197,16 @@ def _opened(judge: Any, concept: Concept, pipeline: Any) -> Any:
     from efface.judges import open_judge
 
     return judge_of(None, concept, pipeline) if judge == "own" else open_judge(judge)
+
+
+def _erased_before(pipeline: Any, concepts: Sequence[Concept]) -> list[str]:
+    """Prompts of what is erased on a pipeline already: retained by the next map, which acts first, they stay where the maps
+    after it put them."""
+    from efface.erasures import attached_to
+
+    names = {concept.name for concept in concepts}
+    before = [c for attachment in attached_to(pipeline) for c in attachment.erasure.provenance.concepts]
+    return [prompt for c in before if c.name not in names for prompt in c.prompts()]
 
 
 def _config(

@@ -131,9 +131,7 @@ def _destination(request: Request, first: str) -> Path:
     return output
 
 
-def _concepts(
-    request: Request, entries: Sequence[Entry], pipeline: Any
-) -> tuple[tuple[Concept, ...], list[str]]:
+def _concepts(request: Request, entries: Sequence[Entry], pipeline: Any) -> tuple[tuple[Concept, ...], list[str]]:
     """The concepts in the words of the model, with the kind, anchor and aliases that the user gave, and how names were read."""
     from efface.api.resolve import read, resolve
     from efface.profiles.base import profile_of

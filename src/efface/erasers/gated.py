@@ -37,6 +37,8 @@ PUBLISHED: Mapping[str, Any] = {}
 """The defaults are its only settings."""
 EXTENDS = "gated-map"
 """Kind of the erasures that hardening can add to."""
+TEXT_ONLY = True
+"""It reads nothing of a model but its text encoders and the matrices that read text."""
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:

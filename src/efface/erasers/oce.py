@@ -47,6 +47,8 @@ class Config(RetainingRows):
 
 PUBLISHED: Mapping[str, Any] = {}
 """The defaults are those of its public code, but for the general moment's captions and the sign that it turns wrongly."""
+TEXT_ONLY = True
+"""It reads nothing of a model but its text encoders and the matrices that read text."""
 
 
 class PaperSettings(NamedTuple):

@@ -48,6 +48,8 @@ PUBLISHED: Mapping[str, Any] = {"matrices": "values"}
 """What its public code runs, but for the noise: its random copies of retained rows are their expectation here."""
 EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
+TEXT_ONLY = True
+"""It reads nothing of a model but its text encoders and the matrices that read text."""
 
 
 class PaperSettings(NamedTuple):

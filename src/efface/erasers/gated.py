@@ -63,7 +63,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
             *notes["remarks"],
             f"no gate for {', '.join(refused[:8])}{'…' if len(refused) > 8 else ''}: what is retained is too near.",
         ]
-    settings = asdict(config) | {"weight": many.found.weight}
+    settings = asdict(config) | {"weight": many.found.weight, "never_touch": list(config.never_touch)}
     origin = provenance(model, "gated", settings, concepts, config.keep or (), **notes)
     return GatedMap.of(origin, found.gates, many.rows.c, (many.rows.t - many.rows.c).T, v, many.rows.owner)
 

@@ -43,7 +43,8 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     map_ = joint_map(many.rows, many.kept.retention, erase=many.erase, weight=many.found.weight)
     keep = config.keep or ()
     notes = many.notes() | {"may_suffer": may_suffer(many, map_, keep)}
-    origin = provenance(model, "joint", asdict(config) | {"weight": many.found.weight}, concepts, keep, **notes)
+    settings = asdict(config) | {"weight": many.found.weight, "never_touch": list(config.never_touch)}
+    origin = provenance(model, "joint", settings, concepts, keep, **notes)
     return TextMap.of(origin, map_.u, map_.v)
 
 

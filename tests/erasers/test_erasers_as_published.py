@@ -136,9 +136,11 @@ def test_the_list_without_the_artist(name):
 
 
 def test_the_defaults_stay(pipe):
-    """Without `as_published` the UCE stage has the rows and the ridge of the epochs, and the neutral prompt once a concept."""
+    """Without `as_published` the UCE stage has the rows and the ridge of the epochs, and the neutral prompt once a concept; of
+    summed moments at weight 1 that is the paper's."""
     concepts = [Concept("truck"), Concept("cat")]
-    erasure = efface.erase(pipe, concepts, method="rece", keep=["a dog"], epochs=0)
+    sums = {"moments": "sum", "first_preserve_weight": 1.0}
+    erasure = efface.erase(pipe, concepts, method="rece", keep=["a dog"], epochs=0, **sums)
     c, t = rows_of(pipe, ["truck", "cat"]), rows_of(pipe, [" ", " "])
     kept = rows_of(pipe, ["", "", "a dog"])
     assert_same(pipe, erasure, {n: naive.uce(w, c, t, kept, 1, 1, 0.1) for n, w in matrices(pipe).items()})
@@ -187,7 +189,7 @@ def test_uce_retains_last_tokens(pipe, case):
 
 
 def test_the_tensor_target_has_rows_from_the_last_subject_token_on(pipe):
-    erasure = efface.erase(pipe, Concept("garbage truck"), method="uce", target="tensor", keep=["a dog"])
+    erasure = efface.erase(pipe, Concept("garbage truck"), method="uce", target="tensor", keep=["a dog"], moments="sum")
     assert erasure.provenance.config["rows"] == "subject"
     pairs, kept = [from_last_token(pipe, "garbage truck", " ")], rows_of(pipe, ["a dog"])
     assert_same(pipe, erasure, {n: naive.tensor_uce(w, pairs, kept, 1, 1, 0.5) for n, w in matrices(pipe).items()})

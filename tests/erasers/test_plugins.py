@@ -117,7 +117,7 @@ def test_env_names_it(site):
 def test_its_method_fits_the_contract():
     assert isinstance(ERASERS.load("swap"), Eraser)
     assert isinstance(ERASERS.load("swap"), Extensible)
-    assert all(isinstance(ERASERS.load(name), Extensible) for name in ERASERS.builtin)
+    assert [name for name in ERASERS.builtin if not isinstance(ERASERS.load(name), Extensible)] == ["oce"]
 
 
 def test_its_method_adds_what_an_attack_found(sd, demo):

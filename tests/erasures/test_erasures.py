@@ -23,6 +23,12 @@ METHODS = {
     "uce-tensor": ("uce", {"rows": "subject", "target": "tensor"}),
     "rece": ("rece", {}),
     "rece-1st": ("rece", {"rows": "subject", "derivation": "standard", "epochs": 2}),
+    "joint": ("joint", {}),
+    "gated": ("gated", {"margin": -2.0}),
+    "speed": ("speed", {"threshold": 1.0}),
+    "speed-values": ("speed", {"matrices": "values", "soft": 0.5, "influence": False, "threshold": 1.0}),
+    "oce": ("oce", {}),
+    "double-projection": ("double-projection", {}),
     "preserve": ("preserve", {}),
     "project": ("project", {}),
     "saeuron-fast": ("saeuron", {"mode": "fast"}),
@@ -35,8 +41,12 @@ METHODS = {
 }
 LATENTS = {"saeuron": tiny.coder_options, "anchored": tiny.anchored_options}
 """Methods that edit latents, and what they need on a tiny pipeline."""
-MAPPED = [n for n, (method, options) in METHODS.items() if method not in LATENTS and options.get("target") != "tensor"]
-FOLDABLE = [name for name, (method, _) in METHODS.items() if method not in LATENTS]
+UNFOLDED = {*LATENTS, "gated"}
+"""Methods whose edits weights do not hold, or not all of them (tests/erasures/test_gated.py)."""
+WEIGHTS = {"uce-tensor", "speed-values", "oce"}
+"""Those whose edits are of weights."""
+MAPPED = [name for name, (method, _) in METHODS.items() if method not in UNFOLDED and name not in WEIGHTS]
+FOLDABLE = [name for name, (method, _) in METHODS.items() if method not in UNFOLDED]
 WAYS = [(name, fold) for name in METHODS for fold in (False, True) if not fold or name in FOLDABLE]
 WAYS_IDS = [f"{name}-{'folded' if fold else 'mapped'}" for name, fold in WAYS]
 

@@ -17,7 +17,7 @@ from efface.api.pictures import PictureStore
 from efface.api.resolve import judge_of
 from efface.closed_form.certificate import certificate
 from efface.concepts.sample import SEEDS, Sample
-from efface.erasures import Erasure, TextMap
+from efface.erasures import Erasure, GatedMap, TextMap
 from efface.errors import UsageError
 from efface.io.digest import sha256_of_tensors
 from efface.io.progress import Progress, part, silent
@@ -194,7 +194,7 @@ class AuditPlan:
             guidance=self.store.settings.get("guidance", 0.0),
             judge=self.judge.name if self.judge else None,
             seconds=round(time.perf_counter() - self.began, 1),
-            certificate=certificate(self.model, self.erasure) if isinstance(self.erasure, TextMap) else None,
+            certificate=certificate(self.model, self.erasure) if isinstance(self.erasure, TextMap | GatedMap) else None,
             attacks=attacks,
             decisions={name: value for name, value in self.decisions.items() if value is not None},
         )

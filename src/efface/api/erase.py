@@ -86,11 +86,15 @@ class ErasePlan:
         return dataclasses.replace(erasure, provenance=origin)
 
 
+FEW = 5
+"""Concepts up to which one map is made for all by default."""
+
+
 def erase(
     pipeline: Any,
     concept: str | Concept | Sequence[str | Concept],
     *,
-    method: str = "rece",
+    method: str | None = None,
     config: Any = None,
     judge: Any = None,
     as_published: bool = False,
@@ -103,7 +107,7 @@ def erase(
     Args:
         pipeline: any diffusers pipeline of a known family.
         concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
-        method: name of the eraser ("rece", "uce").
+        method: name of the eraser ("rece", "uce"); by default `rece`, and `gated` for more than five concepts.
         config: the method's Config; by default its published values, or those that were found on this model.
         judge: for methods that can look at pictures, a Judge or the short name of one ("nudenet", "clip:FOLDER:church,house",
             or "own" for the one that the model brings). RECE keeps the best epoch by a Judge whose classes name the concepts,
@@ -132,7 +136,7 @@ def plan_erasure(
     pipeline: Any,
     concept: str | Concept | Sequence[str | Concept],
     *,
-    method: str = "rece",
+    method: str | None = None,
     config: Any = None,
     judge: Any = None,
     as_published: bool = False,
@@ -146,13 +150,16 @@ def plan_erasure(
     """
     from efface.api.decisions import about_erasing, why_retained
     from efface.erasers import ERASERS
-    from efface.erasers.base import Retaining, Settling
+    from efface.erasers.base import Retaining, RetainingRows, Settling
     from efface.models.model import Model
     from efface.models.neighbours import checked_keep, retained_prompts
 
+    if method is not None:
+        ERASERS.load(method)  # an unknown one is refused before anything is read
+    concepts = resolve(concept, pipeline)
+    method = method or ("rece" if len(concepts) <= FEW else "gated")
     eraser = ERASERS.load(method)
     model = Model(pipeline)
-    concepts = resolve(concept, pipeline)
     if config is not None and (options or as_published):
         raise UsageError("give either a config or its fields as options, not both.")
     if config is None:
@@ -166,6 +173,8 @@ def plan_erasure(
             if given is None
             else checked_keep(model, given, concepts)
         )
+        if given is None and isinstance(config, RetainingRows):
+            keep = list(dict.fromkeys((*keep, *_erased_before(pipeline, concepts))))
         config = config if keep == given else dataclasses.replace(config, keep=tuple(keep))
     if isinstance(eraser, Settling):
         config = eraser.settle(config, concepts)
@@ -192,6 +201,16 @@ def _opened(judge: Any, concept: Concept, pipeline: Any) -> Any:
     from efface.judges import open_judge
 
     return judge_of(None, concept, pipeline) if judge == "own" else open_judge(judge)
+
+
+def _erased_before(pipeline: Any, concepts: Sequence[Concept]) -> list[str]:
+    """Prompts of what is erased on a pipeline already: retained by the next map, which acts first, they stay where the maps
+    after it put them."""
+    from efface.erasures import attached_to
+
+    names = {concept.name for concept in concepts}
+    before = [c for attachment in attached_to(pipeline) for c in attachment.erasure.provenance.concepts]
+    return [prompt for c in before if c.name not in names for prompt in c.prompts()]
 
 
 def _config(

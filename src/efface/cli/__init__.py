@@ -10,7 +10,9 @@ from efface.cli.dispatch import Command, dispatch
 from efface.errors import EffaceError
 from efface.registry import Registry
 
-NAMES = ("demo", "erase", "generate", "show", "export", "push", "audit", "attack", "harden", "sae", "bench", "env")
+NAMES = (
+    "demo", "erase", "prior", "generate", "show", "export", "push", "audit", "attack", "harden", "sae", "bench", "env",
+)  # fmt: skip
 COMMANDS: Registry[Command] = Registry(
     "command", "efface.commands", {name: f"efface.cli.{name}" for name in NAMES}, contract=Command
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from efface.api.erase import ErasePlan
     from efface.cli.erase_options import Request
     from efface.cli.model_options import DrawingOptions
+    from efface.concepts.listing import Entry
 
 
 def main(args: list[str]) -> None:
@@ -34,9 +36,10 @@ def _erase(method: str, request: Request, model: DrawingOptions, options: dict[s
     from efface.cli.progress import ProgressBar
     from efface.report.decisions import erasing_rows
 
-    output = _destination(request)
+    entries = _entries(request)
+    output = _destination(request, entries[0].name)
     pipeline = model.load(request.model, text_only=_reads_only_text(method, request))
-    concepts, remarks = _concepts(request, pipeline)
+    concepts, remarks = _concepts(request, entries, pipeline)
     plan = plan_erasure(
         pipeline,
         concepts,
@@ -65,6 +68,7 @@ def _erase(method: str, request: Request, model: DrawingOptions, options: dict[s
 
             preview(pipeline, erasure, request.preview, sampling=model.sampling(request.steps), progress=progress)
             data["preview"] = str(request.preview)
+    data |= _of_list(erasure.provenance.notes)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)
 
@@ -90,23 +94,60 @@ def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:
     result(data, as_json=request.json, rows=rows)
 
 
-def _destination(request: Request) -> Path:
+def _of_list(notes: dict[str, Any]) -> dict[str, Any]:
+    """What a method for lists found, which is also said: the weight, each concept's gate, what may suffer."""
+    from efface.cli.output import say
+
+    for remark in notes.get("remarks", ()):
+        say(remark)
+    found = {name: notes[name] for name in ("gates", "may_suffer") if notes.get(name)}
+    for name, gate in sorted(found.get("gates", {}).items(), key=lambda item: item[1]["margin"]):
+        refused = f", without a gate: {', '.join(gate['refused'])}" if gate["refused"] else ""
+        say(f"gate of {name}: margin {gate['margin']:.2f}{refused}")
+    for prompt, share in found.get("may_suffer", {}).items():
+        say(f"may suffer: {prompt!r}, which moves by {share:.2f} of its distance to the nearest other prompt")
+    return {"may_suffer": list(found["may_suffer"])} if "may_suffer" in found else {}
+
+
+def _entries(request: Request) -> list[Entry]:
+    """The concepts that were named, and those of a list, each once."""
+    from efface.concepts.listing import Entry, read_list
+
+    entries = [Entry(name) for name in request.concepts]
+    entries += [] if request.listed is None else read_list(request.listed)
+    if not entries:
+        raise UsageError(
+            "no concept was given: name what is to be erased, for example 'church', or give --concepts FILE."
+        )
+    return list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
+
+
+def _destination(request: Request, first: str) -> Path:
     """Where the erasure goes; refuses missing folders before anything is computed."""
-    if not request.concepts:
-        raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
-    output = request.output or Path(f"{request.concepts[0].replace(' ', '-')}.safetensors")
+    output = request.output or Path(f"{first.replace(' ', '-')}.safetensors")
     for path in filter(None, (output, request.preview)):
         if not path.absolute().parent.is_dir():
             raise EffaceError(f"the folder of {path} does not exist: nothing was computed; make it or choose another.")
     return output
 
 
-def _concepts(request: Request, pipeline: Any) -> tuple[tuple[Concept, ...], list[str]]:
-    """The concepts in the words of the model, with the kind and anchor that the user gave, and how their names were read."""
+def _concepts(request: Request, entries: Sequence[Entry], pipeline: Any) -> tuple[tuple[Concept, ...], list[str]]:
+    """The concepts in the words of the model, with the kind, anchor and aliases that the user gave, and how names were read."""
     from efface.api.resolve import read, resolve
+    from efface.profiles.base import profile_of
 
-    remarks = read(request.concepts, pipeline) if request.kind is None else []
-    changes: dict[str, Any] = {} if request.kind is None else {"kind": request.kind}
-    if request.anchor is not None:
-        changes |= {"anchor": request.anchor, "neutral": ()}
-    return tuple(dataclasses.replace(concept, **changes) for concept in resolve(request.concepts, pipeline)), remarks
+    profile = profile_of(pipeline)
+    resolved = iter(resolve([entry.name for entry in entries], pipeline))
+    unsaid = [entry.name for entry in entries if entry.kind is None and request.kind is None]
+    remarks = read(unsaid, pipeline) if unsaid else []
+    concepts: list[Concept] = []
+    for entry in entries:
+        kind = entry.kind or request.kind
+        anchor = request.anchor if entry.anchor is None else entry.anchor
+        changes: dict[str, Any] = {} if kind is None else {"kind": kind}
+        changes |= {} if anchor is None else {"anchor": anchor, "neutral": ()}
+        for _ in profile.concepts(entry.name):
+            concept = next(resolved)
+            aliases = tuple(dict.fromkeys((*concept.aliases, *entry.aliases)))
+            concepts.append(dataclasses.replace(concept, aliases=aliases, **changes))
+    return tuple(concepts), remarks

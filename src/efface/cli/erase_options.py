@@ -22,6 +22,8 @@ class Request:
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
     concepts: tyro.conf.Positional[tuple[str, ...]]
     """Names or presets (nudity, unsafe, imagenette, artists) of what is to be erased."""
+    listed: Annotated[Path | None, tyro.conf.arg(name="concepts")] = None
+    """A file with more of them, one a line or as CSV: name, kind, anchor, aliases (separated by semicolons)."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The erasure's file; CONCEPT.safetensors by default."""
     kind: Literal["object", "style", "person", "explicit", "abstract"] | None = None

@@ -65,6 +65,38 @@ def check_ridges(config: Any, *names: str) -> None:
             raise UsageError(f"{name} is {getattr(config, name)}; expected a finite number above 0.")
 
 
+@dataclass(frozen=True)
+class Listed(Retaining):
+    """Options of a method that erases a list of concepts at once."""
+
+    anchors: int = 3
+    """How many of a concept's nearest neighbours that stay have their mean put in its place, where no anchor is named; 0 is
+    the kind's default anchor. Explicit and abstract concepts always have that."""
+    aliases: bool = True
+    """Whether the concepts' aliases are erased with them."""
+    never_touch: tuple[str, ...] = ()
+    """Prompts that stay exactly as they are."""
+    prior: Literal["auto", "always", "never"] = "auto"
+    """Whether the text encoder's other words are retained too (`efface prior`): where they were read before and, for more
+    than five concepts, after reading them now; always; or never."""
+    weight: float | None = None
+    """p, weight of what is retained, where 1 is the weight of what is erased; found by default."""
+    goal: float = 0.9
+    """How far the concepts are to go to what takes their place, 0 to 1, while the weight is searched for."""
+    ridge: float = 1e-3
+    """λ, weight of leaving states as they are, in units of the mean energy of a direction."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not 0 <= self.weight < float("inf"):
+            raise UsageError(f"weight is {self.weight}; expected a finite number of at least 0.")
+        if not 0 < self.goal <= 1:
+            raise UsageError(f"goal is {self.goal}; expected a number above 0 and at most 1.")
+        if not 0 < self.ridge < float("inf"):
+            raise UsageError(f"ridge is {self.ridge}; expected a finite number above 0.")
+        if self.anchors < 0:
+            raise UsageError(f"anchors is {self.anchors}; expected at least 0.")
+
+
 class Evidence(NamedTuple):
     """Inputs that attacks found to bring an erased concept back."""
 

@@ -20,8 +20,10 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from efface.closed_form.blocks import Block
     from efface.closed_form.maps import LowRankMap
     from efface.closed_form.ridge import RowPairs
+    from efface.closed_form.weight import Balance
     from efface.erasers.base import Evidence, Validation
     from efface.erasures import Erasure
     from efface.judges import Judge
@@ -46,14 +48,15 @@ class Config(RetainingRows):
     """Rounds of deriving and erasing after the UCE stage."""
     erase_weight: float = 1.0
     """e, weight of the concept's rows (paper: 1)."""
-    preserve_weight: float = 0.1
-    """p, weight of the retained rows in RECE's epochs (paper: 0.1)."""
+    preserve_weight: float | None = None
+    """p, weight of the retained rows in RECE's epochs (paper: 0.1); found by default, so that an epoch moves them little."""
     ridge: float = 0.1
     """λ, weight of leaving the matrices as they are, above 0 (paper: 0.1)."""
     first_rows: Rows | None = None
     """Which token positions the UCE stage edits that comes first; those of `rows` by default (authors' code: subject)."""
-    first_preserve_weight: float | None = 1.0
-    """p of the UCE stage; None is the authors' max(0.1, 1/number of retained prompts, to three decimals)."""
+    first_preserve_weight: float | None = None
+    """p of the UCE stage (paper: 1); found by default, as large as lets the concepts go. Of summed moments None is the
+    authors' max(0.1, 1/number of retained prompts, to three decimals)."""
     first_ridge: float | None = None
     """λ of the UCE stage; that of the epochs by default (authors' code: 0.5)."""
     retained: str | None = None
@@ -68,10 +71,15 @@ class Config(RetainingRows):
     """Whether the concept's aliases are erased with it."""
     stop_rate: float = 0.0
     """With a judge: stop at the first epoch after which at most this share of validation pictures shows the concept."""
+    moments: Literal["mean", "sum"] = "mean"
+    """`mean` gives what is erased and what is retained the same energy at p = 1, and λ once a concept, so that one setting
+    serves one concept and forty, and an epoch leaves the concept's own rows where the stage before it put them; `sum` is
+    the paper's, whose p loses against the number of concepts."""
 
     def __post_init__(self) -> None:
-        optional = [name for name in ("first_preserve_weight", "regulariser") if getattr(self, name) is not None]
-        check_weights(self, "erase_weight", "preserve_weight", "stop_rate", *optional)
+        names = ("preserve_weight", "first_preserve_weight", "regulariser")
+        optional = [name for name in names if getattr(self, name) is not None]
+        check_weights(self, "erase_weight", "stop_rate", *optional)
         check_ridges(self, "ridge", *(() if self.first_ridge is None else ("first_ridge",)))
         if self.epochs is not None and self.epochs < 0:
             raise UsageError(f"epochs is {self.epochs}; expected at least 0 (0 is UCE alone).")
@@ -84,6 +92,8 @@ class Config(RetainingRows):
 
 PUBLISHED: Mapping[str, Any] = {
     "first_rows": "subject",
+    "moments": "sum",
+    "preserve_weight": 0.1,
     "first_preserve_weight": None,
     "first_ridge": 0.5,
     "neutral_count": "published",
@@ -131,9 +141,11 @@ def erase(
         judge: says after each epoch what validation pictures show; the epoch with the smallest share of the concept is
             kept. Without one all epochs are run.
     """
+    from efface.closed_form.blocks import Collected
     from efface.closed_form.gram import key_value_gram_of
     from efface.closed_form.ridge import RowPairs
     from efface.closed_form.rows import concept_rows, with_aliases
+    from efface.closed_form.weight import Balance, epoch_balance
     from efface.erasers.validation import validation_of
     from efface.erasures.provenance import provenance
     from efface.erasures.textmap import TextMap
@@ -144,18 +156,28 @@ def erase(
     config = replace(config, **settings._asdict())
     everyone = with_aliases(concepts, config.aliases)
     grams = _retained_grams(model, everyone, config)
-    pairs = RowPairs.gather(concept_rows(model, c, config.rows) for c in everyone)
-    map_ = _first_stage(model, everyone, pairs, grams.first, config)
-
-    weights = {"erase": config.erase_weight, "preserve": config.preserve_weight, "ridge": config.ridge}
+    rows = Collected(concept_rows(model, c, config.rows) for c in everyone)
+    pairs = RowPairs.gather(rows)
+    map_, first = _first_stage(model, everyone, Gathered(rows.blocks, pairs), grams.first, config)
+    later = Balance(preserve=0.1, ridge=config.ridge, unit=1.0, found=None)
+    retained = grams.epochs
+    if config.moments == "mean":
+        # An epoch leaves the concept's own rows where the stage before it put them.
+        retained = retained + pairs.cc / first.unit
+        later = first._replace(ridge=config.ridge * len(everyone), found=None)
+    if config.preserve_weight is not None:
+        later = later._replace(preserve=config.preserve_weight * later.unit)
     s = key_value_gram_of(model) if settings.epochs else None
     best = map_
     best_rate = float("inf")
     rates: list[float] = []
     for epoch in range(settings.epochs + 1):
         if epoch and s is not None:
+            found = derive(pairs, map_, s, settings.regulariser, config.derivation)
+            if config.moments == "mean" and config.preserve_weight is None:
+                later = epoch_balance(found, map_, s, retained, later, config.erase_weight, distance=pairs)
             map_ = map_.then(
-                derive(pairs, map_, s, settings.regulariser, config.derivation).edit(grams.epochs, **weights)
+                found.edit(retained, erase=config.erase_weight, preserve=later.preserve, ridge=later.ridge)
             )
         if shows is None:
             best = map_
@@ -167,8 +189,9 @@ def erase(
             best_rate = rates[-1]
         if rates[-1] <= config.stop_rate:
             break
-    notes = {"judged": rates} if judge else {}
-    origin = provenance(model, "rece", asdict(config), concepts, config.keep or (), **notes)
+    weights = {"first_preserve_weight": first.weight, "preserve_weight": later.weight}
+    notes = first.notes() | ({"judged": rates} if judge else {})
+    origin = provenance(model, "rece", asdict(config) | weights, concepts, config.keep or (), **notes)
     return TextMap.of(origin, best.u, best.v)
 
 
@@ -193,21 +216,42 @@ def _retained_grams(model: Model, concepts: Sequence[Concept], config: Config) -
     return RetainedGrams(first=first * neutral + kept, epochs=epochs * neutral + kept)
 
 
+class Gathered(NamedTuple):
+    """Rows of the concepts."""
+
+    blocks: list[Block]
+    """Each concept's, reduced."""
+    pairs: RowPairs
+
+
 def _first_stage(
-    model: Model, concepts: Sequence[Concept], pairs: RowPairs, retained: Tensor, config: Config
-) -> LowRankMap:
-    """The UCE stage, with the rows and weights of its own; `pairs` are the rows of the epochs."""
+    model: Model, concepts: Sequence[Concept], gathered: Gathered, retained: Tensor, config: Config
+) -> tuple[LowRankMap, Balance]:
+    """The UCE stage, with the rows and weights of its own, and those weights; `gathered` are the rows of the epochs."""
+    from efface.closed_form.blocks import Collected
+    from efface.closed_form.gram import key_value_gram_of
     from efface.closed_form.ridge import RowPairs
     from efface.closed_form.rows import concept_rows
+    from efface.closed_form.weight import Balance, balance
 
+    blocks, pairs = gathered
     rows = config.first_rows or config.rows
     if rows != config.rows:
-        pairs = RowPairs.gather(concept_rows(model, c, rows) for c in concepts)
-    weight = config.first_preserve_weight
-    if weight is None:
-        weight = first_weight(1 + len(config.keep or ()))
+        own = Collected(concept_rows(model, c, rows) for c in concepts)
+        pairs = RowPairs.gather(own)
+        blocks = own.blocks
     ridge = config.ridge if config.first_ridge is None else config.first_ridge
-    return pairs.edit(retained, erase=config.erase_weight, preserve=weight, ridge=ridge)
+    weight = config.first_preserve_weight
+    if config.moments == "sum":
+        weight = first_weight(1 + len(config.keep or ())) if weight is None else weight
+        weights = Balance(preserve=weight, ridge=ridge, unit=1.0, found=None)
+    else:
+        weights = balance(
+            blocks, pairs, retained, lambda: key_value_gram_of(model),
+            erase=config.erase_weight, ridge=ridge, weight=weight,
+        )  # fmt: skip
+    map_ = pairs.edit(retained, erase=config.erase_weight, preserve=weights.preserve, ridge=weights.ridge)
+    return map_, weights
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
@@ -215,6 +259,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     from efface.closed_form.extend import compose_before, evidence_rows, retained_gram
     from efface.closed_form.ridge import gram_of
     from efface.closed_form.rows import retained_rows, text_width
+    from efface.closed_form.weight import stored_balance
 
     origin = erasure.provenance
     config = origin.config
@@ -223,8 +268,9 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     neutral = retained_rows(model, [config["retained"]], config.get("keep_rows", "all"))
     count = neutral_counts(origin.concepts, config.get("neutral_count", "concepts"))[1]
     retained += gram_of(neutral, text_width(model)) * count
-    weights = {"erase": config["erase_weight"], "preserve": config["preserve_weight"], "ridge": config["ridge"]}
-    return compose_before(erasure, pairs.edit(retained, **weights))
+    weights = stored_balance(config, pairs, retained)
+    edit = pairs.edit(retained, erase=config["erase_weight"], preserve=weights.preserve, ridge=weights.ridge)
+    return compose_before(erasure, edit)
 
 
 def derive(pairs: RowPairs, map_: LowRankMap, s: Tensor, lambda_r: float, form: Derivation) -> RowPairs:

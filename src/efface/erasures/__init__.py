@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from efface.erasures.attachment import Attachment
     from efface.erasures.delta import WeightDelta
     from efface.erasures.erasure import KINDS, Erasure
+    from efface.erasures.gated import GatedMap
     from efface.erasures.life import attached_to
     from efface.erasures.overview import Report, check
     from efface.erasures.provenance import Provenance
@@ -23,6 +24,7 @@ _HOMES = {
     "ActivationEdit": "efface.erasures.activation",
     "Attachment": "efface.erasures.attachment",
     "Erasure": "efface.erasures.erasure",
+    "GatedMap": "efface.erasures.gated",
     "KINDS": "efface.erasures.erasure",
     "Provenance": "efface.erasures.provenance",
     "Report": "efface.erasures.overview",
@@ -33,7 +35,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "KINDS", "ActivationEdit", "Attachment", "Erasure", "Provenance", "Report", "TextMap", "WeightDelta", "attached_to", "check",
+    "KINDS", "ActivationEdit", "Attachment", "Erasure", "GatedMap", "Provenance", "Report", "TextMap", "WeightDelta", "attached_to",
+    "check",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

@@ -26,6 +26,7 @@ KINDS: Registry[type[Erasure]] = Registry(
         "textmap": "efface.erasures.textmap:TextMap",
         "delta": "efface.erasures.delta:WeightDelta",
         "activation": "efface.erasures.activation:ActivationEdit",
+        "gated-map": "efface.erasures.gated:GatedMap",
     },
     contract=ModelEdit,
 )  # fmt: skip
@@ -92,6 +93,10 @@ class Erasure(ModelEdit):
         fold = fold or self.acts_on == "weights"
         with life.attached(self, pipeline, scale=scale, fold=fold, force=force):
             yield pipeline
+
+    def foldable(self) -> Erasure:
+        """What weights can hold of it: itself, or the nearest edit that they can, with a warning."""
+        return self
 
     def save(self, path: str | Path) -> int:
         """Write one safetensors file, atomically; returns its size in bytes."""

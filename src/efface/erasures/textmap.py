@@ -39,6 +39,11 @@ class TextMap(Erasure):
         """
         return cls(origin, finite_float32(u), finite_float32(v))
 
+    @property
+    def width(self) -> int:
+        """Width of the text states."""
+        return len(self.u)
+
     def map(self, states: Tensor, scale: float = 1.0) -> Tensor:
         """Mapped text states (… width), in their own dtype and on their own device."""
         # float32 also for half-precision models: the two factors may be large where their product is not.

@@ -104,7 +104,7 @@ def _edit(erasures: list[Erasure], pipeline: Any, output: Path, config: ExportCo
     model = Model(pipeline)
     for erasure in erasures:
         require_base(erasure, model, config.force)
-    edit = Edit(erasures, model, config.scale)
+    edit = Edit([erasure.foldable() for erasure in erasures], model, config.scale)
     edit.model = model if config.needs_all_weights else Model(stand_in(pipeline))
     return edit
 

@@ -72,6 +72,8 @@ class Family(ABC):
     """Where a text map is the same as the edit of weights that it stands for."""
     reads_padding: bool = True
     """Whether the denoiser attends to the positions after a prompt's end."""
+    takes_tokens: bool = False
+    """Whether `encode` takes ids of any length up to what the model reads, later ones without effect on earlier ones."""
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline

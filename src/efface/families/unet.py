@@ -23,6 +23,7 @@ class StableDiffusion(Family):
     """StableDiffusionPipeline and its relatives (img2img, inpaint, ControlNet, the emoji canvas)."""
 
     name = "stable-diffusion"
+    takes_tokens = True
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:

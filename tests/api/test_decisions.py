@@ -32,7 +32,7 @@ def folder(sd, tmp_path_factory):
 
 
 def test_the_plan_is_what_the_file_says(sd, tmp_path):
-    plan = plan_erasure(sd, "Van Gogh", epochs=0)
+    plan = plan_erasure(sd, "Van Gogh", epochs=0, preserve_weight=0.1, first_preserve_weight=1.0)  # else they are found
     erasure = plan.run()
     erasure.save(tmp_path / "e.safetensors")
     stored = efface.Erasure.load(tmp_path / "e.safetensors").provenance

@@ -26,7 +26,7 @@ EVERY = [
 ]
 """Every command of the registries, those of plugins too, but the four that load no model."""
 SHARED = ("--device", "--dtype", "--offload", "--side", "--width", "--height", "--batch", "--config", "--variant")
-WITHOUT_SEED = {("sae", "sites")}
+WITHOUT_SEED = {("sae", "sites"), ("prior",)}
 """What draws nothing."""
 
 
@@ -72,6 +72,7 @@ OPENED = {
     "erase": ("erase", "rece", "MODEL", "church", "-o", "OUT/e.safetensors"),
     "erase, its own seed": ("erase", "saeuron", "MODEL", "church", "-o", "OUT/e.safetensors"),
     "generate": ("generate", "MODEL", "a cat"),
+    "prior": ("prior", "MODEL"),
     "export": ("export", "ERASURE", "MODEL", "--to", "lora", "-o", "OUT/l.safetensors"),
     "audit": ("audit", "MODEL", "--erasure", "ERASURE"),
     "attack": ("attack", "p4d", "MODEL", "--erasure", "ERASURE"),
@@ -87,16 +88,21 @@ OPENED = {
 }
 
 
+TEXT_ONLY = ("erase", "export", "prior")
+"""Those that draw nothing by a closed form, and read only the text of a model and the matrices that read it."""
+
+
 @pytest.mark.parametrize("name", OPENED)
 def test_the_options_reach_the_loader(name, asked, erasure, tmp_path):
     (tmp_path / "prompts.csv").write_text("prompt\na cat\n")
     places = {"ERASURE": erasure, "PROMPTS": str(tmp_path / "prompts.csv")}
     words = [places.get(word, word.replace("OUT", str(tmp_path))) for word in OPENED[name]]
     options = ["--device", "cuda:1", "--dtype", "bfloat16", "--offload", "group", "--config", "C", "--variant", "fp16"]
-    seed = [] if name == "sae sites" else ["--seed", "7"]
+    seed = [] if (*name.split(),) in WITHOUT_SEED else ["--seed", "7"]
     model, loading = asked(*words, *options, "--width", "64", "--height", "32", "--batch", "2", *seed)
     assert model == ("emoji" if "MODEL" not in words else "MODEL")
     expected = {"device": "cuda:1", "dtype": "bfloat16", "offload": "group", "config": "C", "variant": "fp16"}
+    expected |= {"text_only": True} if name in TEXT_ONLY else {}
     assert loading == expected
 
 

@@ -70,8 +70,9 @@ class ModelOptions:
         from efface.models.load import load
         from efface.models.model import Model
 
-        usual: dict[str, Any] = {"dtype": "stored"} if stored and self.dtype == "auto" else {}
-        pipeline = load(name, text_only=text_only, **self.loading() | usual)
+        more: dict[str, Any] = {"dtype": "stored"} if stored and self.dtype == "auto" else {}
+        more |= {"text_only": True} if text_only else {}
+        pipeline = load(name, **self.loading() | more)
         if self.batch is not None:
             limit_batch(Model(pipeline).networks()[0].module, self.batch)
         return pipeline

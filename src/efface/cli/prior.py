@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from efface.cli.arguments import parse
+from efface.cli.model_options import parse_on_model
 from efface.cli.output import result, say
 
 
@@ -22,15 +22,14 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface prior", description=__doc__)
+    request, options = parse_on_model(Request, args, prog="efface prior", description=__doc__, seeded=False)
     import time
 
     from efface.cli.progress import ProgressBar
     from efface.closed_form.prior import build_prior, cached_prior, prior_path
-    from efface.models.load import load
     from efface.models.model import Model
 
-    model = Model(load(request.model))
+    model = Model(options.load(request.model, text_only=True))
     path = prior_path(model)
     started = time.perf_counter()
     prior = cached_prior(model)

@@ -109,8 +109,9 @@ class StableDiffusion(Family):
         return config.in_channels, *cells_of(side, config.sample_size, self.vae_scale())
 
     def vae_scale(self) -> int:
-        """Pixels of a side for each cell of the latents."""
-        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        """Pixels of a side for each cell of the latents; the pipeline's own figure where its autoencoder was left out."""
+        vae = getattr(self.pipeline, "vae", None)
+        return self.pipeline.vae_scale_factor if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae

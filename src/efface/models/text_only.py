@@ -38,6 +38,9 @@ class TextPipeline:
         components: tokenizers, text encoders, and a UNet without its weights.
     """
 
+    vae_scale_factor: int
+    """Pixels of a side of a picture for each cell of its latents."""
+
     def __init__(self, kind: str, name: str, components: Mapping[str, Any]):
         self.kind = kind
         self.config = Config(_class_name=kind, _name_or_path=name)
@@ -82,11 +85,14 @@ def from_folder(folder: Path, device: str, variant: str | None = None) -> TextPi
         if not known or not all(kind in ENCODERS for kind in encoders.values()):
             return None
         parts: dict[str, Any] = {"unet": _unet(folder / "unet", variant)}
+        sizes = _json(folder / "vae" / "config.json")
         parts |= {name: _tokenizer(folder / name, *kind) for name, kind in tokenizers.items()}
         parts |= {name: _encoder(folder / name, kind, variant).to(device) for name, kind in encoders.items()}
     except (EffaceError, OSError, ValueError, RuntimeError, LookupError):
         return None
-    return TextPipeline(str(index["_class_name"]), str(folder), parts)
+    pipeline = TextPipeline(str(index["_class_name"]), str(folder), parts)
+    pipeline.vae_scale_factor = 2 ** (len(sizes["block_out_channels"]) - 1)
+    return pipeline
 
 
 def unet_of_checkpoint(path: Path, config: str | Path) -> Any:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from efface.cli.model_options import ModelOptions, seed_of
 from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.sae.harvest import HarvestConfig
 
 
 def prompts_named(name: str | None, pipeline: Any) -> list[str]:
@@ -72,3 +75,10 @@ def labelled(path: Path | None, seeds: int, pipeline: Any, first: int | None) ->
             f'{path} could not be read ({error}); expected JSON of the form {{"style": {{"noto": ["a cat …"]}}}}.'
         ) from error
     return pictures, {concept: kind for kind, concepts in kinds.items() for concept in concepts}
+
+
+def harvest_decisions(pipeline: Any, config: HarvestConfig) -> dict[str, Any]:
+    """What is decided of activations that are harvested: the model, and how its pictures are drawn."""
+    from efface.api.decisions import about_model
+
+    return about_model(pipeline, config.side) | {k: v for k, v in asdict(config).items() if k != "side"}

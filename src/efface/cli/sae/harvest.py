@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,8 +48,7 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request, options = parse_on_model(Request, args, prog="efface sae harvest", description=__doc__)
-    from efface.api.decisions import about_model
-    from efface.cli.sae.common import prompts_named, sampling_of, sites_named
+    from efface.cli.sae.common import harvest_decisions, prompts_named, sampling_of, sites_named
     from efface.io.progress import drawing
     from efface.models.model import Model
     from efface.report.decisions import drawing_rows
@@ -64,7 +63,7 @@ def main(args: list[str]) -> None:
         sites_named(request.sites, pipeline), **sampling_of(pipeline, request.steps, request.guidance, options), every=request.every,
         half=request.half, difference=request.difference, batch=request.shard,
     )  # fmt: skip
-    say_decisions(drawing_rows(about_model(pipeline) | asdict(config)))
+    say_decisions(drawing_rows(harvest_decisions(pipeline, config)))
     cost = shards.expected_cost(model, prompts, config)
     say(
         f"{cost.images} pictures, {cost.vectors:,} vectors a site, {cost.bytes / 1e6:,.0f} MB, about {cost.seconds:,.0f} s"

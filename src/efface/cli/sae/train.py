@@ -66,8 +66,7 @@ def main(args: list[str]) -> None:
     request, options, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
     named = with_seed(named_options(config, args, RENAMED), config, options)
     config = replace(config, **named)
-    from efface.api.decisions import about_model
-    from efface.cli.sae.common import prompts_named, sampling_of, sites_named
+    from efface.cli.sae.common import harvest_decisions, prompts_named, sampling_of, sites_named
     from efface.models.model import Model
     from efface.models.timing import model_bytes
     from efface.profiles.base import profile_of
@@ -88,7 +87,7 @@ def main(args: list[str]) -> None:
     notes: dict[str, Any] = {"model": request.model, "harvest": harvest.to_json()}
     if not request.shards:
         stream.images = notes["images"] = request.images or _images(stream, request.output)
-    decisions = about_model(pipeline) | asdict(harvest) | {"sites": list(source.names), "images": stream.images}
+    decisions = harvest_decisions(pipeline, harvest) | {"sites": list(source.names), "images": stream.images}
     decisions |= {name: value for name, value in asdict(config).items() if name != "steps"} | {
         "iterations": config.steps
     }

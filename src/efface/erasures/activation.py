@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from efface.errors import EffaceError
 from efface.families import Network
 from efface.families.sites import Site
 from efface.models.model import Model
-from efface.sae.autoencoder import SparseAutoencoder, top
+from efface.sae.autoencoder import Reads, SparseAutoencoder, top
 from efface.sae.lookup import find_sae
 
 MODES = ("fast", "exact", "published")
@@ -50,28 +50,36 @@ class ActivationEdit(Erasure):
         sites = {name: _only(model.sites(name), name) for name in self.edits}
         return self.hooks_at(model.networks()[0], sites, scale)
 
+    def _reads(self, site: str) -> str:
+        """What the autoencoder of a site reads of it, as the header says."""
+        references = self.provenance.config.get("coders", {})
+        reference = references.get(site, {}) if isinstance(references, dict) else {}
+        return str(reference.get("reads", "output")) if isinstance(reference, dict) else "output"
+
     def hooks_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[RemovableHandle]:
         """Register the clock on a denoiser and the edits on modules that the caller found."""
         saes = {} if self.mode == "fast" else self._saes_of_all_sites
         clock = _Clock(denoiser)
         handles = [denoiser.module.register_forward_pre_hook(clock, with_kwargs=True)]
         for name, site in sites.items():
-            handles.append(site.module.register_forward_hook(self._site_hook(site, clock, scale, saes.get(name))))
+            read = site._replace(difference=self._reads(name) == "difference")
+            hook = self._site_hook(read, clock, scale, saes.get(name))
+            handles.append(site.module.register_forward_hook(hook, with_kwargs=True))
         return handles
 
     def _site_hook(
         self, site: Site, clock: _Clock, scale: float, sae: SparseAutoencoder | None
-    ) -> Callable[[nn.Module, Any, Any], Any]:
+    ) -> Callable[[nn.Module, Any, Any, Any], Any]:
         """A forward hook that adds the edit of one site to its output."""
         edit = self.edits[site.name]
         published = self.mode == "published"
 
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             """The output with the edit of its active latents added; None where nothing is chosen."""
             nonlocal edit
             if len(edit.latents) == 0 and not published:
                 return None
-            states = site.read(output)
+            states = site.states(args, kwargs, output)
             if edit.gate.device != states.device:
                 edit = edit.to(states)
                 if sae is not None:
@@ -113,6 +121,13 @@ class ActivationEdit(Erasure):
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> ActivationEdit:
         """The erasure that `tensors()` came from; exact mode finds its autoencoders when it is attached."""
         edits = {site: LatentEdit.from_parts(parts) for site, parts in by_site(tensors).items()}
+        erasure = cls(provenance=provenance, edits=edits)
+        other = sorted({erasure._reads(site) for site in edits} - {*get_args(Reads)})
+        if other:
+            raise EffaceError(
+                f"an autoencoder of the edit reads {other[0][:40]!r} of its site; this efface knows {', '.join(get_args(Reads))}: "
+                "update efface."
+            )
         mode = provenance.config.get("mode", "fast")
         references = provenance.config.get("coders", {})
         complete = isinstance(references, dict) and all(_is_reference(references.get(site)) for site in edits)
@@ -121,7 +136,7 @@ class ActivationEdit(Erasure):
                 f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
                 f"{', '.join(MODES)}: make the erasure again."
             )
-        return cls(provenance=provenance, edits=edits)
+        return erasure
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:

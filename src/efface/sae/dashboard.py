@@ -115,7 +115,8 @@ def feature_dashboard(
     for start in range(0, len(labels), config.batch):
         batch = labels[start : start + config.batch]
         total: Tensor | None = None
-        steps = capture(model, [p.prompt for p in batch], [p.seed for p in batch], config, pictures=pictures)
+        prompts, seeds = [p.prompt for p in batch], [p.seed for p in batch]
+        steps = capture(model, prompts, seeds, config, saes={site: sae}, pictures=pictures)
         for number, step in enumerate(steps):
             states = step.states[site]
             dense = sae.encode(states.flatten(0, 1)).dense(sae.config.latents).float().cpu()

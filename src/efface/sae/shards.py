@@ -22,6 +22,7 @@ from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
 from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
+from efface.sae.autoencoder import Reads
 from efface.sae.harvest import HarvestConfig, HarvestCost, capture, harvest_cost, require_space, sites_of
 
 
@@ -102,6 +103,7 @@ class Shards:
         self.rank = rank
         self.world = world
         self.names: list[str] = manifest["sites"]
+        self.reads: Reads = "difference" if manifest["config"]["difference"] else "output"
         self.count: int = manifest["shards"]
         missing = [i for i in range(self.count) if not _shard(folder, i).exists()]
         if missing:

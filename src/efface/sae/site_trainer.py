@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from efface.io.checkpoint import moments_of, set_moments, with_prefix
-from efface.sae.autoencoder import SAEConfig, SparseAutoencoder, geometric_median
+from efface.sae.autoencoder import Reads, SAEConfig, SparseAutoencoder, geometric_median
 from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import average, maximum, mean, world
 from efface.sae.loss import Workspace, step, without_parallel_
@@ -24,6 +24,8 @@ class Source(Protocol):
 
     names: list[str]
     """Names of the sites."""
+    reads: Reads
+    """What of the sites the vectors are."""
 
     def round(self, index: int) -> dict[str, Tensor]:
         """Site name -> vectors (rows width); the same `index` always gives the same vectors."""
@@ -33,9 +35,9 @@ class Source(Protocol):
 class SiteTrainer:
     """Training state of one site's SAE: weights, Adam moments, vectors since each latent fired."""
 
-    def __init__(self, width: int, config: SAETrainConfig):
+    def __init__(self, width: int, config: SAETrainConfig, reads: Reads = "output"):
         latents = config.latents or config.expansion * width
-        shape = SAEConfig(width=width, latents=latents, k=config.k, rule=config.rule)
+        shape = SAEConfig(width=width, latents=latents, k=config.k, rule=config.rule, reads=reads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config
         self.sae = SparseAutoencoder(shape, seed=config.seed).to(self.device)

@@ -218,7 +218,7 @@ def statistics(
     for start in range(0, len(pictures), config.batch):
         batch = pictures[start : start + config.batch]
         member = torch.tensor([[float(name in p.shows) for p in batch] for name in names])
-        steps = capture(model, [p.prompt for p in batch], [p.seed for p in batch], config)
+        steps = capture(model, [p.prompt for p in batch], [p.seed for p in batch], config, saes=saes)
         for number, step in enumerate(steps):
             if start == 0:
                 timesteps.append(step.timestep)

@@ -92,7 +92,7 @@ class _Run:
         self.folder = folder
         self.step = self.round = self.first = 0
         first = source.round(0)
-        self.trainers = {name: SiteTrainer(first[name].shape[1], config) for name in source.names}
+        self.trainers = {name: SiteTrainer(first[name].shape[1], config, source.reads) for name in source.names}
         described = {"sites": source.names, "world": world(), "config": asdict(config), "notes": notes}
         self._require_same(json.loads(json.dumps(described)))
         if (folder / "state.safetensors").exists():

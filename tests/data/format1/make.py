@@ -31,7 +31,7 @@ from efface.redteam.findings import Findings
 from efface.redteam.samples import Samples
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import load_sae, sae_hash, save_sae
-from efface.sae.layouts import save_saelens
+from efface.sae.saelens import save_saelens
 from efface.steering.statistics_source import measure_statistics
 from tiny_judges import Hues
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from efface.errors import EffaceError, UsageError
 from efface.io import embedded
+from efface.models.single_file import load_single_file
 
 
 def load(name: str | Path, *, dtype: Any = None, device: str | None = None, config: str | Path | None = None) -> Any:
@@ -16,11 +17,12 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None, conf
         name: of an embedded model ("emoji" is the canvas), a hub id, a diffusers folder, or a single .safetensors checkpoint.
         dtype: of the weights; by default float32 on the CPU, elsewhere what the model's own metadata says or float16.
         device: "cpu", "cuda", "mps"; the best one present by default.
-        config: for a checkpoint, a diffusers folder or hub id that says how its components are built; without it diffusers
-            asks the hub for that of the checkpoint's family.
+        config: for a checkpoint, a diffusers folder or hub id that says how its components are built, and brings those that
+            a checkpoint of the UNet alone lacks; without it diffusers asks the hub for that of the checkpoint's family.
 
     Raises:
-        EffaceError: nothing is found there, it is no pipeline, or it would have to be unpickled.
+        EffaceError: nothing is found there, it is no pipeline, it holds tensors that nobody would read, or it would have to
+            be unpickled.
     """
     from diffusers import DiffusionPipeline
 
@@ -39,7 +41,7 @@ def load(name: str | Path, *, dtype: Any = None, device: str | None = None, conf
         raise UsageError("the model's name is empty: give 'emoji', a hub id, a folder or a .safetensors file.")
     try:
         if path.is_file():
-            pipeline = _single_file(path, dtype, config)
+            pipeline = load_single_file(path, dtype, config)
         else:
             pipeline = DiffusionPipeline.from_pretrained(str(path), dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -61,23 +63,3 @@ def _usual_dtype(path: Path, device: str) -> Any:
         return torch.float32
     metadata = metadata_in(path)
     return torch.float16 if metadata is None else getattr(torch, metadata.dtype)
-
-
-def _single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
-    """A pipeline from one checkpoint; its class follows from the names of its tensors."""
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-    except SafetensorError as error:
-        raise ValueError(f"it is no safetensors file: {error}") from error
-    if not any(name.startswith("model.diffusion_model.") for name in names):
-        raise ValueError("its tensors are not those of a Stable Diffusion checkpoint")
-    is_xl = any(name.startswith("conditioner.embedders.1") for name in names)
-    kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
-    options = {} if config is None else {"config": str(config), "local_files_only": Path(config).is_dir()}
-    pipeline = kind.from_single_file(str(path), dtype=dtype, **options)
-    pipeline.register_to_config(_name_or_path=str(path))  # as diffusers itself does for folders and hub ids
-    return pipeline

@@ -88,7 +88,9 @@ def test_what_the_reader_would_pass_over_is_refused_by_name(name, base, tmp_path
 
 def test_averaged_copies_and_schedules_are_harmless(base, tmp_path):
     folder, unet = base
-    more = {f"model_ema.{name}": torch.ones(1) for name in ("decay", "num_updates")} | {"alphas_cumprod": torch.ones(1000)}
+    more = {f"model_ema.{name}": torch.ones(1) for name in ("decay", "num_updates")} | {
+        "alphas_cumprod": torch.ones(1000)
+    }
     save_file(original(unet, **more), tmp_path / "unet.safetensors")
     assert same(efface.load(tmp_path / "unet.safetensors", config=folder, device="cpu").unet, unet)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
+from efface.families.drawing import require_own_call
 from efface.families.layers import execution_device, read_parameter, unwrap
 from efface.families.networks import Network
 from efface.families.projections import Projection
@@ -35,6 +36,8 @@ class Family(ABC):
     """Where a text map is the same as the edit of weights that it stands for."""
     reads_padding: bool = True
     """Whether the denoiser attends to the positions after a prompt's end."""
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    """Names of diffusers' pipelines whose call the family's drawing is; none where it vouches for all that it serves."""
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
@@ -101,6 +104,11 @@ class Family(ABC):
         return {network.name: network.module for network in self.networks()} | self.text_encoders()
 
     # Drawing
+
+    def require_drawable(self) -> None:
+        """Raise EffaceError where efface's own drawing is not known to be the pipeline's call."""
+        if self.pipelines:
+            require_own_call(self.pipeline, self.pipelines)
 
     @abstractmethod
     def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:

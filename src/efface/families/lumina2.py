@@ -18,6 +18,7 @@ class Lumina2(JointTransformer):
     """The map acts between the norm and the linear layer; prompts stand behind a system prompt, negative ones do not."""
 
     name = "lumina-2"
+    pipelines = ("Lumina2Pipeline",)
     denoisers = ("Lumina2Transformer2DModel",)
     text_layer = "time_caption_embed.caption_embedder.1"
     reads_padding = False

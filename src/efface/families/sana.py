@@ -23,6 +23,7 @@ class Sana(Transformer):
     """
 
     name = "sana"
+    pipelines = ("SanaPipeline",)
     denoisers = ("SanaTransformer2DModel",)
     reads_padding = False
     timestep_argument = ("timestep", 2)

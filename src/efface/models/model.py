@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
 from efface.families import Family, Network, Projection, family_of
+from efface.families.drawing import require_settings, screened
 from efface.families.embedding import replace_embeddings, token_table
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
-from efface.families.text import Text, TokenSpan, concatenate
+from efface.families.text import Text, TokenSpan, concatenate, said
+from efface.io.images import images_of
 from efface.io.progress import Step, tell
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
@@ -74,9 +76,12 @@ class Model:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
-        """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device."""
+        """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device.
+
+        A prompt that is longer than the model reads is one warning.
+        """
         chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        return concatenate([self.family.text(chunk) for chunk in chunks])
+        return said(concatenate([self.family.text(chunk) for chunk in chunks]), prompts)
 
     def token_spans(self) -> list[TokenSpan]:
         """The parts of the token axis, each filled by one tokenizer."""
@@ -173,9 +178,11 @@ class Model:
     def _mixture(self, timestep: Tensor, like: Tensor) -> Mixture:
         return mixture(self.pipeline.scheduler, timestep, like)
 
-    def sample(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> list[Image.Image]:
-        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoise`."""
-        return self.decode(self.latents(text, seeds=seeds, **settings))
+    def sample(
+        self, text: Text, *, seeds: Sequence[int], checked: bool = False, **settings: Unpack[Settings]
+    ) -> list[Image.Image]:
+        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoise` and `decode`."""
+        return self.decode(self.latents(text, seeds=seeds, **settings), checked=checked)
 
     def latents(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> Tensor:
         """Clean latents of one picture for each text (batch channels h w); arguments as of `denoise`."""
@@ -209,8 +216,12 @@ class Model:
             negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
             side: width and height in pixels; the model's own by default.
             watch: called before each step with the noisy latents as the denoiser reads them and the timestep.
+
+        Raises:
+            EffaceError: the pipeline's own call takes more than text, or is not known to draw the same.
         """
-        scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
+        self.family.require_drawable()
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
         guided = self.guides(guidance)
         # Each picture has its own generator, on the CPU, so that it depends neither on its neighbours nor on the device.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -221,7 +232,7 @@ class Model:
             self.family.check_unguided(negative)
         self.family.set_timesteps(scheduler, steps, latents)
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
-        options = step_options(scheduler, generators)
+        options = step_options(scheduler, generators, self.family.default("eta"))
         for number, timestep in enumerate(scheduler.timesteps, 1):
             noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
             if watch:
@@ -236,27 +247,48 @@ class Model:
     @torch.no_grad()
     def encode_negative(self, prompt: str | None) -> Text:
         """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
-        return self.family.negative(prompt)
+        return said(self.family.negative(prompt), [prompt or ""])
 
     def _noise(self, generators: Sequence[torch.Generator], side: int | None) -> Tensor:
         shape = self.family.latent_shape(side)
         return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of scaled latents (batch channels height width)."""
-        pixels = self.family.decode(latents)
-        array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(np.ascontiguousarray(a)) for a in array]
+    def decode(self, latents: Tensor, *, checked: bool = False) -> list[Image.Image]:
+        """Pictures of scaled latents (batch channels height width).
+
+        `checked` has the pipeline's safety checker, where it has one, blacken what it finds, as in its own call; otherwise
+        pictures are as the model draws them. Both are said in a warning.
+        """
+        return images_of(screened(self.pipeline, self.family.decode(latents), latents.device, checked=checked))
 
     def draw(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], batch: int = 32, **settings: Unpack[Settings]
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        batch: int = 32,
+        checked: bool = True,
+        **settings: Unpack[Settings],
     ) -> list[Image.Image]:
-        """Encode and sample prompts, `batch` pictures at a time (one seed a prompt)."""
+        """Pictures as the pipeline's own call draws them, `batch` at a time (one seed a prompt).
+
+        Args:
+            prompts: what to draw.
+            seeds: one a picture.
+            batch: pictures drawn together.
+            checked: whether the pipeline's safety checker looks at them, as of `decode`.
+            **settings: as of `denoise`.
+
+        Raises:
+            UsageError: the call's option is none of efface's.
+            EffaceError: as `denoise`.
+        """
+        require_settings(settings, (*Settings.__annotations__, "watch"))
         pictures = []
         for i in range(0, len(prompts), batch):
             text = self.encode(prompts[i : i + batch])
-            pictures += self.sample(text, seeds=seeds[i : i + batch], **settings)
+            pictures += self.sample(text, seeds=seeds[i : i + batch], checked=checked, **settings)
         return pictures
 
 

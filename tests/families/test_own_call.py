@@ -217,6 +217,17 @@ def test_a_watermark_is_put_on_as_in_the_call(xl):
     assert np.asarray(picture).max() <= 153
 
 
+def test_an_autoencoder_with_a_mean_and_a_spread_of_its_own(xl):
+    torch.manual_seed(0)
+    config = dict(xl.vae.config) | {"latents_mean": [0.3, -0.2, 0.1, 0.5], "latents_std": [2.0, 0.5, 1.5, 3.0]}
+    del config["_use_default_values"]
+    xl.register_modules(vae=diffusers.AutoencoderKL.from_config(config).eval())
+    call = {"num_inference_steps": 2, "guidance_scale": 5.0, "generator": torch.Generator().manual_seed(5)}
+    (expected,) = xl(PROMPT, **call).images
+    (picture,) = efface.Model(xl).draw([PROMPT], seeds=[5], steps=2, guidance=5.0)
+    assert np.abs(np.asarray(picture, int) - np.asarray(expected, int)).max() <= 1
+
+
 def test_a_class_that_changes_nothing_of_the_call(sd1):
     class Mine(StableDiffusionPipeline):
         def about(self):
@@ -299,6 +310,16 @@ def patched(pipe):
     return pipe
 
 
+def consistency_decoder(pipe):
+    pipe.register_modules(vae=diffusers.ConsistencyDecoderVAE(
+        encoder_block_out_channels=(4, 8), encoder_down_block_types=("DownEncoderBlock2D",) * 2, encoder_layers_per_block=1,
+        encoder_norm_num_groups=4, decoder_block_out_channels=(4, 8), decoder_layers_per_block=1,
+        decoder_down_block_types=("ResnetDownsampleBlock2D",) * 2, decoder_up_block_types=("ResnetUpsampleBlock2D",) * 2,
+        decoder_norm_num_groups=4,
+    ))  # fmt: skip
+    return pipe
+
+
 def ip_adapter(pipe):
     load_ip_adapter(pipe)
     return pipe
@@ -318,6 +339,7 @@ REFUSED = {
     own_call: "this Rescaled has a __call__ of its own",
     patched: "this StableDiffusionPipeline has a encode_prompt of its own",
     ip_adapter: "an IP-Adapter's image",
+    consistency_decoder: "random numbers of its own",
 }
 
 

@@ -30,11 +30,14 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
     from efface.api.erase import plan_erasure
     from efface.cli.output import result, say_decisions
     from efface.cli.progress import ProgressBar
+    from efface.families import family_of
     from efface.models.load import load
     from efface.report.decisions import erasing_rows
 
     output = _destination(request)
     pipeline = load(request.model)
+    if request.preview:
+        family_of(pipeline).require_drawable()
     concepts, remarks = _concepts(request, pipeline)
     plan = plan_erasure(
         pipeline,

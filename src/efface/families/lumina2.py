@@ -43,7 +43,8 @@ class Lumina2(JointTransformer):
     def negative(self, prompt: str | None) -> Text:
         states, mask = self.pipeline._get_gemma_prompt_embeds([prompt or ""], self.device, self._length)
         last = torch.zeros(1, dtype=torch.long)
-        return Text(states=states, pooled=None, mask=mask.bool(), last=last, truncated=("",))
+        cut = (self.token_spans()[0]._replace(before="", begin=1).truncated(prompt or ""),)
+        return Text(states=states, pooled=None, mask=mask.bool(), last=last, truncated=cut)
 
     def text_inputs(self) -> tuple[TextInput, ...]:
         return (TextInput(self.network.time_caption_embed.caption_embedder[0]),)

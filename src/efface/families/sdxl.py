@@ -57,6 +57,12 @@ class StableDiffusionXL(StableDiffusion):
         return sizes.expand(len(latents), -1)
 
     def decode(self, latents: Tensor) -> Tensor:
+        config = self.pipeline.vae.config
+        if config.get("latents_mean") is not None and config.get("latents_std") is not None:  # Playground 2.5
+            mean, spread = (
+                latents.new_tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std")
+            )
+            latents = latents * spread + mean * config["scaling_factor"]
         pixels = super().decode(latents)
         mark = getattr(self.pipeline, "watermark", None)
         return pixels if mark is None else mark.apply_watermark(pixels)

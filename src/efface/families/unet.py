@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ConsistencyDecoderVAE, UNet2DConditionModel
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
@@ -105,6 +105,10 @@ class StableDiffusion(Family):
             takes.append("an IP-Adapter's image" if reprojection == "ip_image_proj" else "other text states")
         if config["in_channels"] != config["out_channels"]:
             takes.append(f"{config['in_channels'] - config['out_channels']} channels of a picture")
+        if isinstance(unwrap(self.pipeline.vae), ConsistencyDecoderVAE):
+            raise EffaceError(
+                f"the autoencoder draws random numbers of its own, which efface's drawing does not: {WAY_OUT}."
+            )
         if takes:
             raise EffaceError(
                 f"the UNet takes {takes[0]} beside noise and text, which efface's drawing does not give: {WAY_OUT}."

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor, nn
 
 
@@ -83,7 +82,7 @@ def said(text: Text, prompts: Sequence[str]) -> Text:
 
 def converted(pipeline: Any, tokenizer: Any) -> Callable[[str], str]:
     """What a pipeline does with a prompt before a tokenizer reads it: a textual inversion of several vectors is written out."""
-    if not isinstance(pipeline, TextualInversionLoaderMixin):
+    if all(kind.__name__ != "TextualInversionLoaderMixin" for kind in type(pipeline).__mro__):
         return str
     convert: Any = pipeline.maybe_convert_prompt
     return lambda prompt: convert(prompt, tokenizer)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import ConsistencyDecoderVAE, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
@@ -103,9 +103,9 @@ class StableDiffusion(Family):
         reprojection = config.encoder_hid_dim_type  # IP-Adapters set the attribute, not the entry
         if reprojection is not None:
             takes.append("an IP-Adapter's image" if reprojection == "ip_image_proj" else "other text states")
-        if config["in_channels"] != config["out_channels"]:
+        if config.in_channels != config.out_channels:
             takes.append(f"{config['in_channels'] - config['out_channels']} channels of a picture")
-        if isinstance(unwrap(self.pipeline.vae), ConsistencyDecoderVAE):
+        if any(kind.__name__ == "ConsistencyDecoderVAE" for kind in type(unwrap(self.pipeline.vae)).__mro__):
             raise EffaceError(
                 f"the autoencoder draws random numbers of its own, which efface's drawing does not: {WAY_OUT}."
             )
@@ -122,7 +122,7 @@ class StableDiffusion(Family):
 
     def guidance_states(self, latents: Tensor, guidance: float | None) -> Tensor | None:
         """What a UNet that is distilled with guidance (LCM, arXiv 2310.04378) takes for its scale (batch width)."""
-        width = unwrap(self.pipeline.unet).config["time_cond_proj_dim"]
+        width = unwrap(self.pipeline.unet).config.time_cond_proj_dim
         if width is None:
             return None
         scale = self.standard().guidance if guidance is None else guidance
@@ -130,7 +130,7 @@ class StableDiffusion(Family):
         return self.pipeline.get_guidance_scale_embedding(scales, embedding_dim=width).to(latents)
 
     def guides(self, guidance: float) -> bool:
-        return super().guides(guidance) and unwrap(self.pipeline.unet).config["time_cond_proj_dim"] is None
+        return super().guides(guidance) and unwrap(self.pipeline.unet).config.time_cond_proj_dim is None
 
     def latent_shape(self, side: int | None) -> tuple[int, int, int]:
         config = self.pipeline.unet.config

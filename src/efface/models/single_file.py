@@ -1,8 +1,4 @@
-"""A pipeline from one .safetensors checkpoint: Stable Diffusion 1, 2 or XL whole, or its UNet alone and the rest from elsewhere.
-
-A tensor that diffusers' reader would pass over is an error that names it: it may say how the others are to be read (scales
-of fp8 weights, the marker `v_pred`), or belong to a network without which the model draws something else.
-"""
+"""A pipeline from one .safetensors checkpoint: Stable Diffusion 1, 2 or XL whole, or its UNet alone and the rest from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,27 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.errors import EffaceError
-
-UNET = "model.diffusion_model."
-"""Prefix of the UNet's tensors."""
-ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
-"""Parts of a UNet in the original layout."""
-AUTOENCODER = "first_stage_model."
-TEXT = ("cond_stage_model.", "conditioner.")
-"""Prefixes of the text encoders' tensors in SD 1 and 2, and in XL."""
-OWN_ROOTS = (
-    "down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "conv_norm_out", "time_embedding", "add_embedding",
-)  # fmt: skip
-"""Parts of a UNet in diffusers' layout."""
-AVERAGED = "model_ema."
-"""Prefix of a second copy of the UNet, with which no tool draws."""
-SCHEDULE = (
-    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
-    "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "logvar", "global_step",
-    "denoiser.sigmas", "edm_mean", "edm_std",
-)  # fmt: skip
-"""Numbers of the training schedule, which diffusers' schedulers have of their own or read from here."""
+from efface.models.checkpoint_names import AUTOENCODER, TEXT, in_own_layout, require_known_names
 
 
 def load_single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
@@ -53,43 +29,18 @@ def load_single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
             names = set(file.keys())
     except SafetensorError as error:
         raise ValueError(f"it is no safetensors file: {error}") from error
-    own = {name for name in names if name.removeprefix("unet.").partition(".")[0] in OWN_ROOTS}
+    own = in_own_layout(names)
     if not own:
-        _require_known(path, names)
+        require_known_names(path, names)
     try:
         if any(name.startswith(TEXT) for name in names):
             return _whole(path, names, dtype, config)
         base = _rest(path, dtype, config)
-        return _with_own_unet(path, names, base) if own else _with_unet(path, names, base, dtype, config)
+        return _with_own_unet(path, base) if own else _with_unet(path, names, base, dtype, config)
     except EffaceError:
         raise
     except Exception as error:  # diffusers' reader of strangers' files raises anything
         raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
-def _require_known(path: Path, names: Collection[str]) -> None:
-    """Raise EffaceError for the first tensor that no part of a Stable Diffusion checkpoint has."""
-    if not any(name.startswith(UNET) for name in names):
-        raise ValueError("its tensors are not those of a Stable Diffusion checkpoint")
-    for name in sorted(names):
-        root, _, _ = name.removeprefix(UNET).partition(".")
-        if name.startswith(UNET) and root not in ROOTS and "." in name.removeprefix(UNET):
-            raise EffaceError(
-                f"{path} holds {name}, which no UNet of Stable Diffusion has: efface reads single files of Stable Diffusion 1, 2 "
-                "and XL, so give the diffusers folder or hub id of a model of another family."
-            )
-        known = name.startswith((UNET, AUTOENCODER, AVERAGED, *TEXT)) or name in SCHEDULE
-        last = name.rpartition(".")[2]
-        scaled = "scale" in last and last != "logit_scale"
-        if (
-            not known
-            or (scaled and not name.startswith(AVERAGED))
-            or (name.startswith(UNET) and last not in ("weight", "bias"))
-        ):
-            raise EffaceError(
-                f"{path} holds {name}, which efface does not know and which may change how the model draws (a scale, a marker, "
-                "another network): give the model's diffusers folder, or a checkpoint without."
-            )
 
 
 def _whole(path: Path, names: Collection[str], dtype: Any, config: str | Path | None) -> Any:
@@ -137,7 +88,7 @@ def _with_unet(path: Path, names: Collection[str], base: Any, dtype: Any, config
     return base
 
 
-def _with_own_unet(path: Path, names: Collection[str], base: Any) -> Any:
+def _with_own_unet(path: Path, base: Any) -> Any:
     """A pipeline with the weights of a file in diffusers' layout in its UNet; those that it lacks stay, as in erasers' files."""
     from safetensors.torch import load_file
 

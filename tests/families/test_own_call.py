@@ -37,6 +37,7 @@ from efface.families import drawing
 from tiny_adapter import load_ip_adapter
 
 PROMPT = "a church in noto style"
+QUICK = ("sd1", "sdxl-refiner", "sd35", "flux-dev", "pixart-alpha")
 SCHEDULERS = (
     "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
@@ -80,6 +81,18 @@ def xl():
 
 
 # Served
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in tiny_families.CASES],
+)
+def test_levels_of_every_family_are_those_of_the_call(name):
+    model = efface.Model(tiny_families.pipeline(name))
+    text = model.encode([PROMPT])
+    pixels = model.family.decode(model.latents(text, seeds=[5], steps=3, guidance=5.0))[0].permute(1, 2, 0)
+    expected = tiny_families.own_picture(name, PROMPT, seed=5, steps=3, guidance=5.0, output="np")
+    np.testing.assert_allclose((pixels.detach().float().numpy() / 2 + 0.5).clip(0, 1), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

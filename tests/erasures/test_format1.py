@@ -104,12 +104,17 @@ def test_a_file_is_refused_by_another_model():
 
 
 @pytest.mark.parametrize(
-    ("name", "to"), [("uce", "lora"), ("rece", "diffusers"), ("uce-tensor", "diff"), ("dense", "component")]
+    ("name", "to"),
+    [("uce", "lora"), ("rece", "diffusers"), ("uce-tensor", "diff"), ("dense", "component"), ("uce-two", "peft")],
 )
 def test_a_file_is_exported(name, to, pipe, tmp_path):
-    output = tmp_path / ("out" if to in ("diffusers", "component") else "out.safetensors")
-    done = export(efface.Erasure.load(HOME / f"{name}.safetensors"), pipe, output, ExportConfig(to, steps=2))
+    output = tmp_path / ("out" if to in ("diffusers", "component", "peft") else "out.safetensors")
+    done = export(
+        efface.Erasure.load(HOME / f"{name}.safetensors"), pipe, output, ExportConfig(to, steps=2, pictures=True)
+    )
     assert done.path.exists()
+    assert done.difference is not None
+    assert done.effect is not None
     assert done.effect.mean > done.difference.mean
 
 

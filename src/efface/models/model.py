@@ -76,10 +76,7 @@ class Model:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
-        """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device.
-
-        A prompt that is longer than the model reads is one warning.
-        """
+        """Encode prompts, `batch` at a time, in the encoder's dtype on its device; what is cut of one is said in a warning."""
         chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
         return said(concatenate([self.family.text(chunk) for chunk in chunks]), prompts)
 

@@ -34,9 +34,12 @@ def load_single_file(path: Path, dtype: Any, config: str | Path | None) -> Any:
         require_known_names(path, names)
     try:
         if any(name.startswith(TEXT) for name in names):
-            return _whole(path, names, dtype, config)
-        base = _rest(path, dtype, config)
-        return _with_own_unet(path, base) if own else _with_unet(path, names, base, dtype, config)
+            pipeline = _whole(path, names, dtype, config)
+        else:
+            base = _rest(path, dtype, config)
+            pipeline = _with_own_unet(path, base) if own else _with_unet(path, names, base, dtype, config)
+        pipeline.register_to_config(_name_or_path=str(path))  # as diffusers itself does for folders and hub ids
+        return pipeline
     except EffaceError:
         raise
     except Exception as error:  # diffusers' reader of strangers' files raises anything

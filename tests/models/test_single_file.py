@@ -45,8 +45,9 @@ def test_a_unet_alone_takes_the_rest_from_config(layout, base, tmp_path):
     pipe = efface.load(tmp_path / "unet.safetensors", config=folder, device="cpu")
     assert same(pipe.unet, unet)
     assert same(pipe.text_encoder, efface.load(folder, device="cpu").text_encoder)
-    with pytest.raises(EffaceError, match=r"without text encoders: name the model.*--config"):
-        efface.load(tmp_path / "unet.safetensors")
+    if layout != "original":  # of which the Hub's cache may know the rest
+        with pytest.raises(EffaceError, match=r"without text encoders: name the model.*--config"):
+            efface.load(tmp_path / "unet.safetensors")
 
 
 def test_some_weights_of_a_unet_replace_those_of_config(base, tmp_path):

@@ -15,8 +15,9 @@ from efface.errors import EffaceError
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.config import SAETrainConfig
 from efface.sae.files import load_sae, save_sae
-from efface.sae.harvest import ActivationStream, HarvestConfig, capture, sites_of
+from efface.sae.harvest import HarvestConfig, capture, sites_of
 from efface.sae.quality import denoising_losses
+from efface.sae.stream import ActivationStream
 from efface.sae.train import train
 from efface.steering.steer import steer_latent
 

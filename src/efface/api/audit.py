@@ -113,7 +113,8 @@ def plan_audit(
     if count is None:
         rate = seconds_each(model, prompts, settings)
         count = affordable(len(prompts), time_limit - (time.perf_counter() - began), rate)
-    numbers = range(SEEDS.audit, SEEDS.audit + count)
+    first = SEEDS.audit if sampling.seed is None else sampling.seed
+    numbers = range(first, first + count)
     work = [(group.name, replace(sample, seed=n)) for group in groups for sample in group.samples for n in numbers]
     samples = [sample for _, sample in work]
     if measure and rate is None and not all(map(store.has, store.keys(samples) + store.keys(samples, erasure))):

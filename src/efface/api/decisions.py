@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from efface.concepts.concept import Concept, default_anchor
-from efface.families.base import execution_device
+from efface.families.base import Side, execution_device
 from efface.models.metadata import model_name
 from efface.models.model import Model
 from efface.models.sampling import Sampling, usual_side
@@ -26,7 +26,7 @@ WHY = {
 """Kind of a concept -> why its retained prompts are retained, where nobody named any."""
 
 
-def about_model(pipeline: Any, side: int | None = None) -> Decisions:
+def about_model(pipeline: Any, side: Side = None) -> Decisions:
     """Which model, on which device, in which precision, and how large its pictures are."""
     components = Model(pipeline).components().values()
     parameters = [parameter for part in components for parameter in part.parameters()]

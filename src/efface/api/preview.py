@@ -23,7 +23,6 @@ def preview(
     path: Path,
     *,
     sampling: Sampling = Sampling(),
-    seed: int = 0,
     progress: Progress = silent,
 ) -> None:
     """Draw prompts of every concept and up to four retained ones, before and after, and write the sheet.
@@ -32,13 +31,12 @@ def preview(
         pipeline: the model, with nothing attached that should not be in the images.
         erasure: what is compared.
         path: PNG file to write.
-        sampling: how every image is drawn; the model's usual way by default.
-        seed: of all images.
+        sampling: how every image is drawn, all of them with its seed (0 by default); the model's usual way by default.
         progress: told the share that is done and a line about it.
     """
     model = Model(pipeline)
     prompts = preview_prompts(erasure)
-    seeds = [seed] * len(prompts)
+    seeds = [sampling.seed or 0] * len(prompts)
     settings = sampling.settings(pipeline)
     with drawing(progress, 2 * len(prompts)):
         before = model.draw(prompts, seeds=seeds, **settings)

@@ -148,7 +148,7 @@ def setting_of(
     *,
     steps: int,
     guidance: float,
-    side: int | None = None,
+    side: int | tuple[int, int] | None = None,
     negative: str | None = None,
 ) -> Setting:
     """The setting of a run on a model as it stands."""

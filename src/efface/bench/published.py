@@ -88,7 +88,11 @@ def difference(protocol: str, units: Sequence[Unit]) -> str:
     other = [] if _wording(units) else ["other prompts or seeds"]
     for setting in {unit.setting for unit in units}:
         drawn = {"steps": (setting.steps, 100), "guidance": (setting.guidance, 9), "pixels": (setting.side or 512, 512)}
-        other += [f"{name} {value:g} instead of {usual:g}" for name, (value, usual) in drawn.items() if value != usual]
+        other += [
+            f"{name} {' x '.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}'} instead of {usual:g}"
+            for name, (value, usual) in drawn.items()
+            if value != usual
+        ]
         other += ["other judges"] if not all("unlearncanvas" in judge for judge in setting.judges[:2]) else []
     return f"UnlearnCanvas's published rows are not beside these: this run has {', '.join(other)}." if other else ""
 

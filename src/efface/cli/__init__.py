@@ -17,6 +17,7 @@ COMMANDS: Registry[Command] = Registry(
     "command", "efface.commands", {name: f"efface.cli.{name}" for name in NAMES}, contract=Command
 )
 """In the order in which help lists them."""
+LEAN = "take a smaller --batch or --side, --dtype float16, or --offload"
 TITLE = "efface: remove concepts from text-to-image diffusion models, and prove that they are gone."
 
 
@@ -30,6 +31,12 @@ def main(argv: list[str] | None = None) -> int:
         )
     except EffaceError as error:
         return _fail(str(error), error.exit_code, args)
+    except (MemoryError, RuntimeError) as error:
+        from efface.io.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail(f"memory ran out ({str(error).splitlines()[0][:120]}): {LEAN}.", 1, args)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing half-written was left behind.", 1, args)
     except SystemExit as stop:

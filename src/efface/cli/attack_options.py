@@ -11,6 +11,7 @@ import tyro
 from efface.attacks import ATTACKS
 from efface.cli.arguments import named_options, parse_parts
 from efface.cli.dispatch import first_word
+from efface.cli.model_options import HEADING, DrawingOptions, own_options, with_seed
 from efface.cli.output import result, say, say_decisions
 from efface.cli.progress import duration
 from efface.concepts.sample import SEEDS
@@ -47,8 +48,8 @@ class AttackOptions:
     """Print one JSON object instead of a table."""
 
 
-def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str, Any, dict[str, Any]]:
-    """The attack's name, the request, and those options of the attack that the user named.
+def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str, Any, DrawingOptions, dict[str, Any]]:
+    """The attack's name, the request, the model's options, and those of the attack that the user named.
 
     Raises:
         UsageError: the first word is no attack.
@@ -57,22 +58,24 @@ def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str
     usage = f"efface {command} NAME MODEL [CONCEPT] --erasure FILE [options]"
     name = first_word(ATTACKS, args, title=doc, usage=usage)
     attack = ATTACKS.load(name)
-    parts = {"general": kind, name: attack.config}
-    request, config = parse_parts(parts, args[1:], prog=f"efface {command} {name}", description=attack.about)
-    return name, request, named_options(config, args)
+    own = own_options(name, attack.config)
+    parts = {"general": kind, HEADING: DrawingOptions, name: attack.config}
+    request, model, config = parse_parts(
+        parts, args[1:], prog=f"efface {command} {name}", description=attack.about, renamed=own
+    )
+    return name, request, model, with_seed(named_options(config, args, own), config, model)
 
 
-def to_arguments(request: AttackOptions) -> dict[str, Any]:
+def to_arguments(request: AttackOptions, model: DrawingOptions) -> dict[str, Any]:
     """Arguments of `efface.api.attack.attack` that the commands attack and harden share."""
     from efface.judges import open_judge
-    from efface.models.sampling import Sampling
     from efface.redteam.samples import Samples
 
     return {
         "judge": None if request.judge is None else open_judge(request.judge),
         "prompts": request.prompt or None,
         "samples": Samples(request.samples, request.sanity_samples, request.sample_batch),
-        "sampling": Sampling(request.steps, request.guidance),
+        "sampling": model.sampling(request.steps, request.guidance),
     }
 
 

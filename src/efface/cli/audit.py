@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from efface.cli.arguments import parse
+from efface.cli.model_options import parse_on_model
 from efface.cli.output import result, say, say_decisions
 from efface.cli.progress import duration
 from efface.errors import UsageError
@@ -59,7 +59,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface audit", description=__doc__)
+    request, model = parse_on_model(Request, args, prog="efface audit", description=__doc__)
     if not request.erasure:
         raise UsageError("no erasure was given: name its file with --erasure.")
     time_limit = seconds_of(request.time_limit)
@@ -72,8 +72,6 @@ def main(args: list[str]) -> None:
     from efface.erasures import Erasure
     from efface.io.progress import part
     from efface.judges import open_judge
-    from efface.models.load import load
-    from efface.models.sampling import Sampling
     from efface.profiles.base import profile_of
     from efface.redteam.samples import Samples
 
@@ -82,7 +80,7 @@ def main(args: list[str]) -> None:
         level = request.budget or "published"
         red_team = RedTeam(request.attacks, level, Samples(request.samples))  # refuses unknown names
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
-    pipeline = load(request.model)
+    pipeline = model.load(request.model)
     if red_team and request.budget is None:
         red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
     judge = None if request.judge is None else open_judge(request.judge)
@@ -96,7 +94,7 @@ def main(args: list[str]) -> None:
             time_limit=time_limit,
             # The same pictures for all, so that they can be compared one by one.
             seeds=len(plans[0].seeds) if plans else request.seeds,
-            sampling=Sampling(request.steps, request.guidance),
+            sampling=model.sampling(request.steps, request.guidance),
             red_team=red_team,
             folder=request.output,
             measure=not plans,

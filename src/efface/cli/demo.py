@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from efface.cli.arguments import parse
+from efface.cli.model_options import parse_on_model
 from efface.cli.output import result, say_decisions
 
 if TYPE_CHECKING:
@@ -34,13 +34,12 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface demo", description=__doc__)
+    request, options = parse_on_model(Request, args, prog="efface demo", description=__doc__)
     from efface.api.erase import plan_erasure
     from efface.cli.progress import ProgressBar
     from efface.errors import UsageError
     from efface.io.images import save_picture
     from efface.io.progress import drawing
-    from efface.models.load import load
     from efface.models.model import Model
     from efface.profiles.emoji.score import draw_and_judge, rates
     from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
@@ -53,7 +52,7 @@ def main(args: list[str]) -> None:
         )
     request.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    pipeline = load("emoji")
+    pipeline = options.load("emoji")
     plan = plan_erasure(pipeline, request.concept, method=request.method)
     say_decisions([("method", request.method), *erasing_rows(plan.to_json())])
     erasure = plan.run()
@@ -65,11 +64,12 @@ def main(args: list[str]) -> None:
     pairs += [(name, STYLES[i % len(STYLES)]) for i, name in enumerate(n for n in BENCHMARK if n != request.concept)]
     model = Model(pipeline)
     drawings = {}
+    seeds = range(options.seed or 0, (options.seed or 0) + request.seeds)
     count = 2 * len(pairs) * request.seeds
     with ProgressBar(f"drawing and judging {count} pictures") as progress, drawing(progress, count):
-        drawings["before"] = draw_and_judge(model, pairs, seeds=range(request.seeds))
+        drawings["before"] = draw_and_judge(model, pairs, seeds=seeds, side=options.size)
         with erasure.attached(pipeline):
-            drawings["after"] = draw_and_judge(model, pairs, seeds=range(request.seeds))
+            drawings["after"] = draw_and_judge(model, pairs, seeds=seeds, side=options.size)
 
     columns = chosen_columns(request.concept, pairs)
     rows = [[at_this_time.image(pair, 0) for pair in columns] for at_this_time in drawings.values()]

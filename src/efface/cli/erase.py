@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from efface.cli.dispatch import first_word
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
+from efface.erasers.base import ClosedForm
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
     from efface.api.erase import ErasePlan
     from efface.cli.erase_options import Request
+    from efface.cli.model_options import DrawingOptions
 
 
 def main(args: list[str]) -> None:
@@ -26,16 +28,15 @@ def main(args: list[str]) -> None:
     _erase(method, *parse(method, args[1:]))
 
 
-def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
+def _erase(method: str, request: Request, model: DrawingOptions, options: dict[str, Any]) -> None:
     from efface.api.erase import plan_erasure
     from efface.cli.output import result, say_decisions
     from efface.cli.progress import ProgressBar
     from efface.families import family_of
-    from efface.models.load import load
     from efface.report.decisions import erasing_rows
 
     output = _destination(request)
-    pipeline = load(request.model)
+    pipeline = model.load(request.model, text_only=_reads_only_text(method, request))
     if request.preview:
         family_of(pipeline).require_drawable()
     concepts, remarks = _concepts(request, pipeline)
@@ -64,12 +65,16 @@ def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
         }
         if request.preview:
             from efface.api.preview import preview
-            from efface.models.sampling import Sampling
 
-            preview(pipeline, erasure, request.preview, sampling=Sampling(steps=request.steps), progress=progress)
+            preview(pipeline, erasure, request.preview, sampling=model.sampling(request.steps), progress=progress)
             data["preview"] = str(request.preview)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)
+
+
+def _reads_only_text(method: str, request: Request) -> bool:
+    """Whether nothing will be drawn."""
+    return isinstance(ERASERS.load(method), ClosedForm) and request.judge is None and request.preview is None
 
 
 def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from efface.cli.arguments import named_options, parse_parts
+from efface.cli.model_options import HEADING, DrawingOptions, own_options, with_seed
 from efface.erasers import ERASERS
 from efface.errors import EffaceError, UsageError
 
@@ -44,15 +45,18 @@ class Request:
     """Print one JSON object instead of a table."""
 
 
-def parse(method: str, args: list[str]) -> tuple[Request, dict[str, Any]]:
-    """The request, and those options of the method that the user named."""
+def parse(method: str, args: list[str]) -> tuple[Request, DrawingOptions, dict[str, Any]]:
+    """The request, the model's options, and those of the method that the user named."""
     eraser = ERASERS.load(method)
-    parts = {"general": Request, method: eraser.Config}
-    request, config = parse_parts(parts, args, prog=f"efface erase {method}", description=eraser.__doc__)
-    options = named_options(config, args)
+    own = own_options(method, eraser.Config)
+    parts = {"general": Request, HEADING: DrawingOptions, method: eraser.Config}
+    request, model, config = parse_parts(
+        parts, args, prog=f"efface erase {method}", description=eraser.__doc__, renamed=own
+    )
+    options = with_seed(named_options(config, args, own), config, model)
     if "keep" in options:
         options["keep"] = _prompts(options["keep"])
-    return request, options
+    return request, model, options
 
 
 def _prompts(words: tuple[str, ...] | None) -> tuple[str, ...]:

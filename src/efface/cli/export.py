@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from efface.cli.arguments import parse
+from efface.cli.arguments import HIDDEN, parse_parts
+from efface.cli.model_options import HEADING, DrawingOptions
 from efface.cli.output import result, say
 from efface.errors import UsageError
 from efface.export.config import ExportConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request(ExportConfig):
+@dataclass(frozen=True)
+class Request:
     """Export erasures; what was written is read back and compared with them before it takes its name."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ERASURE [ERASURE ...] MODEL")]
@@ -23,15 +24,15 @@ class Request(ExportConfig):
     a .safetensors checkpoint (which `single-file` needs)."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE|FOLDER")]
     """File to write, or folder for `peft`, `diffusers` and `component`."""
-    config: str | None = None
-    """For a checkpoint: a diffusers folder or hub id that says how its components are built."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface export", description=__doc__)
+    parts = {"general": Request, HEADING: DrawingOptions, "export": ExportConfig}
+    renamed = {"side": HIDDEN, "seed": HIDDEN}
+    request, options, config = parse_parts(parts, args, prog="efface export", description=__doc__, renamed=renamed)
     if len(request.files) < 2:
         raise UsageError("an erasure and a model are needed: `efface export ERASURE [ERASURE ...] MODEL --to … -o …`.")
     from efface.erasures import Erasure
@@ -39,13 +40,14 @@ def main(args: list[str]) -> None:
 
     *files, model = request.files
     erasures = [Erasure.from_pretrained(file) for file in files]
-    settings = ExportConfig(**{field.name: getattr(request, field.name) for field in fields(ExportConfig)})
-    pipeline = _pipeline(model, request)
+    settings = replace(config, side=options.size, seed=options.seed or 0)
+    text_only = not settings.needs_all_weights and all(erasure.acts_on == "text" for erasure in erasures)
+    pipeline = options.load(model, text_only=text_only)
     pictures = " and pictures" if settings.pictures else ""
-    say(f"exporting to {request.to}, reading it back and comparing matrices{pictures}")
+    say(f"exporting to {settings.to}, reading it back and comparing matrices{pictures}")
     done = export(erasures, pipeline, request.output, settings, source=model)
     data = {
-        "output": str(done.path), "to": request.to, "bytes": done.bytes, "error": done.error, **done.notes,
+        "output": str(done.path), "to": settings.to, "bytes": done.bytes, "error": done.error, **done.notes,
         "difference": done.difference and done.difference._asdict(), "effect": done.effect and done.effect._asdict(),
     }  # fmt: skip
     rows = [
@@ -59,10 +61,3 @@ def main(args: list[str]) -> None:
             ("the erasure itself", f"{done.effect.mean:.4f} on average, {done.effect.largest:.0f} at most"),
         ]
     result(data, as_json=request.json, rows=rows)
-
-
-def _pipeline(model: str, request: Request) -> Any:
-    """The model; where `request.needs_all_weights` is false, the weights that the erasures edit would do."""
-    from efface.models.load import load
-
-    return load(model, config=request.config)

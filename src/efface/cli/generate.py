@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.arguments import parse
+from efface.cli.model_options import parse_on_model
 from efface.cli.output import batched, result, say_decisions
 from efface.errors import UsageError
 
@@ -50,7 +50,7 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface generate", description=__doc__)
+    request, options = parse_on_model(Request, args, prog="efface generate", description=__doc__, seeded=False)
     if not request.prompts:
         raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
     from efface.api.decisions import about_drawing
@@ -58,19 +58,18 @@ def main(args: list[str]) -> None:
     from efface.erasures import Erasure
     from efface.io.images import save_picture
     from efface.io.progress import drawing
-    from efface.models.load import load
     from efface.models.model import Model
-    from efface.models.sampling import Sampling, sampling
     from efface.report.decisions import drawing_rows
     from efface.report.grid import image_grid
 
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
-    pipeline = load(request.model)
+    pipeline = options.load(request.model)
     model = Model(pipeline)
-    settings = sampling(pipeline, request.steps, request.guidance)
+    sampling = options.sampling(request.steps, request.guidance, request.negative)
+    settings = sampling.settings(pipeline)
     work = [(prompt, seed) for prompt in request.prompts for seed in request.seeds]
     seeds = [str(seed) for seed in request.seeds]
-    decisions = about_drawing(pipeline, Sampling(request.steps, request.guidance, request.negative), seeds=seeds)
+    decisions = about_drawing(pipeline, sampling, seeds=seeds)
     say_decisions([*drawing_rows(decisions), *(("erasure", str(path)) for path in request.erasure)])
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -79,9 +78,9 @@ def main(args: list[str]) -> None:
         progress = stack.enter_context(ProgressBar(f"drawing {len(work)} pictures"))
         stack.enter_context(drawing(progress, len(work)))
         pictures = []
-        for chunk in batched(work, BATCH):
+        for chunk in batched(work, options.batch or BATCH):
             prompts, numbers = zip(*chunk, strict=True)
-            pictures += model.draw(prompts, seeds=numbers, negative=request.negative, **settings)
+            pictures += model.draw(prompts, seeds=numbers, **settings)
     seconds = time.perf_counter() - started
     count = len(request.seeds)
     if len(work) == 1:

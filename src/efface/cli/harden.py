@@ -34,7 +34,7 @@ class Request(AttackOptions):
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    name, request, options = parse("harden", __doc__ or "", Request, args)
+    name, request, model, options = parse("harden", __doc__ or "", Request, args)
     if request.erasure is None or request.output is None:
         raise UsageError("give the erasure's file (--erasure FILE) and where the hardened one goes (-o FILE).")
     if not request.output.absolute().parent.is_dir():
@@ -44,13 +44,12 @@ def main(args: list[str]) -> None:
     from efface.api.harden import harden
     from efface.api.resolve import concept_of
     from efface.erasures import Erasure
-    from efface.models.load import load
 
     erasure = Erasure.from_pretrained(request.erasure)
-    pipeline = load(request.model)
+    pipeline = model.load(request.model)
     say_remarks(filter(None, [request.concept]), pipeline)
     target = concept_of(request.concept, [erasure], pipeline)
-    arguments = to_arguments(request)
+    arguments = to_arguments(request, model)
     decisions = decide(name, request, options, arguments, pipeline, target)
     if request.plan:
         print_plan(decisions | {"rounds": request.rounds}, request, arguments, pipeline, target, request.rounds + 1)

@@ -25,12 +25,12 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request = parse(Request, args, prog="efface show", description=__doc__)
-    from efface.erasures import Erasure
+    from efface.erasures.summary import summary_in
     from efface.io.hub import erasure_file
     from efface.report.decisions import erasing_rows
 
     file = erasure_file(request.file.as_posix())
-    data = Erasure.load(file).summary()
+    data = summary_in(file)
     data["file_bytes"] = file.stat().st_size
     rows = [
         ("method", data["method"] + (f" (plugin: {data['plugin']})" if "plugin" in data else "")),

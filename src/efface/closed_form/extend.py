@@ -27,7 +27,7 @@ def evidence_rows(model: Model, concept: Concept, text: Text, anchors: Sequence[
             all prompts share.
     """
     states = model.projection_inputs(text)
-    targets = model.projection_inputs(model.encode(anchors))
+    targets = model.projection_inputs(model.encode_in_float32(anchors))
     pairs = [(c[1:].detach(), t[1:]) for c, t in zip(states, targets, strict=True)]
     return RowPairs.gather([*pairs, concept_rows(model, concept, rule)])
 

@@ -30,7 +30,7 @@ def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor,
     prompts, anchors = concept.prompts(), concept.anchors(default_anchor(concept))
     for prompt in (*prompts, *anchors):
         require_fit(model, prompt)
-    sources, targets = model.encode(prompts), model.encode(anchors)
+    sources, targets = model.encode_in_float32(prompts), model.encode_in_float32(anchors)
     c_states, t_states = model.projection_inputs(sources), model.projection_inputs(targets)
     _require_finite(c_states)
     c_rows: list[Tensor] = []
@@ -52,7 +52,7 @@ def retained_rows(model: Model, prompts: Sequence[str], rule: RowRule, batch: in
     spans = model.token_spans()
     for i in range(0, len(prompts), batch):
         chunk = prompts[i : i + batch]
-        text = model.encode(chunk)
+        text = model.encode_in_float32(chunk)
         states, rows = model.projection_inputs(text), []
         for k, prompt in enumerate(chunk):
             for span in spans:

@@ -116,6 +116,13 @@ class Eraser(Protocol):
 
 
 @runtime_checkable
+class ClosedForm(Eraser, Protocol):
+    """A method that, without a judge, reads nothing of a model but its text encoders and the matrices that read text."""
+
+    TEXT_ONLY: Literal[True]
+
+
+@runtime_checkable
 class Settling(Eraser, Protocol):
     """A method some of whose options follow from the concepts."""
 

@@ -92,6 +92,8 @@ PUBLISHED: Mapping[str, Any] = {
 """The UCE stage of the authors' code, how often it counts the neutral prompt, and what it retains of artists."""
 EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
+TEXT_ONLY = True
+"""Without a judge nothing is read but text encoders and the matrices that read text."""
 
 
 def settings_for(config: Config, concepts: Sequence[Concept]) -> PaperSettings:

@@ -56,6 +56,8 @@ PUBLISHED: Mapping[str, Any] = {"keep_rows": "last"}
 """Retained prompts count by their last token, as concepts do."""
 EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
+TEXT_ONLY = True
+"""Without a judge nothing is read but text encoders and the matrices that read text."""
 
 
 def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:

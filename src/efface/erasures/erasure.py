@@ -13,9 +13,9 @@ from typing import Any
 from efface.erasures import file as files
 from efface.erasures import stack
 from efface.erasures.interface import ModelEdit
-from efface.erasures.provenance import Provenance
+from efface.erasures.provenance import provenance_in, summarise
 from efface.erasures.share import shared_files
-from efface.errors import EffaceError, UsageError
+from efface.errors import EffaceError
 from efface.io.digest import sha256_of_tensor
 from efface.io.hub import ERASURE, erasure_file, require_name, upload, write_files
 from efface.registry import Registry
@@ -84,12 +84,7 @@ class Erasure(ModelEdit):
         """Read an erasure of any kind; raises EffaceError for anything damaged, foreign or newer."""
         header, tensors = files.read(Path(path))
         kind = _kind(Path(path), str(header.get("kind"))[:40], str(header.get("plugin", ""))[:80])
-        try:
-            provenance = Provenance.from_json(header)
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            raise EffaceError(
-                f"{path} has an incomplete header ({repr(error)[:200]}): make the erasure again."
-            ) from error
+        provenance = provenance_in(Path(path), header)
         kind.check(tensors, provenance.base.width)
         return kind.restore(provenance, tensors)
 
@@ -130,10 +125,14 @@ class Erasure(ModelEdit):
 
     def summary(self) -> dict[str, Any]:
         """What `efface show` prints."""
-        size = sum(t.numel() * t.element_size() for t in self.tensors().values())
-        shapes = {name: list(t.shape) for name, t in self.tensors().items()}
-        sums = {name: sha256_of_tensor(t) for name, t in self.tensors().items()}
-        return {"kind": self.kind} | self.provenance.to_json() | {"tensors": shapes, "sha256": sums, "bytes": size}
+        tensors = self.tensors()
+        return summarise(
+            self.kind,
+            self.provenance,
+            shapes={name: tuple(t.shape) for name, t in tensors.items()},
+            sums={name: sha256_of_tensor(t) for name, t in tensors.items()},
+            size=sum(t.numel() * t.element_size() for t in tensors.values()),
+        )
 
 
 def _kind(path: Path, name: str, plugin: str) -> type[Erasure]:

@@ -19,9 +19,10 @@ from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.interface import ModelEdit
 from efface.errors import EffaceError
-from efface.models.fingerprint import Fingerprint, fingerprint, originals_of
+from efface.models.fingerprint import Fingerprint, fingerprint_like, originals_of
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
+from efface.models.spelling import spelt_as
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def attach(erasure: ModelEdit, pipeline: Any, *, scale: float, fold: bool, force
         raise EffaceError(
             f"this erasure of {_names(erasure)} is already attached: remove it before attaching it again."
         )
-    require_base(erasure, fingerprint(model), force)
+    require_base(erasure, fingerprint_like(model, erasure.provenance.base), force)
     attachment = Attachment(erasure, scale, fold)
     if fold:
         _require_foldable(model, erasure)
@@ -143,8 +144,11 @@ def _compiled(model: Model) -> bool:
 
 
 def _target_names(model: Model, erasure: ModelEdit) -> list[str]:
+    """The weights that an erasure edits, by the names that the model gives them."""
     targets = erasure.targets()
-    return [f"{p.name}.weight" for p in model.text_projections()] if targets is None else targets
+    if targets is None:
+        return [f"{p.name}.weight" for p in model.text_projections()]
+    return list(spelt_as(targets, parameters_of(model)).values())
 
 
 def _edits_projections(model: Model, erasure: ModelEdit) -> bool:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from efface.erasures.checks import check_text_map
 from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
-from efface.errors import EffaceError
 from efface.models.model import Model
 from efface.models.precision import finite_float32, on_cpu
 
@@ -70,13 +70,7 @@ class TextMap(Erasure):
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        u = shapes.get("u", ())
-        fits = len(u) == 2 and u[0] == width and shapes == {"u": u, "v": u}
-        if not fits or not all(tensor.is_floating_point() for tensor in tensors.values()):
-            raise EffaceError(
-                f"the text map holds {shapes}; expected u and v of shape ({width}, rank): make the erasure again."
-            )
+        check_text_map(tensors, width)
 
     def targets(self) -> None:
         """Every text projection: the map names no weights of its own."""

@@ -141,5 +141,5 @@ def adapted(edit: Edit, adapter: str) -> Iterator[tuple[str, Tensor]]:
             if adapter in getattr(layer, "lora_A", {}):
                 change = on_cpu(layer.lora_B[adapter].weight) @ on_cpu(layer.lora_A[adapter].weight)
                 name = f"{component}.{path}.weight"
-                weight = edit.weights.get(name, layer.base_layer.weight)
+                weight: Any = edit.weights.get(name, layer.base_layer.weight)
                 yield name, on_cpu(weight) + layer.scaling[adapter] * change

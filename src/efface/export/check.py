@@ -101,7 +101,7 @@ class PictureCheck:
         guidance = model.family.standard().guidance if self.config.guidance is None else self.config.guidance
         pictures = model.draw(
             self.prompts,
-            seeds=range(len(self.prompts)),
+            seeds=range(self.config.seed, self.config.seed + len(self.prompts)),
             steps=self.config.steps,
             guidance=guidance,
             side=self.config.side,

@@ -57,8 +57,10 @@ class ExportConfig:
     """Denoising steps of the pictures that are compared."""
     guidance: float | None = None
     """Their guidance scale; the pipeline's own by default."""
-    side: int | None = None
-    """Their width and height in pixels; the model's own by default."""
+    side: int | tuple[int, int] | None = None
+    """Pixels of each side of the pictures that are compared, or width and height; the model's own size by default."""
+    seed: int = 0
+    """Seed of the first picture that is compared."""
     force: bool = False
     """Export also for a fine-tune of the model that the erasure was made for."""
 

@@ -17,6 +17,7 @@ from efface.families.layers import read_parameter
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
 from efface.models.precision import on_cpu
+from efface.models.spelling import spelt_as
 
 
 class Edit:
@@ -122,7 +123,7 @@ def _targets(erasure: Erasure, model: Model) -> Iterator[tuple[str, Tensor]]:
         return
     components = model.components()
     parameters = parameters_of(model)
-    for name in named:
+    for name in spelt_as(named, parameters).values():
         if name not in parameters:
             raise EffaceError(
                 f"the model has no weight called {name}, which the erasure edits: was it made for another model?"

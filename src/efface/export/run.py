@@ -14,8 +14,9 @@ from efface.errors import EffaceError, UsageError, system_reason
 from efface.export.check import Difference, PictureCheck, require_same_weights
 from efface.export.config import EXPORTS, ExportConfig
 from efface.export.edit import Edit
+from efface.export.stand_in import stand_in
 from efface.export.written import Written
-from efface.models.fingerprint import fingerprint
+from efface.models.fingerprint import fingerprint_like
 from efface.models.model import Model
 
 
@@ -71,7 +72,7 @@ def export(
     write: Writer = EXPORTS.load(config.to)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial{output.suffix}")
     try:
-        written = write(edit, pipeline, partial, config, None if source is None else Path(source))
+        written = write(edit, edit.model.pipeline, partial, config, None if source is None else Path(source))
         with edit.in_memory():
             error, difference = _compare(edit, written, pictures, config)
         files = [path for path in partial.rglob("*") if path.is_file()] if partial.is_dir() else [partial]
@@ -102,10 +103,11 @@ def _edit(erasures: list[Erasure], pipeline: Any, output: Path, config: ExportCo
     if getattr(pipeline, "get_list_adapters", dict)():
         raise EffaceError("adapters (LoRA) are loaded into the pipeline: unload them before exporting.")
     model = Model(pipeline)
-    base = fingerprint(model)
     for erasure in erasures:
-        require_base(erasure, base, config.force)
-    return Edit(erasures, model, config.scale)
+        require_base(erasure, fingerprint_like(model, erasure.provenance.base), config.force)
+    edit = Edit(erasures, model, config.scale)
+    edit.model = model if config.needs_all_weights else Model(stand_in(pipeline))
+    return edit
 
 
 def _compare(

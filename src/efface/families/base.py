@@ -17,7 +17,45 @@ from efface.families.networks import Network
 from efface.families.projections import Projection
 from efface.families.text import Text, TokenSpan
 
-__all__ = ["Network", "Family", "Projection", "Standard", "execution_device", "read_parameter", "unwrap"]
+__all__ = [
+    "Network",
+    "Family",
+    "Projection",
+    "Side",
+    "Standard",
+    "cells_of",
+    "execution_device",
+    "read_parameter",
+    "unwrap",
+]
+
+
+Side = int | tuple[int, int] | None
+"""Pixels of each side of a picture, or its width and height; None is the model's own size."""
+
+
+def cells_of(side: Side, usual: int | Sequence[int], scale: int, patch: int = 1) -> tuple[int, int]:
+    """Rows and columns of a picture's latents.
+
+    Args:
+        side: of the picture.
+        usual: cells of a side of the model's own pictures, or their rows and columns, cut to whole patches.
+        scale: pixels of a side of a cell.
+        patch: cells of a side of a patch, which a picture holds whole.
+
+    Raises:
+        UsageError: the size is not a multiple of what the model draws.
+    """
+    if side is None:
+        rows, columns = (usual, usual) if isinstance(usual, int) else usual
+        return rows // patch * patch, columns // patch * patch
+    width, height = (side, side) if isinstance(side, int) else side
+    step = scale * patch
+    for name, pixels in (("width", width), ("height", height)):
+        if pixels < step or pixels % step:
+            near = max(step, round(pixels / step) * step)
+            raise UsageError(f"the {name} is {pixels} pixels; expected a multiple of {step}, such as {near}.")
+    return height // scale, width // scale
 
 
 class Standard(NamedTuple):
@@ -60,6 +98,11 @@ class Family(ABC):
     @abstractmethod
     def text(self, prompts: Sequence[str]) -> Text:
         """Prompts as the pipeline itself encodes them."""
+
+    def states_at(self, prompts: Sequence[str], positions: Sequence[int]) -> Tensor:
+        """The text state of each prompt at one position of the first span (prompts width)."""
+        first = self.token_spans()[0].start
+        return self.text(prompts).states[range(len(prompts)), [first + position for position in positions]]
 
     def tokenizers(self) -> list[Any]:
         """The tokenizers, one a text encoder."""
@@ -118,8 +161,8 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        """(channels height width) of the latents of a square picture of `side` pixels; None is the model's own size."""
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        """(channels height width) of the latents of a picture of `side` pixels; raises UsageError where its cells do not fit."""
 
     def latent_dtype(self, states: Tensor) -> torch.dtype:
         """Precision of the latents while they are denoised."""

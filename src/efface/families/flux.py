@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from efface.families.base import Side, cells_of
 from efface.families.schedule import set_shifted_sigmas
 from efface.families.text import Text, TokenSpan, converted
 from efface.families.transformer import JointTransformer
@@ -59,9 +60,9 @@ class Flux(JointTransformer):
     def guides(self, guidance: float) -> bool:
         return False  # guidance is an input
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        cells = self.pipeline.default_sample_size if side is None else side // self.pipeline.vae_scale_factor
-        return self.network.config.in_channels // 4, cells // 2 * 2, cells // 2 * 2
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        cells = cells_of(side, self.pipeline.default_sample_size, self.pipeline.vae_scale_factor, 2)
+        return self.network.config.in_channels // 4, *cells
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         set_shifted_sigmas(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)

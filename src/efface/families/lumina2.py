@@ -69,7 +69,3 @@ class Lumina2(JointTransformer):
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         # The pipeline takes the channels for the number of tokens; its checkpoints are sampled so.
         set_shifted_sigmas(scheduler, steps, latents.shape[1], latents.device)
-
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        channels, cells, _ = super().latent_shape(side)
-        return channels, cells // 2 * 2, cells // 2 * 2

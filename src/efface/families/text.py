@@ -26,6 +26,17 @@ class Text(NamedTuple):
     extra: Tensor | None = None
     """What else a family conditions on, one row a prompt (batch anything)."""
 
+    def part(self, rows: slice) -> Text:
+        """Some of the prompts."""
+        return Text(
+            states=self.states[rows],
+            pooled=None if self.pooled is None else self.pooled[rows],
+            mask=self.mask[rows],
+            last=self.last[rows],
+            truncated=self.truncated[rows],
+            extra=None if self.extra is None else self.extra[rows],
+        )
+
     def repeat(self, count: int) -> Text:
         """A batch of `count` rows, all of them this one prompt."""
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.base import Family, Network, Projection, Side, cells_of, execution_device, unwrap
 from efface.families.drawing import WAY_OUT
+from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import cross_attentions
 from efface.families.text import Text, TokenSpan, converted
@@ -22,6 +22,9 @@ CONDITIONS = {
     "addition_embed_type": "other things than text beside the timestep",
 }
 """Entry of a UNet's configuration -> what it takes beside noise and text, where the entry is not None."""
+
+CAUSAL = {"CLIPTextModel", "CLIPTextModelWithProjection", "ClipText"}
+"""Text encoders of these pipelines in which a token reads nothing of those that follow it."""
 
 
 class StableDiffusion(Family):
@@ -61,6 +64,21 @@ class StableDiffusion(Family):
         mask = torch.arange(span.length) <= last[:, None] + 1
         truncated = tuple(span.truncated(prompt) for prompt in prompts)
         return Text(states=states, pooled=pooled, mask=mask, last=last, truncated=truncated)
+
+    def states_at(self, prompts: Sequence[str], positions: Sequence[int]) -> Tensor:
+        if not all(CAUSAL & class_names(encoder) for encoder in self.text_encoders().values()):
+            return super().states_at(prompts, positions)
+        # What follows a token changes nothing of its state; truncation puts the end token after the last that counts.
+        length = max(positions) + 1
+        options: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        tokens = [
+            tokenizer(list(map(converted(self.pipeline, tokenizer), prompts)), max_length=length + 1, **options)
+            for tokenizer in self.tokenizers()
+        ]
+        states, _ = self.encode(
+            [t.input_ids[:, :length] for t in tokens], [t.attention_mask[:, :length] for t in tokens]
+        )
+        return states[range(len(prompts)), list(positions)]
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         encoder, device = self.pipeline.text_encoder, execution_device(self.pipeline)
@@ -132,17 +150,16 @@ class StableDiffusion(Family):
     def guides(self, guidance: float) -> bool:
         return super().guides(guidance) and unwrap(self.pipeline.unet).config.time_cond_proj_dim is None
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
         config = self.pipeline.unet.config
-        own = config.sample_size
-        if side is not None:
-            own = side // self.vae_scale()
-        height, width = (own, own) if isinstance(own, int) else own
-        return config.in_channels, height, width
+        return config.in_channels, *cells_of(side, config.sample_size, self.vae_scale())
 
     def vae_scale(self) -> int:
         """Pixels of a side for each cell of the latents."""
-        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        vae = self.pipeline.vae
+        if vae is None:  # erasing needs none
+            return self.pipeline.vae_scale_factor
+        return 2 ** (len(vae.config.block_out_channels) - 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
@@ -160,4 +177,4 @@ class StableDiffusion(Family):
 def reads_text(pipeline: Any) -> bool:
     """Whether a pipeline's denoiser is a UNet with cross-attention."""
     unet = unwrap(getattr(pipeline, "unet", None))
-    return isinstance(unet, UNet2DConditionModel) and bool(unet.config["cross_attention_dim"])
+    return "UNet2DConditionModel" in class_names(unet) and bool(unet.config["cross_attention_dim"])

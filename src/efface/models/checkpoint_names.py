@@ -45,7 +45,9 @@ def require_known_names(path: Path, names: Collection[str]) -> None:
         ValueError: none of them is of a UNet in the original layout.
     """
     if not any(name.startswith(UNET) for name in names):
-        raise ValueError("its tensors are not those of a Stable Diffusion checkpoint")
+        raise ValueError(
+            "its tensors are not those of a Stable Diffusion 1.x, 2.x or XL checkpoint; other families are read from a folder"
+        )
     for name in sorted(names):
         root, _, _ = name.removeprefix(UNET).partition(".")
         if name.startswith(UNET) and root not in ROOTS and "." in name.removeprefix(UNET):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from efface.concepts.concept import Concept, own_words
 from efface.concepts.retained import FEW, candidates, may_stay, naming, proposals
@@ -15,7 +19,12 @@ from efface.concepts.same import same
 from efface.concepts.siblings import siblings
 from efface.concepts.words import meaningful
 from efface.errors import UsageError
+from efface.families.layers import read_parameter
+from efface.families.text import TokenSpan
+from efface.io import cache
+from efface.io.digest import digest_of_weights
 from efface.models.model import Model
+from efface.models.precision import in_float32_where_it_fits
 
 SHORTLIST = 512
 """Words whose token embeddings are nearest, which are then encoded in full."""
@@ -78,30 +87,84 @@ def same_stem(word: str, name: str) -> bool:
 def nearest(model: Model, concept: Concept, words: dict[str, list[int]], most: int) -> list[str]:
     """Words by their nearness to a concept in the model's text space, nearest first.
 
+    Orders are kept in the cache folder, by the content of the text encoders and of what was asked.
+
     Args:
         words: each with its tokens.
         most: the shortlist: words whose token embeddings are nearest on average, which alone are encoded.
     """
     span = model.token_spans()[0]
     own = span.ids(concept.name)
+    words = {word: ids for word, ids in words.items() if ids}
     if not words or not own:
         return []
+    question = [concept.name, concept.templates[0], own, sorted(words.items()), most]
+    name = _key(model, question)
+    path = cache.cache_folder() / f"neighbours-{name}.json"
+    if name and path.exists():
+        with suppress(OSError, ValueError):  # a cache file that cannot be read is made again
+            known = json.loads(path.read_text())
+            if isinstance(known, list) and set(known) <= set(words):
+                return known
+    ranked = _ranked(model, concept, _shortlist(span, own, words, most))
+    if name:
+        cache.keep(path, json.dumps(ranked).encode())
+    return ranked
+
+
+def _key(model: Model, question: list[Any]) -> str:
+    """What an order depends on, as a hash; "" where text encoders do more than their weights say."""
+    encoders = model.family.text_encoders()
+    modules = [part for encoder in encoders.values() for part in encoder.modules()]
+    if any(hasattr(part, "base_layer") or part._forward_hooks or part._forward_pre_hooks for part in modules):
+        return ""  # adapters and hooks
+    hashed = hashlib.sha256(json.dumps([model.family.name, list(encoders), question]).encode())
+    for tokenizer in model.family.tokenizers():
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        hashed.update((fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)).encode())
+    parameters = ((part, name) for part in modules for name, p in part._parameters.items() if p is not None)
+    hashed.update(digest_of_weights(read_parameter(part, name) for part, name in parameters).encode())
+    return hashed.hexdigest()[:32]
+
+
+def _shortlist(span: TokenSpan, own: list[int], words: dict[str, list[int]], most: int) -> list[str]:
+    """The words whose token embeddings are nearest, on average, to those of a concept's own tokens."""
     encoder: Any = span.encoder
-    weight = encoder.get_input_embeddings().weight.detach()
+    lookup = encoder.get_input_embeddings()
+    weight = read_parameter(lookup, "weight")
     table = weight[torch.tensor([i for ids in (own, *words.values()) for i in ids], device=weight.device)].float()
     means = torch.stack([part.mean(0) for part in table.split([len(own), *(len(ids) for ids in words.values())])])
     likeness = F.normalize(means[1:], dim=1) @ F.normalize(means[0], dim=0)
     names = list(words)
-    shortlist = [names[int(i)] for i in likeness.topk(min(most, len(names))).indices]
+    return [names[int(i)] for i in likeness.topk(min(most, len(names))).indices]
+
+
+def _ranked(model: Model, concept: Concept, words: Sequence[str]) -> list[str]:
+    """Words by the likeness of their states to the concept's, at the last subject token of its first template."""
+    span = model.token_spans()[0]
     prefix, ending = concept.templates[0].split("{}")
-    shortlist = [word for word in shortlist if not span.truncated(prefix + word + ending)]
-    prompts = [prefix + word + ending for word in shortlist]
-    own_prompt = prefix + concept.name + ending
-    target = model.encode([own_prompt]).states[0, span.position(prefix + concept.name, own_prompt)]
-    positions = [span.position(prefix + word, prompt) for word, prompt in zip(shortlist, prompts, strict=True)]
-    states = model.encode(prompts).states[range(len(prompts)), positions]
-    order = F.cosine_similarity(states.float(), target.float()[None]).argsort(descending=True)
-    return [shortlist[int(i)] for i in order]
+    words = [word for word in words if not span.truncated(prefix + word + ending)]
+    names = [concept.name, *words]
+    prompts = [prefix + name + ending for name in names]
+    positions = [span.position(prefix + name, prompt) for name, prompt in zip(names, prompts, strict=True)]
+    states = states_at(model, prompts, positions)
+    order = F.cosine_similarity(states[1:], states[:1]).argsort(descending=True, stable=True)
+    return [words[int(i)] for i in order]
+
+
+@torch.no_grad()
+def states_at(model: Model, prompts: Sequence[str], positions: Sequence[int], batch: int = 64) -> Tensor:
+    """The text state of each prompt at one position of the first span (prompts width), in float32."""
+
+    def encode() -> Tensor:
+        # Prompts of about one length together: a causal encoder then reads few tokens in vain.
+        order = sorted(range(len(prompts)), key=lambda i: positions[i])
+        chunks = (order[i : i + batch] for i in range(0, len(order), batch))
+        parts = [model.family.states_at([prompts[i] for i in c], [positions[i] for i in c]) for c in chunks]
+        states = torch.cat(parts)
+        return states[torch.tensor(order).argsort().to(states.device)]
+
+    return in_float32_where_it_fits(model.family.text_encoders().values(), encode).float()
 
 
 BLANK = " "

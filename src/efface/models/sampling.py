@@ -13,6 +13,7 @@ from torch import Tensor
 
 from efface.errors import UsageError
 from efface.families import family_of
+from efface.families.base import Side
 from efface.models.metadata import metadata_of
 from efface.models.model import Model, Settings
 
@@ -27,8 +28,10 @@ class Sampling:
     """Guidance scale."""
     negative: str | None = None
     """Negative prompt."""
-    side: int | None = None
-    """Pixels of each side."""
+    side: Side = None
+    """Pixels of each side, or width and height."""
+    seed: int | None = None
+    """Seed of the first picture, from which the others count on; None is that of the purpose."""
 
     def settings(self, pipeline: Any) -> Settings:
         """Arguments of `Model.draw` on a pipeline."""

@@ -29,7 +29,8 @@ def seconds_each(model: Model, prompts: Sequence[str], settings: Settings) -> fl
     """
     device = torch.device(execution_device(model.pipeline))
     side = settings.get("side") or model.family.latent_shape(None)[1] * 8
-    some = list(prompts[: 1 if device.type == "cpu" and side >= LARGE else 4])
+    large = max(side) if isinstance(side, tuple) else side
+    some = list(prompts[: 1 if device.type == "cpu" and large >= LARGE else 4])
     steps = settings.get("steps", PROBE)
     marks = [time.perf_counter()]
 

@@ -32,7 +32,8 @@ def erasing_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 def where(decided: Mapping[str, Any]) -> str:
     """A model, its device, its precision and the size of its pictures."""
     side = decided.get("side")
-    parts = [decided["device"], decided["dtype"], *([f"{side} x {side} pixels"] if side else [])]
+    width, height = side if isinstance(side, tuple | list) else (side, side)
+    parts = [decided["device"], decided["dtype"], *([f"{width} x {height} pixels"] if side else [])]
     return f"{decided['model']} on {', '.join(parts)}"
 
 

@@ -173,18 +173,18 @@ def top(activations: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
 def largest(activations: Tensor, count: int, k: int) -> tuple[Tensor, Tensor]:
     """Values of the `count` largest entries of a matrix (rows latents), and their indices in the flattened matrix.
 
-    Candidates are the 4k largest of each row: sorting the whole matrix would take as long as the encoder's product. Where
-    a row turns out to have more that count, all are sorted after all.
+    Candidates are the 4k largest of each row: sorting the whole matrix would take as long as the encoder's product, and
+    four times its memory. Where a row turns out to have more that count, twice as many are.
     """
     rows, latents = activations.shape
     width = min(4 * k, latents)
-    values, indices = top(activations, width)
-    flat = indices + torch.arange(rows, device=activations.device)[:, None] * latents
-    best = values.flatten().topk(count, sorted=False)
-    if width < latents and bool((values.amin(1) > best.values.min()).any()):
-        best = activations.flatten().topk(count, sorted=False)
-        return best.values, best.indices
-    return best.values, flat.flatten()[best.indices]
+    while True:
+        values, indices = top(activations, width)
+        best = values.flatten().topk(count, sorted=False)
+        if width == latents or not bool((values.amin(1) > best.values.min()).any()):
+            flat = indices + torch.arange(rows, device=activations.device)[:, None] * latents
+            return best.values, flat.flatten()[best.indices]
+        width = min(2 * width, latents)
 
 
 def to_sparse_code(values: Tensor, latents: Tensor, rows: Tensor, count: int) -> SparseCode:

@@ -26,6 +26,9 @@ from torch import Tensor
 
 from efface.sae.autoencoder import SparseAutoencoder, SparseCode, to_sparse_code
 
+AUXK_ROWS = 256
+"""Rows of which dead latents are looked for at a time, since their activations are copied."""
+
 
 @dataclass
 class Workspace:
@@ -110,7 +113,9 @@ def _auxk(
     indices = dead.nonzero().squeeze(1)
     half = max(1, sae.config.width // 2)
     scale = min(len(indices) / half, 1.0)
-    values, best = before[:, indices].topk(min(half, len(indices)), dim=1, sorted=False)
+    count = min(half, len(indices))
+    parts = [rows[:, indices].topk(count, dim=1, sorted=False) for rows in before.split(AUXK_ROWS)]
+    values, best = (torch.cat(found) for found in zip(*parts, strict=True))
     offsets = torch.arange(len(before) + 1, device=a.device) * values.shape[1]
     code = SparseCode(values.flatten(), indices[best].flatten(), offsets)
     error = sae.decode(code) - sae.b_dec - residual

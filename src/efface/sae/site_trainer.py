@@ -20,7 +20,7 @@ PUBLISHED_DEAD_AFTER = 10_000_000
 
 
 class Source(Protocol):
-    """Source of activations: drawn on the fly (`harvest.ActivationStream`) or read from disk (`shards.Shards`)."""
+    """Source of activations: drawn on the fly (`stream.ActivationStream`) or read from disk (`shards.Shards`)."""
 
     names: list[str]
     """Names of the sites."""
@@ -28,39 +28,57 @@ class Source(Protocol):
     """What of the sites the vectors are."""
 
     def round(self, index: int) -> dict[str, Tensor]:
-        """Site name -> vectors (rows width); the same `index` always gives the same vectors."""
+        """Site name -> vectors (rows width); the same `index` always gives the same vectors. They hold until the next call."""
         ...
 
 
 class SiteTrainer:
-    """Training state of one site's SAE: weights, Adam moments, vectors since each latent fired."""
+    """Training state of one site's SAE: weights, Adam moments, vectors since each latent fired.
 
-    def __init__(self, width: int, config: SAETrainConfig, reads: Reads = "output"):
+    Args:
+        width: of the site's vectors.
+        config: options of training.
+        reads: what of the site the vectors are.
+        device: where it is trained; CUDA where there is one by default.
+        workspaces: buffers of the steps by their size, which the sites of a run share.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        config: SAETrainConfig,
+        reads: Reads = "output",
+        *,
+        device: torch.device | None = None,
+        workspaces: dict[tuple[int, ...], Workspace] | None = None,
+    ):
         latents = config.latents or config.expansion * width
         shape = SAEConfig(width=width, latents=latents, k=config.k, rule=config.rule, reads=reads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config
         self.sae = SparseAutoencoder(shape, seed=config.seed).to(self.device)
         eps = PUBLISHED_EPS if config.as_published else 1e-8
         self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=eps, fused=True)
         self.vectors_since_fired = torch.zeros(shape.latents, dtype=torch.long, device=self.device)
         self.initialised = False
-        self.workspace: Workspace | None = None
+        self.workspaces = {} if workspaces is None else workspaces
 
     def step(self, x: Tensor, step_number: int) -> dict[str, float]:
         """Take one optimiser step on vectors (rows width); returns the figures for the log."""
         config = self.config
         sae = self.sae
-        x = x.to(self.device)
+        x = x.to(self.device, torch.float32)
         if not self.initialised:
             sae.b_dec.data = mean(geometric_median(x))
             self.initialised = True
         vectors = config.steps * config.batch * world()
         dead = self.vectors_since_fired > (PUBLISHED_DEAD_AFTER if config.as_published else config.dead_after * vectors)
-        if self.workspace is None or len(self.workspace.product) != len(x):
-            self.workspace = Workspace.of(sae, len(x))
+        size = (len(x), *sae.W_dec.shape)
+        if size not in self.workspaces:
+            self.workspaces.clear()
+            self.workspaces[size] = Workspace.of(sae, len(x))
         options = {"multi_k": config.multi_k, "alpha": config.alpha, "published_auxk": config.as_published}
-        loss = step(sae, x, dead=dead, workspace=self.workspace, **options)
+        loss = step(sae, x, dead=dead, workspace=self.workspaces[size], **options)
         gradients = loss.gradients
         if not config.as_published:
             without_parallel_(gradients["W_dec"], sae.W_dec)
@@ -72,6 +90,7 @@ class SiteTrainer:
             parameter.grad = gradients[name]
         self.optimiser.param_groups[0]["lr"] = config.lr * (1 - step_number / config.steps)
         self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)  # the gradients' memory is the other sites' too
         sae.normalise()
         self._update_fired(loss.code.latents, loss.code.values, len(x), step_number)
         return {

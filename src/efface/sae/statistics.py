@@ -23,7 +23,7 @@ from efface.io.atomic import write_atomically
 from efface.io.tensor_file import open_tensors, read_json, serialize
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder, SparseCode
-from efface.sae.harvest import HarvestConfig, capture
+from efface.sae.harvest import HarvestConfig, capture, in_pieces
 from efface.sae.sparse_means import dense, sparse
 
 DELTA = 1e-8
@@ -215,18 +215,23 @@ def statistics(
         raise UsageError(f"there is no picture of {(lacking or ['any concept'])[0]!r}: give prompts that show it.")
     sums = {site: _Sums(len(names), sae) for site, sae in saes.items()}
     timesteps: list[float] = []
-    for start in range(0, len(pictures), config.batch):
-        batch = pictures[start : start + config.batch]
+
+    def piece(numbers: range) -> None:
+        batch = [pictures[i] for i in numbers]
         member = torch.tensor([[float(name in p.shows) for p in batch] for name in names])
-        steps = capture(model, [p.prompt for p in batch], [p.seed for p in batch], config, saes=saes)
-        for number, step in enumerate(steps):
-            if start == 0:
-                timesteps.append(step.timestep)
-            for site, states in step.states.items():
-                sums[site].add(number, states, member)
-        report(start + len(batch))
+        drawn = [
+            (step.timestep, {site: sums[site].read(states, member) for site, states in step.states.items()})
+            for step in capture(model, [p.prompt for p in batch], [p.seed for p in batch], config, saes=saes)
+        ]
+        for number, (timestep, read) in enumerate(drawn):  # after the last step, since a piece may be drawn again
+            if numbers.start == 0:
+                timesteps.append(timestep)
+            for site, values in read.items():
+                sums[site].add(number, *values)
+        report(numbers.stop)
+
+    batches = len(in_pieces(model, len(pictures), config, piece))
     counts = tuple(sum(name in p.shows for p in pictures) for name in names)
-    batches = len(range(0, len(pictures), config.batch))
     return {
         site: Statistics(
             concepts=names,
@@ -251,15 +256,21 @@ class _Sums:
         self.cutoffs: list[float] = []
 
     @torch.no_grad()
-    def add(self, step: int, states: Tensor, member: Tensor) -> None:
-        """Add the activations (batch tokens width) of pictures that show the concepts `member` (concepts batch)."""
+    def read(self, states: Tensor, member: Tensor) -> tuple[Tensor, float]:
+        """What activations (batch tokens width) of pictures that show the concepts `member` (concepts batch) add: summed means
+        (concepts latents), and the mean of the least active latents."""
+        batch, tokens = states.shape[:2]
+        code = self.sae.encode(states.flatten(0, 1))
+        means = member @ spatial_means(code, batch, tokens, self.sae.config.latents).cpu()
+        return means, float(least_active(code).mean())
+
+    def add(self, step: int, means: Tensor, cutoff: float) -> None:
+        """Add what `read` found at a step."""
         if step == len(self.means):
             self.means.append(torch.zeros(self.concepts, self.sae.config.latents))
             self.cutoffs.append(0.0)
-        batch, tokens = states.shape[:2]
-        code = self.sae.encode(states.flatten(0, 1))
-        self.means[step] += member @ spatial_means(code, batch, tokens, self.sae.config.latents).cpu()
-        self.cutoffs[step] += float(least_active(code).mean())
+        self.means[step] += means
+        self.cutoffs[step] += cutoff
 
 
 def spatial_means(code: SparseCode, batch: int, tokens: int, latents: int) -> Tensor:

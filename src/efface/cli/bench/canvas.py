@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from efface.bench.engines import Engine
-from efface.cli.arguments import parse
+from efface.cli.model_options import parse_on_model
 from efface.cli.output import console, say, say_decisions
 from efface.cli.progress import ProgressBar
 from efface.erasers import ERASERS, METHODS
@@ -50,7 +50,7 @@ class Request(Engine):
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface bench canvas", description=__doc__)
+    request, options = parse_on_model(Request, args, prog="efface bench canvas", description=__doc__)
     for name in request.method:
         ERASERS.load(name)
     if request.seeds < 1:
@@ -63,7 +63,6 @@ def main(args: list[str]) -> None:
     from efface.bench.protocols.canvas.estimate import cost
     from efface.bench.protocols.canvas.plan import Plan
     from efface.bench.protocols.canvas.run import Canvas
-    from efface.models.load import load
     from efface.models.model import Model
     from efface.redteam.samples import Samples
     from efface.report.decisions import drawing_rows
@@ -74,11 +73,12 @@ def main(args: list[str]) -> None:
         red_team = RedTeam(request.attacks, request.budget or usual, Samples(request.samples))
     if red_team and request.mode != "single":
         raise UsageError(f"attacks want concepts erased one at a time; the mode is {request.mode!r}, use single.")
-    plan = Plan(tuple(dict.fromkeys(request.method)) or METHODS, request.seeds, request.quick, request.mode)
-    model = Model(load("emoji"))
+    methods = tuple(dict.fromkeys(request.method)) or METHODS
+    plan = Plan(methods, request.seeds, request.quick, request.mode, options.seed or 0, options.size)
+    model = Model(options.load("emoji"))
     expected = cost(model, plan, request.output, devices=request.devices, sheets=request.save_images)
     attacked = len(plan.methods) * len(plan.targets) * len(red_team.names) if red_team else 0
-    seeds = f"0 to {request.seeds - 1}" if request.seeds > 1 else "0"
+    seeds = f"{plan.first_seed} to {plan.first_seed + request.seeds - 1}" if request.seeds > 1 else str(plan.first_seed)
     say_decisions(drawing_rows(about_drawing(model.pipeline, methods=list(plan.methods), mode=plan.mode, seeds=seeds)))
     say(str(expected) + (f"; beside them {attacked} attacks, whose time is not in it" if red_team else ""))
     if request.plan:
@@ -86,7 +86,7 @@ def main(args: list[str]) -> None:
         return
     canvas = Canvas(model, plan, request.output, sheets=request.save_images)
     with ProgressBar("running the canvas") as progress:
-        canvas.run(progress, say, request)
+        canvas.run(progress, say, request, options.loading())
     if red_team:
         with ProgressBar("attacking") as progress:
             attack_all(canvas, red_team, progress, say)

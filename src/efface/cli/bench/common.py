@@ -69,19 +69,19 @@ def _decided(run: Run) -> list[tuple[str, str]]:
 def _run(request: Request, shared: Shared, build: Build[Request]) -> Run:
     from efface.bench.protocols.base import load_erasures
     from efface.bench.protocols.run import Run
-    from efface.models.load import load
     from efface.models.model import Model
 
     protocol = build(request, shared)
     erasures = load_erasures(shared.erasure, shared.concept)
     assert shared.output is not None
     drawing = _drawing(protocol, shared)
-    return Run(Model(load(request.model)), protocol, erasures, shared.output, drawing=drawing, save=shared.save_images)
+    model = Model(shared.load(request.model))
+    return Run(model, protocol, erasures, shared.output, drawing=drawing, save=shared.save_images)
 
 
 def _drawing(protocol: Benchmark, shared: Shared) -> Drawing:
     """The published settings with those that the user gave."""
-    own = {name: getattr(shared, name) for name in ("steps", "guidance", "side", "batch")}
+    own = {name: getattr(shared, name) for name in ("steps", "guidance", "batch")} | {"side": shared.size}
     return replace(protocol.drawing, **{name: value for name, value in own.items() if value is not None})
 
 
@@ -92,7 +92,7 @@ def _runner(request: Request, shared: Shared, engine: Engine, build: Build[Reque
     from efface.bench.engines import run_on
     from efface.bench.worker_spec import WorkerSpec
 
-    spec = WorkerSpec(request.model, partial(_watchers, request, shared, build), run.files)
+    spec = WorkerSpec(request.model, partial(_watchers, request, shared, build), run.files, shared.loading())
     return lambda units, ledger, progress: run_on(engine, spec, units, ledger, progress, model=run.model)
 
 

@@ -39,8 +39,8 @@ class Request(options.OnModel):
     """A part of the styles; all of them by default."""
     objects: tuple[str, ...] = ()
     """A part of the objects; all of them by default."""
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"], metavar="SEED [SEED ...]")] = ()
-    """Other seeds than 188, 288, 588, 688 and 888."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = ()
+    """Other seeds than 188, 288, 588, 688 and 888; --seed names one."""
 
 
 def build(request: Request, shared: options.Shared) -> UnlearnCanvas:
@@ -53,7 +53,11 @@ def build(request: Request, shared: options.Shared) -> UnlearnCanvas:
     from efface.judges import open_judge
     from efface.metrics.features import open_features
 
+    if request.seeds and shared.seed is not None:
+        raise UsageError("--seed was given beside --seeds: name the seeds once.")
     chosen = {name: getattr(request, name) for name in ("styles", "objects", "seeds") if getattr(request, name)}
+    if shared.seed is not None:
+        chosen["seeds"] = (shared.seed,)
     style_judge = open_judge(request.style_judge) if request.style_judge else None
     object_judge = open_judge(request.object_judge) if request.object_judge else None
     return UnlearnCanvas(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from efface.cli.arguments import parse
+from efface.cli.model_options import parse_on_model
 from efface.cli.output import result, say, say_decisions
 from efface.cli.progress import ProgressBar
 
@@ -37,10 +37,8 @@ class Request:
     """Half of the guided batch that is read."""
     difference: bool = False
     """Read output − input of the sites."""
-    batch: int = 32
-    """Pictures drawn at a time; one shard each."""
-    seed: int = 0
-    """Picture i is drawn from seed + i."""
+    shard: int = 32
+    """Pictures of a shard."""
     estimate: bool = False
     """Only say what it will cost."""
     json: bool = False
@@ -49,23 +47,22 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface sae harvest", description=__doc__)
+    request, options = parse_on_model(Request, args, prog="efface sae harvest", description=__doc__)
     from efface.api.decisions import about_model
     from efface.cli.sae.common import prompts_named, sampling_of, sites_named
     from efface.io.progress import drawing
-    from efface.models.load import load
     from efface.models.model import Model
     from efface.report.decisions import drawing_rows
     from efface.sae import shards
     from efface.sae.harvest import HarvestConfig
 
-    pipeline = load(request.model)
+    pipeline = options.load(request.model, stored=True)
     model = Model(pipeline)
     available = prompts_named(request.prompts, pipeline)
     prompts = [available[i % len(available)] for i in range(request.images or len(available))]
     config = HarvestConfig(
-        sites_named(request.sites, pipeline), **sampling_of(pipeline, request.steps, request.guidance), every=request.every,
-        half=request.half, difference=request.difference, batch=request.batch, seed=request.seed,
+        sites_named(request.sites, pipeline), **sampling_of(pipeline, request.steps, request.guidance, options), every=request.every,
+        half=request.half, difference=request.difference, batch=request.shard,
     )  # fmt: skip
     say_decisions(drawing_rows(about_model(pipeline) | asdict(config)))
     cost = shards.expected_cost(model, prompts, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -87,6 +88,34 @@ def test_what_the_reader_would_pass_over_is_refused_by_name(name, base, tmp_path
     assert "\n" not in str(error.value)
 
 
+def test_the_text_alone_is_read_after_the_names_are_checked(base, tmp_path):
+    folder, unet = base
+    save_file(original(unet), tmp_path / "unet.safetensors")
+    text = efface.load(tmp_path / "unet.safetensors", config=folder, device="cpu", text_only=True)
+    assert all(parameter.is_meta for parameter in text.unet.parameters())
+    save_file(original(unet, v_pred=ONE), tmp_path / "unet.safetensors")
+    with pytest.raises(EffaceError, match="holds v_pred"):
+        efface.load(tmp_path / "unet.safetensors", config=folder, text_only=True)
+
+
+@pytest.mark.parametrize("text_only", [False, True])
+def test_what_a_part_lacks_is_named(text_only, base, tmp_path):
+    """Position ids alone are no text encoder; a text encoder without a weight is no reason to take another one."""
+    folder, unet = base
+    tensors = original(unet)
+    prefix = "cond_stage_model.transformer.text_model."
+    save_file(tensors | {f"{prefix}embeddings.position_ids": torch.arange(12)[None]}, tmp_path / "unet.safetensors")
+    pipe = efface.load(tmp_path / "unet.safetensors", config=folder, device="cpu", text_only=text_only)
+    assert same(pipe.text_encoder, efface.load(folder, device="cpu").text_encoder)
+    text = {
+        n.removeprefix("text_model."): t.clone() for n, t in tiny.stable_diffusion().text_encoder.state_dict().items()
+    }
+    del text["final_layer_norm.weight"]
+    save_file(tensors | {prefix + name: t for name, t in text.items()}, tmp_path / "unet.safetensors")
+    with pytest.raises(EffaceError, match=r"text_encoder|do not fit"):
+        efface.load(tmp_path / "unet.safetensors", config=folder, text_only=text_only)
+
+
 def test_averaged_copies_and_schedules_are_harmless(base, tmp_path):
     folder, unet = base
     more = {f"model_ema.{name}": torch.ones(1) for name in ("decay", "num_updates")} | {
@@ -107,6 +136,21 @@ def test_a_unet_with_a_part_missing_or_of_another_model(base, tmp_path):
     save_file(other, tmp_path / "other.safetensors")
     with pytest.raises(EffaceError, match="has not: name the model that it belongs to"):
         efface.load(tmp_path / "other.safetensors", config=folder)
+    shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(EffaceError, match="bare lacks weights"):
+        efface.load(tmp_path / "other.safetensors", config=tmp_path / "bare")
+
+
+def test_a_unet_alone_draws_as_its_models_pipeline(base, tmp_path):
+    from diffusers import LatentConsistencyModelPipeline
+
+    folder, unet = base
+    lcm = LatentConsistencyModelPipeline.from_pretrained(folder)
+    lcm.save_pretrained(tmp_path / "model")
+    save_file(original(unet), tmp_path / "unet.safetensors")
+    pipe = efface.load(tmp_path / "unet.safetensors", config=tmp_path / "model", device="cpu")
+    assert type(pipe) is LatentConsistencyModelPipeline
+    assert same(pipe.unet, unet)
 
 
 def test_a_config_without_a_unet(base, tmp_path):

@@ -102,7 +102,13 @@ def _with_own_unet(path: Path, dtype: Any, config: str | Path | None) -> Any:
             f"{path} holds a UNet without text encoders: name the model that it belongs to, a diffusers folder or hub id, with "
             "config (--config), and the rest is taken from there."
         )
-    pipeline = _donor(_whole(_named(config), config), dtype)
+    folder = _whole(_named(config), config)
+    if not is_whole(folder):
+        raise EffaceError(
+            f"{path} holds a UNet without text encoders, and {folder} lacks weights: give the folder of a whole pipeline "
+            "(--config FOLDER), from which the rest is taken."
+        )
+    pipeline = _donor(folder, dtype)
     if getattr(pipeline, "unet", None) is None:
         raise EffaceError(f"{config} has no UNet, and {path} holds one: name the model that the checkpoint belongs to.")
     found = {name.removeprefix("unet."): tensor for name, tensor in load_file(path).items()}

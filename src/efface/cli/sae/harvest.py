@@ -64,7 +64,7 @@ def main(args: list[str]) -> None:
         sites_named(request.sites, pipeline), **sampling_of(pipeline, request.steps, request.guidance, options), every=request.every,
         half=request.half, difference=request.difference, batch=request.shard,
     )  # fmt: skip
-    say_decisions(drawing_rows(about_model(pipeline) | asdict(config)))
+    say_decisions(drawing_rows(asdict(config) | about_model(pipeline, config.side)))
     cost = shards.expected_cost(model, prompts, config)
     say(
         f"{cost.images} pictures, {cost.vectors:,} vectors a site, {cost.bytes / 1e6:,.0f} MB, about {cost.seconds:,.0f} s"

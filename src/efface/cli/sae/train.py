@@ -88,7 +88,9 @@ def main(args: list[str]) -> None:
     notes: dict[str, Any] = {"model": request.model, "harvest": harvest.to_json()}
     if not request.shards:
         stream.images = notes["images"] = request.images or _images(stream, request.output)
-    decisions = about_model(pipeline) | asdict(harvest) | {"sites": list(source.names), "images": stream.images}
+    decisions = (
+        asdict(harvest) | about_model(pipeline, harvest.side) | {"sites": list(source.names), "images": stream.images}
+    )
     decisions |= {name: value for name, value in asdict(config).items() if name != "steps"} | {
         "iterations": config.steps
     }

@@ -221,3 +221,15 @@ def test_generate_refuses_an_erasure_of_another_model(folder, capsys, tmp_path):
     assert code == 1
     assert "other weights" in err
     assert not (tmp_path / "o.png").exists()
+
+
+def test_a_warning_of_effaces_own_is_a_sentence_as_its_errors_are():
+    import warnings
+
+    from efface.models import model
+
+    main(["--help"])
+    own = warnings.formatwarning("the end is left out.", UserWarning, model.__file__, 3)
+    assert own == "efface: the end is left out.\n"
+    assert "DeprecationWarning" in warnings.formatwarning("old", DeprecationWarning, model.__file__, 3)
+    assert "elsewhere.py:3" in warnings.formatwarning("theirs", UserWarning, "/elsewhere.py", 3)

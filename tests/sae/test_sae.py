@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from efface.errors import EffaceError
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder, geometric_median
 from efface.sae.files import load_sae, notes_of, save_sae
-from efface.sae.layouts import save_saelens
 from efface.sae.loss import step, without_parallel_
+from efface.sae.saelens import save_saelens
 from efface.sae.site_trainer import SiteTrainer
 from efface.sae.train import SAETrainConfig, train
 
@@ -121,6 +121,7 @@ class Clusters:
     """Sparse sums of a few directions: what an autoencoder should find."""
 
     names = ("unet.a",)
+    reads = "output"
 
     def __init__(self, rows=512, fail_at=None):
         self.rows, self.fail_at = rows, fail_at

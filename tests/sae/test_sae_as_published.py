@@ -132,6 +132,7 @@ class Rounds:
     """The same vectors every round."""
 
     names = ("unet.a",)
+    reads = "output"
 
     def round(self, index):
         return {"unet.a": vectors(64).float()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
+from pathlib import Path
 
 from efface.cli.dispatch import Command, dispatch
 from efface.errors import EffaceError
@@ -57,3 +59,13 @@ def _quiet() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.formatwarning = _sentence
+
+
+def _sentence(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as the command line prints it: efface's own are a sentence, like its errors."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"efface: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"

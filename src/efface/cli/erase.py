@@ -34,11 +34,14 @@ def _erase(method: str, request: Request, model: DrawingOptions, options: dict[s
     from efface.api.erase import plan_erasure
     from efface.cli.output import result, say_decisions
     from efface.cli.progress import ProgressBar
+    from efface.families import family_of
     from efface.report.decisions import erasing_rows
 
     entries = _entries(request)
     output = _destination(request, entries[0].name)
     pipeline = model.load(request.model, text_only=_reads_only_text(method, request))
+    if request.preview:
+        family_of(pipeline).require_drawable()
     concepts, remarks = _concepts(request, entries, pipeline)
     plan = plan_erasure(
         pipeline,

@@ -46,7 +46,7 @@ def judged_validation(
 
     def share_shown(erasure: Erasure) -> float:
         with erasure.attached(model.pipeline):
-            images = model.draw([s.prompt for s in samples], seeds=[s.seed for s in samples], **sampling)
+            images = model.draw([s.prompt for s in samples], seeds=[s.seed for s in samples], checked=False, **sampling)
         verdicts = verdicts_on(judge, images, [s.concept for s in samples])
         return sum(verdict.shown for verdict in verdicts) / len(verdicts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from efface.families.networks import Hook
 from efface.families.sites import Site
 from efface.models.model import Model
 from efface.models.precision import without_autocast
-from efface.sae.autoencoder import SparseAutoencoder, top
+from efface.sae.autoencoder import Reads, SparseAutoencoder, top
 from efface.sae.lookup import find_sae
 
 MODES = ("fast", "exact", "published")
@@ -52,6 +52,12 @@ class ActivationEdit(Erasure):
         sites = {name: _only(model.sites(name), name) for name in self.edits}
         return self.changes_at(model.networks()[0], sites, scale)
 
+    def _reads(self, site: str) -> str:
+        """What the autoencoder of a site reads of it, as the header says."""
+        references = self.provenance.config.get("coders", {})
+        reference = references.get(site, {}) if isinstance(references, dict) else {}
+        return str(reference.get("reads", "output")) if isinstance(reference, dict) else "output"
+
     def changes_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[Hook]:
         """The clock of a denoiser and the edits of modules that the caller found."""
         saes = {} if self.mode == "fast" else self._saes_of_all_sites
@@ -60,7 +66,7 @@ class ActivationEdit(Erasure):
         edits = [
             Hook(
                 site.module,
-                _SiteEdit(self.edits[name], site.name, site.part, clock, scale, saes.get(name), published),
+                _SiteEdit(self.edits[name], _Place(site, self._reads(name)), clock, scale, saes.get(name), published),
                 before=False,
             )
             for name, site in sites.items()
@@ -95,6 +101,13 @@ class ActivationEdit(Erasure):
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> ActivationEdit:
         """The erasure that `tensors()` came from; exact mode finds its autoencoders when it is attached."""
         edits = {site: LatentEdit.from_parts(parts) for site, parts in by_site(tensors).items()}
+        erasure = cls(provenance=provenance, edits=edits)
+        other = sorted({erasure._reads(site) for site in edits} - {*get_args(Reads)})
+        if other:
+            raise EffaceError(
+                f"an autoencoder of the edit reads {other[0][:40]!r} of its site; this efface knows {', '.join(get_args(Reads))}: "
+                "update efface."
+            )
         mode = provenance.config.get("mode", "fast")
         references = provenance.config.get("coders", {})
         complete = isinstance(references, dict) and all(_is_reference(references.get(site)) for site in edits)
@@ -103,7 +116,7 @@ class ActivationEdit(Erasure):
                 f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
                 f"{', '.join(MODES)}: make the erasure again."
             )
-        return cls(provenance=provenance, edits=edits)
+        return erasure
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
@@ -134,33 +147,44 @@ def members(sae: SparseAutoencoder, states: Tensor, latents: Tensor) -> Tensor:
     return (flat[:, latents] >= least).unflatten(0, states.shape[:2])
 
 
+class _Place:
+    """A site without its module, which a copy of the network has of its own, and what is read of it."""
+
+    def __init__(self, site: Site, reads: str):
+        self.name = site.name
+        self.part = site.part
+        self.difference = reads == "difference"
+
+    def on(self, module: nn.Module) -> Site:
+        """The site that a module is."""
+        return Site(self.name, module, self.part, self.difference)
+
+
 class _SiteEdit:
     """A forward hook that adds the edit of one site to its output; copied with its network, it reads the copy's clock."""
 
     def __init__(
         self,
         edit: LatentEdit,
-        name: str,
-        part: int,
+        place: _Place,
         clock: _Clock,
         scale: float,
         sae: SparseAutoencoder | None,
         published: bool,
     ):
         self.edit = edit
-        self.name = name
-        self.part = part
+        self.place = place
         self.clock = clock
         self.scale = scale
         self.sae = sae
         self.published = published
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """The output with the edit of its active latents added; None where nothing is chosen."""
         if len(self.edit.latents) == 0 and not self.published:
             return None
-        site = Site(self.name, module, self.part)
-        states = site.read(output)
+        site = self.place.on(module)
+        states = site.states(args, kwargs, output)
         if self.edit.gate.device != states.device:
             self.edit = self.edit.to(states)
             if self.sae is not None:
@@ -168,7 +192,7 @@ class _SiteEdit:
         wide = states.float()
         if wide.shape[-1] != len(self.edit.centre):
             raise EffaceError(
-                f"{self.name} gives {wide.shape[-1]} channels where the erasure's autoencoder reads {len(self.edit.centre)}."
+                f"{site.name} gives {wide.shape[-1]} channels where the erasure's autoencoder reads {len(self.edit.centre)}."
             )
         with without_autocast(states.device):
             member = None if self.sae is None else members(self.sae, wide, self.edit.latents)

@@ -103,6 +103,7 @@ def sweep(network: nn.Module, pipeline: Any) -> None:
                 if getattr(hook, "is_efface_hook", False) and (hook.is_orphan or hook.belongs_to(pipeline)):
                     del hooks[key]
                     module._forward_pre_hooks_with_kwargs.pop(key, None)
+                    module._forward_hooks_with_kwargs.pop(key, None)
 
 
 def elect(network: nn.Module) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
+from efface.families.drawing import require_own_call
 from efface.families.layers import execution_device, read_parameter, unwrap
 from efface.families.networks import Network
 from efface.families.projections import Projection
@@ -33,12 +34,12 @@ Side = int | tuple[int, int] | None
 """Pixels of each side of a picture, or its width and height; None is the model's own size."""
 
 
-def cells_of(side: Side, usual: int, scale: int, patch: int = 1) -> tuple[int, int]:
+def cells_of(side: Side, usual: int | Sequence[int], scale: int, patch: int = 1) -> tuple[int, int]:
     """Rows and columns of a picture's latents.
 
     Args:
         side: of the picture.
-        usual: cells of a side of the model's own pictures, cut to whole patches.
+        usual: cells of a side of the model's own pictures, or their rows and columns, cut to whole patches.
         scale: pixels of a side of a cell.
         patch: cells of a side of a patch, which a picture holds whole.
 
@@ -46,7 +47,8 @@ def cells_of(side: Side, usual: int, scale: int, patch: int = 1) -> tuple[int, i
         UsageError: the size is not a multiple of what the model draws.
     """
     if side is None:
-        return usual // patch * patch, usual // patch * patch
+        rows, columns = (usual, usual) if isinstance(usual, int) else usual
+        return rows // patch * patch, columns // patch * patch
     width, height = (side, side) if isinstance(side, int) else side
     step = scale * patch
     for name, pixels in (("width", width), ("height", height)):
@@ -74,6 +76,8 @@ class Family(ABC):
     """Whether the denoiser attends to the positions after a prompt's end."""
     takes_tokens: bool = False
     """Whether `encode` takes ids of any length up to what the model reads, later ones without effect on earlier ones."""
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    """Names of diffusers' pipelines whose call the family's drawing is; none where it vouches for all that it serves."""
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
@@ -145,6 +149,11 @@ class Family(ABC):
         return {network.name: network.module for network in self.networks()} | self.text_encoders()
 
     # Drawing
+
+    def require_drawable(self) -> None:
+        """Raise EffaceError where efface's own drawing is not known to be the pipeline's call."""
+        if self.pipelines:
+            require_own_call(self.pipeline, self.pipelines)
 
     @abstractmethod
     def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:

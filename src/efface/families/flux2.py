@@ -21,6 +21,7 @@ class Flux2(JointTransformer):
     """FLUX.2; the pipeline writes prompts into a chat template, and the map covers the whole sequence."""
 
     name = "flux-2"
+    pipelines = ("Flux2Pipeline", "Flux2KleinPipeline")
     denoisers = ("Flux2Transformer2DModel",)
     joint = ("transformer_blocks",)
     timestep_argument = ("timestep", 2)

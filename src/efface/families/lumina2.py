@@ -18,6 +18,7 @@ class Lumina2(JointTransformer):
     """The map acts between the norm and the linear layer; prompts stand behind a system prompt, negative ones do not."""
 
     name = "lumina-2"
+    pipelines = ("Lumina2Pipeline",)
     denoisers = ("Lumina2Transformer2DModel",)
     text_layer = "time_caption_embed.caption_embedder.1"
     reads_padding = False
@@ -42,7 +43,8 @@ class Lumina2(JointTransformer):
     def negative(self, prompt: str | None) -> Text:
         states, mask = self.pipeline._get_gemma_prompt_embeds([prompt or ""], self.device, self._length)
         last = torch.zeros(1, dtype=torch.long)
-        return Text(states=states, pooled=None, mask=mask.bool(), last=last, truncated=("",))
+        cut = (self.token_spans()[0]._replace(before="", begin=1).truncated(prompt or ""),)
+        return Text(states=states, pooled=None, mask=mask.bool(), last=last, truncated=cut)
 
     def text_inputs(self) -> tuple[TextInput, ...]:
         return (TextInput(self.network.time_caption_embed.caption_embedder[0]),)

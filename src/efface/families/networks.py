@@ -20,7 +20,7 @@ class Hook(NamedTuple):
     module: nn.Module
     """The module."""
     run: Callable[..., Any]
-    """Before a call `(module, args, kwargs)`, after it `(module, args, output)`; None leaves what it was given as it is."""
+    """Before a call `(module, args, kwargs)`, after it `(module, args, kwargs, output)`; None leaves all as it is."""
     before: bool
     """Whether it runs before the call or after."""
 
@@ -28,7 +28,7 @@ class Hook(NamedTuple):
         """Have it run from now on; returns the handle that ends it."""
         if self.before:
             return self.module.register_forward_pre_hook(self.run, with_kwargs=True)
-        return self.module.register_forward_hook(self.run)
+        return self.module.register_forward_hook(self.run, with_kwargs=True)
 
 
 class TextInput(NamedTuple):
@@ -51,7 +51,7 @@ class TextInput(NamedTuple):
             assert name is not None
             return replace_text(args, kwargs, name, self.position, change)
 
-        def after(module: Any, args: Any, output: Any) -> Tensor:
+        def after(module: Any, args: Any, kwargs: Any, output: Any) -> Tensor:
             return change(output)
 
         return Hook(self.module, after if name is None else before, before=name is not None)

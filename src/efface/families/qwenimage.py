@@ -21,6 +21,7 @@ class QwenImage(JointTransformer):
     """The map acts between the norm and the linear layer; the template's first tokens are dropped by the pipeline."""
 
     name = "qwen-image"
+    pipelines = ("QwenImagePipeline",)
     denoisers = ("QwenImageTransformer2DModel",)
     text_layer = "txt_in"
     joint = ("transformer_blocks",)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.base import Family, Network, Projection, Side, cells_of, execution_device, unwrap
+from efface.families.drawing import WAY_OUT
 from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import projection
@@ -104,6 +105,13 @@ class Transformer(Family):
         if getattr(self.network, "encoder_hid_proj", None) is not None or getattr(self.network, "image_proj", None):
             names.append("IP-Adapter's image states")
         return names
+
+    def require_drawable(self) -> None:
+        super().require_drawable()
+        if "IP-Adapter's image states" in self.unmapped_inputs():
+            raise EffaceError(
+                f"the pipeline has an IP-Adapter, whose image efface's drawing does not give: unload it, or {WAY_OUT}."
+            )
 
     def part_of(self, module: nn.Module) -> int:
         blocks = (block for name in self.joint for block in getattr(self.network, name))

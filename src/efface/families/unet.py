@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.base import Family, Network, Projection, Side, cells_of, execution_device, unwrap
+from efface.families.drawing import WAY_OUT
 from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import cross_attentions
-from efface.families.text import Text, TokenSpan
+from efface.families.text import Text, TokenSpan, converted
+
+CONDITIONS = {
+    "class_embed_type": "class labels",
+    "num_class_embeds": "class labels",
+    "addition_embed_type": "other things than text beside the timestep",
+}
+"""Entry of a UNet's configuration -> what it takes beside noise and text, where the entry is not None."""
 
 CAUSAL = {"CLIPTextModel", "CLIPTextModelWithProjection", "ClipText"}
 """Text encoders of these pipelines in which a token reads nothing of those that follow it."""
@@ -24,6 +32,9 @@ class StableDiffusion(Family):
 
     name = "stable-diffusion"
     takes_tokens = True
+    pipelines = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+    conditions: ClassVar[dict[str, Any]] = {}
+    """Entry of CONDITIONS -> the value with which the family draws."""
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
@@ -38,12 +49,14 @@ class StableDiffusion(Family):
 
     def token_spans(self) -> list[TokenSpan]:
         length = min(tokenizer.model_max_length for tokenizer in self.tokenizers())
-        return [TokenSpan(self.tokenizers()[0], next(iter(self.text_encoders().values())), length)]
+        tokenizer, encoder = self.tokenizers()[0], next(iter(self.text_encoders().values()))
+        return [TokenSpan(tokenizer, encoder, length, clean=converted(self.pipeline, tokenizer))]
 
     def text(self, prompts: Sequence[str]) -> Text:
         span = self.token_spans()[0]
+        options: dict[str, Any] = {"padding": "max_length", "max_length": span.length, "truncation": True}
         tokens = [
-            tokenizer(list(prompts), padding="max_length", max_length=span.length, truncation=True, return_tensors="pt")
+            tokenizer(list(map(converted(self.pipeline, tokenizer), prompts)), return_tensors="pt", **options)
             for tokenizer in self.tokenizers()
         ]
         states, pooled = self.encode([t.input_ids for t in tokens], [t.attention_mask for t in tokens])
@@ -58,8 +71,9 @@ class StableDiffusion(Family):
             return super().states_at(prompts, positions)
         # What follows a token changes nothing of its state; truncation puts the end token after the last that counts.
         length = max(positions) + 1
+        options: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         tokens = [
-            tokenizer(list(prompts), padding="max_length", max_length=length + 1, truncation=True, return_tensors="pt")
+            tokenizer(list(map(converted(self.pipeline, tokenizer), prompts)), max_length=length + 1, **options)
             for tokenizer in self.tokenizers()
         ]
         states, _ = self.encode(
@@ -101,8 +115,41 @@ class StableDiffusion(Family):
             names.append("IP-Adapter's image states")
         return names
 
+    def require_drawable(self) -> None:
+        super().require_drawable()
+        config = unwrap(self.pipeline.unet).config
+        takes = [what for entry, what in CONDITIONS.items() if config.get(entry) != self.conditions.get(entry)]
+        reprojection = config.encoder_hid_dim_type  # IP-Adapters set the attribute, not the entry
+        if reprojection is not None:
+            takes.append("an IP-Adapter's image" if reprojection == "ip_image_proj" else "other text states")
+        if config.in_channels != config.out_channels:
+            takes.append(f"{config['in_channels'] - config['out_channels']} channels of a picture")
+        if any(kind.__name__ == "ConsistencyDecoderVAE" for kind in type(unwrap(self.pipeline.vae)).__mro__):
+            raise EffaceError(
+                f"the autoencoder draws random numbers of its own, which efface's drawing does not: {WAY_OUT}."
+            )
+        if takes:
+            raise EffaceError(
+                f"the UNet takes {takes[0]} beside noise and text, which efface's drawing does not give: {WAY_OUT}."
+            )
+
     def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
-        return self.pipeline.unet(latents, timestep, encoder_hidden_states=text.states, return_dict=False)[0]
+        return self.pipeline.unet(
+            latents, timestep, encoder_hidden_states=text.states, timestep_cond=self.guidance_states(latents, guidance),
+            return_dict=False,
+        )[0]  # fmt: skip
+
+    def guidance_states(self, latents: Tensor, guidance: float | None) -> Tensor | None:
+        """What a UNet that is distilled with guidance (LCM, arXiv 2310.04378) takes for its scale (batch width)."""
+        width = unwrap(self.pipeline.unet).config.time_cond_proj_dim
+        if width is None:
+            return None
+        scale = self.standard().guidance if guidance is None else guidance
+        scales = torch.full((len(latents),), scale - 1.0)
+        return self.pipeline.get_guidance_scale_embedding(scales, embedding_dim=width).to(latents)
+
+    def guides(self, guidance: float) -> bool:
+        return super().guides(guidance) and unwrap(self.pipeline.unet).config.time_cond_proj_dim is None
 
     def latent_shape(self, side: Side) -> tuple[int, int, int]:
         config = self.pipeline.unet.config

@@ -22,6 +22,7 @@ class ZImage(JointTransformer):
     """The map acts between the norm and the linear layer; prompts have no padding, each its own length."""
 
     name = "z-image"
+    pipelines = ("ZImagePipeline",)
     denoisers = ("ZImageTransformer2DModel",)
     text_layer = "cap_embedder.1"
     reads_padding = False

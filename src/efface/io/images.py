@@ -63,3 +63,9 @@ def png_bytes(picture: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", **options)
     return buffer.getvalue()
+
+
+def images_of(pixels: Tensor) -> list[Image.Image]:
+    """Pixels (batch 3 height width), −1 to 1, as pictures."""
+    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(np.ascontiguousarray(a)) for a in array]

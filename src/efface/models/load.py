@@ -45,7 +45,8 @@ def load(
 
     Raises:
         UsageError: options that contradict each other or the model.
-        EffaceError: nothing is found there, it is no pipeline, or it would have to be unpickled.
+        EffaceError: nothing is found there, it is no pipeline, it holds tensors that nobody would read, or it would have to
+            be unpickled.
     """
     from efface.io.device import best_device
 

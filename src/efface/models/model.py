@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -14,14 +13,17 @@ from torch import Tensor, nn
 from efface.errors import EffaceError, UsageError
 from efface.families import Family, Network, Projection, family_of
 from efface.families.base import Side, execution_device
-from efface.families.embedding import replace_embeddings, token_table
+from efface.families.drawing import require_settings
+from efface.families.embedding import token_table
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
-from efface.families.text import Text, TokenSpan, concatenate
+from efface.families.text import Text, TokenSpan, concatenate, said
 from efface.io.progress import Step, tell
-from efface.models.batches import DECODED, MOST, in_batches, limits_of, pictures_at_a_time
+from efface.models.batches import MOST, in_batches, limits_of, pictures_at_a_time
 from efface.models.caller import at_work
+from efface.models.decoding import pictures_of
 from efface.models.precision import in_float32_where_it_fits
+from efface.models.tokens import encode_tokens
 
 __all__ = ["Model", "Settings", "Text", "require_fit"]
 
@@ -78,10 +80,10 @@ class Model:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
-        """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device."""
+        """Encode prompts, `batch` at a time, in the encoder's dtype on its device; what is cut of one is said in a warning."""
         chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
         with at_work(self.pipeline):
-            return concatenate([self.family.text(chunk) for chunk in chunks])
+            return said(concatenate([self.family.text(chunk) for chunk in chunks]), prompts)
 
     @torch.no_grad()
     def encode_in_float32(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
@@ -107,29 +109,6 @@ class Model:
         """Embedding of every token (vocabulary width), those of several text encoders side by side."""
         return token_table(list(self.family.text_encoders().values()))
 
-    def frame(self, content: Sequence[Sequence[int]], *, padded: bool = True) -> list[Tensor]:
-        """Token ids for each tokenizer (batch tokens): begin, the content tokens of a prompt, end, padding.
-
-        Args:
-            content: ids of each prompt's tokens.
-            padded: to the length that the model reads; else to that of the longest prompt.
-
-        Raises:
-            EffaceError: a prompt has more tokens than the model reads.
-        """
-        longest = max(map(len, content), default=0)
-        length = (self.max_tokens if padded else longest) + 2  # begin and end
-        if longest > self.max_tokens:
-            raise EffaceError(
-                f"a prompt of {longest} tokens was given; expected at most the {self.max_tokens} the model reads."
-            )
-        framed = []
-        for tokenizer in self.family.tokenizers():
-            rows = [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in content]
-            padding = tokenizer.pad_token_id
-            framed.append(torch.tensor([row + [padding] * (length - len(row)) for row in rows]))
-        return framed
-
     def encode_tokens(
         self, content: Sequence[Sequence[int]], embeddings: Tensor | None = None, *, padded: bool = True
     ) -> Text:
@@ -144,15 +123,8 @@ class Model:
         Raises:
             EffaceError: a prompt has more tokens than the model reads.
         """
-        ids = self.frame(content, padded=padded)
-        lengths = torch.tensor([len(row) for row in content])
-        mask = torch.arange(ids[0].shape[1]) <= lengths[:, None] + 1
-        encoders = list(self.family.text_encoders().values())
-        replaced = nullcontext() if embeddings is None else replace_embeddings(encoders, embeddings, lengths)
-        with at_work(self.pipeline), replaced:
-            states, pooled = self.family.encode(ids, [mask.long()] * len(ids))
-        truncated = ("",) * len(content)
-        return Text(states=states, pooled=pooled, mask=mask, last=lengths, truncated=truncated)
+        with at_work(self.pipeline):
+            return encode_tokens(self.family, content, embeddings, padded=padded)
 
     def truncated(self, prompt: str) -> str:
         """The end of `prompt` that the tokenizer of fewest tokens cuts, "" where it cuts nothing."""
@@ -193,9 +165,11 @@ class Model:
     def _mixture(self, timestep: Tensor, like: Tensor) -> Mixture:
         return mixture(self.pipeline.scheduler, timestep, like)
 
-    def sample(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> list[Image.Image]:
-        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoise`."""
-        return self.decode(self.latents(text, seeds=seeds, **settings))
+    def sample(
+        self, text: Text, *, seeds: Sequence[int], checked: bool = False, **settings: Unpack[Settings]
+    ) -> list[Image.Image]:
+        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoise` and `decode`."""
+        return self.decode(self.latents(text, seeds=seeds, **settings), checked=checked)
 
     def latents(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> Tensor:
         """Clean latents of one picture for each text (batch channels h w); arguments as of `denoise`.
@@ -246,8 +220,12 @@ class Model:
             negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
             side: pixels of each side, or width and height; the model's own by default.
             watch: called before each step with the noisy latents as the denoiser reads them and the timestep.
+
+        Raises:
+            EffaceError: the pipeline's own call takes more than text, or is not known to draw the same.
         """
-        scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
+        self.family.require_drawable()
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
         guided = self.guides(guidance)
         # Each picture has its own generator, on the CPU, so that it depends neither on its neighbours nor on the device.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -258,7 +236,7 @@ class Model:
             self.family.check_unguided(negative)
         self.family.set_timesteps(scheduler, steps, latents)
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
-        options = step_options(scheduler, generators)
+        options = step_options(scheduler, generators, self.family.default("eta"))
         for number, timestep in enumerate(scheduler.timesteps, 1):
             noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
             if watch:
@@ -274,7 +252,7 @@ class Model:
     def encode_negative(self, prompt: str | None) -> Text:
         """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
         with at_work(self.pipeline):
-            return self.family.negative(prompt)
+            return said(self.family.negative(prompt), [prompt or ""])
 
     def _noise(self, generators: Sequence[torch.Generator], side: Side) -> Tensor:
         shape = self.family.latent_shape(side)
@@ -282,27 +260,42 @@ class Model:
         return torch.stack([torch.randn(shape, generator=generator, **like) for generator in generators])
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of scaled latents (batch channels height width), decoded few at a time."""
+    def decode(self, latents: Tensor, *, checked: bool = False) -> list[Image.Image]:
+        """Pictures of scaled latents (batch channels height width), decoded few at a time.
 
-        def decode(chosen: slice) -> np.ndarray:
-            pixels = self.family.decode(latents[chosen])
-            return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-        shape = tuple(latents.shape[1:])
-        size = max(1, DECODED // (shape[-2] * shape[-1]))
-        parts = in_batches(self.networks()[0].module, "decoding", len(latents), shape, size, decode)
-        return [Image.fromarray(np.ascontiguousarray(array)) for part in parts for array in part]
+        `checked` has the pipeline's safety checker, where it has one, blacken what it finds, as in its own call; otherwise
+        pictures are as the model draws them. Both are said in a warning.
+        """
+        return pictures_of(self.family, latents, checked=checked)
 
     def draw(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], batch: int | None = None, **settings: Unpack[Settings]
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        batch: int | None = None,
+        checked: bool = True,
+        **settings: Unpack[Settings],
     ) -> list[Image.Image]:
-        """Encode and sample prompts (one seed a prompt), at most `batch` pictures at a time; by default as memory allows."""
+        """Pictures as the pipeline's own call draws them (one seed a prompt).
+
+        Args:
+            prompts: what to draw.
+            seeds: one a picture.
+            batch: most pictures drawn together; by default as memory allows.
+            checked: whether the pipeline's safety checker looks at them, as of `decode`.
+            **settings: as of `denoise`.
+
+        Raises:
+            UsageError: the call's option is none of efface's.
+            EffaceError: as `denoise`.
+        """
+        require_settings(settings, (*Settings.__annotations__, "watch"))
         pictures = []
         batch = batch or limits_of(self.networks()[0].module).named or MOST
         for i in range(0, len(prompts), batch):
             text = self.encode(prompts[i : i + batch])
-            pictures += self.sample(text, seeds=seeds[i : i + batch], **settings)
+            pictures += self.sample(text, seeds=seeds[i : i + batch], checked=checked, **settings)
         return pictures
 
 

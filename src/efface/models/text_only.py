@@ -36,13 +36,14 @@ class TextPipeline:
         kind: name of the pipeline's class.
         name: what it was loaded from.
         components: tokenizers, text encoders, and a UNet without its weights.
+        vae_scale_factor: pixels of a side for each cell of the latents; None where nothing says it.
     """
 
-    vae_scale_factor: int
-    """Pixels of a side of a picture for each cell of its latents."""
+    vae = None
 
-    def __init__(self, kind: str, name: str, components: Mapping[str, Any]):
+    def __init__(self, kind: str, name: str, components: Mapping[str, Any], vae_scale_factor: int | None):
         self.kind = kind
+        self.vae_scale_factor = vae_scale_factor
         self.config = Config(_class_name=kind, _name_or_path=name)
         self.components = dict(components)
 
@@ -85,14 +86,12 @@ def from_folder(folder: Path, device: str, variant: str | None = None) -> TextPi
         if not known or not all(kind in ENCODERS for kind in encoders.values()):
             return None
         parts: dict[str, Any] = {"unet": _unet(folder / "unet", variant)}
-        sizes = _json(folder / "vae" / "config.json")
         parts |= {name: _tokenizer(folder / name, *kind) for name, kind in tokenizers.items()}
         parts |= {name: _encoder(folder / name, kind, variant).to(device) for name, kind in encoders.items()}
+        scale = _vae_scale(folder / "vae" / "config.json")
     except (EffaceError, OSError, ValueError, RuntimeError, LookupError):
         return None
-    pipeline = TextPipeline(str(index["_class_name"]), str(folder), parts)
-    pipeline.vae_scale_factor = 2 ** (len(sizes["block_out_channels"]) - 1)
-    return pipeline
+    return TextPipeline(str(index["_class_name"]), str(folder), parts, scale)
 
 
 def unet_of_checkpoint(path: Path, config: str | Path) -> Any:
@@ -127,6 +126,11 @@ def move_text_encoders(pipeline: Any, device: str) -> Any:
         if isinstance(component, nn.Module) and not any(p.is_meta for p in component.parameters()):
             component.to(device)
     return pipeline
+
+
+def _vae_scale(config: Path) -> int | None:
+    """Pixels of a side for each cell of the latents of an autoencoder."""
+    return 2 ** (len(_json(config)["block_out_channels"]) - 1) if config.exists() else None
 
 
 def _unet(folder: Path, variant: str | None) -> Skeleton:

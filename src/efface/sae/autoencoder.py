@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from efface.errors import EffaceError, UsageError
 
 Rule = Literal["topk", "batchtopk", "threshold"]
+Reads = Literal["output", "difference"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class SAEConfig:
     rule: Rule = "topk"
     """`topk`: the k largest of each vector; `batchtopk`: the k largest on average over a batch, for training;
     `threshold`: all above one learned threshold, which batchtopk becomes at inference."""
+    reads: Reads = "output"
+    """What it reads of its site: the `output`, or the `difference` output − input, as SDXL-unbox's do (arXiv 2410.22366)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.k <= self.latents:

@@ -155,7 +155,8 @@ def feature_dashboard(
     def piece(numbers: range) -> None:
         batch = [labels[i] for i in numbers]
         pictures: list[Any] = []
-        steps = capture(model, [p.prompt for p in batch], [p.seed for p in batch], config, pictures=pictures)
+        prompts, seeds = [p.prompt for p in batch], [p.seed for p in batch]
+        steps = capture(model, prompts, seeds, config, saes={site: sae}, pictures=pictures)
         gathered.add(numbers, [gathered.read(step, site, number) for number, step in enumerate(steps)], pictures)
         report(numbers.stop)
 

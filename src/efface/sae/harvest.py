@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from efface.families.sites import Site
 from efface.models.batches import in_batches
 from efface.models.mapped import released
 from efface.models.model import Model
+from efface.sae.autoencoder import SparseAutoencoder
 
 T = TypeVar("T")
 Half = Literal["conditional", "unconditional", "both"]
@@ -85,16 +86,13 @@ class HarvestCost(NamedTuple):
 
 
 @contextmanager
-def record_sites(sites: Sequence[Site], *, difference: bool = False) -> Iterator[dict[str, Tensor]]:
+def record_sites(sites: Sequence[Site]) -> Iterator[dict[str, Tensor]]:
     """Context in which every forward of the denoiser writes the sites' activations (batch tokens width) to the dictionary."""
     activations: dict[str, Tensor] = {}
 
     def recorder(site: Site) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            states = site.read(output)
-            if difference:
-                states = states - site.read(args[0] if args else kwargs["hidden_states"])
-            activations[site.name] = states.detach()
+            activations[site.name] = site.states(args, kwargs, output).detach()
 
         return hook
 
@@ -106,10 +104,24 @@ def record_sites(sites: Sequence[Site], *, difference: bool = False) -> Iterator
             handle.remove()
 
 
-def sites_of(model: Model, patterns: Sequence[str]) -> list[Site]:
-    """Sites that match the patterns, each once; raises UsageError for a pattern without a match."""
+def sites_of(
+    model: Model,
+    patterns: Sequence[str],
+    saes: Mapping[str, SparseAutoencoder] | None = None,
+    *,
+    difference: bool = False,
+) -> list[Site]:
+    """Sites that match the patterns, each once; raises UsageError for a pattern without a match.
+
+    Args:
+        model: whose denoiser has the sites.
+        patterns: for fnmatch.
+        saes: site name -> the autoencoder that reads it, which decides between output and output − input.
+        difference: whether output − input of all of them is read.
+    """
     sites = {site.name: site for pattern in patterns for site in model.sites(pattern)}
-    return list(sites.values())
+    differing = {name for name, sae in (saes or {}).items() if sae.config.reads == "difference"}
+    return [site._replace(difference=difference or name in differing) for name, site in sites.items()]
 
 
 def capture(
@@ -118,6 +130,7 @@ def capture(
     seeds: Sequence[int],
     config: HarvestConfig,
     *,
+    saes: Mapping[str, SparseAutoencoder] | None = None,
     pictures: list[Any] | None = None,
 ) -> Iterator[StepActivations]:
     """Draw one batch of pictures and yield the sites' activations, step by step.
@@ -125,14 +138,14 @@ def capture(
     Args:
         prompts: prompt of each picture.
         seeds: seed of each picture.
+        saes: site name -> the autoencoder that will read it.
         pictures: list to which the finished pictures are appended; None skips decoding.
 
     Raises:
         EffaceError: a site gave values that are not finite.
     """
-    sites = sites_of(model, config.sites)
-    weights = released(model.components().values())
-    with weights, record_sites(sites, difference=config.difference) as activations:
+    sites = sites_of(model, config.sites, saes, difference=config.difference)
+    with released(model.components().values()), record_sites(sites) as activations:
         guided = model.guides(config.guidance)
         steps = model.denoise(
             model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance, side=config.side

@@ -14,7 +14,7 @@ from efface.families.sites import Site
 from efface.models.batches import in_batches
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
-from efface.sae.harvest import HarvestConfig
+from efface.sae.harvest import HarvestConfig, sites_of
 
 
 class Quality(NamedTuple):
@@ -75,18 +75,19 @@ def _unexplained(sae: SparseAutoencoder, x: Tensor, batch: int) -> float:
 
 @contextmanager
 def reconstruct_sites(saes: dict[str, SparseAutoencoder], sites: Sequence[Site]) -> Any:
-    """Context in which the outputs of the sites are replaced by their autoencoders' reconstructions."""
+    """Context in which what autoencoders read of their sites is replaced by their reconstructions."""
 
     def hook_of(site: Site) -> Any:
         sae = saes[site.name].at_inference()
 
-        def hook(module: Any, args: Any, output: Any) -> Any:
-            states = site.read(output)
-            return site.write(output, sae(states).to(states.dtype))
+        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            states = site.states(args, kwargs, output)
+            rebuilt = sae(states).to(states.dtype)
+            return site.add(output, rebuilt - states) if site.difference else site.write(output, rebuilt)
 
         return hook
 
-    handles = [site.module.register_forward_hook(hook_of(site)) for site in sites]
+    handles = [site.module.register_forward_hook(hook_of(site), with_kwargs=True) for site in sites]
     try:
         yield
     finally:
@@ -134,6 +135,6 @@ def denoising_losses(
 
     losses = {"plain": loss()}
     for name, sae in saes.items():
-        with reconstruct_sites({name: sae}, model.sites(name)):
+        with reconstruct_sites({name: sae}, sites_of(model, (name,), {name: sae})):
             losses[name] = loss()
     return losses

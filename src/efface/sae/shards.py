@@ -21,6 +21,7 @@ from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
 from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
+from efface.sae.autoencoder import Reads
 from efface.sae.harvest import HarvestConfig, HarvestCost, harvest_cost, require_space, shapes_of, sites_of
 from efface.sae.stream import Activations
 
@@ -103,6 +104,7 @@ class Shards:
         self.rank = rank
         self.world = world
         self.names: list[str] = manifest["sites"]
+        self.reads: Reads = "difference" if manifest["config"]["difference"] else "output"
         self.count: int = manifest["shards"]
         missing = [i for i in range(self.count) if not _shard(folder, i).exists()]
         if missing:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from efface.io.checkpoint import moments_of, set_moments, with_prefix
-from efface.sae.autoencoder import SAEConfig, SparseAutoencoder, geometric_median
+from efface.sae.autoencoder import Reads, SAEConfig, SparseAutoencoder, geometric_median
 from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import average, maximum, mean, world
 from efface.sae.loss import Workspace, step, without_parallel_
@@ -24,6 +24,8 @@ class Source(Protocol):
 
     names: list[str]
     """Names of the sites."""
+    reads: Reads
+    """What of the sites the vectors are."""
 
     def round(self, index: int) -> dict[str, Tensor]:
         """Site name -> vectors (rows width); the same `index` always gives the same vectors. They hold until the next call."""
@@ -36,6 +38,7 @@ class SiteTrainer:
     Args:
         width: of the site's vectors.
         config: options of training.
+        reads: what of the site the vectors are.
         device: where it is trained; CUDA where there is one by default.
         workspaces: buffers of the steps by their size, which the sites of a run share.
     """
@@ -44,12 +47,13 @@ class SiteTrainer:
         self,
         width: int,
         config: SAETrainConfig,
+        reads: Reads = "output",
         *,
         device: torch.device | None = None,
         workspaces: dict[tuple[int, ...], Workspace] | None = None,
     ):
         latents = config.latents or config.expansion * width
-        shape = SAEConfig(width=width, latents=latents, k=config.k, rule=config.rule)
+        shape = SAEConfig(width=width, latents=latents, k=config.k, rule=config.rule, reads=reads)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config
         self.sae = SparseAutoencoder(shape, seed=config.seed).to(self.device)

@@ -221,7 +221,7 @@ def statistics(
         member = torch.tensor([[float(name in p.shows) for p in batch] for name in names])
         drawn = [
             (step.timestep, {site: sums[site].read(states, member) for site, states in step.states.items()})
-            for step in capture(model, [p.prompt for p in batch], [p.seed for p in batch], config)
+            for step in capture(model, [p.prompt for p in batch], [p.seed for p in batch], config, saes=saes)
         ]
         for number, (timestep, read) in enumerate(drawn):  # after the last step, since a piece may be drawn again
             if numbers.start == 0:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
+from efface.sae.autoencoder import Reads
 from efface.sae.harvest import HarvestConfig, capture, in_pieces, shapes_of, sites_of
 
 
@@ -82,6 +83,7 @@ class ActivationStream:
         self.rank = rank
         self.world = world
         self.names = [site.name for site in sites_of(model, config.sites)]
+        self.reads: Reads = "difference" if config.difference else "output"
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:

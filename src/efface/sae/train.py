@@ -109,7 +109,8 @@ class _Run:
             write_atomically(folder / "run.json", json.dumps(described, indent=1).encode())
         self.workspaces: dict[tuple[int, ...], Workspace] = {}
         self.trainers = {
-            name: SiteTrainer(widths[name], config, device=device, workspaces=self.workspaces) for name in source.names
+            name: SiteTrainer(widths[name], config, source.reads, device=device, workspaces=self.workspaces)
+            for name in source.names
         }
         if stored is not None:
             self._restore(stored)

@@ -12,6 +12,7 @@ from torch import Tensor
 from efface.errors import UsageError
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
+from efface.sae.harvest import sites_of
 
 
 class Region(NamedTuple):
@@ -56,18 +57,18 @@ def steer_latent(
         raise UsageError(
             f"the region {tuple(region)} is empty: give left, top, right, bottom with left < right, top < bottom."
         )
-    hooked = model.sites(site)[0]
+    hooked = sites_of(model, (site,), {site: sae})[0]
     sae = sae.at_inference()
 
-    def hook(module: Any, args: Any, output: Any) -> Any:
-        states = hooked.read(output).float()
+    def hook(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        states = hooked.states(args, kwargs, output).float()
         z = sae.encode(states.flatten(0, 1)).dense(sae.config.latents)[:, latent].view(states.shape[:2])
         change = (multiply - 1) * z + add
         if region:
             change = change * region.mask(states.shape[1], ratio).to(change)
         return hooked.add(output, (change[..., None] * sae.W_dec[latent]).to(hooked.read(output).dtype))
 
-    handle = hooked.module.register_forward_hook(hook)
+    handle = hooked.module.register_forward_hook(hook, with_kwargs=True)
     try:
         with torch.no_grad():
             yield

@@ -54,7 +54,9 @@ def main(args: list[str]) -> None:
     pictures, kinds = labelled(request.concepts, request.seeds, pipeline, options.seed)
     config = HarvestConfig(tuple(coders), **sampling_of(pipeline, request.steps, request.guidance, options))
     decided = {"steps": config.steps, "guidance": config.guidance, "sites": list(coders), "seeds": request.seeds}
-    say_decisions(drawing_rows(about_model(pipeline) | decided | {"pictures": len(pictures), "concepts": len(kinds)}))
+    say_decisions(
+        drawing_rows(about_model(pipeline, config.side) | decided | {"pictures": len(pictures), "concepts": len(kinds)})
+    )
     with ProgressBar(f"drawing {len(pictures)} pictures of {len(kinds)} concepts") as bar, drawing(bar, len(pictures)):
         by_site = statistics(Model(pipeline), coders, pictures, kinds, config)
     rows: list[tuple[str, str]] = []

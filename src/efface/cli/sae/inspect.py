@@ -59,7 +59,7 @@ def main(args: list[str]) -> None:
     labels, kinds = labelled(request.concepts, request.seeds, pipeline, options.seed)
     config = HarvestConfig((site,), **sampling_of(pipeline, request.steps, request.guidance, options))
     decided = {"steps": config.steps, "guidance": config.guidance, "site": site, "seeds": request.seeds}
-    say_decisions(drawing_rows(about_model(pipeline) | decided))
+    say_decisions(drawing_rows(about_model(pipeline, config.side) | decided))
     with ProgressBar(f"drawing {len(labels)} pictures") as progress, drawing(progress, len(labels)):
         dashboard = feature_dashboard(model, site, coder, labels, config)
     best = best_latents(dashboard, list(kinds))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from efface.closed_form.blocks import Block, compress
-from efface.closed_form.rows import subject
+from efface.closed_form.rows import require_fit, subject
 from efface.concepts.concept import Concept, default_anchor
 from efface.concepts.sentences import in_second_place, in_sentences
 from efface.errors import EffaceError
-from efface.models.model import Model, Text, require_fit
+from efface.models.model import Model, Text
 from efface.models.neighbours import beside
 
 

@@ -144,7 +144,7 @@ def erase(
     from efface.closed_form.blocks import Collected
     from efface.closed_form.gram import key_value_gram_of
     from efface.closed_form.ridge import RowPairs
-    from efface.closed_form.rows import concept_rows, with_aliases
+    from efface.closed_form.rows import concept_rows, retained_grams, with_aliases
     from efface.closed_form.weight import Balance, epoch_balance
     from efface.erasers.validation import validation_of
     from efface.erasures.provenance import provenance
@@ -155,7 +155,8 @@ def erase(
     settings = settings_for(config, concepts)
     config = replace(config, **settings._asdict())
     everyone = with_aliases(concepts, config.aliases)
-    grams = _retained_grams(model, everyone, config)
+    counts = neutral_counts(everyone, config.neutral_count)
+    grams = retained_grams(model, config.retained or "", config.keep or (), config.keep_rows, counts)
     rows = Collected(concept_rows(model, c, config.rows) for c in everyone)
     pairs = RowPairs.gather(rows)
     map_, first = _first_stage(model, everyone, Gathered(rows.blocks, pairs), grams.first, config)
@@ -193,27 +194,6 @@ def erase(
     notes = first.notes() | ({"judged": rates} if judge else {})
     origin = provenance(model, "rece", asdict(config) | weights, concepts, config.keep or (), **notes)
     return TextMap.of(origin, best.u, best.v)
-
-
-class RetainedGrams(NamedTuple):
-    """RᵀR of what is retained (each width width)."""
-
-    first: Tensor
-    """In the UCE stage."""
-    epochs: Tensor
-    """In the epochs."""
-
-
-def _retained_grams(model: Model, concepts: Sequence[Concept], config: Config) -> RetainedGrams:
-    """The neutral prompt, as often as it counts in each stage, and the prompts of `keep`."""
-    from efface.closed_form.ridge import gram_of
-    from efface.closed_form.rows import retained_rows, text_width
-
-    width = text_width(model)
-    neutral = gram_of(retained_rows(model, [config.retained or ""], config.keep_rows), width)
-    kept = gram_of(retained_rows(model, config.keep or (), config.keep_rows), width)
-    first, epochs = neutral_counts(concepts, config.neutral_count)
-    return RetainedGrams(first=first * neutral + kept, epochs=epochs * neutral + kept)
 
 
 class Gathered(NamedTuple):

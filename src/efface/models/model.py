@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from efface.errors import EffaceError, UsageError
+from efface.errors import UsageError
 from efface.families import Family, Network, Projection, family_of
 from efface.families.base import Side, execution_device
 from efface.families.drawing import require_settings
@@ -25,7 +25,7 @@ from efface.models.decoding import pictures_of
 from efface.models.precision import in_float32_where_it_fits
 from efface.models.tokens import encode_tokens
 
-__all__ = ["Model", "Settings", "Text", "require_fit"]
+__all__ = ["Model", "Settings", "Text"]
 
 
 class Settings(TypedDict, total=False):
@@ -297,13 +297,3 @@ class Model:
             text = self.encode(prompts[i : i + batch])
             pictures += self.sample(text, seeds=seeds[i : i + batch], checked=checked, **settings)
         return pictures
-
-
-def require_fit(model: Model, prompt: str) -> None:
-    """Raise EffaceError when the tokenizer would cut `prompt`."""
-    rest = model.truncated(prompt)
-    if rest:
-        raise EffaceError(
-            f"the prompt {prompt[:60]!r} is longer than the {model.max_tokens} tokens the model reads: {rest!r} would be cut; "
-            "shorten the concept."
-        )

@@ -24,9 +24,10 @@ from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
 from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.config import SAETrainConfig
 from efface.sae.files import load_sae, save_sae
-from efface.sae.harvest import ActivationStream, HarvestConfig
+from efface.sae.harvest import HarvestConfig
 from efface.sae.quality import denoising_losses, quality
 from efface.sae.statistics import statistics
+from efface.sae.stream import ActivationStream
 from efface.sae.train import train
 from recipes.emoji.data import background_colours, load_autoencoder, load_drawings, place, trained_pairs
 

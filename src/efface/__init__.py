@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from efface.api.red_team import RedTeam
     from efface.concepts.concept import Concept
     from efface.concepts.sample import Sample
-    from efface.erasures import Erasure, TextMap, WeightDelta, attached_to
+    from efface.erasures import Erasure, TextMap, WeightDelta, attached_to, check
     from efface.erasures.diffusers_hook import hook, unhook
     from efface.errors import EffaceError, UsageError
     from efface.models.load import load
@@ -43,6 +43,7 @@ _HOMES = {
     "TextMap": "efface.erasures",
     "WeightDelta": "efface.erasures",
     "attached_to": "efface.erasures",
+    "check": "efface.erasures",
     "hook": "efface.erasures.diffusers_hook",
     "unhook": "efface.erasures.diffusers_hook",
     "Model": "efface.models.model",
@@ -56,7 +57,7 @@ _HOMES = {
 
 __all__ = [
     "Concept", "EffaceError", "Erasure", "Model", "RedTeam", "Sample", "Samples", "Sampling", "TextMap", "UsageError", "WeightDelta",
-    "attached_to", "attack", "audit", "erase", "harden", "hook", "load", "unhook",
+    "attached_to", "attack", "audit", "check", "erase", "harden", "hook", "load", "unhook",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

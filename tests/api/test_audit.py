@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import efface
-from efface.api.audit import audit
+from efface.api.audit import audit, plan_audit
 from efface.api.audit_groups import audit_groups
 from efface.api.card import Group, against, write_cards
 from efface.cli import main
@@ -150,3 +150,67 @@ def test_two_erasures_are_tested_picture_by_picture(pipe, church, tmp_path):
     assert f"{change.difference:+.1%}" in (tmp_path / "card.html").read_text()
     other = audit(pipe, church, groups=groups, seeds=1, sampling=Sampling(1))
     assert against(cards[0], other) == {}  # other seeds
+
+
+SOME = [Group("concept", (Sample("a church", shows=("church",)), Sample("a church in noto style", shows=("church",))))]
+
+
+def test_what_was_drawn_is_not_drawn_again(pipe, church, tmp_path, monkeypatch):
+    """Killed after the first batch: the audit goes on from there, and gives what one without a stop gives."""
+    drawn = []
+    stop_at = [1]
+    real = Model.draw
+
+    def draw(self, prompts, **settings):
+        if len(drawn) in stop_at:
+            stop_at.clear()
+            raise KeyboardInterrupt
+        drawn.extend(prompts)
+        return real(self, prompts, **settings)
+
+    monkeypatch.setattr("efface.api.pictures.BATCH", 1)
+    monkeypatch.setattr(Model, "draw", draw)
+    options = {"groups": SOME, "seeds": 2, "sampling": Sampling(2), "folder": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        audit(pipe, church, **options)
+    card = audit(pipe, church, **options)
+    assert len(drawn) == 8  # two prompts, two seeds, before and after
+    nothing = efface.erase(pipe, "cat", method="uce")
+    audit(pipe, nothing, **options)
+    assert len(drawn) == 12  # the unerased model's pictures are shared
+    plain = audit(pipe, church, groups=SOME, seeds=2, sampling=Sampling(2))
+    assert card.to_json()["groups"] == plain.to_json()["groups"]
+    assert all(np.array_equal(a, b) for a, b in zip(card.groups[0].after, plain.groups[0].after, strict=True))
+
+
+def test_an_audit_that_goes_on_has_the_same_seeds(pipe, church, tmp_path):
+    first = plan_audit(pipe, church, groups=SOME, time_limit=2.0, sampling=Sampling(1), folder=tmp_path)
+    assert not list(tmp_path.iterdir())  # a plan writes nothing
+    first.run()
+    again = plan_audit(pipe, church, groups=SOME, time_limit=2.0, sampling=Sampling(1), folder=tmp_path)
+    assert again.seeds == first.seeds
+    assert again.seconds_each is None  # nothing is left to measure
+
+
+def test_a_damaged_picture_is_one_sentence(pipe, church, tmp_path):
+    options = {"groups": SOME[:1], "seeds": 1, "sampling": Sampling(1), "folder": tmp_path}
+    audit(pipe, church, **options)
+    path = next((tmp_path / "pictures").glob("*.png"))
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(efface.EffaceError, match="delete it"):
+        audit(pipe, church, **options)
+
+
+def test_the_card_says_what_was_decided(pipe, church, tmp_path):
+    card = audit(pipe, church, groups=SOME, seeds=1, sampling=Sampling(1))
+    page = card.save(tmp_path).read_text()
+    assert card.decisions["model"] == "emoji"
+    for text in ("emoji on cpu, float32, 64 x 64 pixels", "audited by", "led to a house", "beside it"):
+        assert text in page, text
+
+
+def test_progress_reaches_the_end(pipe, church):
+    told = []
+    audit(pipe, church, groups=SOME, seeds=1, sampling=Sampling(2), progress=lambda done, line: told.append(done))
+    assert told == sorted(told)
+    assert told[-1] == 1.0

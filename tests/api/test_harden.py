@@ -24,12 +24,13 @@ from efface.redteam.result import SampleResult
 from efface.redteam.samples import Samples
 from paths import states_of, way
 
-KEPT = ["a garbage truck", "a dog"]
+KEPT = ["a garbage truck", "a style"]  # "a dog" names the concept by its alias
 FOUND, ANCHOR = "art truck in church", "a cat"
 """A prompt as an attack on `a church` may find it, and what that prompt is to be drawn as."""
 MAPS = {
     "uce": {"rows": "subject"},
     "rece": {"rows": "all", "epochs": 1, "regulariser": 0.1},
+    "rece-sums": {"rows": "all", "epochs": 1, "regulariser": 0.1, "moments": "sum"},
     "preserve": {"share": 0.5},
     "project": {"share": 0.5},
 }
@@ -70,7 +71,10 @@ def naive(method, c, t, kept, config):
     """The edit that leads rows C to T, by stacking all rows or by pseudo-inverses."""
     eye = torch.eye(c.shape[1], dtype=torch.double)
     if method in ("uce", "rece"):
-        wide, heavy = config["ridge"] ** 0.5 * eye, config["preserve_weight"] ** 0.5 * kept
+        weight = config["preserve_weight"]
+        if config["moments"] == "mean":  # as much energy at p = 1 as the new rows have
+            weight *= c.square().sum() / kept.square().sum()
+        wide, heavy = config["ridge"] ** 0.5 * eye, weight**0.5 * kept
         return torch.linalg.lstsq(torch.cat([c, heavy, wide]), torch.cat([t, heavy, wide])).solution.T
     _, values, v = torch.linalg.svd(kept, full_matrices=False)
     energy = (values**2).cumsum(0)
@@ -82,10 +86,11 @@ def naive(method, c, t, kept, config):
     return eye + (t - c).T @ c @ outside @ inverse @ outside
 
 
-@pytest.mark.parametrize("method", MAPS)
-def test_the_new_rows_of_a_map(sd, method):
+@pytest.mark.parametrize("name", MAPS)
+def test_the_new_rows_of_a_map(sd, name):
     """M_new = M M_edit, where M_edit leads the found rows and the concept's own to their anchors."""
-    erasure = efface.erase(sd, CHURCH, method=method, keep=KEPT, **MAPS[method])
+    method = name.removesuffix("-sums")
+    erasure = efface.erase(sd, CHURCH, method=method, keep=KEPT, **MAPS[name])
     hardened, model, config = grown(sd, erasure), Model(sd), erasure.provenance.config
 
     def whole(prompts):

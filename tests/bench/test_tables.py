@@ -229,7 +229,9 @@ def test_published_rows_stand_beside_the_same_protocol_alone(tmp_path):
     assert "| published | ESD | 50 styles | 98.6% | 81.0% | 94.0% | 65.55 | 6,163 |" in text
     assert tables.as_json(found)["published"][0]["cells"]["UA"]["value"] == pytest.approx(0.9858)
     unlearncanvas_run(tmp_path / "saeuron", "saeuron")
-    assert {line.method for line in tables.leaderboard([tmp_path / "saeuron"]).published} == {"SAeUron (v3)"}
+    theirs = tables.leaderboard([tmp_path / "saeuron"])
+    assert {line.method for line in theirs.published} == {"SAeUron (v3)"}
+    assert any("second-hand: UA 87.2, IRA 85.6, CRA 74.1" in note for note in theirs.notes)
     unlearncanvas_run(tmp_path / "other", steps=50, side=256)
     (note,) = tables.leaderboard([tmp_path / "other"]).notes
     assert "steps 50 instead of 100, pixels 256 instead of 512" in note

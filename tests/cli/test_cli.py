@@ -43,6 +43,11 @@ def test_help_does_not_import_torch():
 OWN_OPTIONS = {
     "rece": ("--ridge", "--preserve-weight", "--rows", "--epochs"),
     "uce": ("--ridge", "--preserve-weight", "--rows", "--target"),
+    "gated": ("--goal", "--margin", "--never-touch", "--prior"),
+    "joint": ("--goal", "--weight", "--never-touch", "--prior"),
+    "speed": ("--alpha", "--threshold", "--matrices"),
+    "oce": ("--erase-weight", "--general-weight", "--matrices"),
+    "double-projection": ("--share", "--tolerance", "--rows"),
     "preserve": ("--ridge", "--share", "--rows"),
     "project": ("--tolerance", "--share", "--rows"),
     "saeuron": ("--site", "--gamma", "--mode"),
@@ -63,7 +68,8 @@ def needed(sd, tmp_path):
     options = tiny.coder_options(sd, tmp_path / "coder")
     named = {"coder", "site", "images", "draw_steps"}
     flags = [text for k in sorted(named) for text in (f"--{k.replace('_', '-')}", str(options[k]))]
-    return lambda method: flags if method in ("saeuron", "anchored") else []
+    own = {"saeuron": flags, "anchored": flags, "gated": ["--margin=-2"]}
+    return lambda method: own.get(method, [])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -104,6 +110,30 @@ def test_options_reach_the_method(folder, capsys, tmp_path):
     assert (shown["concepts"][0]["anchor"], shown["concepts"][0]["kind"]) == ("cat", "style")
 
 
+def test_concepts_from_a_list(folder, capsys, tmp_path):
+    path, names = str(tmp_path / "e.safetensors"), tmp_path / "names.csv"
+    names.write_text("church,object,cat\ngarbage truck,,,lorry; truck\n")
+    code, out, err = run(capsys, "erase", "gated", folder, "art", "--concepts", str(names), "-o", path, "--keep", "a dog",
+                         "--margin=-2", "--prior", "never", "--no-aliases", "--json")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["concepts"] == ["art", "church", "garbage truck"]
+    shown = json.loads(run(capsys, "show", path, "--json")[1])
+    assert [c["anchor"] for c in shown["concepts"]] == [None, "cat", " "]  # a preset has its own
+    assert shown["concepts"][2]["aliases"][-2:] == ["lorry", "truck"]
+    assert "gate of church" in err
+    assert "retained weight" in err
+    assert run(capsys, "erase", "uce", folder, "-o", path)[0] == 2
+    assert run(capsys, "erase", "uce", folder, "--concepts", str(tmp_path / "none"), "-o", path)[0] == 1
+
+
+def test_prior(folder, capsys):
+    first = json.loads(run(capsys, "prior", folder, "--json")[1])
+    assert first["bytes"] > 0
+    again = json.loads(run(capsys, "prior", folder, "--json")[1])
+    assert again["file"] == first["file"]
+    assert again["prompts"] == first["prompts"]
+
+
 def test_keep_from_a_file_and_by_default(folder, capsys, tmp_path):
     path, prompts = str(tmp_path / "e.safetensors"), tmp_path / "keep.txt"
     prompts.write_text("a dog\n\na cat\n")
@@ -125,7 +155,7 @@ def test_env(capsys):
 BAD = {
     "no command": ([], 2, ""),
     "unknown command": (["explode"], 2, "unknown"),
-    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, preserve, project, saeuron, anchored, uce"),
+    "unknown method": (["erase", "ecer", "MODEL", "church"], 2, "rece, gated, joint, preserve, project, saeuron"),
     "unknown option": (["erase", "rece", "MODEL", "church", "--strength", "2"], 2, "unrecognized options: --strength"),
     "no model": (["generate"], 2, "MODEL is missing"),
     "no number": (["generate", "MODEL", "a cat", "--steps", "x"], 2, "--steps: 'x' is not a whole number"),
@@ -191,3 +221,15 @@ def test_generate_refuses_an_erasure_of_another_model(folder, capsys, tmp_path):
     assert code == 1
     assert "other weights" in err
     assert not (tmp_path / "o.png").exists()
+
+
+def test_a_warning_of_effaces_own_is_a_sentence_as_its_errors_are():
+    import warnings
+
+    from efface.models import model
+
+    main(["--help"])
+    own = warnings.formatwarning("the end is left out.", UserWarning, model.__file__, 3)
+    assert own == "efface: the end is left out.\n"
+    assert "DeprecationWarning" in warnings.formatwarning("old", DeprecationWarning, model.__file__, 3)
+    assert "elsewhere.py:3" in warnings.formatwarning("theirs", UserWarning, "/elsewhere.py", 3)

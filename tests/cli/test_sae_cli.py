@@ -10,7 +10,7 @@ import pytest
 from efface.cli import main
 from efface.profiles.emoji.sae_data import SITES
 
-TINY = ("--steps", "2", "--images", "4", "--iterations", "3", "--batch", "64", "--latents", "64", "--k", "4")
+TINY = ("--steps", "2", "--images", "4", "--iterations", "3", "--vectors", "64", "--latents", "64", "--k", "4")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_steer_writes_before_and_after(trained, tmp_path):
 
 
 def test_harvest_says_its_cost_resumes_and_trains(tmp_path, capsys):
-    args = ["sae", "harvest", "emoji", "--images", "4", "--steps", "2", "--batch", "2", "-o", str(tmp_path), "--json"]
+    args = ["sae", "harvest", "emoji", "--images", "4", "--steps", "2", "--shard", "2", "-o", str(tmp_path), "--json"]
     assert main([*args, "--estimate"]) == 0
     cost = json.loads(capsys.readouterr().out)
     assert cost["vectors"] == 4 * 2 * 64

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -96,6 +99,17 @@ def test_surrogate_1st_needs_an_invertible_s():
     singular = torch.diag(torch.tensor([1.0] * (D - 1) + [0.0], dtype=torch.float64))
     with pytest.raises(EffaceError, match="regzero"):
         derive(pairs, map_, singular, 0.1, "1st")
+
+
+@pytest.mark.parametrize(("condition", "warned"), [(1e9, False), (3e10, True), (1e13, True)])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_large_condition_number_is_warned_of_where_the_matrix_is_inverted(form, condition, warned):
+    _, c, t, _ = problem(3)
+    basis = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).Q
+    s = basis * torch.logspace(0, -math.log10(condition), D, dtype=torch.float64) @ basis.T
+    expected = pytest.warns(UserWarning, match="condition number is .*, above 1e\\+10, of MᵀSM")
+    with expected if warned and form == "1st" else nullcontext():
+        derive(RowPairs.gather([(c, t)]), LowRankMap.identity(D), (s + s.T) / 2, 0.1, form)
 
 
 @settings(max_examples=25, deadline=None)

@@ -69,7 +69,7 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_unknown_method_and_option(sd):
-    with pytest.raises(efface.UsageError, match="rece, preserve, project, saeuron, anchored, uce"):
+    with pytest.raises(efface.UsageError, match="rece, gated, joint, preserve, project, saeuron"):
         efface.erase(sd, "church", method="ecer")
     with pytest.raises(efface.UsageError, match="strength"):
         efface.erase(sd, "church", strength=2)

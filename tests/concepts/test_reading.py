@@ -95,7 +95,7 @@ def test_an_empty_name_is_refused():
 def test_the_command_says_what_it_inferred(sd, tmp_path, capsys, monkeypatch):
     from efface.cli.erase import main
 
-    monkeypatch.setattr("efface.models.load.load", lambda name: sd)
+    monkeypatch.setattr("efface.models.load.load", lambda name, **options: sd)
     main(["uce", "SD15", "Van Gogh", "-o", str(tmp_path / "van-gogh.safetensors")])
     assert "'Van Gogh' is read as Vincent van Gogh, a style, led to 'art'." in "".join(capsys.readouterr())
     erasure = efface.Erasure.load(tmp_path / "van-gogh.safetensors")

@@ -117,7 +117,7 @@ def test_env_names_it(site):
 def test_its_method_fits_the_contract():
     assert isinstance(ERASERS.load("swap"), Eraser)
     assert isinstance(ERASERS.load("swap"), Extensible)
-    assert all(isinstance(ERASERS.load(name), Extensible) for name in ERASERS.builtin)
+    assert [name for name in ERASERS.builtin if not isinstance(ERASERS.load(name), Extensible)] == ["oce"]
 
 
 def test_its_method_adds_what_an_attack_found(sd, demo):
@@ -338,7 +338,7 @@ def test_a_plugins_command_and_protocol_run(tmp_path):
 
 
 def test_a_plugins_export_is_among_the_targets(tmp_path):
-    source = '"""Writes nothing."""\n\ndef write(erasure, pipeline, path, config, check, source):\n    """Nothing."""\n'
+    source = '"""Writes nothing."""\n\ndef write(edit, pipeline, path, config, source):\n    """Nothing."""\n'
     wheel = wheels.build_wheel(tmp_path, "out", "1", {"out.py": source}, {"efface.exports": {"void": "out:write"}})
     site = wheels.unpack(wheel, tmp_path / "site")
     assert "void" in command(site, "export", "--help").stdout

@@ -23,6 +23,12 @@ METHODS = {
     "uce-tensor": ("uce", {"rows": "subject", "target": "tensor"}),
     "rece": ("rece", {}),
     "rece-1st": ("rece", {"rows": "subject", "derivation": "standard", "epochs": 2}),
+    "joint": ("joint", {}),
+    "gated": ("gated", {"margin": -2.0}),
+    "speed": ("speed", {"threshold": 1.0}),
+    "speed-values": ("speed", {"matrices": "values", "soft": 0.5, "influence": False, "threshold": 1.0}),
+    "oce": ("oce", {}),
+    "double-projection": ("double-projection", {}),
     "preserve": ("preserve", {}),
     "project": ("project", {}),
     "saeuron-fast": ("saeuron", {"mode": "fast"}),
@@ -35,8 +41,12 @@ METHODS = {
 }
 LATENTS = {"saeuron": tiny.coder_options, "anchored": tiny.anchored_options}
 """Methods that edit latents, and what they need on a tiny pipeline."""
-MAPPED = [n for n, (method, options) in METHODS.items() if method not in LATENTS and options.get("target") != "tensor"]
-FOLDABLE = [name for name, (method, _) in METHODS.items() if method not in LATENTS]
+UNFOLDED = {*LATENTS, "gated"}
+"""Methods whose edits weights do not hold, or not all of them (tests/erasures/test_gated.py)."""
+WEIGHTS = {"uce-tensor", "speed-values", "oce"}
+"""Those whose edits are of weights."""
+MAPPED = [name for name, (method, _) in METHODS.items() if method not in UNFOLDED and name not in WEIGHTS]
+FOLDABLE = [name for name, (method, _) in METHODS.items() if method not in UNFOLDED]
 WAYS = [(name, fold) for name in METHODS for fold in (False, True) if not fold or name in FOLDABLE]
 WAYS_IDS = [f"{name}-{'folded' if fold else 'mapped'}" for name, fold in WAYS]
 
@@ -66,7 +76,7 @@ def make(tmp_path_factory):
             )
             if method in LATENTS:
                 options = options | LATENTS[method](pipe, tmp_path_factory.mktemp("coder"))
-            made[key] = (pipe, efface.erase(pipe, concept, method=method, keep=["a dog"], **options))
+            made[key] = (pipe, efface.erase(pipe, concept, method=method, keep=["a truck"], **options))
         return made[key][1]
 
     return run
@@ -131,10 +141,19 @@ def test_scale(pipe, make, draw, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_attaching_twice_or_removing_nothing_is_an_error(pipe, make, name):
-    erasure = make(pipe, name)
-    with erasure.attached(pipe), pytest.raises(efface.EffaceError, match="already attached"):
-        erasure.attach(pipe)
+def test_the_same_content_is_counted_and_removing_nothing_is_an_error(pipe, make, draw, name, tmp_path):
+    erasure, before = make(pipe, name), weights(pipe)
+    erasure.save(tmp_path / "e.safetensors")
+    again = efface.Erasure.load(tmp_path / "e.safetensors")
+    with erasure.attached(pipe):
+        once = draw(pipe)
+        with again.attached(pipe):
+            assert np.array_equal(draw(pipe), once)
+            assert [a.count for a in attached_to(pipe)] == [2]
+        assert np.array_equal(draw(pipe), once)
+        with pytest.raises(efface.EffaceError, match="already attached"):
+            erasure.attach(pipe, scale=0.5)
+    assert_same_weights(pipe, before)
     with pytest.raises(efface.EffaceError, match="not attached"):
         erasure.remove(pipe)
 

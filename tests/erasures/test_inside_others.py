@@ -237,7 +237,7 @@ def test_loaded_loras(name, when, made, tmp_path):
     from efface.export import ExportConfig, export
 
     other = efface.erase(pipeline(name), efface.Concept("dog", anchor="art"), method="uce", keep=[])
-    export(other, fresh(name), tmp_path / "lora.safetensors", ExportConfig("lora", steps=1))
+    export(other, fresh(name), tmp_path / "lora.safetensors", ExportConfig("lora", error=1e-6))
     pipe, erasure = fresh(name), made(name)
     draw = Call(pipe)
     bare = draw()

@@ -13,6 +13,7 @@ from torch import nn
 
 import efface
 import tiny
+from efface.erasures import ActivationEdit
 from efface.errors import EffaceError
 from efface.export.names import original_unet
 
@@ -163,9 +164,12 @@ def test_nodes_in_a_row_compose_as_attachments_do(sd, nodes, comfy, call, tmp_pa
     first, second = made(sd, "text", tmp_path), efface.erase(sd, "dog", method="uce", rows="all", keep=[], ridge=0.01)
     edit = made(sd, "autoencoder", tmp_path)
     patched = comfy
-    for number, erasure in enumerate((first, second, edit, edit)):
+    weaker = ActivationEdit(
+        edit.provenance, {site: e._replace(shift=e.shift + 0.5) for site, e in edit.edits.items()}, edit.saes
+    )
+    for number, erasure in enumerate((first, second, edit, weaker)):
         erasure.save(tmp_path / f"{number}.safetensors")
-        name = "EffaceApplyAutoencoderEdit" if erasure is edit else "EffaceApplyErasure"
+        name = "EffaceApplyAutoencoderEdit" if isinstance(erasure, ActivationEdit) else "EffaceApplyErasure"
         (patched,) = nodes.NODE_CLASS_MAPPINGS[name]().apply(
             patched, f"{number}.safetensors", 1.0 if number < 3 else 0.5
         )

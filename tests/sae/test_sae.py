@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efface.errors import EffaceError, UsageError
+from efface.errors import EffaceError
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder, geometric_median
 from efface.sae.files import load_sae, notes_of, save_sae
-from efface.sae.layouts import save_saelens
 from efface.sae.loss import step, without_parallel_
+from efface.sae.saelens import save_saelens
 from efface.sae.site_trainer import SiteTrainer
 from efface.sae.train import SAETrainConfig, train
 
@@ -121,6 +121,7 @@ class Clusters:
     """Sparse sums of a few directions: what an autoencoder should find."""
 
     names = ("unet.a",)
+    reads = "output"
 
     def __init__(self, rows=512, fail_at=None):
         self.rows, self.fail_at = rows, fail_at
@@ -170,8 +171,32 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     train(Clusters(), SMALL, tmp_path)
     with pytest.raises(EffaceError, match="another config"):
         train(Clusters(), SAETrainConfig(**{**vars(SMALL), "k": 2}), tmp_path)
-    with pytest.raises(UsageError, match="fewer than a batch"):
-        train(Clusters(rows=20), SMALL, tmp_path / "other")
+
+
+class Counted(Clusters):
+    """Clusters that note which rounds were asked for."""
+
+    def __init__(self, rows=512, fail_at=None):
+        super().__init__(rows, fail_at)
+        self.asked = []
+
+    def round(self, index):
+        self.asked.append(index)
+        return super().round(index)
+
+
+def test_every_round_is_drawn_once_and_a_small_one_is_one_batch(tmp_path):
+    source = Counted(rows=20)
+    train(source, SAETrainConfig(latents=32, k=3, steps=5, batch=64), tmp_path)
+    assert source.asked == [0, 1, 2, 3, 4]
+
+
+def test_a_resumed_run_draws_its_round_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(Clusters(fail_at=2), SMALL, tmp_path, save_seconds=0)
+    source = Counted()
+    train(source, SMALL, tmp_path)
+    assert source.asked == list(range(1, max(source.asked) + 1))
 
 
 def test_silent_latents_are_counted_dead():

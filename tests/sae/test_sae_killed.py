@@ -16,7 +16,8 @@ from pathlib import Path
 sys.path.insert(0, "tests/support")
 import tiny, torch
 from efface.models.model import Model
-from efface.sae.harvest import HarvestConfig, ActivationStream
+from efface.sae.harvest import HarvestConfig
+from efface.sae.stream import ActivationStream
 torch.set_num_threads(1)
 torch.manual_seed(0)  # the same weights in every process
 model = Model(tiny.stable_diffusion())

@@ -25,7 +25,7 @@ from efface.erasures.latent_edit import LatentEdit
 from efface.models.fingerprint import Fingerprint
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import load_sae, save_sae
-from efface.sae.layouts import save_saelens
+from efface.sae.saelens import save_saelens
 from efface.sae.statistics import Statistics
 
 WIDTH = 6

@@ -281,11 +281,13 @@ def pipeline(name: str) -> Any:
     return _BUILT[name]
 
 
-def own_picture(name: str, prompt: str, *, seed: int, steps: int, guidance: float, negative: str | None = None) -> Any:
-    """What the pipeline itself draws, as a picture."""
+def own_picture(
+    name: str, prompt: str, *, seed: int, steps: int, guidance: float, negative: str | None = None, output: str = "pil"
+) -> Any:
+    """What the pipeline itself draws, as a picture, or as levels of 0 to 1 (height width 3) with `output` "np"."""
     case, pipe = CASES[name], pipeline(name)
     call = dict(case.call) | {case.guidance: guidance, "num_inference_steps": steps}
-    call["generator"] = torch.Generator().manual_seed(seed)
+    call |= {"generator": torch.Generator().manual_seed(seed), "output_type": output}
     if case.negative and (negative is not None or name == "qwen-image"):
         call["negative_prompt"] = " " if negative is None else negative
     if name == "sdxl-refiner":

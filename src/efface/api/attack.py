@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from efface.api.resolve import concept_of, judge_of
 from efface.attacks import configured
 from efface.concepts.concept import Concept
+from efface.concepts.sample import SEEDS
 from efface.erasures import Erasure
 from efface.erasures.switch import ModelVariant
 from efface.errors import UsageError
@@ -74,6 +75,7 @@ def attack(
     elif options:
         raise UsageError("give either a config or its fields as options, not both.")
     chosen = prompts or target.prompts()
+    first = SEEDS.attack if sampling.seed is None else sampling.seed
     path = None if folder is None else Path(folder)
     run_of = AttackRun(
         name=method,
@@ -83,7 +85,7 @@ def attack(
         config=config,
         judge=judge_of(judge, target, pipeline),
         plan=SamplePlan(
-            samples=plan_samples(chosen, samples.count, target),
+            samples=plan_samples(chosen, samples.count, target, first),
             count=samples.count,
             settings=sampling.settings(pipeline),
             batch=samples.batch,
@@ -92,7 +94,7 @@ def attack(
     store = open_store(run_of, path)
     checked = known_sanity
     if checked is None and samples.sanity:
-        few = replace(run_of.plan, samples=plan_samples(chosen, samples.sanity, target), count=samples.sanity)
+        few = replace(run_of.plan, samples=plan_samples(chosen, samples.sanity, target, first), count=samples.sanity)
         checked = sanity(
             replace(run_of, plan=few),
             path and path / "sanity",

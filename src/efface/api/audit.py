@@ -6,22 +6,26 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.audit_groups import audit_groups, compare
 from efface.api.card import Card, Group
+from efface.api.decisions import Decisions, about_drawing
+from efface.api.pictures import PictureStore
 from efface.api.resolve import judge_of
 from efface.closed_form.certificate import certificate
-from efface.concepts.sample import SEEDS
-from efface.erasures import Erasure, TextMap
+from efface.concepts.sample import SEEDS, Sample
+from efface.erasures import Erasure, GatedMap, TextMap
 from efface.errors import UsageError
 from efface.io.digest import sha256_of_tensors
+from efface.io.progress import Progress, part, silent
 from efface.judges import Judge
 from efface.judges.criterion import criterion_for
 from efface.models.model import Model
 from efface.models.sampling import Sampling
+from efface.models.timing import seconds_each
 from efface.profiles.base import profile_of
 from efface.redteam.findings import FORMAT
 
@@ -43,6 +47,7 @@ def audit(
     red_team: RedTeam | None = None,
     sanity_cache: dict[tuple[str, str], Sanity] | None = None,
     folder: str | Path | None = None,
+    progress: Progress = silent,
 ) -> Card:
     """Draw images of the concept, its aliases, its neighbours and of unrelated things, before and after, and attack.
 
@@ -52,96 +57,181 @@ def audit(
         judge: says what images show; the model's own where it brings one. Without one, images are only compared.
         indirect: prompts that mean the concept without naming it.
         groups: prompts to use instead of those that are found.
-        time_limit: seconds; as many seeds are drawn as fit, at least one.
+        time_limit: seconds; as many seeds are drawn as fit by a rate measured on two denoising steps, at least one.
         seeds: images of every prompt, instead of a time limit.
         sampling: how every image is drawn; the model's usual way by default.
         red_team: attacks on every concept of the erasure; none by default. The time limit is not theirs.
         sanity_cache: which attacks are sound, by attack and concept, when several erasures are audited; it gets what is
             found.
-        folder: what the attacks find is kept in its `attacks`, and an audit that was stopped resumes them there.
+        folder: pictures are kept in its `pictures` as they are drawn, what the attacks find in its `attacks`: an audit that was
+            stopped goes on there, and audits of several erasures draw the unerased model's pictures once.
+        progress: told the share that is done and a line about it.
 
     Raises:
         UsageError: there is nothing to draw, an attack does not fit the model, or no judge knows what is attacked.
+    """
+    plan = plan_audit(
+        pipeline, erasure, judge=judge, indirect=indirect, groups=groups, time_limit=time_limit, seeds=seeds,
+        sampling=sampling, red_team=red_team, folder=folder,
+    )  # fmt: skip
+    return plan.run(sanity_cache, progress)
+
+
+def plan_audit(
+    pipeline: Any,
+    erasure: Erasure,
+    *,
+    judge: Judge | None = None,
+    indirect: Sequence[str] = (),
+    groups: Sequence[Group] | None = None,
+    time_limit: float = 300.0,
+    seeds: int | None = None,
+    sampling: Sampling = Sampling(),
+    red_team: RedTeam | None = None,
+    folder: str | Path | None = None,
+    measure: bool = False,
+) -> AuditPlan:
+    """Everything that `audit` decides, with two denoising steps at most; arguments and errors as of `audit`.
+
+    Args:
+        measure: take the rate of drawing also where the number of seeds needs none and something is to be drawn.
     """
     began = time.perf_counter()
     model = Model(pipeline)
     settings = sampling.settings(pipeline)
     concepts = erasure.provenance.concepts
-    attack_judge = judge  # where the model brings judges, each attacked concept has that of its own kind
     for concept in concepts if red_team else ():
         criterion_for(judge_of(judge, concept, pipeline), concept)  # raises before anything is drawn
-    judge = judge or profile_of(pipeline).judge(concepts[0])
-    groups = audit_groups(model, concepts, judge, indirect) if groups is None else groups
+    own = judge or profile_of(pipeline).judge(concepts[0])
+    groups = audit_groups(model, concepts, own, indirect) if groups is None else groups
     prompts = [sample.prompt for group in groups for sample in group.samples]
     if not prompts:
         raise UsageError("there are no prompts to audit with: give groups, or a concept with templates.")
-    count = seeds or affordable(model, prompts[0], len(prompts), time_limit - (time.perf_counter() - began), settings)
-    numbers = range(SEEDS.audit, SEEDS.audit + count)
+    store = PictureStore(model, settings, None if folder is None else Path(folder) / "pictures")
+    rate = None
+    count = seeds or store.noted("seeds", [prompts, time_limit])  # as many as the run that is resumed
+    if count is None:
+        rate = seconds_each(model, prompts, settings)
+        count = affordable(len(prompts), time_limit - (time.perf_counter() - began), rate)
+    first = SEEDS.audit if sampling.seed is None else sampling.seed
+    numbers = range(first, first + count)
     work = [(group.name, replace(sample, seed=n)) for group in groups for sample in group.samples for n in numbers]
-    texts = [sample.prompt for _, sample in work]
-    drawn_with = [sample.seed for _, sample in work]
-    before = model.draw(texts, seeds=drawn_with, **settings)
-    with erasure.attached(pipeline):
-        after = model.draw(texts, seeds=drawn_with, **settings)
-    results = []
-    for group in groups:
-        members = [i for i, (name, _) in enumerate(work) if name == group.name]
-        samples = [work[i][1] for i in members]
-        results.append(compare(group.name, samples, [before[i] for i in members], [after[i] for i in members], judge))
-    attacks: tuple[AttackResult, ...] = ()
-    if red_team:
-        attacks = _attack(pipeline, erasure, red_team, folder, attack_judge, sanity_cache, sampling)
-    return Card(
-        erasure=erasure.summary(),
-        groups=tuple(results),
+    samples = [sample for _, sample in work]
+    if measure and rate is None and not all(map(store.has, store.keys(samples) + store.keys(samples, erasure))):
+        rate = seconds_each(model, prompts, settings)
+    return AuditPlan(
+        model=model,
+        erasure=erasure,
+        groups=tuple(groups),
+        work=tuple(work),
         seeds=tuple(numbers),
-        steps=settings.get("steps", 0),
-        guidance=settings.get("guidance", 0.0),
-        judge=judge.name if judge else None,
-        seconds=round(time.perf_counter() - began, 1),
-        certificate=certificate(model, erasure) if isinstance(erasure, TextMap) else None,
-        attacks=attacks,
+        sampling=sampling,
+        judge=own,
+        # Where the model brings judges, each attacked concept has that of its own kind.
+        attack_judge=judge,
+        red_team=red_team,
+        store=store,
+        time_limit=None if seeds else time_limit,
+        folder=folder,
+        seconds_each=rate,
+        began=began,
     )
 
 
-def _attack(
-    pipeline: Any,
-    erasure: Erasure,
-    red_team: RedTeam,
-    folder: str | Path | None,
-    judge: Judge | None,
-    sanity_cache: dict[tuple[str, str], Sanity] | None,
-    sampling: Sampling,
-) -> tuple[AttackResult, ...]:
-    """Attacks on every concept of an erasure, in a folder of what determines them: two audits never meet in one."""
-    determines = (
-        FORMAT,
-        sha256_of_tensors(erasure.tensors()),
-        red_team.budget,
-        red_team.samples,
-        judge and judge.name,
-        sampling,
-    )
-    label = f"{erasure.provenance.method}-{hashlib.sha256(repr(determines).encode()).hexdigest()[:8]}"
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(folder or scratch) / "attacks" / label
-        results: list[AttackResult] = []
-        for concept in erasure.provenance.concepts:
-            results += red_team.run(
-                pipeline,
-                [erasure],
-                concept,
-                root / concept.name.replace("/", "-"),
-                judge=judge,
-                sampling=sampling,
-                sanity_cache=sanity_cache,
-            )
-        return tuple(results)
+@dataclass(frozen=True)
+class AuditPlan:
+    """An audit that is decided and not yet carried out."""
+
+    model: Model
+    erasure: Erasure
+    groups: tuple[Group, ...]
+    work: tuple[tuple[str, Sample], ...]
+    """Name of the group and sample of every picture, which is drawn before and after."""
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    judge: Judge | None
+    attack_judge: Judge | None
+    red_team: RedTeam | None
+    store: PictureStore
+    time_limit: float | None
+    """By which the number of seeds was decided."""
+    folder: str | Path | None
+    seconds_each: float | None
+    """Of one picture, measured on two steps; None where nothing was measured."""
+    began: float
+
+    @property
+    def decisions(self) -> Decisions:
+        """On which model, where, how, by which judge and how much is drawn."""
+        return about_drawing(
+            self.model.pipeline,
+            self.sampling,
+            seeds=f"{self.seeds[0]} to {self.seeds[-1]}",
+            judge=self.judge.name if self.judge else "none: pictures are only compared",
+            attacks=list(self.red_team.names) if self.red_team else None,
+        )
+
+    def run(self, sanity_cache: dict[tuple[str, str], Sanity] | None = None, progress: Progress = silent) -> Card:
+        """Draw, judge and attack; arguments as of `audit`."""
+        share = 0.5 if self.red_team else 1.0  # how long attacks take is not known
+        samples = [sample for _, sample in self.work]
+        if self.time_limit is not None:
+            prompts = [sample.prompt for group in self.groups for sample in group.samples]
+            self.store.note("seeds", [prompts, self.time_limit], len(self.seeds))
+        before = self.store.draw(samples, None, part(progress, 0.0, share / 2, "before"))
+        after = self.store.draw(samples, self.erasure, part(progress, share / 2, share, "after"))
+        results = []
+        for group in self.groups:
+            members = [i for i, (name, _) in enumerate(self.work) if name == group.name]
+            was, now = ([images[i] for i in members] for images in (before, after))
+            results.append(compare(group.name, [samples[i] for i in members], was, now, self.judge))
+        attacks = self._attack(sanity_cache, part(progress, share, 1.0)) if self.red_team else ()
+        return Card(
+            erasure=self.erasure.summary(),
+            groups=tuple(results),
+            seeds=self.seeds,
+            steps=self.store.settings.get("steps", 0),
+            guidance=self.store.settings.get("guidance", 0.0),
+            judge=self.judge.name if self.judge else None,
+            seconds=round(time.perf_counter() - self.began, 1),
+            certificate=certificate(self.model, self.erasure) if isinstance(self.erasure, TextMap | GatedMap) else None,
+            attacks=attacks,
+            decisions={name: value for name, value in self.decisions.items() if value is not None},
+        )
+
+    def _attack(
+        self, sanity_cache: dict[tuple[str, str], Sanity] | None, progress: Progress
+    ) -> tuple[AttackResult, ...]:
+        """Attacks on every concept of an erasure, in a folder of what determines them: two audits never meet in one."""
+        assert self.red_team is not None
+        judge = self.attack_judge
+        determines = (
+            FORMAT,
+            sha256_of_tensors(self.erasure.tensors()),
+            self.red_team.budget,
+            self.red_team.samples,
+            judge and judge.name,
+            self.sampling,
+        )
+        digest = hashlib.sha256(repr(determines).encode()).hexdigest()[:8]
+        concepts = self.erasure.provenance.concepts
+        with tempfile.TemporaryDirectory() as scratch:
+            root = Path(self.folder or scratch) / "attacks" / f"{self.erasure.provenance.method}-{digest}"
+            results: list[AttackResult] = []
+            for number, concept in enumerate(concepts):
+                results += self.red_team.run(
+                    self.model.pipeline,
+                    [self.erasure],
+                    concept,
+                    root / concept.name.replace("/", "-"),
+                    judge=judge,
+                    sampling=self.sampling,
+                    sanity_cache=sanity_cache,
+                    progress=part(progress, number / len(concepts), (number + 1) / len(concepts)),
+                )
+            return tuple(results)
 
 
-def affordable(model: Model, prompt: str, prompts: int, seconds: float, settings: Any) -> int:
-    """How many seeds of every prompt fit into so many seconds, before and after, at the rate of one small batch."""
-    started = time.perf_counter()
-    model.draw([prompt] * 4, seeds=range(4), **settings)
-    each = (time.perf_counter() - started) / 4
+def affordable(prompts: int, seconds: float, each: float) -> int:
+    """How many seeds of so many prompts fit into so many seconds, before and after, at so many seconds a picture."""
     return max(1, int(seconds / (2 * prompts * each)))

@@ -33,8 +33,9 @@ def audit_groups(
 
     each = max(1, most // len(concepts))
     aliases = [of(c, prompt) for c in concepts for a in c.aliases for prompt in evenly_spaced(c.prompts(a), 2)]
-    near = [prompt for c in concepts for prompt in neighbours(model, c, most)][:most]
-    kept = [prompt for c in concepts for prompt in c.keep if prompt not in near]
+    near = [prompt for c in concepts for prompt in neighbours(model, c, most, concepts)]
+    near = list(dict.fromkeys(near))[:most]
+    kept = list(dict.fromkeys(prompt for c in concepts for prompt in c.keep if prompt not in near))
     groups = {
         "concept": [of(c, prompt) for c in concepts for prompt in evenly_spaced(c.prompts(), each)],
         "aliases": aliases[:most],
@@ -42,7 +43,7 @@ def audit_groups(
         "neighbours": [beside(prompt) for prompt in near],
         "unrelated": [beside(prompt) for prompt in evenly_spaced(kept, most)],
     }
-    return [Group(name, tuple(samples)) for name, samples in groups.items() if samples]
+    return [Group(name, tuple(dict.fromkeys(samples))) for name, samples in groups.items() if samples]
 
 
 def compare(

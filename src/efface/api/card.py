@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,6 +83,8 @@ class Card:
     """What states of bounded norm can bring back, for text maps."""
     attacks: tuple[AttackResult, ...] = ()
     """What attacks brought back."""
+    decisions: dict[str, Any] = field(default_factory=dict)
+    """What was decided before anything was drawn: the model, where, how, by which judge."""
 
     def to_json(self) -> dict[str, Any]:
         """Every number of the card, without its pictures."""
@@ -93,6 +95,7 @@ class Card:
             "steps": self.steps,
             "guidance": self.guidance,
             "seconds": self.seconds,
+            "decisions": self.decisions,
             "certificate": self.certificate and self.certificate._asdict(),
             "attacks": [result.to_json() for result in self.attacks],
             "groups": {

@@ -1,64 +1,225 @@
-"""efface.erase: model, concept and method in, erasure out."""
+"""efface.erase: model, concept and method in, erasure out; everything is decided before anything is computed."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from efface.api.resolve import resolve
+from efface.api.resolve import read, resolve
 from efface.concepts.concept import Concept
 from efface.errors import UsageError
+from efface.io.progress import Progress, drawing, silent
 from efface.profiles.base import profile_of
 from efface.registry import configure
 
 if TYPE_CHECKING:
+    from efface.api.decisions import Decisions
+    from efface.erasers.base import Eraser
     from efface.erasures import Erasure
+    from efface.models.model import Model
+
+
+@dataclass(frozen=True)
+class ErasePlan:
+    """An erasure that is decided and not yet made."""
+
+    model: Model
+    method: str
+    """Name of the eraser."""
+    concepts: tuple[Concept, ...]
+    config: Any
+    """The method's Config, with everything in it that follows from the concepts."""
+    judge: Any
+    """What looks at pictures meanwhile; None without one."""
+    decisions: Decisions
+    """What the erasure's notes will hold under `decisions`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the erasure's provenance will say of it."""
+        config = dataclasses.asdict(self.config)
+        return {
+            "method": self.method,
+            "concepts": [dataclasses.asdict(concept) for concept in self.concepts],
+            "config": {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()},
+            "keep": list(config.get("keep") or ()),
+            "notes": {"decisions": self.decisions},
+        }
+
+    def cost(self) -> dict[str, Any]:
+        """Pictures that are drawn at most, and their seconds by two denoising steps; None where only the method knows."""
+        from efface.models.sampling import sampling
+        from efface.models.timing import seconds_each
+
+        pictures = self.pictures()
+        if not pictures:
+            return {"pictures": pictures, "seconds": pictures}
+        prompts = [prompt for concept in self.concepts for prompt in concept.prompts()]
+        settings: Any = sampling(self.model.pipeline, None, None)
+        return {"pictures": pictures, "seconds": round(pictures * seconds_each(self.model, prompts, settings), 1)}
+
+    def pictures(self) -> int | None:
+        """Pictures that are drawn at most; None where only the method knows."""
+        from efface.erasers import ERASERS
+        from efface.erasers.base import Drawing
+
+        eraser = ERASERS.load(self.method)
+        if not isinstance(eraser, Drawing):
+            return None
+        return eraser.pictures(self.concepts, self.config, judged=self.judge is not None)
+
+    def run(self, progress: Progress = silent) -> Erasure:
+        """Make it; raises EffaceError where the model cannot be edited."""
+        from efface.erasers import ERASERS
+
+        started = time.perf_counter()
+        pictures = self.pictures()
+        with drawing(progress, pictures) if pictures else nullcontext():
+            erasure = ERASERS.load(self.method).erase(self.model, self.concepts, self.config, self.judge)
+        seconds = round(time.perf_counter() - started, 3)
+        notes = erasure.provenance.notes | {"seconds": seconds, "decisions": self.decisions}
+        plugin = ERASERS.origin(self.method)
+        origin = dataclasses.replace(erasure.provenance, notes=notes, plugin="" if plugin is None else str(plugin))
+        return dataclasses.replace(erasure, provenance=origin)
+
+
+FEW = 5
+"""Concepts up to which one map is made for all by default."""
 
 
 def erase(
     pipeline: Any,
     concept: str | Concept | Sequence[str | Concept],
     *,
-    method: str = "rece",
+    method: str | None = None,
     config: Any = None,
     judge: Any = None,
+    as_published: bool = False,
     **options: Any,
 ) -> Erasure:
     """Make an erasure; the pipeline itself is not changed until the erasure is attached.
 
+    What was decided, and why, stands in `erasure.provenance.notes["decisions"]`; `plan_erasure` says it before.
+
     Args:
         pipeline: any diffusers pipeline of a known family.
         concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
-        method: name of the eraser ("rece", "uce").
+        method: name of the eraser ("rece", "uce"); by default `rece`, and `gated` for more than five concepts.
         config: the method's Config; by default its published values, or those that were found on this model.
-        judge: for methods that can look at pictures. RECE keeps the best epoch by a Judge whose classes name the concepts,
-            or by a function from an erasure to the share of pictures that still show them; SAeUron calibrates with a Judge.
+        judge: for methods that can look at pictures, a Judge or the short name of one ("nudenet", "clip:FOLDER:church,house",
+            or "own" for the one that the model brings). RECE keeps the best epoch by a Judge whose classes name the concepts,
+            by a detector, or by a function from an erasure to the share of pictures that still show them; SAeUron calibrates
+            with a Judge.
+        as_published: by what the method's authors ran, traps of their code included (docs/closed_form.md, docs/saeuron.md), instead
+            of the defaults; nothing is retained but what they retain.
         **options: fields of the method's Config, instead of `config`. `keep=[...]` names prompts to retain, `keep=[]`
-            none; without it the preset's, or the nearest neighbours in the model's text space are retained.
+            none; without it the preset's, or what stands beside the concept in the model's text space is retained. Prompts
+            that name the concept are left out with a warning; those that the model cuts are warned of.
 
     Raises:
-        UsageError: unknown method or option, or an empty concept.
+        UsageError: unknown method, option or judge, or an empty concept.
         EffaceError: a model that cannot be edited.
     """
-    from efface.erasers import ERASERS
-    from efface.erasers.base import Retaining
-    from efface.models.model import Model
-    from efface.models.neighbours import retained_prompts
+    from efface.models.precision import own_arithmetic
 
+    with own_arithmetic():
+        plan = plan_erasure(
+            pipeline, concept, method=method, config=config, judge=judge, as_published=as_published, **options
+        )
+        return plan.run()
+
+
+def plan_erasure(
+    pipeline: Any,
+    concept: str | Concept | Sequence[str | Concept],
+    *,
+    method: str | None = None,
+    config: Any = None,
+    judge: Any = None,
+    as_published: bool = False,
+    remarks: Sequence[str] | None = None,
+    **options: Any,
+) -> ErasePlan:
+    """Everything that `erase` decides, in a moment and without editing anything; arguments and errors as of `erase`.
+
+    Args:
+        remarks: what is known of how the concepts' names were read; by default the profile is asked of those given as text.
+    """
+    from efface.api.decisions import about_erasing, why_retained
+    from efface.erasers import ERASERS
+    from efface.erasers.base import Retaining, RetainingRows, Settling
+    from efface.models.model import Model
+    from efface.models.neighbours import checked_keep, retained_prompts
+
+    if method is not None:
+        ERASERS.load(method)  # an unknown one is refused before anything is read
+    concepts = resolve(concept, pipeline)
+    method = method or ("rece" if len(concepts) <= FEW else "gated")
     eraser = ERASERS.load(method)
     model = Model(pipeline)
-    concepts = resolve(concept, pipeline)
-    if config is None:
-        config = configure(eraser.Config, options, profile_of(pipeline).settings(method, concepts[0]))
-    elif options:
+    if config is not None and (options or as_published):
         raise UsageError("give either a config or its fields as options, not both.")
-    if isinstance(config, Retaining) and config.keep is None:
-        config = dataclasses.replace(config, keep=tuple(retained_prompts(model, concepts)))
-    started = time.perf_counter()
-    erasure = eraser.erase(model, concepts, config, judge)
-    notes = erasure.provenance.notes | {"seconds": round(time.perf_counter() - started, 3)}
-    plugin = ERASERS.origin(method)
-    origin = dataclasses.replace(erasure.provenance, notes=notes, plugin="" if plugin is None else str(plugin))
-    return dataclasses.replace(erasure, provenance=origin)
+    if config is None:
+        config = _config(eraser, options, profile_of(pipeline).settings(method, concepts[0]), concepts, as_published)
+    judge = _opened(judge, concepts[0], pipeline)
+    named = not isinstance(config, Retaining) or config.keep is not None
+    if isinstance(config, Retaining):
+        given = config.keep
+        keep = (
+            retained_prompts(model, concepts, blank=config.proposes_blank)
+            if given is None
+            else checked_keep(model, given, concepts)
+        )
+        if given is None and isinstance(config, RetainingRows):
+            keep = list(dict.fromkeys((*keep, *_erased_before(pipeline, concepts))))
+        config = config if keep == given else dataclasses.replace(config, keep=tuple(keep))
+    if isinstance(eraser, Settling):
+        config = eraser.settle(config, concepts)
+    reason = why_retained(concepts, named=named, keep=dataclasses.asdict(config).get("keep") or ())
+    said = read(concept, pipeline) if remarks is None else remarks
+    seen_by = getattr(judge, "name", judge and "a function")
+    if judge is not None and isinstance(config, Retaining) and not config.asks_judge:
+        seen_by = f"{seen_by}, which is not asked: {method} looks at no pictures by these options"
+    return ErasePlan(
+        model=model,
+        method=method,
+        concepts=concepts,
+        config=config,
+        judge=judge,
+        decisions=about_erasing(pipeline, concepts, reason, seen_by, said),
+    )
+
+
+def _opened(judge: Any, concept: Concept, pipeline: Any) -> Any:
+    """The judge of a short name, the model's own for `own`, or what was given."""
+    if not isinstance(judge, str):
+        return judge
+    from efface.api.resolve import judge_of
+    from efface.judges import open_judge
+
+    return judge_of(None, concept, pipeline) if judge == "own" else open_judge(judge)
+
+
+def _erased_before(pipeline: Any, concepts: Sequence[Concept]) -> list[str]:
+    """Prompts of what is erased on a pipeline already: retained by the next map, which acts first, they stay where the maps
+    after it put them."""
+    from efface.erasures import attached_to
+
+    names = {concept.name for concept in concepts}
+    before = [c for attachment in attached_to(pipeline) for c in attachment.erasure.provenance.concepts]
+    return [prompt for c in before if c.name not in names for prompt in c.prompts()]
+
+
+def _config(
+    eraser: Eraser, options: dict[str, Any], settings: dict[str, Any], concepts: Sequence[Concept], as_published: bool
+) -> Any:
+    """The options over the model's own settings, or over the authors', which take of the model's only the place that is edited."""
+    from efface.erasers.base import published_config
+
+    if not as_published:
+        return configure(eraser.Config, options, settings)
+    configure(eraser.Config, options)  # refuses what is unknown
+    return published_config(eraser, concepts, {k: v for k, v in settings.items() if k == "site"} | options)

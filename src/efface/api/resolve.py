@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
+from efface.concepts.reading import split_names
+from efface.concepts.words import as_read
 from efface.errors import UsageError
 from efface.profiles.base import profile_of
 
@@ -15,10 +17,14 @@ if TYPE_CHECKING:
 
 
 def resolve(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> tuple[Concept, ...]:
-    """The concepts that a user means, in the words of the model."""
+    """The concepts that a user means, in the words of the model, each once; several may stand in one string ("cat, dog").
+
+    Raises:
+        UsageError: none was given, one is empty, or the model does not know it.
+    """
     from efface.erasures import attached_to
 
-    requested = [concept] if isinstance(concept, str | Concept) else list(concept)
+    requested = _requested(concept)
     if not requested:
         raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
     for item in requested:
@@ -29,9 +35,24 @@ def resolve(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> 
     erased = [c for item in requested for c in ([item] if isinstance(item, Concept) else profile.concepts(item))]
     erased += [c for attachment in attached_to(pipeline) for c in attachment.erasure.provenance.concepts]
     names = {concept.name for concept in erased}
-    return tuple(
-        c for item in requested for c in ([item] if isinstance(item, Concept) else profile.concepts(item, names))
-    )
+    meant = [c for item in requested for c in ([item] if isinstance(item, Concept) else profile.concepts(item, names))]
+    once: dict[str, Concept] = {}
+    for concept in meant:
+        once.setdefault(as_read(concept.name), concept)
+    return tuple(once.values())
+
+
+def _requested(concept: str | Concept | Sequence[str | Concept]) -> list[str | Concept]:
+    """Concepts and single names."""
+    given = [concept] if isinstance(concept, str | Concept) else list(concept)
+    return [name for item in given for name in (split_names(item) if isinstance(item, str) else (item,))]
+
+
+def read(concept: str | Concept | Sequence[str | Concept], pipeline: Any) -> list[str]:
+    """How names were read, a sentence for everything that was inferred of them; Concepts say themselves what they are."""
+    requested = _requested(concept)
+    profile = profile_of(pipeline)
+    return [remark for item in requested if isinstance(item, str) for remark in profile.remarks(item)]
 
 
 def concept_of(concept: str | Concept | None, erasures: Sequence[Erasure], pipeline: Any) -> Concept:

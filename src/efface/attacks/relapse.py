@@ -57,16 +57,18 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     from efface.concepts.sample import evenly_spaced
     from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
+    from efface.training.groups import attention_weights, weights_of
+    from efface.training.holders import holder
     from efface.training.images import draw_concept_images
-    from efface.training.trainable import FullWeights, LoRA
 
     prompts = harmless_prompts(problem.original.model, problem.concept, config)
     chosen = evenly_spaced(prompts, config.images)
     with problem.original.attached() as model:
         pictures = draw_concept_images(model, chosen, config.images, problem.settings)
     with problem.erased.attached() as model:
-        denoiser = model.networks()[0].module
-        tuned = LoRA(denoiser, config.rank, config.seed) if config.mode == "lora" else FullWeights(denoiser)
+        low_rank = config.mode == "lora"
+        weights = attention_weights(model) if low_rank else weights_of(model, "all")
+        tuned = holder(weights, config.rank if low_rank else None, config.seed)
     lr = config.lr if config.lr is not None else 1e-4 if config.mode == "lora" else 1e-5
     optimiser = torch.optim.AdamW(tuned.parameters, lr=lr)
     start = 0

@@ -16,10 +16,19 @@ def onto_simplex(points: Tensor) -> Tensor:
     return (points - surplus.gather(-1, last)).clamp(min=0)
 
 
-def sampled(weights: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """One-hot words drawn from simplex points (samples tokens words), with the gradient of the points themselves."""
+def sampled(weights: Tensor, generators: list[torch.Generator], clip: float | None = None) -> Tensor:
+    """One-hot words drawn from simplex points (samples tokens words), with the gradient of the points themselves.
+
+    Args:
+        weights: the points.
+        generators: one a sample.
+        clip: largest entry of the gradient that reaches the points; None leaves it as it is.
+    """
     drawn = torch.stack(
         [w.detach().cpu().multinomial(1, generator=g) for w, g in zip(weights, generators, strict=True)]
     )
     hot = F.one_hot(drawn.squeeze(-1), weights.shape[-1]).to(weights)
-    return hot - weights.detach() + weights
+    through = hot - weights.detach() + weights
+    if clip is not None and through.requires_grad:
+        through.register_hook(lambda gradient: gradient.clamp(-clip, clip))
+    return through

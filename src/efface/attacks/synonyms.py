@@ -54,7 +54,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
 
 def variants(model: Model, concept: Concept, prompt: str, config: Config) -> list[str]:
     """Other prompts for the same picture, each once; none of them is the prompt itself."""
-    from efface.models.neighbours import neighbours
+    from efface.models.neighbours import nearest_words
 
     name = concept.name
 
@@ -66,7 +66,7 @@ def variants(model: Model, concept: Concept, prompt: str, config: Config) -> lis
     found += [way.format(prompt=prompt, name=name) for way in PARAPHRASES]
     if config.neighbours:
         head, tail = concept.templates[0].split("{}")
-        near = neighbours(model, concept, config.neighbours)
+        near = nearest_words(model, concept, config.neighbours)
         found += [renamed(text.removeprefix(head).removesuffix(tail)) for text in near]
     return [text for text in dict.fromkeys(found) if text != prompt][: config.most]
 

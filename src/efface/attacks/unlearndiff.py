@@ -32,17 +32,23 @@ class Config(AttackConfig):
     """Learning rate of Adam (paper: 0.01)."""
     weight_decay: float = 0.1
     """Weight decay of Adam (paper: 0.1)."""
+    clip: float | None = 1.0
+    """Largest entry of the gradient that the words drawn hand to the points of the simplex (authors' code: 1; not in the paper);
+    None leaves it as it is."""
     vocabulary: Literal["words", "all"] = "all"
     """All tokens, as published, or only whole words, so that what is found can be typed."""
 
     def __post_init__(self) -> None:
         if min(self.timesteps, self.iterations, self.length or 1) < 1:
             raise UsageError("length, timesteps and iterations must be at least 1.")
+        if self.clip is not None and not self.clip > 0:
+            raise UsageError(f"clip is {self.clip}; expected a number above 0, or None.")
 
 
+SMALL: dict[str, Any] = {"vocabulary": "words", "place": "suffix", "length": 3, "clip": None}
 BUDGETS: dict[str, dict[str, Any]] = {
-    "canvas": {"vocabulary": "words", "place": "suffix", "length": 3, "timesteps": 10, "iterations": 20, "lr": 0.05},
-    "quick": {"vocabulary": "words", "place": "suffix", "length": 3, "timesteps": 4, "iterations": 10, "lr": 0.1},
+    "canvas": SMALL | {"timesteps": 10, "iterations": 20, "lr": 0.05},
+    "quick": SMALL | {"timesteps": 4, "iterations": 10, "lr": 0.1},
 }
 
 
@@ -87,7 +93,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
             continue
         with problem.erased.attached() as model:
             for step in range(config.iterations):
-                hot = sampled(points, problem.generators(1, number, step))
+                hot = sampled(points, problem.generators(1, number, step), config.clip)
                 soft = [torch.cat([h, o] if first else [o, h]) for h, o in zip(hot @ words.table, own, strict=True)]
                 padded = torch.nn.utils.rnn.pad_sequence(soft, batch_first=True)
                 text = model.encode_tokens(beside(hot.argmax(-1)), padded)

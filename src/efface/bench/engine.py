@@ -21,6 +21,7 @@ from efface.errors import UsageError
 from efface.io.progress import Progress, silent
 from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
+from efface.models.sampling import scheduler_digest
 
 
 class Worker:
@@ -147,19 +148,15 @@ def setting_of(
     *,
     steps: int,
     guidance: float,
-    side: int | None = None,
+    side: int | tuple[int, int] | None = None,
     negative: str | None = None,
 ) -> Setting:
     """The setting of a run on a model as it stands."""
     base = json.dumps(fingerprint(model).to_json(), sort_keys=True)
-    scheduler = model.pipeline.scheduler
-    # Private entries list which values are defaults, in an order that changes from process to process.
-    config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
-    described = json.dumps([type(scheduler).__name__, config], sort_keys=True, default=str)
     return Setting(
         hashlib.sha256(base.encode()).hexdigest(),
         str(next(model.networks()[0].module.parameters()).dtype).removeprefix("torch."),
-        hashlib.sha256(described.encode()).hexdigest(),
+        scheduler_digest(model.pipeline),
         steps,
         guidance,
         side,

@@ -69,6 +69,7 @@ def leaderboard(folders: Sequence[Path]) -> Leaderboard:
     notes = list(
         dict.fromkeys(filter(None, (published.difference(run.protocol, run.unerased) for run in finished_runs)))
     )
+    notes += filter(None, [published.remark(beside.values())])
     notes += [f"{run.folder}: {sentence}" for run in finished_runs for sentence in broken_in(run.folder)]
     return Leaderboard(
         runs=finished_runs,

@@ -8,7 +8,7 @@ prompts, and its CRA of styles is of 100 unstyled pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from efface.bench.protocols.unlearncanvas import Plan
@@ -48,6 +48,9 @@ ROWS = (
     Published("SHS", (95.84, 80.42, 43.27), (80.73, 81.15, 67.99), 119.34, 1223, 31.2, 4.0),
     Published("SAeUron (v3)", (95.80, 99.10, 99.40), (78.82, 95.47, 95.58), 62.15, None, 2.8, 0.2, "saeuron"),
 )
+SAEURON_OBJECTS_MEASURED_AGAIN = (87.2, 85.6, 74.1)
+"""UA, IRA and CRA of SAeUron's 20 objects by an independent run of its public code, known second-hand. Its paper's own row was
+probably counted with unstyled pictures once per style (`repeat_unstyled`), as its code did until October 2025."""
 
 
 def rows_for(protocol: str, units: Sequence[Unit]) -> list[Row]:
@@ -62,6 +65,17 @@ def rows_for(protocol: str, units: Sequence[Unit]) -> list[Row]:
     return [line for row in ROWS if row.wording == _wording(units) for line in _rows(row)]
 
 
+def remark(rows: Iterable[Published | Row]) -> str:
+    """What must be said of published rows, as a sentence; empty where nothing must."""
+    if not any(row.method.startswith("SAeUron") for row in rows):
+        return ""
+    again = ", ".join(f"{n} {v:g}" for n, v in zip(("UA", "IRA", "CRA"), SAEURON_OBJECTS_MEASURED_AGAIN, strict=True))
+    return (
+        "SAeUron's row of objects is its paper's (version 3), probably counted with every unstyled picture once per style "
+        f"(--repeat-unstyled); measured again by others, known second-hand: {again}."
+    )
+
+
 def difference(protocol: str, units: Sequence[Unit]) -> str:
     """Why no published row compares with a run, as a sentence; empty where they do."""
     if protocol == "canvas":
@@ -74,7 +88,11 @@ def difference(protocol: str, units: Sequence[Unit]) -> str:
     other = [] if _wording(units) else ["other prompts or seeds"]
     for setting in {unit.setting for unit in units}:
         drawn = {"steps": (setting.steps, 100), "guidance": (setting.guidance, 9), "pixels": (setting.side or 512, 512)}
-        other += [f"{name} {value:g} instead of {usual:g}" for name, (value, usual) in drawn.items() if value != usual]
+        other += [
+            f"{name} {' x '.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}'} instead of {usual:g}"
+            for name, (value, usual) in drawn.items()
+            if value != usual
+        ]
         other += ["other judges"] if not all("unlearncanvas" in judge for judge in setting.judges[:2]) else []
     return f"UnlearnCanvas's published rows are not beside these: this run has {', '.join(other)}." if other else ""
 

@@ -62,10 +62,12 @@ class Actor:
     Args:
         pipeline: name, folder or file of the model.
         observers: opens judges and measures.
+        loading: arguments of `efface.load`; the precision is the run's.
     """
 
-    def __init__(self, pipeline: str, observers: Observers):
+    def __init__(self, pipeline: str, observers: Observers, loading: Mapping[str, Any]):
         self.pipeline = pipeline
+        self.loading = loading
         self.observers = observers
         self.drawing = Lock()
         self.judging = Lock()
@@ -75,7 +77,7 @@ class Actor:
     def load(self, setting: Setting) -> None:
         """Open the model and the judges; raises EffaceError when they are not those of the run."""
         torch.set_num_threads(setting.threads)
-        model = Model(load(self.pipeline, dtype=getattr(torch, setting.dtype)))
+        model = Model(load(self.pipeline, **{**self.loading, "dtype": setting.dtype}))
         observers = self.observers()
         own = setting_of(model, observers, steps=setting.steps, guidance=setting.guidance)
         # More may look on than determine the unit: the keeper of files does not.

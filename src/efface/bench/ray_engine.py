@@ -146,7 +146,7 @@ class ActorPool:
 
     def _start(self, number: int) -> None:
         """A new actor, which is given no unit before it has loaded its pipeline (on a busy cluster that may be never)."""
-        self.actors[number] = actor = self.kind.remote(self.spec.pipeline, self.spec.observers)
+        self.actors[number] = actor = self.kind.remote(self.spec.pipeline, self.spec.observers, self.spec.loading)
         self.flight[actor.load.remote(self.setting)] = (number, actor, None)
 
     def _hand_out(self, queue: Queue) -> None:

@@ -24,8 +24,8 @@ class Setting:
     """Class and configuration of the scheduler, hashed."""
     steps: int
     guidance: float
-    side: int | None
-    """Pixels; None is the model's own size."""
+    side: int | tuple[int, int] | None
+    """Pixels of each side, or width and height; None is the model's own size."""
     negative: str | None
     judges: tuple[str, ...]
     """Name and version of every judge."""
@@ -35,7 +35,11 @@ class Setting:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Setting:
         """The setting of a plain dictionary."""
-        fields: dict[str, Any] = data | {"judges": tuple(data["judges"])}
+        side = data["side"]
+        fields: dict[str, Any] = data | {
+            "judges": tuple(data["judges"]),
+            "side": tuple(side) if isinstance(side, list) else side,
+        }
         return cls(**fields)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from efface.bench.engine import Worker
 from efface.bench.observer import Observer
@@ -48,6 +49,8 @@ class WorkerSpec:
     """Judges and measures."""
     erasures: Mapping[str, Path] = field(default_factory=dict)
     """sha256 of each erasure's file -> the file, on this machine."""
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `efface.load` beside the name."""
 
     def worker(self, model: Model) -> Worker:
         """A worker in this process, on a model that is already loaded."""

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
+from pathlib import Path
 
 from efface.cli.dispatch import Command, dispatch
 from efface.errors import EffaceError
 from efface.registry import Registry
 
-NAMES = ("demo", "erase", "generate", "show", "export", "push", "audit", "attack", "harden", "sae", "bench", "env")
+NAMES = (
+    "demo", "erase", "prior", "generate", "show", "export", "push", "audit", "attack", "harden", "sae", "bench", "env",
+)  # fmt: skip
 COMMANDS: Registry[Command] = Registry(
     "command", "efface.commands", {name: f"efface.cli.{name}" for name in NAMES}, contract=Command
 )
 """In the order in which help lists them."""
+LEAN = "take a smaller --batch or --side, --dtype float16, or --offload"
 TITLE = "efface: remove concepts from text-to-image diffusion models, and prove that they are gone."
 
 
@@ -28,6 +33,12 @@ def main(argv: list[str] | None = None) -> int:
         )
     except EffaceError as error:
         return _fail(str(error), error.exit_code, args)
+    except (MemoryError, RuntimeError) as error:
+        from efface.io.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail(f"memory ran out ({str(error).splitlines()[0][:120]}): {LEAN}.", 1, args)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing half-written was left behind.", 1, args)
     except SystemExit as stop:
@@ -48,3 +59,13 @@ def _quiet() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.formatwarning = _sentence
+
+
+def _sentence(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as the command line prints it: efface's own are a sentence, like its errors."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"efface: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"

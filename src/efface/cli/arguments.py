@@ -19,6 +19,8 @@ from efface.errors import UsageError
 
 R = TypeVar("R")
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
+HIDDEN = ""
+"""In place of an option: the field cannot be named on the command line."""
 
 METAVARS = {
     "anchor": "CONCEPT",
@@ -28,7 +30,6 @@ METAVARS = {
     "coder": "FOLDER",
     "concept": "CONCEPT",
     "concepts": "CONCEPT [CONCEPT ...]",
-    "config": "FOLDER",
     "data": "FOLDER",
     "erasure": "ERASURE",
     "features": "FEATURES",
@@ -104,7 +105,7 @@ def parse_parts(
         args: the words.
         prog: what is typed before them, for help.
         description: what help begins with.
-        renamed: a field of the last part -> the option that sets it, where they differ.
+        renamed: a field of the last part -> the option that sets it, where they differ; HIDDEN for none.
     """
     headings = [heading.replace("-", "_") for heading in parts]
     kinds = list(parts.values())
@@ -152,8 +153,11 @@ def _with_metavars(request: type[R], renamed: Mapping[str, str] = NOTHING) -> ty
     for field in dataclasses.fields(request):
         hint = hints[field.name]
         own = any(getattr(extra, "metavar", None) for extra in getattr(hint, "__metadata__", ()))
-        metavar = None if own else METAVARS.get(field.name)
-        if metavar or field.name in renamed:
+        metavar = None if own or hint is bool else METAVARS.get(field.name)
+        if renamed.get(field.name) == HIDDEN:
+            hidden = Annotated[hint, tyro.conf.Suppress, tyro.conf.Fixed, tyro.conf.arg(name=f"hidden_{field.name}")]
+            changed.append((field.name, hidden, field))
+        elif metavar or field.name in renamed:
             extra = tyro.conf.arg(name=renamed.get(field.name), metavar=metavar)
             changed.append((field.name, Annotated[hint, extra], field))
     return dataclasses.make_dataclass(

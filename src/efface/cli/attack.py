@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.attack_options import AttackOptions, parse, print_findings, to_arguments
+from efface.cli.attack_options import AttackOptions, decide, parse, print_findings, print_plan, to_arguments
+from efface.cli.output import say_remarks
 from efface.cli.progress import ProgressBar
 from efface.errors import UsageError
 
@@ -31,19 +32,26 @@ class Request(AttackOptions):
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    name, request, options = parse("attack", __doc__ or "", Request, args)
+    name, request, model, options = parse("attack", __doc__ or "", Request, args)
     if not request.erasure and request.original is None:
         raise UsageError("no erasure was given: name its file with --erasure, or the unerased model with --original.")
     from efface.api.attack import attack
+    from efface.api.resolve import concept_of
     from efface.erasures import Erasure
-    from efface.models.load import load
 
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
-    pipeline = load(request.model)
-    original = None if request.original is None else load(request.original)
+    pipeline = model.load(request.model)
+    say_remarks(filter(None, [request.concept]), pipeline)
+    target = concept_of(request.concept, erasures, pipeline)
+    arguments = to_arguments(request, model)
+    decisions = decide(name, request, options, arguments, pipeline, target)
+    if request.plan:
+        print_plan(decisions, request, arguments, pipeline, target)
+        return
+    original = None if request.original is None else model.load(request.original)
     with ProgressBar(f"attacking with {name}") as progress:
         findings = attack(
-            pipeline, erasures, request.concept, method=name, budget=request.budget, original=original,
-            folder=request.output, progress=progress, **to_arguments(request), **options,
+            pipeline, erasures, target, method=name, budget=request.budget, original=original,
+            folder=request.output, progress=progress, **arguments, **options,
         )  # fmt: skip
     print_findings(findings, request.output, request.json)

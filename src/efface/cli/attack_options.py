@@ -11,9 +11,14 @@ import tyro
 from efface.attacks import ATTACKS
 from efface.cli.arguments import named_options, parse_parts
 from efface.cli.dispatch import first_word
-from efface.cli.output import result, say
+from efface.cli.model_options import HEADING, DrawingOptions, own_options, with_seed
+from efface.cli.output import result, say, say_decisions
+from efface.cli.progress import duration
+from efface.concepts.sample import SEEDS
 
 if TYPE_CHECKING:
+    from efface.api.decisions import Decisions
+    from efface.concepts.concept import Concept
     from efface.redteam.findings import Findings
 
 
@@ -37,12 +42,14 @@ class AttackOptions:
     """Denoising steps of every image."""
     guidance: float | None = None
     """Guidance scale."""
+    plan: bool = False
+    """Only say what was decided, and what drawing the samples will cost by two denoising steps; the search comes on top."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
 
-def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str, Any, dict[str, Any]]:
-    """The attack's name, the request, and those options of the attack that the user named.
+def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str, Any, DrawingOptions, dict[str, Any]]:
+    """The attack's name, the request, the model's options, and those of the attack that the user named.
 
     Raises:
         UsageError: the first word is no attack.
@@ -51,23 +58,94 @@ def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str
     usage = f"efface {command} NAME MODEL [CONCEPT] --erasure FILE [options]"
     name = first_word(ATTACKS, args, title=doc, usage=usage)
     attack = ATTACKS.load(name)
-    parts = {"general": kind, name: attack.config}
-    request, config = parse_parts(parts, args[1:], prog=f"efface {command} {name}", description=attack.about)
-    return name, request, named_options(config, args)
+    own = own_options(name, attack.config)
+    parts = {"general": kind, HEADING: DrawingOptions, name: attack.config}
+    request, model, config = parse_parts(
+        parts, args[1:], prog=f"efface {command} {name}", description=attack.about, renamed=own
+    )
+    return name, request, model, with_seed(named_options(config, args, own), config, model)
 
 
-def to_arguments(request: AttackOptions) -> dict[str, Any]:
+def to_arguments(request: AttackOptions, model: DrawingOptions) -> dict[str, Any]:
     """Arguments of `efface.api.attack.attack` that the commands attack and harden share."""
     from efface.judges import open_judge
-    from efface.models.sampling import Sampling
     from efface.redteam.samples import Samples
 
     return {
         "judge": None if request.judge is None else open_judge(request.judge),
         "prompts": request.prompt or None,
         "samples": Samples(request.samples, request.sanity_samples, request.sample_batch),
-        "sampling": Sampling(request.steps, request.guidance),
+        "sampling": model.sampling(request.steps, request.guidance),
     }
+
+
+def decide(
+    name: str,
+    request: AttackOptions,
+    options: dict[str, Any],
+    arguments: dict[str, Any],
+    pipeline: Any,
+    target: Concept,
+) -> Decisions:
+    """What is attacked, how, and by which judge it is seen; said before it starts.
+
+    Raises:
+        UsageError: no judge knows the concept, or an option of the attack is refused.
+    """
+    from efface.api.decisions import about_drawing
+    from efface.api.resolve import judge_of
+    from efface.attacks import configured
+    from efface.judges.criterion import criterion_for
+    from efface.report.decisions import drawing_rows
+
+    judge = judge_of(arguments["judge"], target, pipeline)
+    criterion_for(judge, target)
+    config = dataclasses.asdict(configured(name, request.budget, **options))
+    decisions = about_drawing(
+        pipeline,
+        arguments["sampling"],
+        attack=name,
+        budget=request.budget,
+        concept=f"{target.name} ({target.kind})",
+        samples=request.samples,
+        sanity_samples=request.sanity_samples,
+        first_seed=SEEDS.attack,
+        judge=judge.name,
+        options=[f"{key} {value}" for key, value in config.items() if value not in (None, ())],
+    )
+    say_decisions(drawing_rows(decisions))
+    return decisions
+
+
+def print_plan(
+    decisions: Decisions,
+    request: AttackOptions,
+    arguments: dict[str, Any],
+    pipeline: Any,
+    target: Concept,
+    rounds: int = 1,
+) -> None:
+    """What a search would begin with, and what that costs."""
+    from efface.models.model import Model
+    from efface.models.timing import model_bytes, seconds_each
+
+    pictures = rounds * 2 * request.samples + 2 * request.sanity_samples  # by the original and by the erased model
+    settings = arguments["sampling"].settings(pipeline)
+    seconds = pictures * seconds_each(Model(pipeline), list(request.prompt) or target.prompts(), settings)
+    data = decisions | {
+        "pictures": pictures,
+        "seconds": round(seconds, 1),
+        "search_seconds": None,
+        "model_bytes": model_bytes(pipeline),
+    }
+    rows = [
+        (
+            "pictures",
+            f"{pictures} of the samples at least, about {duration(seconds)}; what the search draws is not known",
+        ),
+        ("weights", f"{data['model_bytes'] / 1e9:,.2f} GB"),
+    ]
+    result(data, as_json=request.json, rows=rows)
 
 
 def print_findings(findings: Findings, folder: Path, as_json: bool) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from efface.cli.arguments import parse
-from efface.cli.output import result, say
+from efface.cli.model_options import parse_on_model
+from efface.cli.output import result, say, say_decisions
+from efface.cli.progress import duration
 from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.api.audit import AuditPlan
+    from efface.api.card import Card
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Request:
     indirect: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A prompt that means the concept without naming it, once for each."""
     time_limit: str = "5min"
-    """Time for the first erasure: 90s, 5min, 1h; the others are drawn on the same seeds."""
+    """Time for the first erasure: 90s, 5min, 1h; the others are drawn on the same seeds. An audit that was stopped goes on in
+    its folder."""
     seeds: int | None = None
     """Pictures of every prompt, instead of as many as the time affords."""
     steps: int | None = None
@@ -44,25 +51,27 @@ class Request:
     """How far each attack goes: published, canvas or quick; canvas on the emoji canvas, published elsewhere."""
     samples: int = 8
     """Samples (a prompt and a seed each) that each attack is given."""
+    plan: bool = False
+    """Only say what will be drawn and what it will cost, measured on two denoising steps."""
     json: bool = False
     """Print the card's JSON instead of a table."""
 
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface audit", description=__doc__)
+    request, model = parse_on_model(Request, args, prog="efface audit", description=__doc__)
     if not request.erasure:
         raise UsageError("no erasure was given: name its file with --erasure.")
     time_limit = seconds_of(request.time_limit)
     if request.seeds is not None and request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
-    from efface.api.audit import audit
+    from efface.api.audit import plan_audit
     from efface.api.card import write_cards
     from efface.api.red_team import RedTeam
+    from efface.cli.progress import ProgressBar
     from efface.erasures import Erasure
+    from efface.io.progress import part
     from efface.judges import open_judge
-    from efface.models.load import load
-    from efface.models.sampling import Sampling
     from efface.profiles.base import profile_of
     from efface.redteam.samples import Samples
 
@@ -71,39 +80,83 @@ def main(args: list[str]) -> None:
         level = request.budget or "published"
         red_team = RedTeam(request.attacks, level, Samples(request.samples))  # refuses unknown names
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
-    pipeline = load(request.model)
+    pipeline = model.load(request.model)
     if red_team and request.budget is None:
         red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
     judge = None if request.judge is None else open_judge(request.judge)
-    cards = []
-    seeds = request.seeds
-    sanity_cache = {}
-    for path, erasure in zip(request.erasure, erasures, strict=True):
-        say(f"auditing {path}")
-        card = audit(
+    plans: list[AuditPlan] = []
+    for erasure in erasures:
+        plan = plan_audit(
             pipeline,
             erasure,
             judge=judge,
             indirect=request.indirect,
             time_limit=time_limit,
-            seeds=seeds,
-            sampling=Sampling(request.steps, request.guidance),
+            # The same pictures for all, so that they can be compared one by one.
+            seeds=len(plans[0].seeds) if plans else request.seeds,
+            sampling=model.sampling(request.steps, request.guidance),
             red_team=red_team,
-            sanity_cache=sanity_cache,
             folder=request.output,
+            measure=not plans,
         )
-        cards.append(card)
-        seeds = len(cards[0].seeds)  # the same pictures for all, so that they can be compared one by one
+        plans.append(plan)
+    _say_plans(plans, request)
+    if request.plan:
+        return
+    cards = []
+    sanity_cache = {}
+    with ProgressBar("auditing") as progress:
+        for number, plan in enumerate(plans):
+            share = part(progress, number / len(plans), (number + 1) / len(plans), str(request.erasure[number]))
+            cards.append(plan.run(sanity_cache, share))
     page = write_cards(cards, request.output)
-    rows = [("card", str(page))]
+    data = {"card": str(page), "cards": [card.to_json() for card in cards]}
+    result(data, as_json=request.json, rows=[("card", str(page)), *_rows(cards)])
+
+
+def _rows(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
+    """What each erasure did to each group of prompts, and what each attack brought back."""
     for card in cards:
+        method = card.erasure["method"]
         for group in card.groups:
             shown = f"{group.shown_before.value:.0%} → {group.shown_after}, " if group.shown_before else ""
-            rows.append((f"{card.erasure['method']} {group.name}", f"{shown}pictures differ by {group.distance:.3f}"))
+            yield f"{method} {group.name}", f"{shown}pictures differ by {group.distance:.3f}"
         for attack in card.attacks:
-            rows.append((f"{card.erasure['method']} {attack.attack}", attack.line))
-    data = {"card": str(page), "cards": [card.to_json() for card in cards]}
-    result(data, as_json=request.json, rows=rows)
+            yield f"{method} {attack.attack}", attack.line
+
+
+def _say_plans(plans: Sequence[AuditPlan], request: Request) -> None:
+    """What was decided and what it will cost; the whole result where only that is asked for."""
+    from efface.models.timing import model_bytes
+    from efface.report.decisions import drawing_rows
+
+    first = plans[0]
+    missing = pictures_missing(plans)
+    seconds = 0.0 if not missing else None if first.seconds_each is None else round(missing * first.seconds_each, 1)
+    weights = model_bytes(first.model.pipeline)
+    say_decisions([("erasure", ", ".join(map(str, request.erasure))), *drawing_rows(first.decisions)])
+    attacked = "; attacks take their own time" if first.red_team else ""
+    time_needed = (
+        "" if first.seconds_each is None else f", about {duration(seconds or 0)} at {first.seconds_each:.3g} s each"
+    )
+    say(f"{missing} pictures still to draw{time_needed}{attacked}; {weights / 1e9:,.2f} GB of weights")
+    if request.plan:
+        data = first.decisions | {"erasures": [str(path) for path in request.erasure], "pictures": missing}
+        data |= {"seconds": seconds, "model_bytes": weights}
+        rows = [(name, str(data[name])) for name in ("pictures", "seconds", "model_bytes")]
+        result(data, as_json=request.json, rows=rows)
+
+
+def pictures_missing(plans: Sequence[AuditPlan]) -> int:
+    """Pictures that audits of several erasures still have to draw, those of the unerased model once."""
+    keys = {
+        key
+        for plan in plans
+        for erasure in (None, plan.erasure)
+        for key in plan.store.keys([sample for _, sample in plan.work], erasure)
+        if not plan.store.has(key)
+    }
+    return len(keys)
 
 
 def seconds_of(text: str) -> float:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from efface.cli.arguments import parse
-from efface.cli.output import progress, result, say
+from efface.cli.model_options import parse_on_model
+from efface.cli.output import result, say_decisions
 
 if TYPE_CHECKING:
     from efface.profiles.emoji.score import Rates
@@ -34,14 +34,16 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface demo", description=__doc__)
-    from efface.api.erase import erase
+    request, options = parse_on_model(Request, args, prog="efface demo", description=__doc__)
+    from efface.api.erase import plan_erasure
+    from efface.cli.progress import ProgressBar
     from efface.errors import UsageError
     from efface.io.images import save_picture
-    from efface.models.load import load
+    from efface.io.progress import drawing
     from efface.models.model import Model
     from efface.profiles.emoji.score import draw_and_judge, rates
     from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
+    from efface.report.decisions import erasing_rows
     from efface.report.grid import image_grid
 
     if request.concept not in BENCHMARK:
@@ -50,9 +52,10 @@ def main(args: list[str]) -> None:
         )
     request.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    pipeline = load("emoji")
-    say(f"erasing {request.concept!r} with {request.method}")
-    erasure = erase(pipeline, request.concept, method=request.method)
+    pipeline = options.load("emoji")
+    plan = plan_erasure(pipeline, request.concept, method=request.method)
+    say_decisions([("method", request.method), *erasing_rows(plan.to_json())])
+    erasure = plan.run()
     path = request.output / f"{request.concept.replace(' ', '-')}.safetensors"
     picture = request.output / "demo.png"
     size = erasure.save(path)
@@ -61,11 +64,12 @@ def main(args: list[str]) -> None:
     pairs += [(name, STYLES[i % len(STYLES)]) for i, name in enumerate(n for n in BENCHMARK if n != request.concept)]
     model = Model(pipeline)
     drawings = {}
-    for when in progress(("before", "after"), "drawing and judging"):
-        if when == "after":
-            erasure.attach(pipeline)
-        drawings[when] = draw_and_judge(model, pairs, seeds=range(request.seeds))
-    erasure.remove(pipeline)
+    seeds = range(options.seed or 0, (options.seed or 0) + request.seeds)
+    count = 2 * len(pairs) * request.seeds
+    with ProgressBar(f"drawing and judging {count} pictures") as progress, drawing(progress, count):
+        drawings["before"] = draw_and_judge(model, pairs, seeds=seeds, side=options.size)
+        with erasure.attached(pipeline):
+            drawings["after"] = draw_and_judge(model, pairs, seeds=seeds, side=options.size)
 
     columns = chosen_columns(request.concept, pairs)
     rows = [[at_this_time.image(pair, 0) for pair in columns] for at_this_time in drawings.values()]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.cli.dispatch import first_word
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
+from efface.erasers.base import ClosedForm
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
+    from efface.api.erase import ErasePlan
     from efface.cli.erase_options import Request
+    from efface.cli.model_options import DrawingOptions
+    from efface.concepts.listing import Entry
 
 
 def main(args: list[str]) -> None:
@@ -25,77 +30,127 @@ def main(args: list[str]) -> None:
     _erase(method, *parse(method, args[1:]))
 
 
-def _erase(method: str, request: Request, options: dict[str, Any]) -> None:
-    from efface.api.erase import erase
-    from efface.cli.output import result, say
-    from efface.models.load import load
+def _erase(method: str, request: Request, model: DrawingOptions, options: dict[str, Any]) -> None:
+    from efface.api.erase import plan_erasure
+    from efface.cli.output import result, say_decisions
+    from efface.cli.progress import ProgressBar
+    from efface.families import family_of
+    from efface.report.decisions import erasing_rows
 
-    output = _destination(request)
-    pipeline = load(request.model)
-    concepts = _concepts(request, pipeline)
-    settings = {"config": _published(method, concepts, pipeline, options)} if request.as_published else options
-    erasure = erase(pipeline, concepts, method=method, judge=_judge(request, concepts, pipeline), **settings)
-    data: dict[str, Any] = {
-        "output": str(output),
-        "method": method,
-        "concepts": [concept.name for concept in concepts],
-        "seconds": erasure.provenance.notes["seconds"],
-        "bytes": erasure.save(output),
-    }
-    keep = erasure.provenance.keep
-    if "keep" not in options and keep:
-        say(f"retained {len(keep)} prompts: {', '.join(keep[:6])}{'…' if len(keep) > 6 else ''}")
+    entries = _entries(request)
+    output = _destination(request, entries[0].name)
+    pipeline = model.load(request.model, text_only=_reads_only_text(method, request))
     if request.preview:
-        from efface.api.preview import preview
-        from efface.models.sampling import Sampling
+        family_of(pipeline).require_drawable()
+    concepts, remarks = _concepts(request, entries, pipeline)
+    plan = plan_erasure(
+        pipeline,
+        concepts,
+        method=method,
+        judge=request.judge,
+        as_published=request.as_published,
+        remarks=remarks,
+        **options,
+    )
+    rows = [("method", method), *erasing_rows(plan.to_json())]
+    say_decisions(rows)
+    if request.plan:
+        _print_plan(plan, request, output)
+        return
+    with ProgressBar(f"erasing with {method}") as progress:
+        erasure = plan.run(progress)
+        data: dict[str, Any] = {
+            "output": str(output),
+            "method": method,
+            "concepts": [concept.name for concept in concepts],
+            "seconds": erasure.provenance.notes["seconds"],
+            "bytes": erasure.save(output),
+        }
+        if request.preview:
+            from efface.api.preview import preview
 
-        preview(pipeline, erasure, request.preview, sampling=Sampling(steps=request.steps))
-        data["preview"] = str(request.preview)
+            preview(pipeline, erasure, request.preview, sampling=model.sampling(request.steps), progress=progress)
+            data["preview"] = str(request.preview)
+    data |= _of_list(erasure.provenance.notes)
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in data.items()]
     result(data, as_json=request.json, rows=rows)
 
 
-def _published(method: str, concepts: tuple[Concept, ...], pipeline: Any, options: dict[str, Any]) -> Any:
-    """The paper's own options, with the public code's traps; of the model's settings only the place that is edited."""
-    from efface.profiles.base import profile_of
-
-    eraser = ERASERS.load(method)
-    site = {k: v for k, v in profile_of(pipeline).settings(method, concepts[0]).items() if k == "site"}
-    return eraser.Config(**site | dict(eraser.PUBLISHED) | options)
+def _reads_only_text(method: str, request: Request) -> bool:
+    """Whether nothing will be drawn."""
+    return isinstance(ERASERS.load(method), ClosedForm) and request.judge is None and request.preview is None
 
 
-def _destination(request: Request) -> Path:
+def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:
+    """What would be done, and what it would cost."""
+    from efface.cli.output import result
+    from efface.models.timing import model_bytes
+
+    cost = plan.cost()
+    drawn = f"at most {cost['pictures']}, about {cost['seconds']} s of drawing"
+    data = plan.to_json() | {"output": str(output), "model_bytes": model_bytes(plan.model.pipeline)} | cost
+    rows = [
+        ("would write", str(output)),
+        ("pictures", {None: "as many as the method needs", 0: "none are drawn"}.get(cost["pictures"], drawn)),
+        ("weights", f"{data['model_bytes'] / 1e9:,.2f} GB"),
+    ]
+    result(data, as_json=request.json, rows=rows)
+
+
+def _of_list(notes: dict[str, Any]) -> dict[str, Any]:
+    """What a method for lists found, which is also said: the weight, each concept's gate, what may suffer."""
+    from efface.cli.output import say
+
+    for remark in notes.get("remarks", ()):
+        say(remark)
+    found = {name: notes[name] for name in ("gates", "may_suffer") if notes.get(name)}
+    for name, gate in sorted(found.get("gates", {}).items(), key=lambda item: item[1]["margin"]):
+        refused = f", without a gate: {', '.join(gate['refused'])}" if gate["refused"] else ""
+        say(f"gate of {name}: margin {gate['margin']:.2f}{refused}")
+    for prompt, share in found.get("may_suffer", {}).items():
+        say(f"may suffer: {prompt!r}, which moves by {share:.2f} of its distance to the nearest other prompt")
+    return {"may_suffer": list(found["may_suffer"])} if "may_suffer" in found else {}
+
+
+def _entries(request: Request) -> list[Entry]:
+    """The concepts that were named, and those of a list, each once."""
+    from efface.concepts.listing import Entry, read_list
+
+    entries = [Entry(name) for name in request.concepts]
+    entries += [] if request.listed is None else read_list(request.listed)
+    if not entries:
+        raise UsageError(
+            "no concept was given: name what is to be erased, for example 'church', or give --concepts FILE."
+        )
+    return list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
+
+
+def _destination(request: Request, first: str) -> Path:
     """Where the erasure goes; refuses missing folders before anything is computed."""
-    if not request.concepts:
-        raise UsageError("no concept was given: name what is to be erased, for example 'church'.")
-    output = request.output or Path(f"{request.concepts[0].replace(' ', '-')}.safetensors")
+    output = request.output or Path(f"{first.replace(' ', '-')}.safetensors")
     for path in filter(None, (output, request.preview)):
         if not path.absolute().parent.is_dir():
             raise EffaceError(f"the folder of {path} does not exist: nothing was computed; make it or choose another.")
     return output
 
 
-def _concepts(request: Request, pipeline: Any) -> tuple[Concept, ...]:
-    """The concepts in the words of the model, with the kind and anchor that the user gave."""
-    from efface.api.resolve import resolve
-    from efface.cli.output import say
+def _concepts(request: Request, entries: Sequence[Entry], pipeline: Any) -> tuple[tuple[Concept, ...], list[str]]:
+    """The concepts in the words of the model, with the kind, anchor and aliases that the user gave, and how names were read."""
+    from efface.api.resolve import read, resolve
     from efface.profiles.base import profile_of
 
-    if request.kind is None:
-        for name in request.concepts:
-            for remark in profile_of(pipeline).remarks(name):
-                say(remark)
-    changes: dict[str, Any] = {} if request.kind is None else {"kind": request.kind}
-    if request.anchor is not None:
-        changes |= {"anchor": request.anchor, "neutral": ()}
-    return tuple(dataclasses.replace(concept, **changes) for concept in resolve(request.concepts, pipeline))
-
-
-def _judge(request: Request, concepts: tuple[Concept, ...], pipeline: Any) -> Any:
-    """The judge that looks at pictures while an erasure is made, if one was named."""
-    if request.judge is None:
-        return None
-    from efface.api.resolve import judge_of
-    from efface.judges import open_judge
-
-    return judge_of(None, concepts[0], pipeline) if request.judge == "own" else open_judge(request.judge)
+    profile = profile_of(pipeline)
+    resolved = iter(resolve([entry.name for entry in entries], pipeline))
+    unsaid = [entry.name for entry in entries if entry.kind is None and request.kind is None]
+    remarks = read(unsaid, pipeline) if unsaid else []
+    concepts: list[Concept] = []
+    for entry in entries:
+        kind = entry.kind or request.kind
+        anchor = request.anchor if entry.anchor is None else entry.anchor
+        changes: dict[str, Any] = {} if kind is None else {"kind": kind}
+        changes |= {} if anchor is None else {"anchor": anchor, "neutral": ()}
+        for _ in profile.concepts(entry.name):
+            concept = next(resolved)
+            aliases = tuple(dict.fromkeys((*concept.aliases, *entry.aliases)))
+            concepts.append(dataclasses.replace(concept, aliases=aliases, **changes))
+    return tuple(concepts), remarks

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.arguments import parse
-from efface.cli.output import batched, progress, result
+from efface.cli.model_options import parse_on_model
+from efface.cli.output import batched, result, say_decisions
 from efface.errors import UsageError
 
 BATCH = 16
-"""Pictures drawn between two steps of the progress bar."""
+"""Pictures drawn together."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,37 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface generate", description=__doc__)
+    request, options = parse_on_model(Request, args, prog="efface generate", description=__doc__, seeded=False)
     if not request.prompts:
         raise UsageError("no prompt was given: name what to draw, for example 'a cat in noto style'.")
+    from efface.api.decisions import about_drawing
+    from efface.cli.progress import ProgressBar
     from efface.erasures import Erasure
     from efface.io.images import save_picture
-    from efface.models.load import load
+    from efface.io.progress import drawing
     from efface.models.model import Model
-    from efface.models.sampling import sampling
+    from efface.report.decisions import drawing_rows
     from efface.report.grid import image_grid
 
     erasures = [Erasure.from_pretrained(path) for path in request.erasure]
-    pipeline = load(request.model)
+    pipeline = options.load(request.model)
     model = Model(pipeline)
-    settings = sampling(pipeline, request.steps, request.guidance)
+    sampling = options.sampling(request.steps, request.guidance, request.negative)
+    settings = sampling.settings(pipeline)
     work = [(prompt, seed) for prompt in request.prompts for seed in request.seeds]
+    seeds = [str(seed) for seed in request.seeds]
+    decisions = about_drawing(pipeline, sampling, seeds=seeds)
+    say_decisions([*drawing_rows(decisions), *(("erasure", str(path)) for path in request.erasure)])
     started = time.perf_counter()
     with ExitStack() as stack:
         for erasure in erasures:
             stack.enter_context(erasure.attached(pipeline, scale=request.scale, fold=request.fold, force=request.force))
+        progress = stack.enter_context(ProgressBar(f"drawing {len(work)} pictures"))
+        stack.enter_context(drawing(progress, len(work)))
         pictures = []
-        for chunk in progress(batched(work, BATCH), f"drawing {len(work)} pictures in {settings['steps']} steps"):
-            prompts, seeds = zip(*chunk, strict=True)
-            pictures += model.draw(prompts, seeds=seeds, negative=request.negative, **settings)
+        for chunk in batched(work, options.batch or BATCH):
+            prompts, numbers = zip(*chunk, strict=True)
+            pictures += model.draw(prompts, seeds=numbers, **settings)
     seconds = time.perf_counter() - started
     count = len(request.seeds)
     if len(work) == 1:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.attack_options import AttackOptions, parse, to_arguments
-from efface.cli.output import result
+from efface.cli.attack_options import AttackOptions, decide, parse, print_plan, to_arguments
+from efface.cli.output import result, say_remarks
 from efface.cli.progress import ProgressBar
 from efface.errors import EffaceError, UsageError
 
@@ -34,7 +34,7 @@ class Request(AttackOptions):
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    name, request, options = parse("harden", __doc__ or "", Request, args)
+    name, request, model, options = parse("harden", __doc__ or "", Request, args)
     if request.erasure is None or request.output is None:
         raise UsageError("give the erasure's file (--erasure FILE) and where the hardened one goes (-o FILE).")
     if not request.output.absolute().parent.is_dir():
@@ -42,15 +42,23 @@ def main(args: list[str]) -> None:
             f"the folder of {request.output} does not exist: nothing was computed; make it or choose another."
         )
     from efface.api.harden import harden
+    from efface.api.resolve import concept_of
     from efface.erasures import Erasure
-    from efface.models.load import load
 
     erasure = Erasure.from_pretrained(request.erasure)
+    pipeline = model.load(request.model)
+    say_remarks(filter(None, [request.concept]), pipeline)
+    target = concept_of(request.concept, [erasure], pipeline)
+    arguments = to_arguments(request, model)
+    decisions = decide(name, request, options, arguments, pipeline, target)
+    if request.plan:
+        print_plan(decisions | {"rounds": request.rounds}, request, arguments, pipeline, target, request.rounds + 1)
+        return
     with ProgressBar(f"hardening against {name}") as progress:
         hardened = harden(
-            load(request.model), erasure, request.concept, rounds=request.rounds, max_drop=request.max_drop,
+            pipeline, erasure, target, rounds=request.rounds, max_drop=request.max_drop,
             method=name, budget=request.budget, folder=request.output.with_suffix(".attacks"), progress=progress,
-            **to_arguments(request), **options,
+            **arguments, **options,
         )  # fmt: skip
     data = hardened.to_json() | {"output": str(request.output), "bytes": hardened.erasure.save(request.output)}
     rows = []

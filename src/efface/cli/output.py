@@ -22,6 +22,21 @@ def say(text: str) -> None:
     notices.print(text, style="dim", markup=False)
 
 
+def say_decisions(rows: Sequence[tuple[str, str]]) -> None:
+    """What was decided, a line each, on standard error, before anything starts."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        notices.print(f"{name:{width}}  {value}", style="dim", markup=False, soft_wrap=True)
+
+
+def say_remarks(names: Iterable[str], pipeline: Any) -> None:
+    """How names of concepts were read, where that is not plain."""
+    from efface.api.resolve import read
+
+    for remark in read(tuple(names), pipeline):
+        say(remark)
+
+
 def progress(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
     """A progress bar on a terminal, one plain line elsewhere; `total` for items that do not know their number."""
     total = len(items) if total is None and isinstance(items, Sequence) else total

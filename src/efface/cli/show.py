@@ -25,23 +25,21 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request = parse(Request, args, prog="efface show", description=__doc__)
-    from efface.erasures import Erasure
+    from efface.erasures.summary import summary_in
     from efface.io.hub import erasure_file
+    from efface.report.decisions import erasing_rows
 
     file = erasure_file(request.file.as_posix())
-    data = Erasure.load(file).summary()
+    data = summary_in(file)
     data["file_bytes"] = file.stat().st_size
-    keep = data["keep"]
     rows = [
-        ("concepts", ", ".join(f"{c['name']} ({c['kind']})" for c in data["concepts"])),
         ("method", data["method"] + (f" (plugin: {data['plugin']})" if "plugin" in data else "")),
         ("kind", data["kind"]),
-        ("config", ", ".join(f"{k} {v}" for k, v in data["config"].items() if k != "keep")),
+        *erasing_rows(data),
         *(
             (f"latents for {name}", ", ".join(f"{c['latent']} at {c['levels']} levels" for c in chosen[:6]))
             for name, chosen in data["notes"].get("chosen", {}).items()
         ),
-        ("retained", f"{len(keep)} prompts" + (f": {', '.join(keep[:4])}…" if keep else "")),
         (
             "base model",
             f"{data['base']['family']}, text width {data['base']['width']}, structure {data['base']['structure'][:12]}",

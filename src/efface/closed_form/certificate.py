@@ -17,13 +17,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from efface.closed_form.closed_gate import Spectrum, closed_distance
 from efface.closed_form.gram import key_value_gram_of
 from efface.closed_form.maps import LowRankMap
 from efface.closed_form.nullspace import rounding
 from efface.closed_form.rows import concept_rows
-from efface.erasures import TextMap
+from efface.concepts.sample import evenly_spaced
+from efface.erasures import Erasure, GatedMap, TextMap
 from efface.errors import EffaceError
 from efface.models.model import Model
+
+MOST = 4
+"""Concepts of a gated map that a certificate looks at: each takes two decompositions of the width."""
 
 
 class Curve(NamedTuple):
@@ -40,26 +45,69 @@ class Curve(NamedTuple):
 
 
 def certificate(
-    model: Model, erasure: TextMap, norms: Sequence[float] = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 100)
+    model: Model, erasure: Erasure, norms: Sequence[float] = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 100)
 ) -> Curve:
     """The recoverable share through a text map on its own model, for the concept's rows from the last subject token on.
 
+    Through a gated map it is the larger of two: of states that leave the concept's gates shut, and of states that open its
+    gates alone or those of all concepts. With `union` no other case exists; without, other sets of concepts may act. Of more
+    than MOST concepts, so many evenly spaced ones are looked at.
+
     Raises:
-        EffaceError: the erasure is not a text map.
+        EffaceError: the erasure is neither.
     """
-    if not isinstance(erasure, TextMap):
+    if not isinstance(erasure, TextMap | GatedMap):
         raise EffaceError(f"a certificate needs a text map, this erasure is of kind {erasure.kind!r}.")
-    rows = [concept_rows(model, c, "subject")[0] for c in erasure.provenance.concepts]
-    c = torch.cat(rows).double().cpu()
-    unit = float(c.norm(dim=1).mean())
+    numbers = range(len(erasure.provenance.concepts))
+    if isinstance(erasure, GatedMap):
+        numbers = evenly_spaced(list(numbers), MOST)
+    rows = [concept_rows(model, erasure.provenance.concepts[i], "subject")[0].double().cpu() for i in numbers]
+    unit = float(torch.cat(rows).norm(dim=1).mean())
     s = key_value_gram_of(model)
-    shares = recoverable(LowRankMap(erasure.u.double(), erasure.v.double()), s, c, [unit * r for r in norms])
+    radii = [unit * r for r in norms]
+    if isinstance(erasure, GatedMap):
+        parts = [gated_recoverable(erasure, i, s, c, radii) for i, c in zip(numbers, rows, strict=True)]
+        shares = torch.cat(parts, dim=1)
+    else:
+        map_ = LowRankMap(erasure.u.double(), erasure.v.double())
+        shares = recoverable(map_, s, torch.cat(rows), radii)
     return Curve(
         norms=tuple(float(r) for r in norms),
         recoverable=tuple(shares.mean(1).tolist()),
         worst=tuple(shares.amax(1).tolist()),
         reachable=largest_norm(model) / unit,
     )
+
+
+def gated_recoverable(erasure: GatedMap, concept: int, s: Tensor, c: Tensor, norms: Sequence[float]) -> Tensor:
+    """The share that any state of these norms recovers of a concept's rows through a gated map (norms rows).
+
+    Args:
+        erasure: the map.
+        concept: index of the concept.
+        s: Σ WᵀW (width width).
+        c: its rows (rows width).
+        norms: values of r.
+    """
+    gates = erasure.gates
+    spectrum = Spectrum.of(s)
+    whole = (c @ s * c).sum(1).clamp(min=torch.finfo(c.dtype).tiny).sqrt()
+    mine = (gates.concept == concept).nonzero().flatten().tolist()
+    distance = [
+        max(
+            closed_distance(spectrum, z, gates.weights[i].double(), float(gates.thresholds[i]))
+            for i in mine  # all of them are shut
+        )
+        for z in c - gates.centre.double()
+    ]
+    closed = 1 - torch.tensor(distance, dtype=c.dtype) / whole
+    shut = torch.minimum(recoverable(LowRankMap.identity(len(s)), s, c, norms), closed)
+    everyone = tuple(range(erasure.concepts))
+    shares = shut
+    for active in dict.fromkeys([everyone] if erasure.union else [(concept,), everyone]):
+        u, v = erasure.factors_of(active)
+        shares = torch.maximum(shares, recoverable(LowRankMap(u.double(), v.double()), s, c, norms))
+    return shares
 
 
 def recoverable(map_: LowRankMap, s: Tensor, c: Tensor, norms: Sequence[float]) -> Tensor:

@@ -16,6 +16,14 @@ from efface.models.model import Model, Text
 
 
 def evidence_rows(model: Model, concept: Concept, text: Text, anchors: Sequence[str], rule: RowRule) -> RowPairs:
+    """Rows of the states that attacks found, paired with those of their anchors; and the concept's own rows; reduced to
+    their products. Arguments as of `evidence_pairs`."""
+    return RowPairs.gather(evidence_pairs(model, concept, text, anchors, rule))
+
+
+def evidence_pairs(
+    model: Model, concept: Concept, text: Text, anchors: Sequence[str], rule: RowRule
+) -> list[tuple[Tensor, Tensor]]:
     """Rows of the states that attacks found, paired with those of their anchors; and the concept's own rows.
 
     Args:
@@ -27,9 +35,9 @@ def evidence_rows(model: Model, concept: Concept, text: Text, anchors: Sequence[
             all prompts share.
     """
     states = model.projection_inputs(text)
-    targets = model.projection_inputs(model.encode(anchors))
+    targets = model.projection_inputs(model.encode_in_float32(anchors))
     pairs = [(c[1:].detach(), t[1:]) for c, t in zip(states, targets, strict=True)]
-    return RowPairs.gather([*pairs, concept_rows(model, concept, rule)])
+    return [*pairs, concept_rows(model, concept, rule)]
 
 
 def retained_gram(model: Model, origin: Provenance) -> Tensor:

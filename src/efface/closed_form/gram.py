@@ -2,63 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from efface.errors import EffaceError
-from efface.io.atomic import write_atomically
-from efface.models.fingerprint import originals_of
+from efface.io.cache import cache_folder, keep
+from efface.io.digest import digest_of_weights
 from efface.models.model import Model
-from efface.models.precision import on_cpu
-
-
-def cache_folder() -> Path:
-    """Folder of cached S: $EFFACE_CACHE, or `efface` in the user's cache folder."""
-    return Path(
-        os.environ.get("EFFACE_CACHE", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "efface")
-    ).expanduser()
+from efface.models.originals import originals_of
 
 
 def key_value_gram_of(model: Model) -> Tensor:
     """S (width width) in float64 of a model's unedited matrices, from the cache if it has those of the same weights."""
-    originals = originals_of(model)
-    weights = [originals.get(f"{p.name}.weight", p.weight()) for p in model.text_projections()]
-    path = cache_folder() / f"gram-{_key(weights)}.safetensors"
+    weights = _Unedited(model)
+    path = cache_folder() / f"gram-{digest_of_weights(weights)}.safetensors"
     if path.exists():
         try:
             s = load_file(path)["s"]
-            if s.dtype == torch.float64 and s.shape == (weights[0].shape[1],) * 2 and s.isfinite().all():
+            if s.dtype == torch.float64 and s.shape == (weights.width,) * 2 and s.isfinite().all():
                 return s
         except (SafetensorError, KeyError, OSError):
             path.unlink(missing_ok=True)  # a cache file that cannot be read is made again
     s = key_value_gram(weights)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save({"s": s}))
-    except (EffaceError, OSError):
-        pass  # a cache that cannot be written costs time, nothing else
+    keep(path, save({"s": s}))
     return s
 
 
-def _key(weights: list[Tensor]) -> str:
-    """A hash that follows every weight: shapes, a sum over all bits, and every 64th value exactly.
+class _Unedited(Sequence[Tensor]):
+    """A model's key and value matrices (out width) before any edit, read one by one: they may lie in a file."""
 
-    Hashing all of SDXL's matrices would take as long as the edit itself.
-    """
-    digest = hashlib.sha256()
-    for weight in weights:
-        flat = weight.detach().cpu().contiguous().flatten()
-        bits = flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
-        digest.update(f"{tuple(weight.shape)}{weight.dtype}{int(bits.sum(dtype=torch.int64))}".encode())
-        digest.update(bits[::64].contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+    def __init__(self, model: Model):
+        self.originals = originals_of(model)
+        self.projections = model.text_projections()
+        self.width = self.projections[0].module.weight.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.projections)
+
+    def __getitem__(self, index: Any) -> Any:
+        projection = self.projections[index]
+        original = self.originals.get(f"{projection.name}.weight")
+        return projection.weight() if original is None else original
 
 
 def key_value_gram(weights: Sequence[Tensor], blocks: int = 8) -> Tensor:
@@ -69,20 +57,25 @@ def key_value_gram(weights: Sequence[Tensor], blocks: int = 8) -> Tensor:
     width = weights[0].shape[1]
     edges = [width * i // blocks for i in range(blocks + 1)]
     total = torch.zeros(width, width, dtype=torch.float64)
-    for stacked in _stacks(weights):
+    for stacked in _stacks(weights, width):
         for i in range(blocks):
             left = stacked[:, edges[i] : edges[i + 1]].T
             total[edges[i] : edges[i + 1], edges[i] :] += left @ stacked[:, edges[i] :]
     return total.triu() + total.triu(1).T
 
 
-def _stacks(weights: Sequence[Tensor], rows: int = 8192) -> Iterable[Tensor]:
-    """Matrices stacked to about `rows` rows: few large products instead of many small ones."""
-    pending: list[Tensor] = []
+def _stacks(weights: Iterable[Tensor], width: int, rows: int = 4096) -> Iterator[Tensor]:
+    """Matrices stacked to `rows` rows, in one buffer: few large products instead of many small ones."""
+    buffer = torch.empty(rows, width, dtype=torch.float64)
+    filled = 0
     for weight in weights:
-        pending.append(on_cpu(weight))
-        if sum(len(w) for w in pending) >= rows:
-            yield torch.cat(pending)
-            pending = []
-    if pending:
-        yield torch.cat(pending)
+        rest = weight.detach().cpu()
+        while len(rest):
+            part = rest[: rows - filled]
+            buffer[filled : filled + len(part)] = part
+            filled, rest = filled + len(part), rest[len(part) :]
+            if filled == rows:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]

@@ -75,6 +75,12 @@ def targets_inside(pairs: RowPairs, projector: Tensor) -> RowPairs:
     return RowPairs(cc=pairs.cc, tc=inside @ pairs.tc, tt=inside @ pairs.tt @ inside, rows=rows)
 
 
+def own_inside(pairs: RowPairs, projector: Tensor) -> RowPairs:
+    """The same concept rows with their own projections onto the retained span for targets: t' = (I − P) c."""
+    own = None if pairs.rows is None else (pairs.rows[0], pairs.rows[0])
+    return targets_inside(RowPairs(cc=pairs.cc, tc=pairs.cc, tt=pairs.cc, rows=own), projector)
+
+
 def _low_rank(pairs: RowPairs, projector: Tensor, solved: Tensor) -> LowRankMap:
     """M with M − I = (T − C)ᵀ C P · solved, with the rows themselves as factors while they are few; `solved` is symmetric."""
     if pairs.rows is None:

@@ -7,6 +7,7 @@ solved by Cholesky factorisation, never by an explicit inverse.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from efface.closed_form.maps import LowRankMap
 from efface.errors import EffaceError
 from efface.models.precision import on_cpu
+
+MOST_CONDITION = 1e10
+"""Condition number above which the inverse of a matrix is warned of."""
 
 
 @dataclass(frozen=True)
@@ -109,3 +113,11 @@ def cholesky(matrix: Tensor, what: str) -> Tensor:
     if failed.any() or (pivots.min() / pivots.max()) ** 2 < 1e-15:
         raise EffaceError(f"a matrix is singular in {what}.")
     return factor
+
+
+def warn_of_condition(matrix: Tensor, what: str) -> None:
+    """Warn, naming `what`, where the condition number of a symmetric positive definite matrix is above `MOST_CONDITION`."""
+    values = torch.linalg.eigvalsh(matrix)
+    condition = float(values[-1] / values[0].clamp(min=torch.finfo(values.dtype).tiny))
+    if condition > MOST_CONDITION:
+        warnings.warn(f"the condition number is {condition:.0e}, above {MOST_CONDITION:.0e}, of {what}.", stacklevel=3)

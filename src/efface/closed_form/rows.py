@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from efface.closed_form.ridge import gram_of
 from efface.concepts.concept import Concept, default_anchor
 from efface.errors import EffaceError
 from efface.families.text import TokenSpan
-from efface.models.model import Model, require_fit
+from efface.models.model import Model
 
 RowRule = Literal["last", "subject", "all"]
 """`last`: the last subject token alone; `subject`: from it to the end of the padding; `all`: every position."""
@@ -30,7 +31,7 @@ def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor,
     prompts, anchors = concept.prompts(), concept.anchors(default_anchor(concept))
     for prompt in (*prompts, *anchors):
         require_fit(model, prompt)
-    sources, targets = model.encode(prompts), model.encode(anchors)
+    sources, targets = model.encode_in_float32(prompts), model.encode_in_float32(anchors)
     c_states, t_states = model.projection_inputs(sources), model.projection_inputs(targets)
     _require_finite(c_states)
     c_rows: list[Tensor] = []
@@ -52,7 +53,7 @@ def retained_rows(model: Model, prompts: Sequence[str], rule: RowRule, batch: in
     spans = model.token_spans()
     for i in range(0, len(prompts), batch):
         chunk = prompts[i : i + batch]
-        text = model.encode(chunk)
+        text = model.encode_in_float32(chunk)
         states, rows = model.projection_inputs(text), []
         for k, prompt in enumerate(chunk):
             for span in spans:
@@ -84,3 +85,33 @@ def with_aliases(concepts: Sequence[Concept], aliases: bool) -> list[Concept]:
     """The concepts; with `aliases`, followed by one more for each of their aliases."""
     others = [replace(c, name=alias, aliases=()) for c in concepts for alias in c.aliases] if aliases else []
     return [*concepts, *others]
+
+
+class RetainedGrams(NamedTuple):
+    """RᵀR of what is retained (each width width)."""
+
+    first: Tensor
+    """In the UCE stage."""
+    epochs: Tensor
+    """In RECE's epochs."""
+
+
+def retained_grams(
+    model: Model, neutral: str, keep: Sequence[str], rule: RowRule, counts: tuple[int, int]
+) -> RetainedGrams:
+    """The neutral prompt, as often as it counts in the UCE stage and in the epochs, and the prompts of `keep`."""
+    width = text_width(model)
+    empty = gram_of(retained_rows(model, [neutral], rule), width)
+    kept = gram_of(retained_rows(model, keep, rule), width)
+    first, epochs = counts
+    return RetainedGrams(first=first * empty + kept, epochs=epochs * empty + kept)
+
+
+def require_fit(model: Model, prompt: str) -> None:
+    """Raise EffaceError when the tokenizer would cut `prompt`."""
+    rest = model.truncated(prompt)
+    if rest:
+        raise EffaceError(
+            f"the prompt {prompt[:60]!r} is longer than the {model.max_tokens} tokens the model reads: {rest!r} would be cut; "
+            "shorten the concept."
+        )

@@ -53,8 +53,12 @@ OBJECT_FAMILIES = (
     ("golf ball", "golfball", "golf"),
     ("parachute", "chute", "parachutist", "skydiver", "skydiving", "parasail", "paraglider", "paratrooper"),
     ("tench", "doctor fish"),
+    ("mushroom", "toadstool", "agaric", "fly agaric", "false deathcap", "death cap", "deathcap", "destroying angel",
+     "lepiota", "waxycap", "nameko", "blewits", "inky cap", "jack-o-lantern fungus", "poisonous parasol", "onion stem",
+     "gill fungus", "shoestring fungus", "pig's ears", "bolete", "boletus", "chanterelle", "morel", "puffball", "truffle",
+     "shiitake", "polypore", "fungus"),
 )  # fmt: skip
-"""Names of Imagenette's classes, and of what a picture of one also shows, beyond those of the table of nouns."""
+"""Names of Imagenette's classes and of mushrooms, and of what a picture of one also shows, beyond the table of nouns."""
 
 STYLE_WORDS = frozenset({
     "art", "artist", "arts", "artwork", "drawing", "drawings", "painting", "paintings", "picture", "style", "styles",
@@ -95,8 +99,13 @@ PERSONS = (
     "Muhammad Ali", "Princess Diana", "Martin Luther King", "Cleopatra", "Napoleon Bonaparte", "Donald Trump",
     "Joe Biden", "Elon Musk", "Bill Gates", "Tom Cruise", "Tom Hanks", "Leonardo DiCaprio", "Jennifer Lawrence",
     "Angelina Jolie", "Johnny Depp", "Rihanna", "Lady Gaga", "Kim Kardashian", "Cristiano Ronaldo", "Kanye West",
+    "Beyoncé", "Adele", "Zendaya", "Eminem", "Shakira", "Paris Hilton", "Kim Jong-un", "Xi Jinping", "Narendra Modi",
+    "Volodymyr Zelensky", "Emmanuel Macron", "Jeff Bezos", "Mark Zuckerberg", "Ariana Grande", "Billie Eilish",
 )  # fmt: skip
 """Persons whom these models know, each of whom may stand beside another who is erased."""
+
+MORE_ARTISTS = ("Banksy", "Annie Leibovitz", "Hergé")
+"""Artists whom these models know and the public list does not hold."""
 
 MILD = frozenset({
     "bare", "cutting", "strip", "explicit", "butt", "fight", "hit", "hurt", "hanging", "escort", "pain", "illegal",

@@ -54,6 +54,18 @@ class Nouns:
         return found
 
     @cached_property
+    def things(self) -> frozenset[str]:
+        """Folded words that name, above all, something to be seen that texts speak of: no person, no single thing."""
+        usual: dict[str, tuple[int, bool]] = {}
+        for line in self.plain:
+            file, tagged, words, above, _ = line.split("\t", 4)
+            is_thing = file in THINGS and file != PERSONS and tagged not in ("", "0") and not above.startswith("i")
+            for word, _, rank in (entry.partition(":") for entry in words.split(",")):
+                if int(rank or 1) < usual.get(word, (1 << 16, False))[0]:
+                    usual[word] = (int(rank or 1), is_thing)
+        return frozenset(word for word, (_, is_thing) in usual.items() if is_thing)
+
+    @cached_property
     def below(self) -> dict[int, list[int]]:
         """Meaning -> its kinds and instances."""
         found: dict[int, list[int]] = {}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from efface.concepts.concept import Concept
 from efface.concepts.names import NEUTRAL
-from efface.concepts.nouns import PERSONS, THINGS, nouns
+from efface.concepts.nouns import nouns
 from efface.concepts.same import Same, same
 from efface.concepts.siblings import siblings
-from efface.concepts.words import folded, meaningful, whole_words
+from efface.concepts.words import IRREGULAR, folded, meaningful, whole_words
 
 FEW = 4
 """Siblings below which the table is taken to know nothing of a concept."""
@@ -29,20 +30,15 @@ def candidates(concept: Concept, words: Iterable[str], erased: Sequence[Concept]
     if len(known) >= FEW:
         return known
     going = [same(concept), *others]
-    return [*known, *(word for word in dict.fromkeys(words) if _may_stay(word, going))]
+    return [*known, *(word for word in dict.fromkeys(words) if may_stay(word, going))]
 
 
-def _may_stay(word: str, going: Sequence[Same]) -> bool:
+def may_stay(word: str, going: Sequence[Same]) -> bool:
     """Whether a word is known to name, above all, something that can be seen and is no person, and nothing that is to go.
 
     A word that the table does not know may be anything, a nickname of the concept too.
     """
-    if folded(word) not in nouns().numbers or not whole_words(word):
-        return False
-    usual = nouns().meaning(nouns().senses(word)[0])
-    if usual.file not in THINGS - {PERSONS} or not usual.tagged or usual.instance:
-        return False
-    return not any(own.excludes(word) for own in going)
+    return folded(word) in nouns().things and whole_words(word) and not any(own.excludes(word) for own in going)
 
 
 def proposals(concept: Concept, ranked: Sequence[str], count: int = 16, erased: Sequence[Concept] = ()) -> list[str]:
@@ -64,3 +60,40 @@ def neutral_prompts(erased: Sequence[Concept]) -> list[str]:
     """The neutral prompts that name nothing of what is erased."""
     going = [same(concept) for concept in erased]
     return [p for p in NEUTRAL if not any(own.covers(word) for own in going for word in meaningful(p))]
+
+
+def naming(prompts: Iterable[str], erased: Sequence[Concept]) -> list[str]:
+    """Those of the prompts that name something of what is erased: by its name or an alias, in singular or plural."""
+    forms = {form for concept in erased for name in (concept.name, *concept.aliases) for form in _numbers(_words(name))}
+    longest = max((len(form.split()) for form in forms), default=0)
+    return [prompt for prompt in prompts if not forms.isdisjoint(_parts(prompt, longest))]
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text, folded, without the endings of possessives."""
+    return re.findall(r"[^\W_]+", re.sub(r"'s?\b", "", folded(text)))
+
+
+def _numbers(name: Sequence[str]) -> set[str]:
+    """A name, given as its words, in singular and plural; nothing where it has none."""
+    if not name:
+        return set()
+    last = name[-1]
+    found = {
+        last,
+        f"{last}s",
+        f"{last}es",
+        IRREGULAR.get(last, last),
+        *(w for w, base in IRREGULAR.items() if base == last),
+    }
+    if last.endswith("y"):
+        found.add(f"{last[:-1]}ies")
+    if len(last) > 3 and last.endswith("s") and not last.endswith(("ss", "us")):
+        found.add(last[:-1])
+    return {" ".join([*name[:-1], form]) for form in found}
+
+
+def _parts(prompt: str, longest: int) -> Iterator[str]:
+    """Every stretch of a prompt's words, of at most so many."""
+    words = _words(prompt)
+    yield from (" ".join(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1))

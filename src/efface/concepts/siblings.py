@@ -43,7 +43,7 @@ def siblings(concept: Concept) -> tuple[str, ...]:
 def is_artist(concept: Concept) -> bool:
     """Whether a style is an artist's: every style that is neither a technique or movement nor called a style or an art."""
     key = folded(concept.name)
-    if key in {folded(name) for name in artists()}:
+    if {folded(name) for name in (concept.name, *concept.aliases)} & {folded(name) for name in artists()}:
         return True
     table = nouns()
     movement = any(table.is_a(n, "artistic movement", "art", "artistic style") for n in table.senses(concept.name))
@@ -72,12 +72,16 @@ def object_siblings(name: str, own: Same) -> tuple[str, ...]:
 
 
 def thing(name: str) -> int | None:
-    """The most frequent meaning of a name that can be seen; of its last words where the whole is unknown."""
+    """The most frequent meaning of a name that can be seen, no person's unless texts speak of that more often (a "hot dog"
+    is to be eaten); of its last words where the whole is unknown."""
     words = folded(head(name)).split()
     for first in range(len(words)):
-        for number in nouns().senses(" ".join(words[first:])):
-            if nouns().meaning(number).file in THINGS:
-                return number
+        seen = [n for n in nouns().senses(" ".join(words[first:])) if nouns().meaning(n).file in THINGS]
+        if seen:
+            told = nouns().meaning(seen[0])
+            rather = (n for n in seen if nouns().meaning(n).file != PERSON_FILE)
+            other = next((n for n in rather if nouns().meaning(n).tagged >= told.tagged), None)
+            return seen[0] if other is None or told.file != PERSON_FILE else other
     return None
 
 

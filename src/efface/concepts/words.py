@@ -78,6 +78,21 @@ def _stems(stem: str, vowel: bool) -> Iterable[str]:
             yield stem[:-1]
 
 
+def without_possessive(text: str) -> str:
+    """A name without the ending of the possessive ("van Gogh's" is van Gogh)."""
+    return re.sub(r"(?<=\w)['’]s?$", "", text)
+
+
+def singulars(phrase: str) -> list[str]:
+    """A folded phrase, and what it may be the plural of; the phrase itself first."""
+    before, space, last = folded(phrase).rpartition(" ")
+    found = [last, IRREGULAR.get(last, last)]
+    for ending, single in (("ies", "y"), ("es", ""), ("s", "")):
+        if last.endswith(ending) and len(last) - len(ending) >= 3 and not last.endswith("ss"):
+            found.append(last.removesuffix(ending) + single)
+    return [before + space + word for word in dict.fromkeys(found)]
+
+
 def phrase_bases(phrase: str) -> set[str]:
     """A phrase and its base forms: those of its last word, which inflects for all of it."""
     before, space, last = folded(phrase).rpartition(" ")

@@ -9,10 +9,13 @@ from __future__ import annotations
 from efface.erasers.base import Eraser
 from efface.registry import Registry
 
-METHODS = ("rece", "preserve", "project", "saeuron", "anchored", "uce", "esd", "ca", "sdd")
+METHODS = (
+    "rece", "gated", "joint", "preserve", "project", "saeuron", "anchored", "uce", "speed", "oce", "double-projection",
+    "esd", "ca", "sdd",
+)  # fmt: skip
 """The methods of this package; one registration a method."""
 
 ERASERS: Registry[Eraser] = Registry(
-    "method", "efface.erasers", {name: f"efface.erasers.{name}" for name in METHODS}, contract=Eraser
+    "method", "efface.erasers", {name: f"efface.erasers.{name.replace('-', '_')}" for name in METHODS}, contract=Eraser
 )
 """Every method, also those that plugins bring."""

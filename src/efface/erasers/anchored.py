@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from efface.concepts.concept import Concept, default_anchor
 from efface.concepts.sample import evenly_spaced
-from efface.erasers.base import Retaining, config_from
+from efface.erasers.base import Retaining, check_ridges, check_weights, config_from
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
@@ -62,10 +62,8 @@ class Config(Retaining):
         for name in ("latents", "images", "draw_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        if not (self.preserve_weight >= 0 and self.ridge > 0):
-            raise UsageError(
-                f"preserve_weight is {self.preserve_weight} and ridge {self.ridge}; expected at least 0 and above 0."
-            )
+        check_weights(self, "preserve_weight")
+        check_ridges(self, "ridge")
 
 
 PUBLISHED: Mapping[str, Any] = {}

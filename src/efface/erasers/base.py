@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
-from efface.errors import EffaceError
+from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
     from efface.concepts.concept import Concept
@@ -28,16 +28,73 @@ Validation = Callable[["Erasure"], float]
 class Retaining:
     """Options of a method that retains prompts."""
 
+    proposes_blank: ClassVar[bool] = False
+    """Whether the blank prompt is proposed too for what is explicit or abstract, as the papers' presets have it."""
     keep: tuple[str, ...] | None = None
-    """Retained prompts; by default the concept's nearest neighbours in the model's own text space are proposed."""
+    """Retained prompts, or on the command line a .txt file with one a line or a .csv file with a column `prompt`; by default what
+    stands beside the concept is proposed."""
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether a judge that is given looks at pictures by these options."""
+        return False
 
 
 @dataclass(frozen=True)
 class RetainingRows(Retaining):
     """Options of a method that retains token positions of prompts."""
 
+    proposes_blank: ClassVar[bool] = True
+
     keep_rows: Rows = "all"
     """Which positions of the retained prompts count."""
+
+
+def check_weights(config: Any, *names: str) -> None:
+    """Raise UsageError where one of these fields is negative or not finite."""
+    for name in names:
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise UsageError(f"{name} is {getattr(config, name)}; expected a finite number of at least 0.")
+
+
+def check_ridges(config: Any, *names: str) -> None:
+    """Raise UsageError where one of these fields is not above 0: without a ridge, what an edit does to states that none of its
+    rows spans is up to rounding."""
+    for name in names:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise UsageError(f"{name} is {getattr(config, name)}; expected a finite number above 0.")
+
+
+@dataclass(frozen=True)
+class Listed(Retaining):
+    """Options of a method that erases a list of concepts at once."""
+
+    anchors: int = 3
+    """How many of a concept's nearest neighbours that stay have their mean put in its place, where no anchor is named; 0 is
+    the kind's default anchor. Explicit and abstract concepts always have that."""
+    aliases: bool = True
+    """Whether the concepts' aliases are erased with them."""
+    never_touch: tuple[str, ...] = ()
+    """Prompts that stay exactly as they are."""
+    prior: Literal["auto", "always", "never"] = "auto"
+    """Whether the text encoder's other words are retained too (`efface prior`): where they were read before and, for more
+    than five concepts, after reading them now; always; or never."""
+    weight: float | None = None
+    """p, weight of what is retained, where 1 is the weight of what is erased; found by default."""
+    goal: float = 0.9
+    """How far the concepts are to go to what takes their place, 0 to 1, while the weight is searched for."""
+    ridge: float = 1e-3
+    """λ, weight of leaving states as they are, in units of the mean energy of a direction."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not 0 <= self.weight < float("inf"):
+            raise UsageError(f"weight is {self.weight}; expected a finite number of at least 0.")
+        if not 0 < self.goal <= 1:
+            raise UsageError(f"goal is {self.goal}; expected a number above 0 and at most 1.")
+        if not 0 < self.ridge < float("inf"):
+            raise UsageError(f"ridge is {self.ridge}; expected a finite number above 0.")
+        if self.anchors < 0:
+            raise UsageError(f"anchors is {self.anchors}; expected at least 0.")
 
 
 class Evidence(NamedTuple):
@@ -73,7 +130,8 @@ class Eraser(Protocol):
     Config: type[Any]
     """A frozen dataclass with a docstring under each field; `Retaining` where prompts are retained."""
     PUBLISHED: Mapping[str, Any]
-    """Fields of the Config that `--as-published` changes; empty where the defaults are the paper's."""
+    """Fields of the Config that `--as-published` changes, with their values or functions of the concepts that give them;
+    empty where the defaults are the paper's."""
 
     def erase(
         self, model: Model, concepts: Sequence[Concept], config: Any, judge: Judge | Validation | None = None
@@ -90,6 +148,31 @@ class Eraser(Protocol):
 
 
 @runtime_checkable
+class ClosedForm(Eraser, Protocol):
+    """A method that, without a judge, reads nothing of a model but its text encoders and the matrices that read text."""
+
+    TEXT_ONLY: Literal[True]
+
+
+@runtime_checkable
+class Settling(Eraser, Protocol):
+    """A method some of whose options follow from the concepts."""
+
+    def settle(self, config: Any, concepts: Sequence[Concept]) -> Any:
+        """The options with all of those filled in, as they can be said before anything is computed."""
+        ...
+
+
+@runtime_checkable
+class Drawing(Eraser, Protocol):
+    """A method that can say how many pictures it draws."""
+
+    def pictures(self, concepts: Sequence[Concept], config: Any, *, judged: bool) -> int:
+        """Pictures that erasing draws at most, with a judge or without; 0 for a method that draws none."""
+        ...
+
+
+@runtime_checkable
 class Extensible(Eraser, Protocol):
     """A method that can add to an erasure it made, for hardening."""
 
@@ -99,6 +182,19 @@ class Extensible(Eraser, Protocol):
     def extend(self, model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
         """The erasure with what attacks found added to it."""
         ...
+
+
+def published_config(eraser: Eraser, concepts: Sequence[Concept], named: Mapping[str, Any]) -> Any:
+    """The Config with which a method's authors erase these concepts; nothing is retained but what `PUBLISHED` says.
+
+    Args:
+        eraser: the method.
+        concepts: what is erased.
+        named: fields that the user gave, which go before the authors'.
+    """
+    fields: dict[str, Any] = {"keep": ()} if issubclass(eraser.Config, Retaining) else {}
+    fields |= {name: value(concepts) if callable(value) else value for name, value in eraser.PUBLISHED.items()}
+    return eraser.Config(**fields | dict(named))
 
 
 def config_from(config: type[Any], stored: dict[str, Any]) -> Any:

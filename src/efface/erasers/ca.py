@@ -57,6 +57,11 @@ PUBLISHED: Mapping[str, Any] = {"images": 1000, "detach_bos": True}
 """The authors' numbers; their random crops of the pictures are left out."""
 
 
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """Pictures of anchor prompts on which it trains."""
+    return config.images
+
+
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
     """L = |ε(z, p_c) − sg ε(z, p_a)|² [+ λ |ε(z, p_a) − ξ|²], z a picture of the anchor's prompt p_a with noise ξ."""
     import torch
@@ -66,8 +71,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     from efface.training.holders import holder
     from efface.training.images import draw_concept_images
     from efface.training.latents import Noisy
-    from efface.training.loop import train
-    from efface.training.result import erasure_of
+    from efface.training.result import trained_erasure
     from efface.training.targets import apart
     from efface.training.terms import begin_detached
 
@@ -94,6 +98,4 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
     held = holder(weights_of(model, config.where), config.rank, config.seed)
     optimiser = torch.optim.AdamW(held.parameters, lr=config.lr, weight_decay=0.0)
-    return erasure_of(
-        model, "ca", concepts, config, train(model, held, loss, config, optimiser=optimiser, clip=config.clip)
-    )
+    return trained_erasure(model, "ca", concepts, config, held, loss, optimiser=optimiser, clip=config.clip)

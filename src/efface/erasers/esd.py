@@ -43,8 +43,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
     from efface.training.groups import weights_of
     from efface.training.holders import holder
-    from efface.training.loop import train
-    from efface.training.result import erasure_of
+    from efface.training.result import trained_erasure
     from efface.training.targets import apart, mix
     from efface.training.terms import retained, roll, texts_of
 
@@ -66,7 +65,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         return apart(model, output, target, z.timestep, config.loss_in) + retained(step, kept, config)
 
     held = holder(weights_of(model, config.where), config.rank, config.seed)
-    return erasure_of(model, "esd", concepts, config, train(model, held, loss, config))
+    return trained_erasure(model, "esd", concepts, config, held, loss)
 
 
 def weights(config: Config) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
-from efface.erasers.base import RetainingRows, Rows
+from efface.erasers.base import RetainingRows, Rows, check_ridges
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,14 +31,20 @@ class Config(RetainingRows):
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise UsageError(f"share is {self.share}; expected a number above 0 and at most 1.")
-        if not 0 <= self.ridge < float("inf"):
-            raise UsageError(f"ridge is {self.ridge}; expected a finite number of at least 0.")
+        check_ridges(self, "ridge")
 
 
 PUBLISHED: Mapping[str, Any] = {}
 """The defaults are its only settings."""
 EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
+TEXT_ONLY = True
+"""Without a judge nothing is read but text encoders and the matrices that read text."""
+
+
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """None are drawn."""
+    return 0
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:

@@ -39,6 +39,13 @@ PUBLISHED: Mapping[str, Any] = {}
 """The defaults are its only settings."""
 EXTENDS = "textmap"
 """Kind of the erasures that hardening can add to."""
+TEXT_ONLY = True
+"""Without a judge nothing is read but text encoders and the matrices that read text."""
+
+
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """None are drawn."""
+    return 0
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:

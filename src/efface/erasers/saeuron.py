@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 Gain = Literal["published", "normalised", "clamp"]
 
-PUBLISHED: Mapping[str, Any] = {"mode": "published", "gain": "published"}
+PUBLISHED: Mapping[str, Any] = {
+    "mode": "published",
+    "gain": "published",
+    "shared": "last",
+    "weighting": "pictures",
+}
 """What `--as-published` changes."""
 EXTENDS = "activation"
 """Kind of the erasures that hardening can add to."""
@@ -50,6 +55,11 @@ class Config(Retaining):
     mode: Literal["fast", "exact", "published"] = "fast"
     """`fast`: active above a calibrated threshold, a file of a few kilobytes; `exact`: among the k largest of its position,
     with the whole autoencoder; `published`: exact, with the public code's error term D(z) − x."""
+    shared: Literal["strongest", "last"] = "strongest"
+    """Where several concepts choose one latent: the stronger suppression counts, or as in the public code the last concept."""
+    weighting: Literal["concepts", "pictures"] = "concepts"
+    """Whether the mean over other concepts, which scores compare with, counts every concept alike, or as in the public code every
+    picture."""
     calibrate: bool = False
     """Find `count` and `gamma` with a judge on at most 200 pictures of the concepts and of those most affected."""
     keep: tuple[str, ...] | None = None
@@ -68,11 +78,16 @@ class Config(Retaining):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
 
+    @property
+    def asks_judge(self) -> bool:
+        """Only to calibrate."""
+        return self.calibrate
+
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any = None) -> Erasure:
     """Choose latents of every concept at every timestep by their score (eq. 4 to 6), and scale them by γ μ.
 
-    Where concepts share a latent the smaller gain, which is the stronger suppression, wins.
+    Where concepts share a latent the smaller gain, which is the stronger suppression, wins, unless `config.shared` says otherwise.
 
     Args:
         model: the unerased model.
@@ -98,6 +113,8 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
         guidance=config.guidance,
         seed=config.seed,
     )
+    if config.weighting == "pictures":
+        stats = {site: of_site.weighted_by_picture() for site, of_site in stats.items()}
     compared = () if loaded else config.keep or ()
 
     def erasure_with(config: Config, **notes: Any) -> ActivationEdit:
@@ -118,7 +135,9 @@ def _site_edit(stats: Statistics, sae: SparseAutoencoder, concepts: Sequence[Con
     """The edit of one site: the tables of all concepts, merged."""
     from efface.steering.tables import merge_tables
 
-    return merge_tables([_tables(stats, sae, concept, config) for concept in concepts], sae, stats)
+    return merge_tables(
+        [_tables(stats, sae, concept, config) for concept in concepts], sae, stats, shared=config.shared
+    )
 
 
 def _tables(stats: Statistics, sae: SparseAutoencoder, concept: Concept, config: Config) -> LatentTables:

@@ -51,8 +51,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
 
     from efface.training.groups import weights_of
     from efface.training.holders import holder
-    from efface.training.loop import train
-    from efface.training.result import erasure_of
+    from efface.training.result import trained_erasure
     from efface.training.targets import apart
     from efface.training.terms import retained, roll, texts_of
 
@@ -73,5 +72,4 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         return apart(model, output, target, z.timestep, config.loss_in) + retained(step, kept, config)
 
     held = holder(weights_of(model, config.where), config.rank, config.seed)
-    trained = train(model, held, loss, config, clip=config.clip, decay=config.decay)
-    return erasure_of(model, "sdd", concepts, config, trained)
+    return trained_erasure(model, "sdd", concepts, config, held, loss, clip=config.clip, decay=config.decay)

@@ -13,6 +13,9 @@ from efface.judges import Judge
 from efface.judges.criterion import require_known, verdicts_on
 from efface.models.model import Model
 
+SEEDS = range(2)
+"""Of the validation pictures, for each prompt."""
+
 
 def validation_of(
     model: Model, concepts: Sequence[Concept], judge: Judge | Validation | None, **sampling: Any
@@ -24,7 +27,7 @@ def validation_of(
 
 
 def judged_validation(
-    model: Model, concepts: Sequence[Concept], judge: Judge, *, seeds: Sequence[int] = range(2), **sampling: Any
+    model: Model, concepts: Sequence[Concept], judge: Judge, *, seeds: Sequence[int] = SEEDS, **sampling: Any
 ) -> Validation:
     """Draws every concept's prompts with the erasure attached, and counts the pictures that show it by the criterion.
 
@@ -43,7 +46,7 @@ def judged_validation(
 
     def share_shown(erasure: Erasure) -> float:
         with erasure.attached(model.pipeline):
-            images = model.draw([s.prompt for s in samples], seeds=[s.seed for s in samples], **sampling)
+            images = model.draw([s.prompt for s in samples], seeds=[s.seed for s in samples], checked=False, **sampling)
         verdicts = verdicts_on(judge, images, [s.concept for s in samples])
         return sum(verdict.shown for verdict in verdicts) / len(verdicts)
 

@@ -1,10 +1,42 @@
-"""Erasures: small reversible edits of a model, one file a kind."""
+"""Erasures: small reversible edits of a model, one file a kind.
 
-from efface.erasures.activation import ActivationEdit
-from efface.erasures.delta import WeightDelta
-from efface.erasures.erasure import KINDS, Erasure
-from efface.erasures.provenance import Provenance
-from efface.erasures.stack import Attachment, attached_to
-from efface.erasures.textmap import TextMap
+Names are imported when first used, so that a file is shown without torch.
+"""
 
-__all__ = ["KINDS", "ActivationEdit", "Attachment", "Erasure", "Provenance", "TextMap", "WeightDelta", "attached_to"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from efface.registry import lazily
+
+if TYPE_CHECKING:
+    from efface.erasures.activation import ActivationEdit
+    from efface.erasures.attachment import Attachment
+    from efface.erasures.delta import WeightDelta
+    from efface.erasures.erasure import KINDS, Erasure
+    from efface.erasures.gated import GatedMap
+    from efface.erasures.life import attached_to
+    from efface.erasures.overview import Report, check
+    from efface.erasures.provenance import Provenance
+    from efface.erasures.textmap import TextMap
+
+_HOMES = {
+    "ActivationEdit": "efface.erasures.activation",
+    "Attachment": "efface.erasures.attachment",
+    "Erasure": "efface.erasures.erasure",
+    "GatedMap": "efface.erasures.gated",
+    "KINDS": "efface.erasures.erasure",
+    "Provenance": "efface.erasures.provenance",
+    "Report": "efface.erasures.overview",
+    "TextMap": "efface.erasures.textmap",
+    "WeightDelta": "efface.erasures.delta",
+    "attached_to": "efface.erasures.life",
+    "check": "efface.erasures.overview",
+}
+
+__all__ = [
+    "KINDS", "ActivationEdit", "Attachment", "Erasure", "GatedMap", "Provenance", "Report", "TextMap", "WeightDelta", "attached_to",
+    "check",
+]  # fmt: skip
+
+__getattr__ = lazily(__name__, _HOMES, globals())

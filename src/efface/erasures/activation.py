@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,11 @@ from efface.erasures.latent_edit import PARTS, LatentEdit, by_site
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
 from efface.families import Network
+from efface.families.networks import Hook
 from efface.families.sites import Site
 from efface.models.model import Model
-from efface.sae.autoencoder import SparseAutoencoder, top
+from efface.models.precision import without_autocast
+from efface.sae.autoencoder import Reads, SparseAutoencoder, top
 from efface.sae.lookup import find_sae
 
 MODES = ("fast", "exact", "published")
@@ -45,49 +47,35 @@ class ActivationEdit(Erasure):
         """`fast`, `exact`, or `published` (the public code's error term)."""
         return str(self.provenance.config.get("mode", "fast"))
 
-    def hooks(self, model: Model, scale: float) -> list[RemovableHandle]:
-        """Register a clock that learns the timestep, and the edit of every site."""
+    def changes(self, model: Model, scale: float) -> list[Hook]:
+        """A clock that learns the timestep, and the edit of every site."""
         sites = {name: _only(model.sites(name), name) for name in self.edits}
-        return self.hooks_at(model.networks()[0], sites, scale)
+        return self.changes_at(model.networks()[0], sites, scale)
 
-    def hooks_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[RemovableHandle]:
-        """Register the clock on a denoiser and the edits on modules that the caller found."""
+    def _reads(self, site: str) -> str:
+        """What the autoencoder of a site reads of it, as the header says."""
+        references = self.provenance.config.get("coders", {})
+        reference = references.get(site, {}) if isinstance(references, dict) else {}
+        return str(reference.get("reads", "output")) if isinstance(reference, dict) else "output"
+
+    def changes_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[Hook]:
+        """The clock of a denoiser and the edits of modules that the caller found."""
         saes = {} if self.mode == "fast" else self._saes_of_all_sites
         clock = _Clock(denoiser)
-        handles = [denoiser.module.register_forward_pre_hook(clock, with_kwargs=True)]
-        for name, site in sites.items():
-            handles.append(site.module.register_forward_hook(self._site_hook(site, clock, scale, saes.get(name))))
-        return handles
-
-    def _site_hook(
-        self, site: Site, clock: _Clock, scale: float, sae: SparseAutoencoder | None
-    ) -> Callable[[nn.Module, Any, Any], Any]:
-        """A forward hook that adds the edit of one site to its output."""
-        edit = self.edits[site.name]
         published = self.mode == "published"
+        edits = [
+            Hook(
+                site.module,
+                _SiteEdit(self.edits[name], _Place(site, self._reads(name)), clock, scale, saes.get(name), published),
+                before=False,
+            )
+            for name, site in sites.items()
+        ]
+        return [Hook(denoiser.module, clock, before=True), *edits]
 
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            """The output with the edit of its active latents added; None where nothing is chosen."""
-            nonlocal edit
-            if len(edit.latents) == 0 and not published:
-                return None
-            states = site.read(output)
-            if edit.gate.device != states.device:
-                edit = edit.to(states)
-                if sae is not None:
-                    sae.to(states.device)
-            wide = states.float()
-            if wide.shape[-1] != len(edit.centre):
-                raise EffaceError(
-                    f"{site.name} gives {wide.shape[-1]} channels where the erasure's autoencoder reads {len(edit.centre)}."
-                )
-            member = None if sae is None else members(sae, wide, edit.latents)
-            delta = edit.delta(wide, clock.timestep.to(states.device), scale, member)
-            if published and sae is not None:  # adds D(z) − x where x − D(z) is meant
-                delta = delta + scale * 2 * (sae(wide) - wide)
-            return site.add(output, delta.to(states.dtype))
-
-        return hook
+    def hooks_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[RemovableHandle]:
+        """Register `changes_at`; returns the handles that end them."""
+        return [hook.register() for hook in self.changes_at(denoiser, sites, scale)]
 
     @cached_property
     def _saes_of_all_sites(self) -> dict[str, SparseAutoencoder]:
@@ -113,6 +101,13 @@ class ActivationEdit(Erasure):
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> ActivationEdit:
         """The erasure that `tensors()` came from; exact mode finds its autoencoders when it is attached."""
         edits = {site: LatentEdit.from_parts(parts) for site, parts in by_site(tensors).items()}
+        erasure = cls(provenance=provenance, edits=edits)
+        other = sorted({erasure._reads(site) for site in edits} - {*get_args(Reads)})
+        if other:
+            raise EffaceError(
+                f"an autoencoder of the edit reads {other[0][:40]!r} of its site; this efface knows {', '.join(get_args(Reads))}: "
+                "update efface."
+            )
         mode = provenance.config.get("mode", "fast")
         references = provenance.config.get("coders", {})
         complete = isinstance(references, dict) and all(_is_reference(references.get(site)) for site in edits)
@@ -121,7 +116,7 @@ class ActivationEdit(Erasure):
                 f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
                 f"{', '.join(MODES)}: make the erasure again."
             )
-        return cls(provenance=provenance, edits=edits)
+        return erasure
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
@@ -150,6 +145,61 @@ def members(sae: SparseAutoencoder, states: Tensor, latents: Tensor) -> Tensor:
     flat = sae.activations(states.flatten(0, 1))
     least = sae.threshold if sae.config.rule == "threshold" else top(flat, sae.config.k)[0].amin(1, keepdim=True)
     return (flat[:, latents] >= least).unflatten(0, states.shape[:2])
+
+
+class _Place:
+    """A site without its module, which a copy of the network has of its own, and what is read of it."""
+
+    def __init__(self, site: Site, reads: str):
+        self.name = site.name
+        self.part = site.part
+        self.difference = reads == "difference"
+
+    def on(self, module: nn.Module) -> Site:
+        """The site that a module is."""
+        return Site(self.name, module, self.part, self.difference)
+
+
+class _SiteEdit:
+    """A forward hook that adds the edit of one site to its output; copied with its network, it reads the copy's clock."""
+
+    def __init__(
+        self,
+        edit: LatentEdit,
+        place: _Place,
+        clock: _Clock,
+        scale: float,
+        sae: SparseAutoencoder | None,
+        published: bool,
+    ):
+        self.edit = edit
+        self.place = place
+        self.clock = clock
+        self.scale = scale
+        self.sae = sae
+        self.published = published
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """The output with the edit of its active latents added; None where nothing is chosen."""
+        if len(self.edit.latents) == 0 and not self.published:
+            return None
+        site = self.place.on(module)
+        states = site.states(args, kwargs, output)
+        if self.edit.gate.device != states.device:
+            self.edit = self.edit.to(states)
+            if self.sae is not None:
+                self.sae.to(states.device)
+        wide = states.float()
+        if wide.shape[-1] != len(self.edit.centre):
+            raise EffaceError(
+                f"{site.name} gives {wide.shape[-1]} channels where the erasure's autoencoder reads {len(self.edit.centre)}."
+            )
+        with without_autocast(states.device):
+            member = None if self.sae is None else members(self.sae, wide, self.edit.latents)
+            delta = self.edit.delta(wide, self.clock.timestep.to(states.device), self.scale, member)
+            if self.published and self.sae is not None:  # adds D(z) − x where x − D(z) is meant
+                delta = delta + self.scale * 2 * (self.sae(wide) - wide)
+        return site.add(output, delta.to(states.dtype))
 
 
 class _Clock:

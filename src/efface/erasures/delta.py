@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from efface.erasures.checks import check_delta
 from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
 from efface.models.precision import finite_float32, on_cpu, widen
+from efface.models.spelling import one_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,7 @@ class WeightDelta(Erasure):
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W + s Δ, computed in float64 and cast back."""
-        wide = widen(weight)
+        wide, name = widen(weight), self._own_name(name)
         if name in self.deltas:
             change = self.deltas[name].to(wide)
         else:
@@ -43,29 +46,25 @@ class WeightDelta(Erasure):
 
     def factors(self, name: str, weight: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
         """The two factors of a low-rank Δ, the scale in the first."""
+        name = self._own_name(name)
         if name in self.deltas:
             return None
         return scale * on_cpu(self.deltas[f"{name}.up"]), on_cpu(self.deltas[f"{name}.down"]).T
+
+    def _own_name(self, name: str) -> str:
+        """A weight's name as it stands here, where another version of transformers may have spelt it."""
+        return self._names.get(one_name(name), name)
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {one_name(name): name for name in self.targets()}
 
     def tensors(self) -> dict[str, Tensor]:
         return self.deltas
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
-        for name in tensors:
-            base, _, part = name.rpartition(".")
-            if part in ("up", "down") and {f"{base}.up", f"{base}.down"} - set(tensors):
-                raise EffaceError(f"the weight delta holds {name} without its other factor: make the erasure again.")
-            if part == "up" and not _fit(tensors[name], tensors[f"{base}.down"]):
-                raise EffaceError(f"the factors of {base} in the weight delta do not fit: make the erasure again.")
-            if part == "up" and base in tensors:
-                raise EffaceError(
-                    f"the weight delta holds {base} twice, in full and as a product: make the erasure again."
-                )
-        if any(not tensor.is_floating_point() for tensor in tensors.values()):
-            raise EffaceError("the weight delta holds whole numbers; expected weights: make the erasure again.")
-        if not tensors:
-            raise EffaceError("the weight delta is empty; expected at least one tensor: make the erasure again.")
+        check_delta(tensors, width)
 
     def targets(self) -> list[str]:
         """Full names of the weights it changes."""
@@ -74,11 +73,6 @@ class WeightDelta(Erasure):
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> WeightDelta:
         return cls(provenance, tensors)
-
-
-def _fit(up: Tensor, down: Tensor) -> bool:
-    """Whether two factors, (out rank) and (rank in), have a product."""
-    return up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0]
 
 
 def weight_delta(origin: Any, deltas: dict[str, Tensor]) -> WeightDelta:

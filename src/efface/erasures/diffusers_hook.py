@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.activation import ActivationEdit
 from efface.erasures.erasure import Erasure
+from efface.erasures.gated import GatedMap
 from efface.erasures.textmap import TextMap
 from efface.errors import EffaceError, UsageError
 from efface.families import Network
@@ -32,7 +33,7 @@ class ErasureHook(ModelHook):
 
     def __init__(self, erasure: Erasure, scale: float = 1.0):
         super().__init__()
-        if not isinstance(erasure, TextMap | ActivationEdit):
+        if not isinstance(erasure, TextMap | GatedMap | ActivationEdit):
             raise UsageError(f"an erasure of kind {erasure.kind!r} edits weights: attach it, or export it as a LoRA.")
         self.erasure = erasure
         self.scale = scale
@@ -62,14 +63,14 @@ class ErasureHook(ModelHook):
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Map the text states of a call."""
-        if not isinstance(self.erasure, TextMap):
+        if not isinstance(self.erasure, TextMap | GatedMap):
             return args, kwargs
         return replace_text(args, kwargs, TEXT, self.text_position, self._map)
 
     def _map(self, states: Tensor) -> Tensor:
         """Mapped text states; raises EffaceError where they are of another width."""
-        assert isinstance(self.erasure, TextMap)
-        width = len(self.erasure.u)
+        assert isinstance(self.erasure, TextMap | GatedMap)
+        width = self.erasure.width
         if states.shape[-1] != width:
             raise EffaceError(
                 f"the erasure was made for text states {width} wide, these are {states.shape[-1]}: use its own model."

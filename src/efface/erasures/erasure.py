@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from efface.erasures import file as files
-from efface.erasures import stack
+from efface.erasures import life
 from efface.erasures.interface import ModelEdit
-from efface.erasures.provenance import Provenance
+from efface.erasures.provenance import provenance_in, summarise
 from efface.erasures.share import shared_files
-from efface.errors import EffaceError, UsageError
+from efface.errors import EffaceError
 from efface.io.digest import sha256_of_tensor
 from efface.io.hub import ERASURE, erasure_file, require_name, upload, write_files
 from efface.registry import Registry
@@ -26,6 +26,7 @@ KINDS: Registry[type[Erasure]] = Registry(
         "textmap": "efface.erasures.textmap:TextMap",
         "delta": "efface.erasures.delta:WeightDelta",
         "activation": "efface.erasures.activation:ActivationEdit",
+        "gated-map": "efface.erasures.gated:GatedMap",
     },
     contract=ModelEdit,
 )  # fmt: skip
@@ -51,6 +52,9 @@ class Erasure(ModelEdit):
     def attach(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> None:
         """Attach to a pipeline; later attachments act on the text first (W M_A M_B for A, then B).
 
+        An erasure is what its content is: the same file attached twice is counted, and acts once. It stays with the
+        pipeline object through copies, replaced components and threads (docs/guarantees.md).
+
         Args:
             pipeline: any diffusers pipeline with the model this was made for.
             scale: 0 leaves the model as it is, 1 is the erasure; values beyond extrapolate.
@@ -58,22 +62,41 @@ class Erasure(ModelEdit):
             force: attach to a model of the same shapes but other weights (a fine-tune), with a warning.
 
         Raises:
-            EffaceError: already attached, another model, or a target that cannot be edited.
+            UsageError: the scale is negative or not finite.
+            EffaceError: attached already with another scale, another model, or a target that cannot be edited.
         """
-        stack.attach(self, pipeline, scale=scale, fold=fold or self.acts_on == "weights", force=force)
+        life.attach(self, pipeline, scale=scale, fold=fold or self.acts_on == "weights", force=force)
 
-    def remove(self, pipeline: Any) -> None:
-        """Take it off again; every weight is bit-identical to before, whatever else stays attached."""
-        stack.remove(self, pipeline)
+    def remove(self, pipeline: Any, *, subtract: bool | None = None) -> None:
+        """Take it off again; every weight is bit-identical to before, whatever else stays attached.
+
+        Weights that others changed since it was folded into them (a fused LoRA) have its own change subtracted, with a
+        warning; the original is never written over later work.
+
+        Args:
+            pipeline: any pipeline that it is attached to, itself or by a view.
+            subtract: for weights of which it cannot be told whether they still hold the erasure: True subtracts its
+                change, False leaves them as they are.
+
+        Raises:
+            EffaceError: it is not attached, or such weights were found and nothing was said of them.
+        """
+        life.remove(self, pipeline, subtract=subtract)
 
     @contextmanager
     def attached(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> Iterator[Any]:
-        """`with erasure.attached(pipe): ...`, taken off at the end whatever happens."""
-        self.attach(pipeline, scale=scale, fold=fold, force=force)
-        try:
+        """`with erasure.attached(pipe): ...`, taken off at the end whatever happens.
+
+        Raises:
+            EffaceError: as `attach`, or another thread or task is in such a block of another erasure.
+        """
+        fold = fold or self.acts_on == "weights"
+        with life.attached(self, pipeline, scale=scale, fold=fold, force=force):
             yield pipeline
-        finally:
-            self.remove(pipeline)
+
+    def foldable(self) -> Erasure:
+        """What weights can hold of it: itself, or the nearest edit that they can, with a warning."""
+        return self
 
     def save(self, path: str | Path) -> int:
         """Write one safetensors file, atomically; returns its size in bytes."""
@@ -84,12 +107,7 @@ class Erasure(ModelEdit):
         """Read an erasure of any kind; raises EffaceError for anything damaged, foreign or newer."""
         header, tensors = files.read(Path(path))
         kind = _kind(Path(path), str(header.get("kind"))[:40], str(header.get("plugin", ""))[:80])
-        try:
-            provenance = Provenance.from_json(header)
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            raise EffaceError(
-                f"{path} has an incomplete header ({repr(error)[:200]}): make the erasure again."
-            ) from error
+        provenance = provenance_in(Path(path), header)
         kind.check(tensors, provenance.base.width)
         return kind.restore(provenance, tensors)
 
@@ -130,10 +148,14 @@ class Erasure(ModelEdit):
 
     def summary(self) -> dict[str, Any]:
         """What `efface show` prints."""
-        size = sum(t.numel() * t.element_size() for t in self.tensors().values())
-        shapes = {name: list(t.shape) for name, t in self.tensors().items()}
-        sums = {name: sha256_of_tensor(t) for name, t in self.tensors().items()}
-        return {"kind": self.kind} | self.provenance.to_json() | {"tensors": shapes, "sha256": sums, "bytes": size}
+        tensors = self.tensors()
+        return summarise(
+            self.kind,
+            self.provenance,
+            shapes={name: tuple(t.shape) for name, t in tensors.items()},
+            sums={name: sha256_of_tensor(t) for name, t in tensors.items()},
+            size=sum(t.numel() * t.element_size() for t in tensors.values()),
+        )
 
 
 def _kind(path: Path, name: str, plugin: str) -> type[Erasure]:

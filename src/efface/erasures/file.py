@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
-from efface.io.tensor_file import open_tensors, read_json, read_raw, serialize
+from efface.io.tensor_file import Raw, Values, open_tensors, read_json, read_raw, serialize, values_in, verify
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 """Version of this file format; a reader refuses newer ones."""
@@ -24,7 +24,7 @@ def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> int
         EffaceError: a tensor is not finite, or the file cannot be written; nothing is left behind.
     """
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not tensor.isfinite().all():
             raise EffaceError(
                 f"the erasure holds values that are not finite (in {name}): it was not saved; check the model."
             )
@@ -39,14 +39,33 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         EffaceError: the file is missing, a pickle, truncated, altered, of a newer format, or no erasure.
     """
+    raw = _raw(path)
+    content = open_tensors(path, "an erasure", raw=raw)
+    return _header(path, raw, content.has_checksum), content.tensors
+
+
+def read_values(path: Path) -> tuple[dict[str, Any], dict[str, Values]]:
+    """The same without torch: the tensors as they stand in the file."""
+    raw = _raw(path)
+    has_checksum = verify(path, raw)
+    values = values_in(path, raw)
+    return _header(path, raw, has_checksum), values
+
+
+def _raw(path: Path) -> Raw:
+    """The bytes of an erasure file; refuses other safetensors files."""
     raw = read_raw(path, "an erasure")
     if "efface" not in raw.metadata:
         raise EffaceError(f"{path} is a safetensors file but no erasure: expected one written by `efface erase`.")
-    content = open_tensors(path, "an erasure", raw=raw)
-    if not content.has_checksum:
+    return raw
+
+
+def _header(path: Path, raw: Raw, has_checksum: bool) -> dict[str, Any]:
+    """What a file says of itself, of a format that is known."""
+    if not has_checksum:
         raise EffaceError(f"{path} was altered or damaged: it has lost its checksum; fetch another copy.")
     try:
-        header = read_json(content.metadata["efface"])
+        header = read_json(raw.metadata["efface"])
         if not isinstance(header, dict) or type(header.get("format")) is not int:
             raise ValueError("its header is no object with a format")
     except ValueError as error:  # behind a valid checksum: a foreign writer
@@ -55,4 +74,4 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise EffaceError(
             f"{path} has format {header['format']}, this efface reads up to {FORMAT}: update efface (pip install -U efface)."
         )
-    return header, content.tensors
+    return header

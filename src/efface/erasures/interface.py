@@ -1,9 +1,12 @@
-"""What an edit of a model is: what it changes and what its file holds; its life on a pipeline stands in `stack`."""
+"""What an edit of a model is: what it changes, what its file holds, and what tells it from another."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, Self
 
 from torch import Tensor
@@ -11,6 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
+from efface.families.networks import Hook
+from efface.io.digest import sha256_of_tensor
 from efface.models.model import Model
 
 
@@ -41,9 +46,33 @@ class ModelEdit(ABC):
         """Thin (out n) and (in n) in float64 whose product `left rightᵀ` is the change of a weight; None where it is dense."""
         return None
 
-    def hooks(self, model: Model, scale: float) -> list[RemovableHandle]:
-        """Register what does not live in weights on a model; returns handles that take it off."""
+    def changes(self, model: Model, scale: float) -> list[Hook]:
+        """What does not live in weights: hooks on a model's modules, in the order in which they run; none is registered."""
         return []
+
+    def hooks(self, model: Model, scale: float) -> list[RemovableHandle]:
+        """Register the `changes` for whoever calls the model's networks; returns the handles that end it.
+
+        `Erasure.attach` does more: it acts for one pipeline only, and follows it through its life.
+        """
+        return [hook.register() for hook in self.changes(model, scale)]
+
+    @cached_property
+    def digest(self) -> str:
+        """What the edit is: sha256 over its kind, its method's configuration and its tensors.
+
+        The same file loaded twice is one erasure, by whatever object it is held.
+        """
+        hashed = hashlib.sha256(f"{self.kind} {self.provenance.method}".encode())
+        hashed.update(json.dumps(self.provenance.config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.tensors().items()):
+            hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {sha256_of_tensor(tensor)}".encode())
+        return hashed.hexdigest()
+
+    @property
+    def names(self) -> str:
+        """The concepts in words: 'church', 'cat'."""
+        return ", ".join(repr(concept.name) for concept in self.provenance.concepts)
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from efface.concepts.concept import Concept, Kind
-from efface.models.fingerprint import Fingerprint, fingerprint
-from efface.models.model import Model
+from efface.errors import EffaceError, UsageError
+from efface.models.fingerprint import Fingerprint
+
+if TYPE_CHECKING:
+    from efface.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class Provenance:
         return cls(method, config, concepts, Fingerprint.from_json(data["base"]), tuple(keep), notes, plugin)
 
 
+def provenance_in(path: Path, header: dict[str, Any]) -> Provenance:
+    """The provenance in a file's header; raises EffaceError where it is incomplete."""
+    try:
+        return Provenance.from_json(header)
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise EffaceError(f"{path} has an incomplete header ({repr(error)[:200]}): make the erasure again.") from error
+
+
 def _concept(entry: dict[str, Any]) -> Concept:
     """A concept from JSON, which knows lists where Concept has tuples; TypeError or ValueError for anything else."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in Concept.__dataclass_fields__}
@@ -78,4 +90,22 @@ def provenance(
     model: Model, method: str, config: dict[str, Any], concepts: Sequence[Concept], keep: Sequence[str], **notes: Any
 ) -> Provenance:
     """Where an erasure comes from."""
-    return Provenance(method, config, tuple(concepts), fingerprint(model), tuple(keep), notes)
+    from efface.models.unchanged import known_fingerprint
+
+    return Provenance(method, config, tuple(concepts), known_fingerprint(model), tuple(keep), notes)
+
+
+def summarise(
+    kind: str, origin: Provenance, *, shapes: Mapping[str, tuple[int, ...]], sums: Mapping[str, str], size: int
+) -> dict[str, Any]:
+    """What is said of an erasure.
+
+    Args:
+        kind: its kind.
+        origin: where it comes from.
+        shapes: of its tensors.
+        sums: sha256 over the bytes of each.
+        size: bytes of all of them.
+    """
+    tensors = {name: list(shape) for name, shape in shapes.items()}
+    return {"kind": kind} | origin.to_json() | {"tensors": tensors, "sha256": dict(sums), "bytes": size}

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
+from efface.erasures.checks import check_text_map
 from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
-from efface.errors import EffaceError
+from efface.families.networks import Hook
 from efface.models.model import Model
-from efface.models.precision import finite_float32, on_cpu
+from efface.models.precision import finite_float32, on_cpu, widen, without_autocast
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,24 +39,30 @@ class TextMap(Erasure):
         """
         return cls(origin, finite_float32(u), finite_float32(v))
 
+    @property
+    def width(self) -> int:
+        """Width of the text states."""
+        return len(self.u)
+
     def map(self, states: Tensor, scale: float = 1.0) -> Tensor:
         """Mapped text states (… width), in their own dtype and on their own device."""
         # float32 also for half-precision models: the two factors may be large where their product is not.
-        wide = states.float()
-        u, v = self.u.to(wide), self.v.to(wide)
-        return (wide + scale * (wide @ v) @ u.T).to(states.dtype)
+        with without_autocast(states.device):
+            wide = states.float()
+            u, v = self.u.to(wide), self.v.to(wide)
+            return (wide + scale * (wide @ v) @ u.T).to(states.dtype)
 
-    def hooks(self, model: Model, scale: float) -> list[RemovableHandle]:
+    def changes(self, model: Model, scale: float) -> list[Hook]:
         """Map the text states on their way into every network that reads them."""
 
         def change(states: Tensor) -> Tensor:
             return self.map(states, scale)
 
-        return [text.hook_text(change) for network in model.networks() for text in network.text_inputs]
+        return [text.hook(change) for network in model.networks() for text in network.text_inputs]
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
-        """W M in float32 or better, cast back; `weight` (out width) is any key or value matrix."""
-        wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+        """W M in float64, cast back; `weight` (out width) is any key or value matrix."""
+        wide = widen(weight)
         u, v = self.u.to(wide), self.v.to(wide)
         return torch.addmm(wide, wide @ u, v.T, alpha=scale).to(weight.dtype)
 
@@ -70,13 +76,7 @@ class TextMap(Erasure):
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        u = shapes.get("u", ())
-        fits = len(u) == 2 and u[0] == width and shapes == {"u": u, "v": u}
-        if not fits or not all(tensor.is_floating_point() for tensor in tensors.values()):
-            raise EffaceError(
-                f"the text map holds {shapes}; expected u and v of shape ({width}, rank): make the erasure again."
-            )
+        check_text_map(tensors, width)
 
     def targets(self) -> None:
         """Every text projection: the map names no weights of its own."""

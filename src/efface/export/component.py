@@ -9,38 +9,61 @@ text encoder through a norm or a sum, which hold no matrix, so the map goes into
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from efface.erasures import Erasure
-from efface.export.check import Check
 from efface.export.config import ExportConfig
+from efface.export.edit import Edit
 from efface.export.names import split
-from efface.export.targets import provenance_note, targets_of
-from efface.models.model import Model
+from efface.export.written import Reading, Written
 
 
-def write(
-    erasure: Erasure, pipeline: Any, path: Path, config: ExportConfig, check: Check, source: Path | None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Write the edited networks, load them anew, put them into the pipeline for a moment, and draw."""
-    own = Model(pipeline).components()
-    edited = [split(target.name, own)[0] for target in targets_of(erasure, Model(pipeline))]
-    names = sorted(set(edited))
+def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: Path | None) -> Written:
+    """Write the edited networks."""
+    names = edited_networks(edit)
     path.mkdir()
-    with erasure.attached(pipeline, scale=config.scale, fold=True, force=config.force):
+    with edit.attached(pipeline, fold=True, force=config.force):
         for name in names:
             getattr(pipeline, name).save_pretrained(path / name, safe_serialization=True)
-    note = json.loads(provenance_note(erasure, config.scale)["efface"])
-    (path / "efface.json").write_text(json.dumps(note, indent=1))
-    before = {name: getattr(pipeline, name) for name in names}
-    try:
-        for name, network in before.items():
-            read = type(network).from_pretrained(path / name, dtype=network.dtype)
-            setattr(pipeline, name, read.to(network.device).eval())
-        return check.draw(pipeline), {"components": names, "layers": len(edited)}
-    finally:
-        for name, network in before.items():
-            setattr(pipeline, name, network)
+    (path / "efface.json").write_text(json.dumps(edit.note(), indent=1))
+    return Written(
+        names=list(edit.weights),
+        notes={"components": names, "layers": len(edit.weights)},
+        readings=[_read_back(pipeline, path, names)],
+    )
+
+
+def edited_networks(edit: Edit) -> list[str]:
+    """Names of the pipeline's components that hold edited weights."""
+    return sorted({split(name, edit.model.components())[0] for name in edit.weights})
+
+
+def read_networks(pipeline: Any, path: Path, names: list[str]) -> dict[str, Any]:
+    """Components of a pipeline, by name, loaded anew from their folders in `path`."""
+    networks = {}
+    for name in names:
+        own = getattr(pipeline, name)
+        networks[name] = type(own).from_pretrained(path / name, dtype=own.dtype).to(own.device).eval()
+    return networks
+
+
+@contextmanager
+def _read_back(pipeline: Any, path: Path, names: list[str]) -> Iterator[Reading]:
+    """The networks loaded anew."""
+    networks = read_networks(pipeline, path, names)
+    weights = ((f"{name}.{key}", weight) for name in names for key, weight in networks[name].named_parameters())
+
+    @contextmanager
+    def put_in() -> Iterator[Any]:
+        before = {name: getattr(pipeline, name) for name in names}
+        try:
+            for name, network in networks.items():
+                setattr(pipeline, name, network)
+            yield pipeline
+        finally:
+            for name, network in before.items():
+                setattr(pipeline, name, network)
+
+    yield Reading(weights, put_in)

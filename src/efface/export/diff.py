@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from efface.erasures import Erasure
-from efface.export.check import Check, require_all
+from efface.export.check import require_all
 from efface.export.config import ExportConfig
+from efface.export.edit import Edit
 from efface.export.names import kohya_name, split
-from efface.export.targets import provenance_note, targets_of
+from efface.export.written import Reading, Written
 from efface.io.atomic import write_atomically
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
@@ -24,20 +25,12 @@ ENDINGS = {"weight": ".diff", "bias": ".diff_b"}
 """Parameter -> ending of its key."""
 
 
-def write(
-    erasure: Erasure, pipeline: Any, path: Path, config: ExportConfig, check: Check, source: Path | None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Write the differences, add what was written to the weights, and draw."""
-    model, tensors, names = Model(pipeline), {}, {}
-    for target in targets_of(erasure, model):
-        weight = on_cpu(target.weight)
-        key = key_of(target.name, model)
-        tensors[key] = (erasure.fold(target.name, weight, config.scale) - weight).float().contiguous()
-        names[key] = target.name
-    write_atomically(path, save(tensors, provenance_note(erasure, config.scale)))
-    read = load_file(path)
-    require_all(list(names), list(read), "the patch")
-    return _patched(model, {names[key]: change for key, change in read.items()}, check), {"tensors": len(read)}
+def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: Path | None) -> Written:
+    """Write the differences."""
+    names = {key_of(name, edit.model): name for name in edit.weights}
+    tensors = {key: edit.change(name).float().contiguous() for key, name in names.items()}
+    write_atomically(path, save(tensors, edit.metadata()))
+    return Written(names=list(edit.weights), notes={"tensors": len(names)}, readings=[_read_back(edit, path, names)])
 
 
 def key_of(name: str, model: Model) -> str:
@@ -47,15 +40,25 @@ def key_of(name: str, model: Model) -> str:
     return f"{base}{ENDINGS[parameter]}"
 
 
-@torch.no_grad()
-def _patched(model: Model, changes: dict[str, Tensor], check: Check) -> np.ndarray:
-    """Pictures with the differences added to the weights, which are put back afterwards."""
+@contextmanager
+def _read_back(edit: Edit, path: Path, names: dict[str, str]) -> Iterator[Reading]:
+    """The weights with the differences added."""
+    read = load_file(path)
+    require_all(list(names), list(read), "the patch")
+    edited = {names[key]: on_cpu(edit.weights[names[key]]) + change.double() for key, change in read.items()}
+    yield Reading(edited.items(), lambda: replaced(edit.model, edited))
+
+
+@contextmanager
+def replaced(model: Model, weights: dict[str, Tensor]) -> Iterator[Any]:
+    """The pipeline with some of its parameters replaced, by full name, for a moment."""
     parameters = parameters_of(model)
-    before = {name: parameters[name].detach().clone() for name in changes}
-    try:
-        for name, change in changes.items():
-            parameters[name].copy_(before[name].double() + change.to(before[name].device).double())
-        return check.draw(model.pipeline)
-    finally:
-        for name, weight in before.items():
-            parameters[name].copy_(weight)
+    before = {name: parameters[name].detach().clone() for name in weights}
+    with torch.no_grad():
+        try:
+            for name, weight in weights.items():
+                parameters[name].copy_(weight)
+            yield model.pipeline
+        finally:
+            for name, weight in before.items():
+                parameters[name].copy_(weight)

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from efface.erasures import Erasure
-from efface.export.check import Check
+from efface.export.component import edited_networks, read_networks
 from efface.export.config import ExportConfig
-from efface.export.targets import provenance_note, targets_of
+from efface.export.edit import Edit
+from efface.export.written import Reading, Written
 from efface.models.metadata import metadata_of
-from efface.models.model import Model
 
 
-def write(
-    erasure: Erasure, pipeline: Any, path: Path, config: ExportConfig, check: Check, source: Path | None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Write the pipeline with folded weights, load it anew, and draw."""
-    names = [target.name for target in targets_of(erasure, Model(pipeline))]
-    with erasure.attached(pipeline, scale=config.scale, fold=True, force=config.force):
+def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: Path | None) -> Written:
+    """Write the pipeline with folded weights."""
+    with edit.attached(pipeline, fold=True, force=config.force):
         pipeline.save_pretrained(path, safe_serialization=True)
-    note = json.loads(provenance_note(erasure, config.scale)["efface"])
     metadata = metadata_of(pipeline)
+    note = edit.note()
     note |= {} if metadata is None else metadata.to_json()  # the folder keeps the name of the model it was made of
     (path / "efface.json").write_text(json.dumps(note, indent=1))
-    reloaded = type(pipeline).from_pretrained(path, dtype=Model(pipeline).networks()[0].module.dtype)
-    reloaded.set_progress_bar_config(disable=True)
-    return check.draw(reloaded.to(pipeline.device)), {"layers": len(names)}
+    return Written(
+        names=list(edit.weights),
+        notes={"layers": len(edit.weights)},
+        readings=[_read_back(pipeline, path, edited_networks(edit))],
+    )
+
+
+@contextmanager
+def _read_back(pipeline: Any, path: Path, names: list[str]) -> Iterator[Reading]:
+    """The edited networks loaded anew, and the whole pipeline where pictures are drawn."""
+    networks = read_networks(pipeline, path, names)
+    weights = ((f"{name}.{key}", weight) for name in names for key, weight in networks[name].named_parameters())
+
+    @contextmanager
+    def load() -> Iterator[Any]:
+        reloaded = type(pipeline).from_pretrained(path, dtype=networks[names[0]].dtype)
+        reloaded.set_progress_bar_config(disable=True)
+        yield reloaded.to(pipeline.device)
+
+    yield Reading(weights, load)

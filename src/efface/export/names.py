@@ -109,8 +109,26 @@ def kohya_name(component: str, path: str, family: str, config: Any) -> str:
         raise EffaceError(
             f"kohya's LoRA files have no name for {component}.{path} of {family}: use the keys of diffusers."
         )
-    inner = path if path.startswith("text_model.") else f"text_model.{path}"
-    return f"{prefix}{inner}".replace(".", "_")
+    return f"{prefix}{_wrapped(path)}".replace(".", "_")
+
+
+def diffusers_keys(component: str, path: str) -> tuple[str, str]:
+    """The keys of a module's two factors, down and up, in diffusers' LoRA files.
+
+    Args:
+        component: of the pipeline.
+        path: of the module in it.
+    """
+    if component.startswith("text_encoder"):
+        # Of a text encoder diffusers knows peft's endings only where attention has factors too; its own it always knows.
+        base = f"{component}.{_wrapped(path)}.lora_linear_layer"
+        return f"{base}.down.weight", f"{base}.up.weight"
+    return f"{component}.{path}.lora_A.weight", f"{component}.{path}.lora_B.weight"
+
+
+def _wrapped(path: str) -> str:
+    """A module's path in a CLIP text encoder with the wrapper that versions of transformers have and readers take off."""
+    return path if path.startswith(("text_model.", "text_projection")) else f"text_model.{path}"
 
 
 def split(name: str, components: Any) -> tuple[str, str, str]:

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.erasures import Erasure
 from efface.errors import EffaceError, UsageError
-from efface.export.check import Check, require_all
+from efface.export.check import require_all
 from efface.export.config import ExportConfig
+from efface.export.diff import replaced
+from efface.export.edit import Edit
 from efface.export.names import CHECKPOINT, original_unet, split
-from efface.export.targets import provenance_note, targets_of
+from efface.export.written import Reading, Written
 from efface.models.model import Model
 
 AVERAGED = "model_ema."
 """Prefix of a second copy of the UNet, which no tool draws with and which would keep the concept."""
 
 
-def write(
-    erasure: Erasure, pipeline: Any, path: Path, config: ExportConfig, check: Check, source: Path | None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Copy the checkpoint with edited tensors, put what was written into the pipeline, and draw."""
+def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: Path | None) -> Written:
+    """Copy the checkpoint with edited tensors."""
     if source is None or not source.is_file() or source.suffix != ".safetensors":
         raise UsageError(
             "a single-file export needs the model as a .safetensors checkpoint: give its path as the model."
         )
-    model = Model(pipeline)
-    keys = {target.name: checkpoint_key(target.name, model) for target in targets_of(erasure, model)}
+    keys = {name: checkpoint_key(name, edit.model) for name in edit.weights}
     try:
         with safe_open(source, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -40,16 +39,16 @@ def write(
             if missing:
                 raise EffaceError(
                     f"{source} has no tensor {missing[0]}, which the erasure edits: is it a UNet checkpoint of "
-                    f"{model.family.name}?"
+                    f"{edit.model.family.name}?"
                 )
             tensors = {key: file.get_tensor(key) for key in held if not key.startswith(AVERAGED)}
     except (SafetensorError, OSError) as error:
         raise EffaceError(f"{source} is missing or damaged ({error}): fetch another copy.") from error
     for name, key in keys.items():
-        tensors[key] = erasure.fold(name, tensors[key], config.scale).contiguous()
-    save_file(tensors, path, metadata | provenance_note(erasure, config.scale))
+        tensors[key] = edit.fold(name, tensors[key]).contiguous()
+    save_file(tensors, path, metadata | edit.metadata())
     notes = {"layers": len(keys), "averaged copies left out": sum(key.startswith(AVERAGED) for key in held)}
-    return _read_back(model, path, check), notes
+    return Written(names=list(keys), notes=notes, readings=[_read_back(edit.model, path)])
 
 
 def checkpoint_key(name: str, model: Model) -> str:
@@ -63,18 +62,14 @@ def checkpoint_key(name: str, model: Model) -> str:
     return f"{CHECKPOINT}{original_unet(path, model.components()['unet'].config)}.{parameter}"
 
 
-def _read_back(model: Model, path: Path, check: Check) -> np.ndarray:
-    """Pictures of the pipeline with all of its UNet's tensors from the file, found there by diffusers' own reader."""
+@contextmanager
+def _read_back(model: Model, path: Path) -> Iterator[Reading]:
+    """All of the UNet's tensors from the file, found there by diffusers' own reader."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     unet: Any = model.components()["unet"]
     with safe_open(path, framework="pt") as file:
         held: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys() if key.startswith(CHECKPOINT)}  # noqa: SIM118
-    read = convert_ldm_unet_checkpoint(dict(held), unet.config)
-    before = {name: tensor.detach().clone() for name, tensor in unet.state_dict().items()}
-    require_all(list(before), list(read), "diffusers' reader of the checkpoint")
-    try:
-        unet.load_state_dict(read)
-        return check.draw(model.pipeline)
-    finally:
-        unet.load_state_dict(before)
+    read = {f"unet.{key}": tensor for key, tensor in convert_ldm_unet_checkpoint(dict(held), unet.config).items()}
+    require_all([f"unet.{key}" for key in unet.state_dict()], list(read), "diffusers' reader of the checkpoint")
+    yield Reading(read.items(), lambda: replaced(model, read))

@@ -5,18 +5,57 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
+from efface.families.drawing import require_own_call
 from efface.families.layers import execution_device, read_parameter, unwrap
 from efface.families.networks import Network
 from efface.families.projections import Projection
 from efface.families.text import Text, TokenSpan
 
-__all__ = ["Network", "Family", "Projection", "Standard", "execution_device", "read_parameter", "unwrap"]
+__all__ = [
+    "Network",
+    "Family",
+    "Projection",
+    "Side",
+    "Standard",
+    "cells_of",
+    "execution_device",
+    "read_parameter",
+    "unwrap",
+]
+
+
+Side = int | tuple[int, int] | None
+"""Pixels of each side of a picture, or its width and height; None is the model's own size."""
+
+
+def cells_of(side: Side, usual: int | Sequence[int], scale: int, patch: int = 1) -> tuple[int, int]:
+    """Rows and columns of a picture's latents.
+
+    Args:
+        side: of the picture.
+        usual: cells of a side of the model's own pictures, or their rows and columns, cut to whole patches.
+        scale: pixels of a side of a cell.
+        patch: cells of a side of a patch, which a picture holds whole.
+
+    Raises:
+        UsageError: the size is not a multiple of what the model draws.
+    """
+    if side is None:
+        rows, columns = (usual, usual) if isinstance(usual, int) else usual
+        return rows // patch * patch, columns // patch * patch
+    width, height = (side, side) if isinstance(side, int) else side
+    step = scale * patch
+    for name, pixels in (("width", width), ("height", height)):
+        if pixels < step or pixels % step:
+            near = max(step, round(pixels / step) * step)
+            raise UsageError(f"the {name} is {pixels} pixels; expected a multiple of {step}, such as {near}.")
+    return height // scale, width // scale
 
 
 class Standard(NamedTuple):
@@ -35,6 +74,10 @@ class Family(ABC):
     """Where a text map is the same as the edit of weights that it stands for."""
     reads_padding: bool = True
     """Whether the denoiser attends to the positions after a prompt's end."""
+    takes_tokens: bool = False
+    """Whether `encode` takes ids of any length up to what the model reads, later ones without effect on earlier ones."""
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    """Names of diffusers' pipelines whose call the family's drawing is; none where it vouches for all that it serves."""
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
@@ -57,6 +100,11 @@ class Family(ABC):
     @abstractmethod
     def text(self, prompts: Sequence[str]) -> Text:
         """Prompts as the pipeline itself encodes them."""
+
+    def states_at(self, prompts: Sequence[str], positions: Sequence[int]) -> Tensor:
+        """The text state of each prompt at one position of the first span (prompts width)."""
+        first = self.token_spans()[0].start
+        return self.text(prompts).states[range(len(prompts)), [first + position for position in positions]]
 
     def tokenizers(self) -> list[Any]:
         """The tokenizers, one a text encoder."""
@@ -102,6 +150,11 @@ class Family(ABC):
 
     # Drawing
 
+    def require_drawable(self) -> None:
+        """Raise EffaceError where efface's own drawing is not known to be the pipeline's call."""
+        if self.pipelines:
+            require_own_call(self.pipeline, self.pipelines)
+
     @abstractmethod
     def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         """What the scheduler takes for the denoiser's output (batch channels height width) at a timestep.
@@ -110,8 +163,8 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        """(channels height width) of the latents of a square picture of `side` pixels; None is the model's own size."""
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        """(channels height width) of the latents of a picture of `side` pixels; raises UsageError where its cells do not fit."""
 
     def latent_dtype(self, states: Tensor) -> torch.dtype:
         """Precision of the latents while they are denoised."""

@@ -8,8 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from efface.families.base import Side, cells_of
 from efface.families.schedule import set_shifted_sigmas
-from efface.families.text import Text, TokenSpan
+from efface.families.text import Text, TokenSpan, converted
 from efface.families.transformer import JointTransformer
 
 PATCH = "batch c (h p) (w q) -> batch (h w) (c p q)"
@@ -20,17 +21,16 @@ class Flux(JointTransformer):
     """FLUX.1; a text map covers T5's states, not the pooled CLIP text."""
 
     name = "flux"
+    pipelines = ("FluxPipeline",)
     denoisers = ("FluxTransformer2DModel",)
     encoders = ("text_encoder", "text_encoder_2")
     joint = ("transformer_blocks", "single_transformer_blocks")
     timestep_argument = ("timestep", 3)
 
     def token_spans(self) -> list[TokenSpan]:
-        return [
-            TokenSpan(
-                *self.tokenizer_and_encoder("text_encoder_2"), self.default("max_sequence_length") or 512, begin=0
-            )
-        ]
+        tokenizer, encoder = self.tokenizer_and_encoder("text_encoder_2")
+        length = self.default("max_sequence_length") or 512
+        return [TokenSpan(tokenizer, encoder, length, begin=0, clean=converted(self.pipeline, tokenizer))]
 
     def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
         self.tokenizer_and_encoder("text_encoder")
@@ -60,9 +60,9 @@ class Flux(JointTransformer):
     def guides(self, guidance: float) -> bool:
         return False  # guidance is an input
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        cells = self.pipeline.default_sample_size if side is None else side // self.pipeline.vae_scale_factor
-        return self.network.config.in_channels // 4, cells // 2 * 2, cells // 2 * 2
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        cells = cells_of(side, self.pipeline.default_sample_size, self.pipeline.vae_scale_factor, 2)
+        return self.network.config.in_channels // 4, *cells
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         set_shifted_sigmas(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)

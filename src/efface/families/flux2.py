@@ -9,6 +9,7 @@ from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from einops import rearrange
 from torch import Tensor
 
+from efface.families.base import Side, cells_of
 from efface.families.schedule import set_sigmas
 from efface.families.text import Text, TokenSpan
 from efface.families.transformer import JointTransformer
@@ -20,6 +21,7 @@ class Flux2(JointTransformer):
     """FLUX.2; the pipeline writes prompts into a chat template, and the map covers the whole sequence."""
 
     name = "flux-2"
+    pipelines = ("Flux2Pipeline", "Flux2KleinPipeline")
     denoisers = ("Flux2Transformer2DModel",)
     joint = ("transformer_blocks",)
     timestep_argument = ("timestep", 2)
@@ -81,9 +83,9 @@ class Flux2(JointTransformer):
         )[0]  # fmt: skip
         return rearrange(output, "batch (h w) c -> batch c h w", h=height)
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        cells = self.pipeline.default_sample_size if side is None else side // self.pipeline.vae_scale_factor
-        return self.network.config.in_channels, cells // 2, cells // 2
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        rows, columns = cells_of(side, self.pipeline.default_sample_size, self.pipeline.vae_scale_factor, 2)
+        return self.network.config.in_channels, rows // 2, columns // 2
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         mu = compute_empirical_mu(image_seq_len=latents.shape[-2] * latents.shape[-1], num_steps=steps)

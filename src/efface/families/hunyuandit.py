@@ -23,6 +23,7 @@ class HunyuanDiT(Transformer):
     """
 
     name = "hunyuan-dit"
+    pipelines = ("HunyuanDiTPipeline",)
     denoisers = ("HunyuanDiT2DModel",)
     encoders = ("text_encoder", "text_encoder_2")
     reads_padding = False

@@ -18,6 +18,7 @@ class Lumina2(JointTransformer):
     """The map acts between the norm and the linear layer; prompts stand behind a system prompt, negative ones do not."""
 
     name = "lumina-2"
+    pipelines = ("Lumina2Pipeline",)
     denoisers = ("Lumina2Transformer2DModel",)
     text_layer = "time_caption_embed.caption_embedder.1"
     reads_padding = False
@@ -42,7 +43,8 @@ class Lumina2(JointTransformer):
     def negative(self, prompt: str | None) -> Text:
         states, mask = self.pipeline._get_gemma_prompt_embeds([prompt or ""], self.device, self._length)
         last = torch.zeros(1, dtype=torch.long)
-        return Text(states=states, pooled=None, mask=mask.bool(), last=last, truncated=("",))
+        cut = (self.token_spans()[0]._replace(before="", begin=1).truncated(prompt or ""),)
+        return Text(states=states, pooled=None, mask=mask.bool(), last=last, truncated=cut)
 
     def text_inputs(self) -> tuple[TextInput, ...]:
         return (TextInput(self.network.time_caption_embed.caption_embedder[0]),)
@@ -67,7 +69,3 @@ class Lumina2(JointTransformer):
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         # The pipeline takes the channels for the number of tokens; its checkpoints are sampled so.
         set_shifted_sigmas(scheduler, steps, latents.shape[1], latents.device)
-
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        channels, cells, _ = super().latent_shape(side)
-        return channels, cells // 2 * 2, cells // 2 * 2

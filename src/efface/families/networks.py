@@ -14,6 +14,23 @@ def _identity(value: Tensor) -> Tensor:
     return value
 
 
+class Hook(NamedTuple):
+    """What is to happen at the calls of a module."""
+
+    module: nn.Module
+    """The module."""
+    run: Callable[..., Any]
+    """Before a call `(module, args, kwargs)`, after it `(module, args, kwargs, output)`; None leaves all as it is."""
+    before: bool
+    """Whether it runs before the call or after."""
+
+    def register(self) -> RemovableHandle:
+        """Have it run from now on; returns the handle that ends it."""
+        if self.before:
+            return self.module.register_forward_pre_hook(self.run, with_kwargs=True)
+        return self.module.register_forward_hook(self.run, with_kwargs=True)
+
+
 class TextInput(NamedTuple):
     """A call in which text states can be replaced on their way to the projections."""
 
@@ -24,20 +41,20 @@ class TextInput(NamedTuple):
     position: int = 0
     """Index of that argument where it is passed by position."""
 
-    def hook_text(self, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
-        """Have the states (… width) replaced by `change` of them at every call; returns the handle that ends it."""
+    def hook(self, change: Callable[[Tensor], Tensor]) -> Hook:
+        """The hook that replaces the states (… width) by `change` of them at every call."""
         name = self.argument
-        if name is None:
 
-            def after(module: Any, args: Any, output: Any) -> Tensor:
-                return change(output)
-
-            return self.module.register_forward_hook(after)
-
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def before(
+            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            assert name is not None
             return replace_text(args, kwargs, name, self.position, change)
 
-        return self.module.register_forward_pre_hook(hook, with_kwargs=True)
+        def after(module: Any, args: Any, kwargs: Any, output: Any) -> Tensor:
+            return change(output)
+
+        return Hook(self.module, after if name is None else before, before=name is not None)
 
 
 class Network(NamedTuple):

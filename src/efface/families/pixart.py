@@ -19,6 +19,7 @@ class PixArt(Transformer):
     """Keys and values read what the caption projection gives, and there the map acts."""
 
     name = "pixart"
+    pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     denoisers = ("PixArtTransformer2DModel",)
     reads_padding = False
     timestep_argument = ("timestep", 2)

@@ -42,7 +42,7 @@ def cross_attentions(component: str, network: nn.Module) -> list[Projection]:
         if not (name.endswith("attn2") and hasattr(block, "to_k")):
             continue
         # Unfusing puts the processors back but leaves the block's own flag set.
-        if type(block.processor).__name__.startswith("Fused"):
+        if type(getattr(block, "processor", None)).__name__.startswith("Fused"):
             raise EffaceError(
                 f"the projections of {component}.{name} are fused; expected separate keys and values: "
                 "call unfuse_qkv_projections() on the pipeline first."

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from efface.families.base import Standard
+from efface.families.base import Side, Standard, cells_of
 from efface.families.flux import PATCH
 from efface.families.layers import apply_without_hooks
 from efface.families.networks import TextInput
@@ -21,6 +21,7 @@ class QwenImage(JointTransformer):
     """The map acts between the norm and the linear layer; the template's first tokens are dropped by the pipeline."""
 
     name = "qwen-image"
+    pipelines = ("QwenImagePipeline",)
     denoisers = ("QwenImageTransformer2DModel",)
     text_layer = "txt_in"
     joint = ("transformer_blocks",)
@@ -72,9 +73,9 @@ class QwenImage(JointTransformer):
     def standard(self) -> Standard:
         return super().standard()._replace(guidance=float(self.default("true_cfg_scale") or 4.0))
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        cells = self.pipeline.default_sample_size if side is None else side // self.pipeline.vae_scale_factor
-        return self.network.config.in_channels // 4, cells // 2 * 2, cells // 2 * 2
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        cells = cells_of(side, self.pipeline.default_sample_size, self.pipeline.vae_scale_factor, 2)
+        return self.network.config.in_channels // 4, *cells
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         set_shifted_sigmas(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)

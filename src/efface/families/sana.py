@@ -23,6 +23,7 @@ class Sana(Transformer):
     """
 
     name = "sana"
+    pipelines = ("SanaPipeline",)
     denoisers = ("SanaTransformer2DModel",)
     reads_padding = False
     timestep_argument = ("timestep", 2)
@@ -52,7 +53,9 @@ class Sana(Transformer):
 
     def negative(self, prompt: str | None) -> Text:
         states, pooled, mask = self.encode_prompts([prompt or ""], instructed=False)
-        return Text(states=states, pooled=pooled, mask=mask, last=torch.zeros(1, dtype=torch.long), truncated=("",))
+        last = torch.zeros(1, dtype=torch.long)
+        cut = (self.token_spans()[0]._replace(before="", begin=1).truncated(prompt or ""),)
+        return Text(states=states, pooled=pooled, mask=mask, last=last, truncated=cut)
 
     def text_inputs(self) -> tuple[TextInput, ...]:
         return (TextInput(self.network.caption_norm),)

@@ -83,9 +83,11 @@ def scale_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
     return scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
 
 
-def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
-    """Generators for schedulers that add noise at every step."""
-    return {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+def step_options(scheduler: Any, generators: list[torch.Generator], eta: float | None) -> dict[str, Any]:
+    """Generators for schedulers that add noise at every step, and η of those that have one, where the pipeline gives it."""
+    options = {"generator": generators} | ({} if eta is None else {"eta": eta})
+    taken = inspect.signature(scheduler.step).parameters
+    return {name: value for name, value in options.items() if name in taken}
 
 
 def set_shifted_sigmas(scheduler: Any, steps: int, tokens: int, device: Any, *, max_shift: float = 1.15) -> None:

@@ -16,6 +16,7 @@ class StableDiffusion3(JointTransformer):
     """The token axis holds the CLIP encoders' states, concatenated and padded to T5's width, and then T5's."""
 
     name = "stable-diffusion-3"
+    pipelines = ("StableDiffusion3Pipeline",)
     denoisers = ("SD3Transformer2DModel",)
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     joint = ("transformer_blocks",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ class StableDiffusionXL(StableDiffusion):
     """StableDiffusionXLPipeline and its relatives; text states are the two encoders' penultimate layers, concatenated."""
 
     name = "stable-diffusion-xl"
+    pipelines = ("StableDiffusionXLPipeline",)
+    conditions: ClassVar[dict[str, Any]] = {"addition_embed_type": "text_time"}
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
@@ -43,16 +45,27 @@ class StableDiffusionXL(StableDiffusion):
 
     def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
         conditions = {"text_embeds": text.pooled, "time_ids": self.sizes(latents, text)}
-        unet = self.pipeline.unet
-        return unet(
-            latents, timestep, encoder_hidden_states=text.states, added_cond_kwargs=conditions, return_dict=False
-        )[0]
+        return self.pipeline.unet(
+            latents, timestep, encoder_hidden_states=text.states, timestep_cond=self.guidance_states(latents, guidance),
+            added_cond_kwargs=conditions, return_dict=False,
+        )[0]  # fmt: skip
 
     def sizes(self, latents: Tensor, text: Text) -> Tensor:
         """Original size, crop corner, target size (batch 6): what the pipeline passes for an uncropped picture."""
         height, width = (self.vae_scale() * cells for cells in latents.shape[-2:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=latents.dtype, device=latents.device)
         return sizes.expand(len(latents), -1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        config = self.pipeline.vae.config
+        if config.get("latents_mean") is not None and config.get("latents_std") is not None:  # Playground 2.5
+            mean, spread = (
+                latents.new_tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std")
+            )
+            latents = latents * spread + mean * config["scaling_factor"]
+        pixels = super().decode(latents)
+        mark = getattr(self.pipeline, "watermark", None)
+        return pixels if mark is None else mark.apply_watermark(pixels)
 
     def unmapped_inputs(self) -> list[str]:
         return ["the pooled text beside the timestep", *super().unmapped_inputs()]
@@ -62,6 +75,7 @@ class StableDiffusionXLRefiner(StableDiffusionXL):
     """The refiner: the second text encoder alone, and an aesthetic score in place of the target size."""
 
     name = "stable-diffusion-xl-refiner"
+    pipelines = ("StableDiffusionXLImg2ImgPipeline",)
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:

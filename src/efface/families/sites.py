@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from efface.errors import UsageError
+from efface.errors import EffaceError, UsageError
 
 
 class Site(NamedTuple):
@@ -21,6 +21,30 @@ class Site(NamedTuple):
     """The module itself."""
     part: int = 0
     """Where in a tuple that it returns the picture's states stand; joint blocks return (text, picture)."""
+    difference: bool = False
+    """Whether an autoencoder reads output − input of it instead of its output."""
+
+    def states(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Tensor:
+        """What an autoencoder reads of one call (batch tokens width).
+
+        Args:
+            args: of the call.
+            kwargs: of the call.
+            output: what it returned.
+
+        Raises:
+            EffaceError: the difference is asked for, and input and output have different shapes.
+        """
+        after = self.read(output)
+        if not self.difference:
+            return after
+        before = self.read(args[0] if args else kwargs.get("hidden_states", after[:, :0]))
+        if before.shape != after.shape:
+            raise EffaceError(
+                f"{self.name} takes {tuple(before.shape)} and gives {tuple(after.shape)}, so there is no output − input for "
+                "its autoencoder to read: name a site that keeps its shape, such as a whole block of attention."
+            )
+        return after - before
 
     def read(self, output: Any) -> Tensor:
         """The output as (batch tokens width), sharing its memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,17 @@ class Text(NamedTuple):
     """End of each prompt that the tokenizer cut, "" where it cut nothing."""
     extra: Tensor | None = None
     """What else a family conditions on, one row a prompt (batch anything)."""
+
+    def part(self, rows: slice) -> Text:
+        """Some of the prompts."""
+        return Text(
+            states=self.states[rows],
+            pooled=None if self.pooled is None else self.pooled[rows],
+            mask=self.mask[rows],
+            last=self.last[rows],
+            truncated=self.truncated[rows],
+            extra=None if self.extra is None else self.extra[rows],
+        )
 
     def repeat(self, count: int) -> Text:
         """A batch of `count` rows, all of them this one prompt."""
@@ -67,6 +79,24 @@ def _cat_if_all(parts: Sequence[Tensor | None]) -> Tensor | None:
     """The parts as one tensor; None where any is missing."""
     present = [part for part in parts if part is not None]
     return torch.cat(present) if len(present) == len(parts) else None
+
+
+def said(text: Text, prompts: Sequence[str]) -> Text:
+    """The same text, after a warning for every prompt of which the end was cut."""
+    for prompt, rest in zip(prompts, text.truncated, strict=False):
+        if rest:
+            warnings.warn(
+                f"the prompt {prompt[:60]!r} is longer than the model reads: {rest[:200]!r} is left out.", stacklevel=3
+            )
+    return text
+
+
+def converted(pipeline: Any, tokenizer: Any) -> Callable[[str], str]:
+    """What a pipeline does with a prompt before a tokenizer reads it: a textual inversion of several vectors is written out."""
+    if all(kind.__name__ != "TextualInversionLoaderMixin" for kind in type(pipeline).__mro__):
+        return str
+    convert: Any = pipeline.maybe_convert_prompt
+    return lambda prompt: convert(prompt, tokenizer)
 
 
 class TokenSpan(NamedTuple):

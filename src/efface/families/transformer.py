@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.base import Family, Network, Projection, Side, cells_of, execution_device, unwrap
+from efface.families.drawing import WAY_OUT
+from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import projection
 from efface.families.text import Text, TokenSpan
@@ -30,7 +32,7 @@ class Transformer(Family):
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
         transformer = unwrap(getattr(pipeline, "transformer", None))
-        return any(kind.__name__ in cls.denoisers for kind in type(transformer).__mro__)
+        return bool(class_names(transformer) & set(cls.denoisers))
 
     @property
     def network(self) -> Any:
@@ -104,13 +106,21 @@ class Transformer(Family):
             names.append("IP-Adapter's image states")
         return names
 
+    def require_drawable(self) -> None:
+        super().require_drawable()
+        if "IP-Adapter's image states" in self.unmapped_inputs():
+            raise EffaceError(
+                f"the pipeline has an IP-Adapter, whose image efface's drawing does not give: unload it, or {WAY_OUT}."
+            )
+
     def part_of(self, module: nn.Module) -> int:
         blocks = (block for name in self.joint for block in getattr(self.network, name))
         return int(any(module is unwrap(block) for block in blocks))
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        cells = self.cells() if side is None else side // self.pipeline.vae_scale_factor
-        return self.network.config.in_channels, cells, cells
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        config = self.network.config
+        patch = config.get("patch_size") or 1
+        return config.in_channels, *cells_of(side, self.cells(), self.pipeline.vae_scale_factor, patch)
 
     def cells(self) -> int:
         """Cells of a side of the model's own pictures."""

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import Family, Network, Projection, execution_device, unwrap
+from efface.families.base import Family, Network, Projection, Side, cells_of, execution_device, unwrap
+from efface.families.drawing import WAY_OUT
+from efface.families.layers import class_names
 from efface.families.networks import TextInput
 from efface.families.projections import cross_attentions
-from efface.families.text import Text, TokenSpan
+from efface.families.text import Text, TokenSpan, converted
+
+CONDITIONS = {
+    "class_embed_type": "class labels",
+    "num_class_embeds": "class labels",
+    "addition_embed_type": "other things than text beside the timestep",
+}
+"""Entry of a UNet's configuration -> what it takes beside noise and text, where the entry is not None."""
+
+CAUSAL = {"CLIPTextModel", "CLIPTextModelWithProjection", "ClipText"}
+"""Text encoders of these pipelines in which a token reads nothing of those that follow it."""
 
 
 class StableDiffusion(Family):
     """StableDiffusionPipeline and its relatives (img2img, inpaint, ControlNet, the emoji canvas)."""
 
     name = "stable-diffusion"
+    takes_tokens = True
+    pipelines = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+    conditions: ClassVar[dict[str, Any]] = {}
+    """Entry of CONDITIONS -> the value with which the family draws."""
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
@@ -34,12 +49,14 @@ class StableDiffusion(Family):
 
     def token_spans(self) -> list[TokenSpan]:
         length = min(tokenizer.model_max_length for tokenizer in self.tokenizers())
-        return [TokenSpan(self.tokenizers()[0], next(iter(self.text_encoders().values())), length)]
+        tokenizer, encoder = self.tokenizers()[0], next(iter(self.text_encoders().values()))
+        return [TokenSpan(tokenizer, encoder, length, clean=converted(self.pipeline, tokenizer))]
 
     def text(self, prompts: Sequence[str]) -> Text:
         span = self.token_spans()[0]
+        options: dict[str, Any] = {"padding": "max_length", "max_length": span.length, "truncation": True}
         tokens = [
-            tokenizer(list(prompts), padding="max_length", max_length=span.length, truncation=True, return_tensors="pt")
+            tokenizer(list(map(converted(self.pipeline, tokenizer), prompts)), return_tensors="pt", **options)
             for tokenizer in self.tokenizers()
         ]
         states, pooled = self.encode([t.input_ids for t in tokens], [t.attention_mask for t in tokens])
@@ -48,6 +65,21 @@ class StableDiffusion(Family):
         mask = torch.arange(span.length) <= last[:, None] + 1
         truncated = tuple(span.truncated(prompt) for prompt in prompts)
         return Text(states=states, pooled=pooled, mask=mask, last=last, truncated=truncated)
+
+    def states_at(self, prompts: Sequence[str], positions: Sequence[int]) -> Tensor:
+        if not all(CAUSAL & class_names(encoder) for encoder in self.text_encoders().values()):
+            return super().states_at(prompts, positions)
+        # What follows a token changes nothing of its state; truncation puts the end token after the last that counts.
+        length = max(positions) + 1
+        options: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        tokens = [
+            tokenizer(list(map(converted(self.pipeline, tokenizer), prompts)), max_length=length + 1, **options)
+            for tokenizer in self.tokenizers()
+        ]
+        states, _ = self.encode(
+            [t.input_ids[:, :length] for t in tokens], [t.attention_mask[:, :length] for t in tokens]
+        )
+        return states[range(len(prompts)), list(positions)]
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         encoder, device = self.pipeline.text_encoder, execution_device(self.pipeline)
@@ -83,17 +115,50 @@ class StableDiffusion(Family):
             names.append("IP-Adapter's image states")
         return names
 
-    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
-        return self.pipeline.unet(latents, timestep, encoder_hidden_states=text.states, return_dict=False)[0]
+    def require_drawable(self) -> None:
+        super().require_drawable()
+        config = unwrap(self.pipeline.unet).config
+        takes = [what for entry, what in CONDITIONS.items() if config.get(entry) != self.conditions.get(entry)]
+        reprojection = config.encoder_hid_dim_type  # IP-Adapters set the attribute, not the entry
+        if reprojection is not None:
+            takes.append("an IP-Adapter's image" if reprojection == "ip_image_proj" else "other text states")
+        if config.in_channels != config.out_channels:
+            takes.append(f"{config['in_channels'] - config['out_channels']} channels of a picture")
+        if any(kind.__name__ == "ConsistencyDecoderVAE" for kind in type(unwrap(self.pipeline.vae)).__mro__):
+            raise EffaceError(
+                f"the autoencoder draws random numbers of its own, which efface's drawing does not: {WAY_OUT}."
+            )
+        if takes:
+            raise EffaceError(
+                f"the UNet takes {takes[0]} beside noise and text, which efface's drawing does not give: {WAY_OUT}."
+            )
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance: float | None) -> Tensor:
+        return self.pipeline.unet(
+            latents, timestep, encoder_hidden_states=text.states, timestep_cond=self.guidance_states(latents, guidance),
+            return_dict=False,
+        )[0]  # fmt: skip
+
+    def guidance_states(self, latents: Tensor, guidance: float | None) -> Tensor | None:
+        """What a UNet that is distilled with guidance (LCM, arXiv 2310.04378) takes for its scale (batch width)."""
+        width = unwrap(self.pipeline.unet).config.time_cond_proj_dim
+        if width is None:
+            return None
+        scale = self.standard().guidance if guidance is None else guidance
+        scales = torch.full((len(latents),), scale - 1.0)
+        return self.pipeline.get_guidance_scale_embedding(scales, embedding_dim=width).to(latents)
+
+    def guides(self, guidance: float) -> bool:
+        return super().guides(guidance) and unwrap(self.pipeline.unet).config.time_cond_proj_dim is None
+
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
         config = self.pipeline.unet.config
-        cells = config.sample_size if side is None else side // self.vae_scale()
-        return config.in_channels, cells, cells
+        return config.in_channels, *cells_of(side, config.sample_size, self.vae_scale())
 
     def vae_scale(self) -> int:
-        """Pixels of a side for each cell of the latents."""
-        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        """Pixels of a side for each cell of the latents; the pipeline's own figure where its autoencoder was left out."""
+        vae = getattr(self.pipeline, "vae", None)
+        return self.pipeline.vae_scale_factor if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
@@ -111,4 +176,4 @@ class StableDiffusion(Family):
 def reads_text(pipeline: Any) -> bool:
     """Whether a pipeline's denoiser is a UNet with cross-attention."""
     unet = unwrap(getattr(pipeline, "unet", None))
-    return isinstance(unet, UNet2DConditionModel) and bool(unet.config["cross_attention_dim"])
+    return "UNet2DConditionModel" in class_names(unet) and bool(unet.config["cross_attention_dim"])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from efface.families.base import Side, cells_of
 from efface.families.layers import apply_without_hooks
 from efface.families.networks import TextInput
 from efface.families.schedule import set_shifted_sigmas
@@ -21,6 +22,7 @@ class ZImage(JointTransformer):
     """The map acts between the norm and the linear layer; prompts have no padding, each its own length."""
 
     name = "z-image"
+    pipelines = ("ZImagePipeline",)
     denoisers = ("ZImageTransformer2DModel",)
     text_layer = "cap_embedder.1"
     reads_padding = False
@@ -69,9 +71,8 @@ class ZImage(JointTransformer):
     def latent_dtype(self, states: Tensor) -> torch.dtype:
         return torch.float32
 
-    def latent_shape(self, side: int | None) -> tuple[int, int, int]:
-        cells = self.cells() if side is None else side // self.pipeline.vae_scale_factor
-        return self.network.in_channels, cells // 2 * 2, cells // 2 * 2
+    def latent_shape(self, side: Side) -> tuple[int, int, int]:
+        return self.network.in_channels, *cells_of(side, self.cells(), self.pipeline.vae_scale_factor, 2)
 
     def cells(self) -> int:
         return getattr(self.pipeline, "default_sample_size", 128)  # the pipeline's own call draws 1024 pixels

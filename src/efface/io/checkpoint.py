@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.io.atomic import write_atomically
+from efface.io.atomic import replacing
 
 State = dict[str, Tensor]
 """Tensors from which a stopped job resumes, by name."""
@@ -59,8 +59,19 @@ def with_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
 
 def write_state(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a state as one safetensors file, atomically."""
-    ready = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-    write_atomically(path, save(ready, metadata))
+    ready: State = {}
+    written: set[int] = set()
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()
+        # Large states are not copied; only parts of others are, which safetensors does not take.
+        alone = value.untyped_storage().nbytes() == value.nbytes and value.data_ptr() not in written
+        ready[name] = value if alone else value.clone()
+        written.add(value.data_ptr())
+    with replacing(path) as partial:
+        try:
+            save_file(ready, partial, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def read_state(path: Path) -> tuple[State, dict[str, str]]:

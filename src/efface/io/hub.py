@@ -19,6 +19,22 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 """Name of a repository: its owner and its own name."""
 
 
+def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a repository's files in the Hub's cache; None where it is not there, or the name is none.
+
+    Nobody is asked: the Hub's own functions look for more than files there even where they are told that all is local.
+    """
+    if not NAME.fullmatch(name):
+        return None
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    ref = place / "refs" / (revision or constants.DEFAULT_REVISION)
+    folder = place / "snapshots" / (ref.read_text().strip() if ref.is_file() else revision or "none")
+    return folder if folder.is_dir() else None
+
+
 def erasure_file(source: str, *, revision: str | None = None, token: str | None = None) -> Path:
     """The file of an erasure: itself, the one in a folder, or the one in a repository of the Hub (fetched once).
 
@@ -32,6 +48,9 @@ def erasure_file(source: str, *, revision: str | None = None, token: str | None 
         path = path / ERASURE
     if path.exists() or not NAME.fullmatch(source) or path.suffix == ".safetensors":
         return path
+    cached = cached_snapshot(source, revision)
+    if cached is not None and (cached / ERASURE).exists():
+        return cached / ERASURE
     from huggingface_hub import hf_hub_download
 
     return Path(_ask(source, lambda: hf_hub_download(source, ERASURE, revision=revision, token=token)))
@@ -42,6 +61,9 @@ def autoencoder_folder(source: str) -> Path:
     path = Path(source)
     if path.exists() or not NAME.fullmatch(source):
         return path
+    cached = cached_snapshot(source)
+    if cached is not None and any((*cached.glob("cfg.json"), *cached.glob("*/cfg.json"))):
+        return cached
     from huggingface_hub import snapshot_download
 
     wanted = [pattern for name in AUTOENCODER for pattern in (name, f"*/{name}")]

@@ -13,14 +13,15 @@ import stat
 import struct
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+import numpy as np
+from safetensors import SafetensorError, deserialize
 
 from efface.errors import EffaceError, system_reason
+
+if TYPE_CHECKING:  # what a file says of itself is read without torch, which takes longer to import
+    from torch import Tensor
 
 HEADER_LIMIT = 16_000_000
 """Largest header in bytes; those of erasures have a few thousand."""
@@ -58,6 +59,8 @@ class Raw(NamedTuple):
 
 def serialize(tensors: dict[str, Tensor], metadata: dict[str, str], *, beside: bytes = b"") -> bytes:
     """The bytes of a safetensors file whose checksum covers them all, and what lies `beside` it in another file."""
+    from safetensors.torch import save
+
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(ready, metadata | {"checksum": _BLANK})
     at = _checksum_at(data)
@@ -112,19 +115,73 @@ def open_tensors(path: Path, what: str, *, beside: bytes = b"", raw: Raw | None 
     Raises:
         EffaceError: what `read_raw` refuses, a wrong checksum, or tensors with values that are not finite.
     """
+    import torch
+    from safetensors.torch import load
+
     raw = raw or read_raw(path, what)
     metadata = {k: v for k, v in raw.metadata.items() if k != "checksum"}
-    has_checksum = "checksum" in raw.metadata
-    if has_checksum:
-        _verify(path, raw.data, beside)
+    has_checksum = verify(path, raw, beside=beside)
     try:
-        tensors = load(raw.data)
+        tensors = dict(sorted(load(raw.data).items()))  # in an order that is the same every time
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise EffaceError(f"{path} is damaged ({str(error)[:200]}): fetch another copy.") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise EffaceError(f"{path} holds values that are not finite (in {name}): make it again.")
     return Content(metadata, tensors, has_checksum)
+
+
+def verify(path: Path, raw: Raw, *, beside: bytes = b"") -> bool:
+    """Whether a file has a checksum, which then is right; raises EffaceError where it is wrong."""
+    if "checksum" in raw.metadata:
+        _verify(path, raw.data, beside)
+    return "checksum" in raw.metadata
+
+
+class Values(NamedTuple):
+    """A tensor as it stands in a file."""
+
+    dtype: str
+    """What safetensors calls its type."""
+    shape: tuple[int, ...]
+    data: bytes
+
+    @property
+    def ndim(self) -> int:
+        """How many sizes it has."""
+        return len(self.shape)
+
+    def is_floating_point(self) -> bool:
+        """Whether it holds no whole numbers."""
+        return not self.dtype.startswith("I")
+
+    def is_finite(self) -> bool:
+        """Whether all of its values are finite."""
+        if self.dtype == "BF16":
+            return bool(((np.frombuffer(self.data, dtype="<u2") & 0x7F80) != 0x7F80).all())
+        if not self.is_floating_point():
+            return True
+        return bool(np.isfinite(np.frombuffer(self.data, dtype=f"<f{SIZES[self.dtype]}")).all())
+
+
+def values_in(path: Path, raw: Raw) -> dict[str, Values]:
+    """The tensors of a file, without torch.
+
+    Raises:
+        EffaceError: they do not fit together, or hold values that are not finite.
+    """
+    try:
+        entries = deserialize(raw.data)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise EffaceError(f"{path} is damaged ({str(error)[:200]}): fetch another copy.") from error
+    found = {
+        name: Values(entry["dtype"], tuple(entry["shape"]), bytes(entry["data"]))
+        for name, entry in sorted(entries, key=lambda entry: entry[0])
+    }
+    for name, values in found.items():
+        if not values.is_finite():
+            raise EffaceError(f"{path} holds values that are not finite (in {name}): make it again.")
+    return found
 
 
 def read_json(text: str | bytes) -> Any:

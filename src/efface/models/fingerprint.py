@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import isfinite
-from typing import Any
-from weakref import WeakKeyDictionary
+from math import isfinite, prod
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from efface.models.originals import originals_of
+from efface.models.spelling import spell
 
-from efface.families.layers import read_parameter
-from efface.models.model import Model
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from efface.models.model import Model
 
 BUCKETS = 64
 """Numbers of a sketch; every tensor falls into one bucket by its name."""
@@ -71,7 +72,7 @@ class Fingerprint:
 
 
 def fingerprint_of(
-    family: str, width: int, components: Mapping[str, nn.Module], originals: Mapping[str, Tensor]
+    family: str, width: int, components: Mapping[str, nn.Module], originals: Mapping[str, Tensor], *, old: bool = False
 ) -> Fingerprint:
     """Fingerprint of unedited weights.
 
@@ -80,72 +81,97 @@ def fingerprint_of(
         width: of its text states.
         components: networks by component name.
         originals: full tensor name -> weights before they were edited, where they are.
+        old: with the names that transformers before 5.6 gives a text encoder's tensors.
     """
     sums = [0.0] * BUCKETS
     counts = [0] * BUCKETS
-    weights = _sorted_weights(components)
-    for name, tensor in weights:
-        weight = originals.get(name, tensor)
-        bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % BUCKETS
-        sums[bucket] += _signed_sum(weight)
+    weights = _sorted_weights(components, old)
+    for weight in weights:
+        bucket = int.from_bytes(hashlib.sha256(weight.name.encode()).digest()[:4]) % BUCKETS
+        sums[bucket] += _signed_sum(weight.sample(originals.get(weight.own_name)))
         counts[bucket] += 1
     sketch = tuple(round(s / max(1, n) ** 0.5, 5) for s, n in zip(sums, counts, strict=True))
     return Fingerprint(family=family, width=width, structure=_structure(weights), sketch=sketch)
 
 
-def _weights(components: Mapping[str, nn.Module]) -> Iterable[tuple[str, Tensor]]:
-    """Full name and tensor of every parameter of the model itself."""
+class _Weight(NamedTuple):
+    """A tensor of a model, which may be in memory, offloaded, or still in its file."""
+
+    name: str
+    """Its full name, spelt in one way whatever the version of transformers."""
+    own_name: str
+    """Its full name as the model itself spells it."""
+    part: nn.Module
+    """The module that has it."""
+    parameter: str
+    """Its name there."""
+    shape: tuple[int, ...]
+
+    def sample(self, original: Tensor | None) -> Tensor:
+        """Its evenly spaced values (at most SAMPLE); `original` takes its place where it is edited now."""
+        from efface.families.layers import sample_parameter
+
+        step = max(1, prod(self.shape) // SAMPLE)
+        if original is not None:
+            return original.flatten()[::step][:SAMPLE]
+        return sample_parameter(self.part, self.parameter, step, SAMPLE)
+
+
+def _weights(components: Mapping[str, nn.Module], old: bool) -> Iterator[_Weight]:
+    """Every parameter of the model itself."""
     for component, module in components.items():
+        found = {}
         for path, part in module.named_modules():
             # Adapters and fused copies of projections come and go without changing the model.
             if not _ADAPTER.search(path):
-                prefix = f"{component}.{path.replace('.base_layer', '')}".rstrip(".")
-                yield from (
-                    (f"{prefix}.{name}", read_parameter(part, name))
-                    for name in part._parameters
-                    if part._parameters[name] is not None
-                )
+                prefix = path.replace(".base_layer", "")
+                found |= {f"{prefix}.{n}".lstrip("."): (part, n) for n, p in part._parameters.items() if p is not None}
+        for own, name in zip(found, spell(list(found), old=old), strict=True):
+            part, parameter = found[own]
+            shape = tuple(getattr(part, parameter).shape)
+            yield _Weight(f"{component}.{name}", f"{component}.{own}", part, parameter, shape)
 
 
 _ADAPTER = re.compile(r"lora_|\.to_q?kv$|\.processor(\.|$)|^encoder_hid_proj|^image_proj")
 """Paths of LoRAs, fused projections and IP-Adapters."""
 
 
-def _signed_sum(weight: Tensor) -> float:
-    if not weight.is_floating_point():
+def _signed_sum(sample: Tensor) -> float:
+    """The sum of a tensor's evenly spaced values with fixed random signs, in units of their spread."""
+    import torch
+
+    if not sample.is_floating_point():
         return 0.0
-    flat = weight.flatten()
-    sample = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].double().cpu()
+    sample = sample.double().cpu()
     signs = torch.randint(2, (SAMPLE,), generator=torch.Generator().manual_seed(7))[: len(sample)] * 2 - 1
     spread = sample.square().mean().sqrt()
     return float((signs * sample).sum() / len(sample) ** 0.5 / spread.clamp(min=1e-12))
 
 
-_ORIGINALS: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
-
-
-def originals_of(model: Model) -> dict[str, Tensor]:
-    """Full tensor name -> weights of a model before any edit, on the CPU, of those that are edited now."""
-    return _ORIGINALS.setdefault(model.networks()[0].module, {})
-
-
-def fingerprint(model: Model) -> Fingerprint:
-    """Fingerprint of a model's unedited weights, whatever is attached to it."""
+def fingerprint(model: Model, *, old: bool = False) -> Fingerprint:
+    """Fingerprint of a model's unedited weights, whatever is attached to it; `old` as of `fingerprint_of`."""
     width = model.text_projections()[0].module.weight.shape[1]
-    return fingerprint_of(model.family.name, width, model.components(), originals_of(model))
+    return fingerprint_of(model.family.name, width, model.components(), originals_of(model), old=old)
 
 
-def structure_of(components: Mapping[str, nn.Module]) -> str:
+def fingerprint_like(model: Model, known: Fingerprint) -> Fingerprint:
+    """Fingerprint of a model's unedited weights, with tensors named as in a known one, whichever transformers made that."""
+    if structure_of(model.components(), old=True) == known.structure:
+        return fingerprint(model, old=True)
+    return fingerprint(model)
+
+
+def structure_of(components: Mapping[str, nn.Module], *, old: bool = False) -> str:
     """sha256 over the names and shapes of every tensor, as a fingerprint holds it; quick, since no weight is read."""
-    return _structure(_sorted_weights(components))
+    return _structure(_sorted_weights(components, old))
 
 
-def _sorted_weights(components: Mapping[str, nn.Module]) -> list[tuple[str, Tensor]]:
-    return sorted(_weights(components), key=lambda named: named[0])
+def _sorted_weights(components: Mapping[str, nn.Module], old: bool) -> list[_Weight]:
+    return sorted(_weights(components, old), key=lambda weight: weight.name)
 
 
-def _structure(weights: Iterable[tuple[str, Tensor]]) -> str:
+def _structure(weights: list[_Weight]) -> str:
     hashed = hashlib.sha256()
-    for name, tensor in weights:
-        hashed.update(f"{name}{tuple(tensor.shape)}".encode())
+    for weight in weights:
+        hashed.update(f"{weight.name}{weight.shape}".encode())
     return hashed.hexdigest()

@@ -7,6 +7,7 @@ embedded model without the file has the fingerprint that the embedded one's file
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ from efface.errors import EffaceError
 from efface.families import family_of
 from efface.io import embedded
 from efface.io.atomic import write_atomically
-from efface.models.fingerprint import Fingerprint, fingerprint, structure_of
+from efface.models.fingerprint import Fingerprint, structure_of
 from efface.models.model import Model
+from efface.models.unchanged import known_fingerprint
 
 
 class Metadata(NamedTuple):
@@ -66,11 +68,26 @@ def metadata_of(pipeline: Any) -> Metadata | None:
     return _BY_DENOISER[denoiser]
 
 
+def model_name(pipeline: Any) -> str:
+    """The name of a pipeline's model: its metadata's, its Hub id, or the last part of the path that it was loaded from; no
+    other part of a path, since names go into files that are shared."""
+    metadata = metadata_of(pipeline)
+    if metadata is not None:
+        return metadata.name
+    source = str(getattr(getattr(pipeline, "config", None), "_name_or_path", "") or "")
+    cached = re.search(r"models--([^/\\]+)--([^/\\]+)", source)  # the Hub's cache
+    if cached:
+        return f"{cached[1]}/{cached[2]}"
+    if source.count("/") == 1 and not Path(source).exists():
+        return source
+    return Path(source).name.removesuffix(".safetensors") or "unnamed"
+
+
 def write_metadata(
     folder: Path, pipeline: Any, *, name: str, steps: int, guidance: float, dtype: str = "float32"
 ) -> Metadata:
     """Write the file of a model's folder, so that the model is known from now on."""
-    weights = fingerprint(Model(pipeline))
+    weights = known_fingerprint(Model(pipeline))
     metadata = Metadata(name=name, steps=steps, guidance=guidance, dtype=dtype, fingerprint=weights)
     write_atomically(folder / embedded.METADATA, (json.dumps(metadata.to_json(), indent=1) + "\n").encode())
     return metadata
@@ -98,7 +115,7 @@ def _by_weights(model: Model) -> Metadata | None:
         weights = metadata.fingerprint
         if weights.family == model.family.name:
             structure = structure or structure_of(model.components())
-            if weights.structure == structure and not weights.difference(fingerprint(model)):
+            if weights.structure == structure and not weights.difference(known_fingerprint(model)):
                 return metadata
     return None
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from efface.errors import EffaceError, UsageError
+from efface.errors import UsageError
 from efface.families import Family, Network, Projection, family_of
-from efface.families.embedding import replace_embeddings, token_table
+from efface.families.base import Side, execution_device
+from efface.families.drawing import require_settings
+from efface.families.embedding import token_table
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
-from efface.families.text import Text, TokenSpan, concatenate
+from efface.families.text import Text, TokenSpan, concatenate, said
+from efface.io.progress import Step, tell
+from efface.models.batches import MOST, in_batches, limits_of, pictures_at_a_time
+from efface.models.caller import at_work
+from efface.models.decoding import pictures_of
+from efface.models.precision import in_float32_where_it_fits
+from efface.models.tokens import encode_tokens
 
-__all__ = ["Model", "Settings", "Text", "require_fit"]
+__all__ = ["Model", "Settings", "Text"]
 
 
 class Settings(TypedDict, total=False):
@@ -27,7 +34,7 @@ class Settings(TypedDict, total=False):
     steps: int
     guidance: float
     negative: str | None
-    side: int | None
+    side: Side
 
 
 class Model:
@@ -73,9 +80,16 @@ class Model:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
-        """Encode prompts, `batch` at a time; text states come back in the encoder's dtype on its device."""
+        """Encode prompts, `batch` at a time, in the encoder's dtype on its device; what is cut of one is said in a warning."""
         chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        return concatenate([self.family.text(chunk) for chunk in chunks])
+        with at_work(self.pipeline):
+            return said(concatenate([self.family.text(chunk) for chunk in chunks]), prompts)
+
+    @torch.no_grad()
+    def encode_in_float32(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
+        """Encode prompts as `encode` does, in float32 whatever the precision of the text encoders: what erasures are computed
+        from. A half-precision encoder's rounding changes the map that a concept and its anchor give by a tenth and more."""
+        return in_float32_where_it_fits(self.family.text_encoders().values(), lambda: self.encode(prompts, batch=batch))
 
     def token_spans(self) -> list[TokenSpan]:
         """The parts of the token axis, each filled by one tokenizer."""
@@ -95,44 +109,22 @@ class Model:
         """Embedding of every token (vocabulary width), those of several text encoders side by side."""
         return token_table(list(self.family.text_encoders().values()))
 
-    def frame(self, content: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Token ids for each tokenizer (batch tokens): begin, the content tokens of a prompt, end, padding.
-
-        Raises:
-            EffaceError: a prompt has more tokens than the model reads.
-        """
-        longest = max(map(len, content), default=0)
-        length = self.max_tokens + 2  # begin and end
-        if longest > self.max_tokens:
-            raise EffaceError(
-                f"a prompt of {longest} tokens was given; expected at most the {self.max_tokens} the model reads."
-            )
-        framed = []
-        for tokenizer in self.family.tokenizers():
-            rows = [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in content]
-            padding = tokenizer.pad_token_id
-            framed.append(torch.tensor([row + [padding] * (length - len(row)) for row in rows]))
-        return framed
-
-    def encode_tokens(self, content: Sequence[Sequence[int]], embeddings: Tensor | None = None) -> Text:
+    def encode_tokens(
+        self, content: Sequence[Sequence[int]], embeddings: Tensor | None = None, *, padded: bool = True
+    ) -> Text:
         """Encode prompts given as content tokens, with gradients to their embeddings.
 
         Args:
             content: ids of each prompt's tokens, without begin, end and padding; several tokenizers share them.
             embeddings: what takes the place of the tokens' own embeddings (batch tokens width), in `token_table`'s width;
                 rows of shorter prompts are filled up with anything.
+            padded: to the length that the model reads; else to that of the longest prompt, which costs a tenth for short ones.
 
         Raises:
             EffaceError: a prompt has more tokens than the model reads.
         """
-        ids = self.frame(content)
-        lengths = torch.tensor([len(row) for row in content])
-        mask = torch.arange(ids[0].shape[1]) <= lengths[:, None] + 1
-        encoders = list(self.family.text_encoders().values())
-        with nullcontext() if embeddings is None else replace_embeddings(encoders, embeddings, lengths):
-            states, pooled = self.family.encode(ids, [mask.long()] * len(ids))
-        truncated = ("",) * len(content)
-        return Text(states=states, pooled=pooled, mask=mask, last=lengths, truncated=truncated)
+        with at_work(self.pipeline):
+            return encode_tokens(self.family, content, embeddings, padded=padded)
 
     def truncated(self, prompt: str) -> str:
         """The end of `prompt` that the tokenizer of fewest tokens cuts, "" where it cuts nothing."""
@@ -147,7 +139,8 @@ class Model:
 
         `guidance` matters to guidance-distilled models only, which take it as an input.
         """
-        return self.family.predict(latents, timestep, text, guidance)
+        with at_work(self.pipeline):
+            return self.family.predict(latents, timestep, text, guidance)
 
     def guides(self, guidance: float) -> bool:
         """Whether pictures at this guidance are drawn with an unconditional half beside the conditional one."""
@@ -172,18 +165,37 @@ class Model:
     def _mixture(self, timestep: Tensor, like: Tensor) -> Mixture:
         return mixture(self.pipeline.scheduler, timestep, like)
 
-    def sample(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> list[Image.Image]:
-        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoise`."""
-        return self.decode(self.latents(text, seeds=seeds, **settings))
+    def sample(
+        self, text: Text, *, seeds: Sequence[int], checked: bool = False, **settings: Unpack[Settings]
+    ) -> list[Image.Image]:
+        """Draw one picture for each text with the pipeline's own scheduler; arguments as of `denoise` and `decode`."""
+        return self.decode(self.latents(text, seeds=seeds, **settings), checked=checked)
 
     def latents(self, text: Text, *, seeds: Sequence[int], **settings: Unpack[Settings]) -> Tensor:
-        """Clean latents of one picture for each text (batch channels h w); arguments as of `denoise`."""
-        clean: Tensor | None = None
-        for _, latents in self.denoise(text, seeds=seeds, **settings):
-            clean = latents
-        if clean is None:
-            raise UsageError("the sampler took no steps; expected at least 1.")
-        return clean
+        """Clean latents of one picture for each text (batch channels h w); arguments as of `denoise`.
+
+        As many pictures are drawn at a time as memory holds.
+        """
+
+        def draw(chosen: slice) -> Tensor:
+            clean: Tensor | None = None
+            for _, latents in self.denoise(text.part(chosen), seeds=seeds[chosen], **settings):
+                clean = latents
+            if clean is None:
+                raise UsageError("the sampler took no steps; expected at least 1.")
+            return clean
+
+        shape = self.family.latent_shape(settings.get("side"))
+        size = self.pictures_at_a_time(len(seeds), shape, settings.get("guidance", 7.5))
+        return torch.cat(in_batches(self.networks()[0].module, "drawing", len(seeds), shape, size, draw))
+
+    def pictures_at_a_time(self, count: int, shape: tuple[int, int, int], guidance: float) -> int:
+        """How many of `count` pictures, with latents (channels height width), are drawn together."""
+        if count == 1:
+            return 1
+        halves = 1 + self.guides(guidance)
+        device = torch.device(execution_device(self.pipeline))
+        return min(count, pictures_at_a_time(self.networks()[0].module, shape, halves, device))
 
     @torch.no_grad()
     def denoise(
@@ -194,7 +206,7 @@ class Model:
         steps: int = 50,
         guidance: float = 7.5,
         negative: str | None = None,
-        side: int | None = None,
+        side: Side = None,
         watch: Callable[[Tensor, float], None] | None = None,
     ) -> Iterator[tuple[float, Tensor]]:
         """The denoising steps of one picture for each text: the timestep that the denoiser saw, and the latents after it
@@ -206,10 +218,14 @@ class Model:
             steps: denoising steps.
             guidance: classifier-free guidance scale; 1 or less leaves the unconditional half out.
             negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
-            side: width and height in pixels; the model's own by default.
+            side: pixels of each side, or width and height; the model's own by default.
             watch: called before each step with the noisy latents as the denoiser reads them and the timestep.
+
+        Raises:
+            EffaceError: the pipeline's own call takes more than text, or is not known to draw the same.
         """
-        scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
+        self.family.require_drawable()
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
         guided = self.guides(guidance)
         # Each picture has its own generator, on the CPU, so that it depends neither on its neighbours nor on the device.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -220,8 +236,8 @@ class Model:
             self.family.check_unguided(negative)
         self.family.set_timesteps(scheduler, steps, latents)
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
-        options = step_options(scheduler, generators)
-        for timestep in scheduler.timesteps:
+        options = step_options(scheduler, generators, self.family.default("eta"))
+        for number, timestep in enumerate(scheduler.timesteps, 1):
             noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
             if watch:
                 watch(noisy[-len(latents) :], float(timestep))
@@ -229,40 +245,55 @@ class Model:
             if guided:
                 output = self.family.guide(*output.chunk(2), guidance)
             latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
+            tell(Step(number=number, steps=len(scheduler.timesteps), pictures=len(latents)))
             yield float(timestep), latents
 
     @torch.no_grad()
     def encode_negative(self, prompt: str | None) -> Text:
         """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
-        return self.family.negative(prompt)
+        with at_work(self.pipeline):
+            return said(self.family.negative(prompt), [prompt or ""])
 
-    def _noise(self, generators: Sequence[torch.Generator], side: int | None) -> Tensor:
+    def _noise(self, generators: Sequence[torch.Generator], side: Side) -> Tensor:
         shape = self.family.latent_shape(side)
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        like = {"dtype": torch.float32, "device": "cpu"}  # whatever the program's defaults are
+        return torch.stack([torch.randn(shape, generator=generator, **like) for generator in generators])
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of scaled latents (batch channels height width)."""
-        pixels = self.family.decode(latents)
-        array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(np.ascontiguousarray(a)) for a in array]
+    def decode(self, latents: Tensor, *, checked: bool = False) -> list[Image.Image]:
+        """Pictures of scaled latents (batch channels height width), decoded few at a time.
+
+        `checked` has the pipeline's safety checker, where it has one, blacken what it finds, as in its own call; otherwise
+        pictures are as the model draws them. Both are said in a warning.
+        """
+        return pictures_of(self.family, latents, checked=checked)
 
     def draw(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], batch: int = 32, **settings: Unpack[Settings]
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        batch: int | None = None,
+        checked: bool = True,
+        **settings: Unpack[Settings],
     ) -> list[Image.Image]:
-        """Encode and sample prompts, `batch` pictures at a time (one seed a prompt)."""
+        """Pictures as the pipeline's own call draws them (one seed a prompt).
+
+        Args:
+            prompts: what to draw.
+            seeds: one a picture.
+            batch: most pictures drawn together; by default as memory allows.
+            checked: whether the pipeline's safety checker looks at them, as of `decode`.
+            **settings: as of `denoise`.
+
+        Raises:
+            UsageError: the call's option is none of efface's.
+            EffaceError: as `denoise`.
+        """
+        require_settings(settings, (*Settings.__annotations__, "watch"))
         pictures = []
+        batch = batch or limits_of(self.networks()[0].module).named or MOST
         for i in range(0, len(prompts), batch):
             text = self.encode(prompts[i : i + batch])
-            pictures += self.sample(text, seeds=seeds[i : i + batch], **settings)
+            pictures += self.sample(text, seeds=seeds[i : i + batch], checked=checked, **settings)
         return pictures
-
-
-def require_fit(model: Model, prompt: str) -> None:
-    """Raise EffaceError when the tokenizer would cut `prompt`."""
-    rest = model.truncated(prompt)
-    if rest:
-        raise EffaceError(
-            f"the prompt {prompt[:60]!r} is longer than the {model.max_tokens} tokens the model reads: {rest!r} would be cut; "
-            "shorten the concept."
-        )

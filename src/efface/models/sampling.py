@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from efface.errors import UsageError
 from efface.families import family_of
+from efface.families.base import Side
 from efface.models.metadata import metadata_of
 from efface.models.model import Model, Settings
 
@@ -26,8 +28,10 @@ class Sampling:
     """Guidance scale."""
     negative: str | None = None
     """Negative prompt."""
-    side: int | None = None
-    """Pixels of each side."""
+    side: Side = None
+    """Pixels of each side, or width and height."""
+    seed: int | None = None
+    """Seed of the first picture, from which the others count on; None is that of the purpose."""
 
     def settings(self, pipeline: Any) -> Settings:
         """Arguments of `Model.draw` on a pipeline."""
@@ -43,6 +47,28 @@ def sampling(pipeline: Any, steps: int | None, guidance: float | None) -> dict[s
     if steps < 1:
         raise UsageError(f"steps is {steps}; expected at least 1.")
     return {"steps": steps, "guidance": guidance}
+
+
+def usual_side(pipeline: Any) -> int | None:
+    """Pixels of a side where the user says nothing; None where the pipeline does not say."""
+    family = family_of(pipeline)
+    scale = getattr(pipeline, "vae_scale_factor", None)
+    if scale is None:
+        return None
+    own = family.latent_shape(None)
+    if getattr(pipeline, "vae", None) is None:  # erasing needs none
+        return own[1] * scale
+    # Some families pack four cells into one.
+    return next((side for side in (own[1] * scale, own[1] * scale * 2) if family.latent_shape(side) == own), None)
+
+
+def scheduler_digest(pipeline: Any) -> str:
+    """sha256 over the class and the configuration of a pipeline's scheduler."""
+    scheduler = pipeline.scheduler
+    # Private entries list which values are defaults, in an order that changes from process to process.
+    config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    described = json.dumps([type(scheduler).__name__, config], sort_keys=True, default=str)
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def generator(*parts: int | str) -> torch.Generator:

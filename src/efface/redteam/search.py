@@ -11,6 +11,7 @@ from efface.attacks import ATTACKS
 from efface.attacks.base import Candidate, Problem, Proposal, text_of
 from efface.attacks.vocabulary import retokenizes, spelled
 from efface.io.checkpoint import State, with_prefix
+from efface.io.progress import tell
 from efface.judges.criterion import Criterion
 from efface.redteam.cost import NOTHING, Cost, Meter
 from efface.redteam.result import SampleResult, TracePoint
@@ -68,6 +69,7 @@ class SearchRun:
                     wrote = time.perf_counter()
                 if proposal.candidates is not None:
                     yield proposal.done
+                tell(f"{proposal.done:.0%} of the search for {len(self.results)} samples")
                 if not self._open():
                     break
             self._save(self.record, cost(), {})

@@ -12,6 +12,7 @@ from PIL import Image
 from efface.metrics.rates import Paired, Rate
 from efface.report import card_attacks, html
 from efface.report.card_attacks import ImageRow
+from efface.report.decisions import erasing_rows, where
 from efface.report.grid import image_tag
 from efface.report.svg import PlotArea
 
@@ -89,14 +90,14 @@ def _card(card: Data, images: CardImages) -> str:
     erasure, seeds = card["erasure"], card["seeds"]
     facts = [
         ("method", f"{erasure['method']} ({erasure['kind']})"),
-        ("concepts", ", ".join(f"{c['name']} ({c['kind']})" for c in erasure["concepts"])),
+        *erasing_rows(erasure),
         ("size of its tensors", f"{erasure['bytes']:,} bytes"),
         ("made in", f"{erasure['notes'].get('seconds', '?')} s"),
         ("base model", f"{erasure['base']['family']}, structure {erasure['base']['structure'][:12]}"),
-        ("judge", card["judge"] or "none: pictures are only compared"),
+        *([("audited on", where(card["decisions"]))] if card.get("decisions") else []),
+        ("audited by", card["judge"] or "none: pictures are only compared"),
         ("pictures", f"seeds {seeds[0]} to {seeds[-1]}, {card['steps']} steps, guidance {card['guidance']}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in erasure["versions"].items())),
-        ("options", ", ".join(f"{k} {v}" for k, v in erasure["config"].items() if k not in ("keep", "coders"))),
     ]
     table = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts)
     groups = "".join(_group(name, group, images, len(seeds)) for name, group in card["groups"].items())

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from efface.metrics.rates import Rate
+from efface.report.decisions import erasing_rows
 from efface.report.markdown import table
 
 TAGS = ["concept-erasure", "unlearning", "diffusers", "text-to-image"]
@@ -17,18 +18,20 @@ def erasure_card(data: Mapping[str, Any], content: bytes, audit: Mapping[str, An
     """The card of an erasure, from its summary and its file's bytes, with the figures of its audit where there is one."""
     names = ", ".join(concept["name"] for concept in data["concepts"])
     settings = {name: value for name, value in data["config"].items() if name != "keep"}
+    decided = [(name, value) for name, value in erasing_rows(data) if name != "options"]
     lines = [
         f"# {names}, erased by {data['method']}",
         f"Removes *{names}* from a text-to-image model while it is attached, and nothing when it is taken off. "
-        f"Made for one model ({data['base']['family']}, text states {data['base']['width']} wide, structure "
+        f"Made for one model ({_base(data)}, text states {data['base']['width']} wide, structure "
         f"`{data['base']['structure'][:12]}`); any other is refused.",
         "```python\nimport efface\n\npipe = efface.load(MODEL)\nerasure = efface.Erasure.from_pretrained(THIS_REPOSITORY)\n"
         "with erasure.attached(pipe):\n    picture = pipe(PROMPT).images[0]\n```",
         "## What was found",
         _audit_table(audit) if audit else "Not audited: `efface audit MODEL --erasure FILE` measures it.",
         "## How it was made",
+        table(("decided", ""), decided),
         table(("option", "value"), [(name, _short(value)) for name, value in settings.items()]),
-        f"{len(data['keep'])} prompts were retained. {len(content):,} bytes, sha256 `{hashlib.sha256(content).hexdigest()}`. "
+        f"{len(content):,} bytes, sha256 `{hashlib.sha256(content).hexdigest()}`. "
         + ", ".join(f"{name} {number}" for name, number in data["versions"].items())
         + ".",
     ]
@@ -62,6 +65,12 @@ def _audit_table(audit: Mapping[str, Any]) -> str:
     heads = ("prompts", "pictures", "concept shown before", "after", "intact", "distance")
     judged = f"Judged by {audit['judge']}" if audit["judge"] else "Pictures were compared, not judged"
     return f"{table(heads, rows)}\n\n{judged}; {audit['steps']} steps, guidance {audit['guidance']}, 95% intervals."
+
+
+def _base(data: Mapping[str, Any]) -> str:
+    """The base model by its name, where the file knows one, and its family."""
+    name = data["notes"].get("decisions", {}).get("model")
+    return f"{name}, {data['base']['family']}" if name else data["base"]["family"]
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from efface.errors import EffaceError, UsageError
 
 Rule = Literal["topk", "batchtopk", "threshold"]
+Reads = Literal["output", "difference"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class SAEConfig:
     rule: Rule = "topk"
     """`topk`: the k largest of each vector; `batchtopk`: the k largest on average over a batch, for training;
     `threshold`: all above one learned threshold, which batchtopk becomes at inference."""
+    reads: Reads = "output"
+    """What it reads of its site: the `output`, or the `difference` output − input, as SDXL-unbox's do (arXiv 2410.22366)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.k <= self.latents:
@@ -170,18 +173,18 @@ def top(activations: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
 def largest(activations: Tensor, count: int, k: int) -> tuple[Tensor, Tensor]:
     """Values of the `count` largest entries of a matrix (rows latents), and their indices in the flattened matrix.
 
-    Candidates are the 4k largest of each row: sorting the whole matrix would take as long as the encoder's product. Where
-    a row turns out to have more that count, all are sorted after all.
+    Candidates are the 4k largest of each row: sorting the whole matrix would take as long as the encoder's product, and
+    four times its memory. Where a row turns out to have more that count, twice as many are.
     """
     rows, latents = activations.shape
     width = min(4 * k, latents)
-    values, indices = top(activations, width)
-    flat = indices + torch.arange(rows, device=activations.device)[:, None] * latents
-    best = values.flatten().topk(count, sorted=False)
-    if width < latents and bool((values.amin(1) > best.values.min()).any()):
-        best = activations.flatten().topk(count, sorted=False)
-        return best.values, best.indices
-    return best.values, flat.flatten()[best.indices]
+    while True:
+        values, indices = top(activations, width)
+        best = values.flatten().topk(count, sorted=False)
+        if width == latents or not bool((values.amin(1) > best.values.min()).any()):
+            flat = indices + torch.arange(rows, device=activations.device)[:, None] * latents
+            return best.values, flat.flatten()[best.indices]
+        width = min(2 * width, latents)
 
 
 def to_sparse_code(values: Tensor, latents: Tensor, rows: Tensor, count: int) -> SparseCode:

@@ -36,6 +36,9 @@ class SAETrainConfig:
     """Weight of AuxK (paper: 1/32)."""
     dead_after: float = 0.1
     """Share of the run without firing after which a latent counts as dead (paper: 10 M vectors)."""
+    as_published: bool = False
+    """Train as SAeUron's public code does: AuxK over the batch and on the negated residual, with gradients into the reconstruction
+    and latents after the ReLU; Adam's ε 6.25e-10; clipping before the decoder's parallel part is removed; dead after 10 M vectors."""
     seed: int = 0
     """Seed of the initial weights and of every batch."""
 

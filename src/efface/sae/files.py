@@ -1,6 +1,7 @@
-"""Files of an autoencoder: a folder a site with `cfg.json` and `sae.safetensors`, as SAeUron publishes them.
+"""Files of an autoencoder: a folder a site with `cfg.json` and `sae.safetensors`, as sparsify and SAeUron publish them.
 
-Other layouts: SAELens's (read and written) and SDXL-unbox's (read).
+Other layouts: SAELens's (read and written, `saelens`) and SDXL-unbox's (read, `unbox`). What a file says is read or refused;
+nothing is passed over that could change what an autoencoder computes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,32 @@ from typing import Any, get_args
 import torch
 
 from efface.errors import EffaceError
-from efface.sae.autoencoder import Rule, SAEConfig, SparseAutoencoder
-from efface.sae.layouts import SAEContents, config_of, entry, read_saelens, read_unbox, tensors_of, threshold_of, write
+from efface.sae import saelens, unbox
+from efface.sae.autoencoder import Reads, Rule, SAEConfig, SparseAutoencoder
+from efface.sae.layouts import (
+    ANY,
+    SAEContents,
+    config_of,
+    entry,
+    require_known,
+    require_no_scaling,
+    require_shapes,
+    require_tensors,
+    tensors_of,
+    threshold_of,
+    write,
+)
+
+PUBLISHED: dict[str, Any] = {
+    "d_in": ANY, "num_latents": ANY, "expansion_factor": ANY, "k": ANY, "normalize_decoder": ANY, "batch_topk": ANY,
+    "sample_topk": ANY, "rule": ANY, "threshold": ANY, "reads": get_args(Reads),
+    "multi_topk": (False,),  # reconstructs from 4 k latents and encodes k
+    "input_unit_norm": (False,), "activation": ("topk",), "signed": (False,), "skip_connection": (False,),
+    "transcode": (False,),
+}  # fmt: skip
+"""Entries of sparsify's `cfg.json` and SAeUron's, and those of efface's own that are no notes."""
+PICKLED = "ae.pt"
+"""What dictionary_learning writes."""
 
 
 def save_sae(sae: SparseAutoencoder, folder: Path, **notes: Any) -> None:
@@ -40,6 +65,8 @@ def save_sae(sae: SparseAutoencoder, folder: Path, **notes: Any) -> None:
         "rule": config.rule,
         "threshold": float(sae.threshold),
     }
+    if config.reads != "output":
+        data["reads"] = config.reads
     write(folder, "sae.safetensors", tensors, data | notes)
 
 
@@ -47,13 +74,19 @@ def load_sae(folder: Path | str) -> SparseAutoencoder:
     """Read an autoencoder in any of the three layouts, told apart by their files.
 
     Raises:
-        EffaceError: files are missing or damaged, or tensors do not have the shapes that the configuration says.
+        EffaceError: files are missing or damaged, tensors do not have the shapes that the configuration says, or it computes
+            what efface's autoencoder does not; the entry or tensor that says so is named.
     """
     folder = Path(folder)
-    if (folder / "sae_weights.safetensors").exists():
-        contents = read_saelens(folder)
-    elif (folder / "state_dict.pth").exists():
-        contents = read_unbox(folder)
+    if (folder / saelens.WEIGHTS).exists():
+        contents = saelens.read_saelens(folder)
+    elif (folder / unbox.WEIGHTS).exists():
+        contents = unbox.read_unbox(folder)
+    elif (folder / PICKLED).exists() and not (folder / "sae.safetensors").exists():
+        raise EffaceError(
+            f"{folder / PICKLED} is a pickle of dictionary_learning, which can run code when opened: open it there and save its "
+            "tensors by the lines in docs/saeuron.md (Autoencoders of other libraries)."
+        )
     else:
         contents = _read_published(folder)
     return _assemble(folder, contents)
@@ -71,6 +104,8 @@ def _hash_header(sae: SparseAutoencoder) -> str:
     """Shape, rule and threshold as the hash reads them; erasure files name autoencoders by it, so it never changes."""
     config = sae.config
     shape = f"width={config.width}, latents={config.latents}, k={config.k}, rule={config.rule!r}"
+    if config.reads != "output":
+        shape += f", reads={config.reads!r}"
     return f"(CoderConfig({shape}), {round(float(sae.threshold), 6)!r})"
 
 
@@ -80,40 +115,30 @@ def notes_of(folder: Path | str) -> dict[str, Any]:
 
 
 def _read_published(folder: Path) -> SAEContents:
+    """sparsify's layout, in which SAeUron's autoencoders and efface's own are published.
+
+    SAeUron trains with BatchTopK and takes the k largest of each vector at inference.
+    """
     data = config_of(folder / "cfg.json")
+    own = "rule" in data
+    require_known({k: v for k, v in data.items() if k in PUBLISHED or not own}, PUBLISHED, folder, "sparsify")
+    if not own:
+        require_no_scaling(folder)
     width = entry(data, "d_in", folder)
     latents = data.get("num_latents") or width * entry(data, "expansion_factor", folder)
-    # The public code trains with BatchTopK and takes the k largest of each vector at inference.
     rule = data.get("rule", "topk")
-    if data.get("input_unit_norm"):
-        raise EffaceError(f"{folder} scales its inputs to unit norm, which efface does not do: use another checkpoint.")
     if rule not in get_args(Rule) or type(latents) is not int:
         raise EffaceError(f"{folder}: rule is {str(rule)[:40]!r}; expected one of {', '.join(get_args(Rule))}.")
-    config = SAEConfig(width=width, latents=latents, k=entry(data, "k", folder), rule=rule)
+    config = SAEConfig(width, latents, entry(data, "k", folder), rule, data.get("reads", "output"))
     threshold = threshold_of(data.get("threshold", 0.0), folder)
-    return SAEContents(config, threshold, tensors_of(folder, "sae.safetensors"))
+    stored = tensors_of(folder, "sae.safetensors")
+    require_tensors(stored, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), (), folder)
+    return SAEContents(config, threshold, stored)
 
 
 def _assemble(folder: Path, contents: SAEContents) -> SparseAutoencoder:
-    # Compared before anything of that size is made: a configuration may ask for more memory than there is.
-    width = contents.config.width
-    latents = contents.config.latents
-    expected = {
-        "encoder.weight": (latents, width),
-        "encoder.bias": (latents,),
-        "W_dec": (latents, width),
-        "b_dec": (width,),
-    }
-    shapes = {name: tuple(t.shape) for name, t in contents.tensors.items()}
-    if shapes != expected:
-        wrong = sorted(set(expected.items()) ^ set(shapes.items()))[0][0]
-        raise EffaceError(
-            f"{folder} has {wrong} of shape {shapes.get(wrong)}; its configuration says {expected.get(wrong)}: "
-            "fetch another copy."
-        )
-    for name, tensor in contents.tensors.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            raise EffaceError(f"{folder} holds values that are not finite numbers (in {name}): train it again.")
+    """The autoencoder of what its files hold; raises EffaceError where shapes or values are not what they should be."""
+    require_shapes(folder, contents)
     sae = SparseAutoencoder(contents.config)
     sae.load_state_dict(
         {k: v.float() for k, v in contents.tensors.items()} | {"threshold": torch.tensor(contents.threshold)}

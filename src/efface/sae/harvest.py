@@ -1,22 +1,28 @@
-"""Harvest activations while a model draws: any number of sites in one pass, step by step or in rounds for training."""
+"""Harvest activations while a model draws: any number of sites in one pass, step by step."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
+from efface.families.base import Side
 from efface.families.sites import Site
+from efface.models.batches import in_batches
+from efface.models.mapped import released
 from efface.models.model import Model
+from efface.sae.autoencoder import SparseAutoencoder
 
+T = TypeVar("T")
 Half = Literal["conditional", "unconditional", "both"]
 
 
@@ -37,9 +43,11 @@ class HarvestConfig:
     difference: bool = False
     """Read output − input of the site instead of its output (SDXL-unbox does; SAeUron reads the output)."""
     batch: int = 32
-    """Pictures drawn at a time."""
+    """Pictures of a shard, and the most that are drawn at a time."""
     seed: int = 0
     """Picture i is drawn from seed + i."""
+    side: Side = None
+    """Pixels of each side of a picture, or width and height; None is the model's own size."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "every", "batch"):
@@ -49,6 +57,10 @@ class HarvestConfig:
             raise UsageError(
                 f"half is {self.half!r} but guidance is {self.guidance}: without guidance there is one half."
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary; the model's own size is left out, as in harvests from before it could be chosen."""
+        return json.loads(json.dumps({k: v for k, v in asdict(self).items() if (k, v) != ("side", None)}))
 
 
 class StepActivations(NamedTuple):
@@ -74,16 +86,13 @@ class HarvestCost(NamedTuple):
 
 
 @contextmanager
-def record_sites(sites: Sequence[Site], *, difference: bool = False) -> Iterator[dict[str, Tensor]]:
+def record_sites(sites: Sequence[Site]) -> Iterator[dict[str, Tensor]]:
     """Context in which every forward of the denoiser writes the sites' activations (batch tokens width) to the dictionary."""
     activations: dict[str, Tensor] = {}
 
     def recorder(site: Site) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            states = site.read(output)
-            if difference:
-                states = states - site.read(args[0] if args else kwargs["hidden_states"])
-            activations[site.name] = states.detach()
+            activations[site.name] = site.states(args, kwargs, output).detach()
 
         return hook
 
@@ -95,10 +104,24 @@ def record_sites(sites: Sequence[Site], *, difference: bool = False) -> Iterator
             handle.remove()
 
 
-def sites_of(model: Model, patterns: Sequence[str]) -> list[Site]:
-    """Sites that match the patterns, each once; raises UsageError for a pattern without a match."""
+def sites_of(
+    model: Model,
+    patterns: Sequence[str],
+    saes: Mapping[str, SparseAutoencoder] | None = None,
+    *,
+    difference: bool = False,
+) -> list[Site]:
+    """Sites that match the patterns, each once; raises UsageError for a pattern without a match.
+
+    Args:
+        model: whose denoiser has the sites.
+        patterns: for fnmatch.
+        saes: site name -> the autoencoder that reads it, which decides between output and output − input.
+        difference: whether output − input of all of them is read.
+    """
     sites = {site.name: site for pattern in patterns for site in model.sites(pattern)}
-    return list(sites.values())
+    differing = {name for name, sae in (saes or {}).items() if sae.config.reads == "difference"}
+    return [site._replace(difference=difference or name in differing) for name, site in sites.items()]
 
 
 def capture(
@@ -107,6 +130,7 @@ def capture(
     seeds: Sequence[int],
     config: HarvestConfig,
     *,
+    saes: Mapping[str, SparseAutoencoder] | None = None,
     pictures: list[Any] | None = None,
 ) -> Iterator[StepActivations]:
     """Draw one batch of pictures and yield the sites' activations, step by step.
@@ -114,21 +138,45 @@ def capture(
     Args:
         prompts: prompt of each picture.
         seeds: seed of each picture.
+        saes: site name -> the autoencoder that will read it.
         pictures: list to which the finished pictures are appended; None skips decoding.
 
     Raises:
         EffaceError: a site gave values that are not finite.
     """
-    sites = sites_of(model, config.sites)
-    with record_sites(sites, difference=config.difference) as activations:
+    sites = sites_of(model, config.sites, saes, difference=config.difference)
+    with released(model.components().values()), record_sites(sites) as activations:
         guided = model.guides(config.guidance)
-        steps = model.denoise(model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance)
+        steps = model.denoise(
+            model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance, side=config.side
+        )
         for number, (timestep, latents) in enumerate(steps):
             if number % config.every == 0:
                 states = {site.name: _half(activations[site.name], config, site, guided) for site in sites}
                 yield StepActivations(timestep, states)
             if number == config.steps - 1 and pictures is not None:
                 pictures += model.decode(latents)
+
+
+def in_pieces(
+    model: Model, count: int, config: HarvestConfig, draw: Callable[[range], T], *, most: int | None = None
+) -> list[T]:
+    """Results of drawing consecutive pieces of `count` pictures, as many at a time as memory holds and `config` allows.
+
+    Args:
+        model: draws them.
+        count: of pictures.
+        config: how they are drawn.
+        draw: draws a piece; it may be called again for the same pictures after memory ran out.
+        most: pictures of a piece, where what is kept of them is large too.
+    """
+    shape = model.family.latent_shape(config.side)
+    size = min(config.batch, most or count, model.pictures_at_a_time(count, shape, config.guidance))
+
+    def work(chosen: slice) -> T:
+        return draw(range(count)[chosen])
+
+    return in_batches(model.networks()[0].module, "drawing", count, shape, size, work)
 
 
 def _half(states: Tensor, config: HarvestConfig, site: Site, guided: bool) -> Tensor:
@@ -140,60 +188,29 @@ def _half(states: Tensor, config: HarvestConfig, site: Site, guided: bool) -> Te
     return conditional if config.half == "conditional" else unconditional
 
 
-class ActivationStream:
-    """Activations in rounds drawn on the fly, for training without a disk: round i always holds the same vectors.
+def shapes_of(model: Model, config: HarvestConfig) -> dict[str, tuple[int, int]]:
+    """Site name -> tokens and width of one picture's activations, found in one step of one picture."""
+    step = next(capture(model, ["a"], [0], replace(config, half="conditional")))
+    return {name: (states.shape[1], states.shape[2]) for name, states in step.states.items()}
 
-    Args:
-        model: draws the pictures.
-        prompts: prompts, cycled through in shuffled order.
-        config: how pictures are drawn and read.
-        images: pictures per round.
-        rank: number of this process; each draws pictures of its own.
-        world: processes that share the work.
-    """
 
-    def __init__(
-        self, model: Model, prompts: Sequence[str], config: HarvestConfig, *, images: int, rank: int = 0, world: int = 1
-    ):
-        if not prompts:
-            raise UsageError("no prompts were given: name a file with one prompt a line, or `canvas`.")
-        self.model = model
-        self.prompts = list(prompts)
-        self.config = config
-        self.images = images
-        self.rank = rank
-        self.world = world
-        self.names = [site.name for site in sites_of(model, config.sites)]
-
-    def round(self, index: int) -> dict[str, Tensor]:
-        """Site name -> vectors (rows width) in float32 on the CPU."""
-        first = (index * self.world + self.rank) * self.images
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        for start in range(first, first + self.images, self.config.batch):
-            numbers = range(start, min(start + self.config.batch, first + self.images))
-            prompts = [self._prompt(number) for number in numbers]
-            for step in capture(self.model, prompts, [self.config.seed + n for n in numbers], self.config):
-                for name, states in step.states.items():
-                    parts[name].append(states.flatten(0, 1).float().cpu())
-        return {name: torch.cat(batches) for name, batches in parts.items()}
-
-    def _prompt(self, number: int) -> str:
-        """Prompt of picture `number`; every pass over the prompts is shuffled anew."""
-        epoch, position = divmod(number, len(self.prompts))
-        order = torch.randperm(len(self.prompts), generator=torch.Generator().manual_seed(self.config.seed + epoch))
-        return self.prompts[int(order[position])]
+def bytes_of(config: HarvestConfig, images: int, shapes: dict[str, tuple[int, int]]) -> int:
+    """Bytes of the activations of `images` pictures in half precision, all sites together."""
+    rows = images * len(range(0, config.steps, config.every)) * (1 + (config.half == "both"))
+    return 2 * rows * sum(tokens * width for tokens, width in shapes.values())
 
 
 def harvest_cost(model: Model, config: HarvestConfig, images: int) -> HarvestCost:
     """Size and duration of a harvest of `images` pictures, extrapolated from one batch at one step."""
+    shape = model.family.latent_shape(config.side)
+    batch = min(config.batch, images, model.pictures_at_a_time(images, shape, config.guidance))
     started = time.perf_counter()
-    batch = min(config.batch, images)
     first = next(capture(model, ["a"] * batch, range(batch), config))
     seconds = (time.perf_counter() - started) * config.steps * images / batch
     steps = len(range(0, config.steps, config.every))
     vectors = images * steps * max(s.shape[0] * s.shape[1] for s in first.states.values()) // batch
-    per_image = sum(s.numel() for s in first.states.values()) * steps * 2 // batch
-    return HarvestCost(images=images, vectors=vectors, bytes=per_image * images, seconds=seconds)
+    shapes = {name: (states.shape[1], states.shape[2]) for name, states in first.states.items()}
+    return HarvestCost(images=images, vectors=vectors, bytes=bytes_of(config, images, shapes), seconds=seconds)
 
 
 def require_space(folder: Path, needed: int) -> None:

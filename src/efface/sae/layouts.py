@@ -1,9 +1,9 @@
-"""What the layouts of autoencoder files share, and the two of other tools: SAELens's (read and written), SDXL-unbox's (read)."""
+"""What the layouts of autoencoder files share: known entries and tensors, and everything else an error that names it."""
 
 from __future__ import annotations
 
 import json
-import zipfile
+from collections.abc import Collection, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,12 @@ from torch import Tensor
 from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
 from efface.io.tensor_file import HEADER_LIMIT, open_tensors, read_json, serialize
-from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
+from efface.sae.autoencoder import SAEConfig
 
-SAELENS_RULES = {"topk": "topk", "jumprelu": "threshold"}
-"""Architecture in SAELens's cfg.json -> rule."""
+ANY = object()
+"""Stands for every value of an entry that leaves the reconstruction as it is, or that its reader looks at by itself."""
+STATISTICS = ("mean", "std", "var", "norm", "scal", "whiten", "stats")
+"""Parts of the names of files that may hold what an autoencoder's inputs are first scaled by."""
 
 
 def write(folder: Path, name: str, tensors: dict[str, Tensor], data: dict[str, Any]) -> None:
@@ -25,35 +27,6 @@ def write(folder: Path, name: str, tensors: dict[str, Tensor], data: dict[str, A
     text = json.dumps(data, indent=1).encode()
     write_atomically(folder / "cfg.json", text)
     write_atomically(folder / name, serialize(tensors, {"format": "pt"}, beside=text))
-
-
-def save_saelens(sae: SparseAutoencoder, folder: Path, site: str, model: str) -> None:
-    """Write SAELens's layout: `cfg.json` and `sae_weights.safetensors` (W_enc is (width latents) there)."""
-    sae = sae.at_inference()
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        "W_enc": sae.encoder.weight.T,
-        "b_enc": sae.encoder.bias,
-        "W_dec": sae.W_dec,
-        "b_dec": sae.b_dec,
-    }
-    data: dict[str, Any] = {
-        "architecture": "topk",
-        "d_in": sae.config.width,
-        "d_sae": sae.config.latents,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"model_name": model, "hook_name": site},
-    }
-    if sae.config.rule == "threshold":
-        data["architecture"] = "jumprelu"
-        weights["threshold"] = sae.threshold.expand(sae.config.latents)
-    else:
-        data |= {"k": sae.config.k, "rescale_acts_by_decoder_norm": False}
-    write(folder, "sae_weights.safetensors", {k: v.float() for k, v in weights.items()}, data)
 
 
 class SAEContents(NamedTuple):
@@ -65,75 +38,96 @@ class SAEContents(NamedTuple):
     """Parameter name of `SparseAutoencoder` -> tensor."""
 
 
-def read_saelens(folder: Path) -> SAEContents:
-    data = config_of(folder / "cfg.json")
-    stored = tensors_of(folder, "sae_weights.safetensors")
-    rule = SAELENS_RULES.get(str(data.get("architecture")))
-    plain = data.get("normalize_activations", "none") == "none" and data.get("reshape_activations", "none") == "none"
-    if rule is None or not plain or not data.get("apply_b_dec_to_input", True):
-        raise EffaceError(
-            f"{folder} is a SAELens autoencoder of architecture {str(data.get('architecture'))[:40]!r} or with rescaled activations; "
-            f"expected {' or '.join(SAELENS_RULES)} on plain activations."
-        )
-    names = {"W_enc", "b_enc", "W_dec", "b_dec"}
-    if not names <= set(stored):
-        raise EffaceError(f"{folder} lacks the tensors {sorted(names - set(stored))}: fetch another copy.")
-    thresholds = stored.get("threshold", torch.zeros(1)).float().flatten()
-    if rule == "threshold" and (len(thresholds) == 0 or thresholds.min() != thresholds.max()):
-        raise EffaceError(f"{folder} has a threshold for every latent; expected one for all (BatchTopK's).")
-    latents = stored["b_enc"].numel()
-    k = min(entry(data | {"k": data.get("k", 32)}, "k", folder), max(1, latents))
-    tensors = {
-        "encoder.weight": _transpose(stored["W_enc"]),
-        "encoder.bias": stored["b_enc"],
-        "W_dec": stored["W_dec"],
-        "b_dec": stored["b_dec"],
-    }
-    width = entry(data, "d_in", folder)
-    config = SAEConfig(width=width, latents=max(1, latents), k=k, rule=rule)  # type: ignore[arg-type]
-    return SAEContents(config, float(thresholds[0]), tensors)
+def require_known(data: Mapping[str, Any], known: Mapping[str, Any], folder: Path, tool: str) -> None:
+    """Raise EffaceError for an entry of a configuration that is not known to leave the reconstruction as it is.
+
+    Args:
+        data: the configuration.
+        known: entry -> the values with which efface reconstructs as the tool does, or `ANY`.
+        folder: of the autoencoder.
+        tool: whose layout it is.
+    """
+    for name, value in data.items():
+        found = f"{folder}: {name[:60]} is {str(value)[:60]!r} in its configuration"
+        if name not in known:
+            raise EffaceError(
+                f"{found}, an entry of {tool} that efface does not know and that may change what the autoencoder computes: "
+                "use another checkpoint, or take the entry out if it changes nothing."
+            )
+        if known[name] is not ANY and value not in known[name]:
+            values = " or ".join(repr(v) for v in known[name])
+            raise EffaceError(
+                f"{found}; efface reconstructs as {tool} does with {values} only: use another checkpoint."
+            )
 
 
-def read_unbox(folder: Path) -> SAEContents:
-    """SDXL-unbox (arXiv 2410.22366): `config.json` and a state dictionary, read without running any code in it."""
-    data = config_of(folder / "config.json")
-    path = folder / "state_dict.pth"
-    try:
-        with zipfile.ZipFile(path) as archive:  # a compressed one could grow without end
-            inflated = sum(entry.file_size for entry in archive.infolist())
-        if inflated > path.stat().st_size:
-            raise ValueError(f"it holds {inflated} bytes")
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(stored, dict) or not all(isinstance(t, Tensor) for t in stored.values()):
-            raise TypeError("it is no state dictionary")
-    except Exception as error:  # a damaged pickle can raise anything
-        raise EffaceError(f"{path} is damaged or holds more than tensors: it was not read.") from error
-    names = {"encoder.weight": "encoder.weight", "encoder.bias": "latent_bias", "b_dec": "pre_bias"}
-    missing = sorted({*names.values(), "decoder.weight"} - set(stored))
+def require_tensors(stored: Collection[str], needed: Collection[str], harmless: Collection[str], folder: Path) -> None:
+    """Raise EffaceError where a tensor is missing, or is one that efface would pass over."""
+    missing = sorted(set(needed) - set(stored))
     if missing:
         raise EffaceError(f"{folder} lacks the tensors {missing}: fetch another copy.")
-    tensors = {ours: stored[theirs].float() for ours, theirs in names.items()}
-    tensors["W_dec"] = _transpose(stored["decoder.weight"]).float()
-    if tensors["encoder.weight"].ndim != 2:
+    unknown = sorted(set(stored) - set(needed) - set(harmless))
+    if unknown:
         raise EffaceError(
-            f"{folder} has encoder.weight of shape {tuple(tensors['encoder.weight'].shape)}: fetch another copy."
+            f"{folder} holds the tensor {unknown[0][:60]!r}, which efface does not know: the autoencoder computes more than "
+            f"{', '.join(sorted(needed))} say, so use one without."
         )
-    latents, width = tensors["encoder.weight"].shape
-    config = SAEConfig(width=width, latents=latents, k=entry(data, "k", folder))
-    return SAEContents(config, threshold=0.0, tensors=tensors)
 
 
-def _transpose(tensor: Tensor) -> Tensor:
+def require_no_scaling(folder: Path, harmless: Collection[str] = ()) -> None:
+    """Raise EffaceError for a file beside the weights that may hold what the inputs are first centred or scaled by."""
+    for path in sorted(folder.iterdir()):
+        telling = path.is_file() and any(part in path.stem.lower() for part in STATISTICS)
+        if (
+            telling
+            and path.suffix in (".pt", ".pth", ".npy", ".npz", ".json", ".safetensors")
+            and path.name not in harmless
+        ):
+            raise EffaceError(
+                f"{folder} holds {path.name}, by which the inputs may have to be centred or scaled and which efface does not "
+                "read: use a checkpoint with that folded into its weights, or move the file away if it changes nothing."
+            )
+
+
+def require_shapes(folder: Path, contents: SAEContents) -> None:
+    """Raise EffaceError where tensors are not finite numbers of the shapes that the configuration says.
+
+    Compared before anything of that size is made: a configuration may ask for more memory than there is.
+    """
+    width = contents.config.width
+    latents = contents.config.latents
+    expected = {
+        "encoder.weight": (latents, width),
+        "encoder.bias": (latents,),
+        "W_dec": (latents, width),
+        "b_dec": (width,),
+    }
+    shapes = {name: tuple(t.shape) for name, t in contents.tensors.items()}
+    if shapes != expected:
+        wrong = sorted(set(expected.items()) ^ set(shapes.items()))[0][0]
+        raise EffaceError(
+            f"{folder} has {wrong} of shape {shapes.get(wrong)}; its configuration says {expected.get(wrong)}: "
+            "fetch another copy."
+        )
+    for name, tensor in contents.tensors.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise EffaceError(f"{folder} holds values that are not finite numbers (in {name}): train it again.")
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """A matrix the other way round; anything else as it is, to be refused for its shape."""
     return tensor.T if tensor.ndim == 2 else tensor
 
 
 def threshold_of(value: Any, folder: Path) -> float:
+    """A finite threshold of a configuration; raises EffaceError for anything else."""
     if type(value) not in (int, float) or not isfinite(value):
         raise EffaceError(f"{folder}: threshold is {str(value)[:40]!r} in its configuration; expected a finite number.")
     return float(value)
 
 
 def config_of(path: Path) -> dict[str, Any]:
+    """The entries of a configuration file; raises EffaceError where there is none."""
     return _object(path, _text(path))
 
 
@@ -159,7 +153,8 @@ def _object(path: Path, text: bytes) -> dict[str, Any]:
     return data
 
 
-def entry(data: dict[str, Any], name: str, folder: Path) -> int:
+def entry(data: Mapping[str, Any], name: str, folder: Path) -> int:
+    """A whole number above 0 of a configuration; raises EffaceError for anything else."""
     value = data.get(name)
     if type(value) is not int or not 0 < value < 1 << 31:
         raise EffaceError(

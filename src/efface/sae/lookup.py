@@ -36,7 +36,7 @@ def cached_sae(folder: Path, changed: float) -> tuple[SparseAutoencoder, str]:
 def open_sae(source: str, site: str) -> tuple[SparseAutoencoder, str]:
     """A site's autoencoder and its hash; raises EffaceError where there is none."""
     folder = sae_folder(source, site)
-    weights = [p for p in folder.glob("*") if p.suffix in (".safetensors", ".pth")]
+    weights = [p for p in folder.glob("*") if p.suffix in (".safetensors", ".pth", ".pt")]
     if not weights:
         raise EffaceError(
             f"{folder} holds no autoencoder for {site}: train one (`efface sae train`), or give the folder of one."

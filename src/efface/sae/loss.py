@@ -8,8 +8,9 @@ FVU = Σ|x̂ − x|²/V, and with g = 2(x̂ − x)/V and dz = g W_decᵀ on the 
 With several numbers of active latents the loss is the mean of their FVUs (Multi-TopK, Gao et al. 2024, arXiv 2406.04093,
 appendix A.3): the strongest latents then say most, and a reconstruction from few of them is good as well.
 
-AuxK (the same paper) lets dead latents model what is left, r = x − x̂, held constant. The public
-code of SAeUron trains it on −r, lets its gradient run into x̂, and takes latents after the ReLU, where dead ones have none.
+AuxK (the same paper) lets dead latents model what is left, r = x − x̂, held constant. The public code of SAeUron trains it on −r,
+lets its gradient run into x̂, decodes with b_dec, and takes latents after the ReLU, where dead ones have none, and under
+batchtopk the best of the batch instead of each vector's (`published_auxk`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efface.sae.autoencoder import SparseAutoencoder, SparseCode
+from efface.sae.autoencoder import SparseAutoencoder, SparseCode, to_sparse_code
+
+AUXK_ROWS = 256
+"""Rows of which dead latents are looked for at a time, since their activations are copied."""
 
 
 @dataclass
@@ -66,6 +70,7 @@ def step(
     dead: Tensor | None = None,
     alpha: float = 1 / 32,
     workspace: Workspace | None = None,
+    published_auxk: bool = False,
 ) -> Step:
     """Loss FVU + α·AuxK of a batch, and its gradients.
 
@@ -76,6 +81,7 @@ def step(
         dead: which latents are dead (latents,); None leaves AuxK out.
         alpha: weight of AuxK.
         workspace: holds the returned gradients until the next step that uses it.
+        published_auxk: whether AuxK is that of SAeUron's public code.
     """
     workspace = workspace or Workspace.of(sae, len(x))
     a = x - sae.b_dec
@@ -91,7 +97,10 @@ def step(
     gradients["b_dec"] += g.sum(0)
     auxk = x.new_zeros(())
     if dead is not None and bool(dead.any()):
-        auxk, more = _auxk(sae, before, dead, a, -error, variance, alpha)
+        if published_auxk:
+            auxk, more = _published_auxk(sae, before, dead, a, error, code, variance, alpha)
+        else:
+            auxk, more = _auxk(sae, before, dead, a, -error, variance, alpha)
         for name, gradient in more.items():
             gradients[name] += gradient
     return Step(fvu=error.norm().square() / variance, auxk=auxk, code=code, gradients=gradients)
@@ -104,12 +113,52 @@ def _auxk(
     indices = dead.nonzero().squeeze(1)
     half = max(1, sae.config.width // 2)
     scale = min(len(indices) / half, 1.0)
-    values, best = before[:, indices].topk(min(half, len(indices)), dim=1, sorted=False)
+    count = min(half, len(indices))
+    parts = [rows[:, indices].topk(count, dim=1, sorted=False) for rows in before.split(AUXK_ROWS)]
+    values, best = (torch.cat(found) for found in zip(*parts, strict=True))
     offsets = torch.arange(len(before) + 1, device=a.device) * values.shape[1]
     code = SparseCode(values.flatten(), indices[best].flatten(), offsets)
     error = sae.decode(code) - sae.b_dec - residual
     loss = scale * error.norm().square() / variance
     return loss, _gradients(sae, code, a, error * (2 * alpha * scale / variance), Workspace.of(sae, 0))
+
+
+def _published_auxk(
+    sae: SparseAutoencoder,
+    before: Tensor,
+    dead: Tensor,
+    a: Tensor,
+    error: Tensor,
+    code: SparseCode,
+    variance: Tensor,
+    alpha: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The public code's AuxK, |ê − e|² with e = x̂ − x and ê the dead latents' reconstruction, and its gradients.
+
+    Both hold b_dec, which cancels, and both have gradients: what the dead latents' codes are told, the active ones' are told negated.
+
+    Args:
+        error: e (rows width).
+        code: active latents of x̂.
+    """
+    indices = dead.nonzero().squeeze(1)
+    half = max(1, sae.config.width // 2)
+    scale = min(len(indices) / half, 1.0)
+    k = min(half, len(indices))
+    z = before[:, indices].relu()
+    rows = torch.arange(len(z), device=z.device)[:, None]
+    flat = (z.topk(k, dim=1).indices + rows * len(indices)).flatten()
+    if sae.config.rule == "batchtopk":
+        flat = z.flatten().topk(k * len(z), sorted=False).indices
+    flat = flat.sort().values
+    latents = indices[flat % len(indices)]
+    auxiliary = to_sparse_code(z.flatten()[flat], latents, flat.div(len(indices), rounding_mode="floor"), len(z))
+    apart = sae.decode(auxiliary) - error
+    g = apart * (2 * alpha * scale / variance)
+    gradients = _gradients(sae, auxiliary, a, g, Workspace.of(sae, 0))
+    for name, gradient in _gradients(sae, code, a, -g, Workspace.of(sae, 0)).items():
+        gradients[name] += gradient
+    return scale * apart.norm().square() / variance, gradients
 
 
 def _gradients(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from efface.families.sites import Site
+from efface.models.batches import in_batches
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
-from efface.sae.harvest import HarvestConfig
+from efface.sae.harvest import HarvestConfig, sites_of
 
 
 class Quality(NamedTuple):
@@ -35,15 +36,18 @@ class Quality(NamedTuple):
 def quality(sae: SparseAutoencoder, x: Tensor, ks: Sequence[int] = (8, 16, 32), *, batch: int = 8192) -> Quality:
     """Measure an autoencoder on held-out vectors (rows width)."""
     sae = sae.at_inference()
-    centred = (x - x.mean(0)).double()
-    total = float(centred.square().sum())
-    spectrum = torch.linalg.eigvalsh(centred.T @ centred).flip(0).clamp(min=0)
+    zeros = torch.zeros(x.shape[1], dtype=torch.float64)
+    mean = sum((part.double().sum(0) for part in x.split(batch)), zeros) / len(x)
+    centred = ((part.double() - mean) for part in x.split(batch))
+    scatter = sum((part.T @ part for part in centred), torch.outer(zeros, zeros))
+    total = float(scatter.trace())
+    spectrum = torch.linalg.eigvalsh(scatter).flip(0).clamp(min=0)
     pca = {k: float(spectrum[k:].sum() / spectrum.sum()) for k in ks}
     fvu = {k: _unexplained(with_topk(sae, k), x, batch) / total for k in ks}
     fired = torch.zeros(sae.config.latents, dtype=torch.bool)
     active = 0
     left = 0.0
-    for part in x.split(batch):
+    for part in map(Tensor.float, x.split(batch)):
         code = sae.encode(part)
         fired[code.latents] = True
         active += len(code.values)
@@ -66,23 +70,24 @@ def with_topk(sae: SparseAutoencoder, k: int) -> SparseAutoencoder:
 
 def _unexplained(sae: SparseAutoencoder, x: Tensor, batch: int) -> float:
     """Summed squared error of the reconstructions of vectors (rows width)."""
-    return sum(float((sae(part) - part).double().square().sum()) for part in x.split(batch))
+    return sum(float((sae(part) - part).double().square().sum()) for part in map(Tensor.float, x.split(batch)))
 
 
 @contextmanager
 def reconstruct_sites(saes: dict[str, SparseAutoencoder], sites: Sequence[Site]) -> Any:
-    """Context in which the outputs of the sites are replaced by their autoencoders' reconstructions."""
+    """Context in which what autoencoders read of their sites is replaced by their reconstructions."""
 
     def hook_of(site: Site) -> Any:
         sae = saes[site.name].at_inference()
 
-        def hook(module: Any, args: Any, output: Any) -> Any:
-            states = site.read(output)
-            return site.write(output, sae(states).to(states.dtype))
+        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            states = site.states(args, kwargs, output)
+            rebuilt = sae(states).to(states.dtype)
+            return site.add(output, rebuilt - states) if site.difference else site.write(output, rebuilt)
 
         return hook
 
-    handles = [site.module.register_forward_hook(hook_of(site)) for site in sites]
+    handles = [site.module.register_forward_hook(hook_of(site), with_kwargs=True) for site in sites]
     try:
         yield
     finally:
@@ -92,10 +97,9 @@ def reconstruct_sites(saes: dict[str, SparseAutoencoder], sites: Sequence[Site])
 
 def finished_latents(model: Model, prompts: Sequence[str], seeds: Sequence[int], config: HarvestConfig) -> Tensor:
     """VAE latents (batch channels height width) after the last denoising step, used as clean images."""
-    latents = torch.empty(0)
-    for _, latents in model.denoise(model.encode(prompts), seeds=seeds, steps=config.steps, guidance=config.guidance):  # noqa: B007
-        pass
-    return latents
+    return model.latents(
+        model.encode(prompts), seeds=list(seeds), steps=config.steps, guidance=config.guidance, side=config.side
+    )
 
 
 @torch.no_grad()
@@ -118,11 +122,19 @@ def denoising_losses(
     text = model.encode(prompts)
 
     def loss() -> float:
-        predicted = model.to_noise(model.predict(noisy, timestep, text), noisy, timestep)
-        return float((predicted - noise).float().square().mean())
+        return sum(in_batches(model.networks()[0].module, "drawing", len(clean), shape, size, squares)) / noise.numel()
+
+    def squares(some: slice) -> float:
+        output = model.predict(noisy[some], timestep[some], text.part(some))
+        predicted = model.to_noise(output, noisy[some], timestep[some])
+        return float((predicted - noise[some]).float().square().sum())
+
+    _, *rest = clean.shape
+    shape = (rest[0], rest[1], rest[2])
+    size = model.pictures_at_a_time(len(clean), shape, guidance=1.0)
 
     losses = {"plain": loss()}
     for name, sae in saes.items():
-        with reconstruct_sites({name: sae}, model.sites(name)):
+        with reconstruct_sites({name: sae}, sites_of(model, (name,), {name: sae})):
             losses[name] = loss()
     return losses

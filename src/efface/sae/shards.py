@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,15 @@ from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
 from efface.models.fingerprint import fingerprint
 from efface.models.model import Model
-from efface.sae.harvest import HarvestConfig, HarvestCost, capture, harvest_cost, require_space, sites_of
+from efface.sae.autoencoder import Reads
+from efface.sae.harvest import HarvestConfig, HarvestCost, harvest_cost, require_space, shapes_of, sites_of
+from efface.sae.stream import Activations
 
 
 def plan(model: Model, prompts: Sequence[str], config: HarvestConfig) -> dict[str, Any]:
     """Everything that determines a harvest, for its manifest."""
     return {
-        "config": json.loads(json.dumps(asdict(config))),
+        "config": config.to_json(),
         "sites": [site.name for site in sites_of(model, config.sites)],
         "prompts": list(prompts),
         "scheduler": type(model.pipeline.scheduler).__name__,
@@ -67,12 +68,13 @@ def harvest(model: Model, prompts: Sequence[str], config: HarvestConfig, root: P
         whole = expected_cost(model, prompts, config).bytes
         require_space(folder, whole * len(missing) // len(starts))
     write_atomically(folder / "manifest.json", json.dumps(manifest | {"shards": len(starts)}, indent=1).encode())
+    shapes = shapes_of(model, config) if missing else {}
     for index in missing:
         numbers = range(starts[index], min(starts[index] + config.batch, len(prompts)))
-        steps = list(capture(model, [prompts[n] for n in numbers], [config.seed + n for n in numbers], config))
-        names = steps[0].states
-        tensors = {name: torch.stack([s.states[name].half().cpu() for s in steps]).contiguous() for name in names}
-        tensors["levels"] = torch.tensor([s.timestep for s in steps])
+        activations = Activations(model, config, len(numbers), shapes)
+        timesteps = activations.draw([prompts[n] for n in numbers], [config.seed + n for n in numbers])
+        tensors = {name: tensor.flatten(1, 2) for name, tensor in activations.tensors.items()}
+        tensors["levels"] = torch.tensor(timesteps)
         write_atomically(_shard(folder, index), save(tensors))
         yield _shard(folder, index)
 
@@ -102,6 +104,7 @@ class Shards:
         self.rank = rank
         self.world = world
         self.names: list[str] = manifest["sites"]
+        self.reads: Reads = "difference" if manifest["config"]["difference"] else "output"
         self.count: int = manifest["shards"]
         missing = [i for i in range(self.count) if not _shard(folder, i).exists()]
         if missing:
@@ -110,14 +113,14 @@ class Shards:
             )
 
     def round(self, index: int) -> dict[str, Tensor]:
-        """Site name -> vectors (rows width) in float32; every pass over the shards is shuffled anew."""
+        """Site name -> vectors (rows width) in half precision; every pass over the shards is shuffled anew."""
         parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
         first = (index * self.world + self.rank) * self.size
         for number in range(first, first + self.size):
             epoch, position = divmod(number, self.count)
             order = torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch))
             for name, states in self._read(int(order[position])).items():
-                parts[name].append(states.flatten(0, 2).float())
+                parts[name].append(states.flatten(0, 2))
         return {name: torch.cat(batches) for name, batches in parts.items()}
 
     def _read(self, index: int) -> dict[str, Tensor]:

@@ -8,58 +8,89 @@ import torch
 from torch import Tensor
 
 from efface.io.checkpoint import moments_of, set_moments, with_prefix
-from efface.sae.autoencoder import SAEConfig, SparseAutoencoder, geometric_median
+from efface.sae.autoencoder import Reads, SAEConfig, SparseAutoencoder, geometric_median
 from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import average, maximum, mean, world
 from efface.sae.loss import Workspace, step, without_parallel_
 
+PUBLISHED_EPS = 6.25e-10
+"""Adam's ε in SAeUron's public code."""
+PUBLISHED_DEAD_AFTER = 10_000_000
+"""Vectors without firing after which a latent counts as dead there."""
+
 
 class Source(Protocol):
-    """Source of activations: drawn on the fly (`harvest.ActivationStream`) or read from disk (`shards.Shards`)."""
+    """Source of activations: drawn on the fly (`stream.ActivationStream`) or read from disk (`shards.Shards`)."""
 
     names: list[str]
     """Names of the sites."""
+    reads: Reads
+    """What of the sites the vectors are."""
 
     def round(self, index: int) -> dict[str, Tensor]:
-        """Site name -> vectors (rows width); the same `index` always gives the same vectors."""
+        """Site name -> vectors (rows width); the same `index` always gives the same vectors. They hold until the next call."""
         ...
 
 
 class SiteTrainer:
-    """Training state of one site's SAE: weights, Adam moments, vectors since each latent fired."""
+    """Training state of one site's SAE: weights, Adam moments, vectors since each latent fired.
 
-    def __init__(self, width: int, config: SAETrainConfig):
+    Args:
+        width: of the site's vectors.
+        config: options of training.
+        reads: what of the site the vectors are.
+        device: where it is trained; CUDA where there is one by default.
+        workspaces: buffers of the steps by their size, which the sites of a run share.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        config: SAETrainConfig,
+        reads: Reads = "output",
+        *,
+        device: torch.device | None = None,
+        workspaces: dict[tuple[int, ...], Workspace] | None = None,
+    ):
         latents = config.latents or config.expansion * width
-        shape = SAEConfig(width=width, latents=latents, k=config.k, rule=config.rule)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        shape = SAEConfig(width=width, latents=latents, k=config.k, rule=config.rule, reads=reads)
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config
         self.sae = SparseAutoencoder(shape, seed=config.seed).to(self.device)
-        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=config.lr, betas=(0.9, 0.999), fused=True)
+        eps = PUBLISHED_EPS if config.as_published else 1e-8
+        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=eps, fused=True)
         self.vectors_since_fired = torch.zeros(shape.latents, dtype=torch.long, device=self.device)
         self.initialised = False
-        self.workspace: Workspace | None = None
+        self.workspaces = {} if workspaces is None else workspaces
 
     def step(self, x: Tensor, step_number: int) -> dict[str, float]:
         """Take one optimiser step on vectors (rows width); returns the figures for the log."""
         config = self.config
         sae = self.sae
-        x = x.to(self.device)
+        x = x.to(self.device, torch.float32)
         if not self.initialised:
             sae.b_dec.data = mean(geometric_median(x))
             self.initialised = True
         vectors = config.steps * config.batch * world()
-        dead = self.vectors_since_fired > config.dead_after * vectors
-        if self.workspace is None or len(self.workspace.product) != len(x):
-            self.workspace = Workspace.of(sae, len(x))
-        loss = step(sae, x, multi_k=config.multi_k, dead=dead, alpha=config.alpha, workspace=self.workspace)
+        dead = self.vectors_since_fired > (PUBLISHED_DEAD_AFTER if config.as_published else config.dead_after * vectors)
+        size = (len(x), *sae.W_dec.shape)
+        if size not in self.workspaces:
+            self.workspaces.clear()
+            self.workspaces[size] = Workspace.of(sae, len(x))
+        options = {"multi_k": config.multi_k, "alpha": config.alpha, "published_auxk": config.as_published}
+        loss = step(sae, x, dead=dead, workspace=self.workspaces[size], **options)
         gradients = loss.gradients
-        gradients["W_dec"] = without_parallel_(gradients["W_dec"], sae.W_dec)
+        if not config.as_published:
+            without_parallel_(gradients["W_dec"], sae.W_dec)
         average(list(gradients.values()))
-        norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+        norm = _clip_(gradients, config.clip)
+        if config.as_published:
+            without_parallel_(gradients["W_dec"], sae.W_dec)
         for name, parameter in sae.named_parameters():
-            parameter.grad = gradients[name] if norm <= config.clip else gradients[name].mul_(config.clip / norm)
+            parameter.grad = gradients[name]
         self.optimiser.param_groups[0]["lr"] = config.lr * (1 - step_number / config.steps)
         self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)  # the gradients' memory is the other sites' too
         sae.normalise()
         self._update_fired(loss.code.latents, loss.code.values, len(x), step_number)
         return {
@@ -94,3 +125,12 @@ class SiteTrainer:
         set_moments(self.optimiser, moments)
         self.vectors_since_fired = tensors["silent"].to(self.device)
         self.initialised = True
+
+
+def _clip_(gradients: dict[str, Tensor], largest: float) -> Tensor:
+    """Scale gradients in place so that their common norm is at most `largest`; returns the norm that they had."""
+    norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+    if norm > largest:
+        for gradient in gradients.values():
+            gradient.mul_(largest / norm)
+    return norm

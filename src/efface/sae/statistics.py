@@ -7,8 +7,10 @@ scheduler and number of steps serve any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,8 @@ from efface.io.atomic import write_atomically
 from efface.io.tensor_file import open_tensors, read_json, serialize
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder, SparseCode
-from efface.sae.harvest import HarvestConfig, capture
+from efface.sae.harvest import HarvestConfig, capture, in_pieces
+from efface.sae.sparse_means import dense, sparse
 
 DELTA = 1e-8
 """Keeps the score finite at timesteps where nothing is active."""
@@ -42,6 +45,10 @@ class Statistics:
     """Mean over positions of the least active latent's activation (timesteps,): stands for top-k membership in fast mode."""
     pictures: int
     """Number of pictures drawn."""
+    counts: tuple[int, ...] = ()
+    """Number of pictures of each concept; none where a file does not say."""
+    by_picture: bool = False
+    """Whether the mean over other concepts counts every picture alike, as SAeUron's public code does, instead of every concept."""
 
     def of(self, concept: str) -> Tensor:
         """μ(·, ·, D_c) of a concept (timesteps latents); raises UsageError for one without pictures."""
@@ -64,7 +71,23 @@ class Statistics:
             raise UsageError(
                 f"{concept!r} is the only {kind} with statistics: give pictures of others to compare it with."
             )
-        return self.means[others].mean(0)
+        if not self.by_picture:
+            return self.means[others].mean(0)
+        weights = torch.tensor([self.counts[i] for i in others], dtype=self.means.dtype)
+        return torch.tensordot(weights / weights.sum(), self.means[others], 1)
+
+    def weighted_by_picture(self) -> Statistics:
+        """The same statistics, of which the mean over other concepts counts every picture alike.
+
+        Raises:
+            EffaceError: the file does not say how many pictures each concept has.
+        """
+        if not self.counts:
+            raise EffaceError(
+                "the statistics do not say how many pictures each concept has: make them again (`efface sae features`), or "
+                "weight concepts alike (--weighting concepts)."
+            )
+        return replace(self, by_picture=True)
 
     def everything(self, concept: str) -> Tensor:
         """μ(·, ·, D): mean over all concepts of its kind, itself included (timesteps latents)."""
@@ -78,7 +101,7 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, means in half precision and only those that are not zero."""
-        header = {"concepts": self.concepts, "kinds": self.kinds, "pictures": self.pictures}
+        header = {"concepts": self.concepts, "kinds": self.kinds, "pictures": self.pictures, "counts": self.counts}
         header["latents"] = self.means.shape[2]
         tensors = {"levels": self.timesteps, "cutoff": self.cutoff, **sparse(self.means.half())}
         write_atomically(path, serialize(tensors, {"statistics": json.dumps(header)}))
@@ -96,6 +119,9 @@ class Statistics:
             timesteps = file.tensors["levels"].float()
             cutoff = file.tensors["cutoff"].float()
             means = dense(file.tensors, (len(concepts), len(timesteps), header["latents"])).float()
+            counts = tuple(header.get("counts", ()))
+            if any(type(n) is not int or n < 1 for n in counts) or len(counts) not in (0, len(concepts)):
+                raise ValueError("the numbers of pictures do not match")
             shapes = timesteps.ndim == 1 and timesteps.shape == cutoff.shape
             texts = all(isinstance(text, str) for text in (*concepts, *kinds)) and len(kinds) == len(concepts)
             if not shapes or not texts or type(header["pictures"]) is not int or not len(timesteps):
@@ -109,35 +135,8 @@ class Statistics:
             means=means,
             cutoff=cutoff,
             pictures=header["pictures"],
+            counts=counts,
         )
-
-
-MAX_MEANS = 1 << 28
-"""Limit on the number of means in a file: a forged header may ask for more memory than there is."""
-
-
-def sparse(means: Tensor) -> dict[str, Tensor]:
-    """Means (concepts timesteps latents) as three tensors: number of nonzero means per row, their latents, and their values."""
-    rows = means.flatten(0, 1)
-    row, latents = rows.nonzero(as_tuple=True)
-    small = torch.int16 if means.shape[2] <= torch.iinfo(torch.int16).max else torch.int32
-    counts = torch.bincount(row, minlength=len(rows)).int()
-    return {"counts": counts, "latents": latents.to(small), "values": rows[row, latents].clone()}
-
-
-def dense(tensors: Mapping[str, Tensor], shape: tuple[int, int, int]) -> Tensor:
-    """The means that `sparse` returned as three tensors; raises ValueError where their shapes do not match."""
-    counts, latents, values = (tensors[name] for name in ("counts", "latents", "values"))
-    concepts, timesteps, size = shape
-    whole = not counts.is_floating_point() and not latents.is_floating_point() and values.is_floating_point()
-    fit = counts.shape == (concepts * timesteps,) and latents.shape == values.shape == (int(counts.sum()),)
-    if not whole or not fit or type(size) is not int or not 0 < concepts * timesteps * size <= MAX_MEANS:
-        raise ValueError("the shape of the means does not match")
-    if (counts < 0).any() or (latents < 0).any() or (latents >= size).any():
-        raise ValueError("an index of the means is out of range")
-    means = torch.zeros(concepts * timesteps, size, dtype=values.dtype)
-    means[torch.repeat_interleave(counts.long()), latents.long()] = values
-    return means.view(shape)
 
 
 class SelectedLatent(NamedTuple):
@@ -174,10 +173,11 @@ def selected_latents(stats: Statistics, concept: str, mask: Tensor) -> list[Sele
 
 
 def percentile_count(latents: int, percentile: float) -> int:
-    """Number of latents whose score lies above a percentile (paper: 99.999, 99.995, 99.99 of 20,480)."""
+    """Number of latents whose score lies above a percentile, n − 1 − ⌊p/100 · (n − 1)⌋ where no scores are equal (paper: 99.999,
+    99.995, 99.99 of 20,480). The percentile is taken as it is written, since 99.9/100 · 1000 is not 999 in binary."""
     if not 0 < percentile < 100:
         raise UsageError(f"the percentile is {percentile}; expected a number between 0 and 100.")
-    return max(1, -int(-latents * (100 - percentile) / 100 // 1))
+    return latents - 1 - math.floor(Fraction(str(percentile)) / 100 * (latents - 1))
 
 
 def select(scores: Tensor, count: int) -> Tensor:
@@ -215,26 +215,32 @@ def statistics(
         raise UsageError(f"there is no picture of {(lacking or ['any concept'])[0]!r}: give prompts that show it.")
     sums = {site: _Sums(len(names), sae) for site, sae in saes.items()}
     timesteps: list[float] = []
-    for start in range(0, len(pictures), config.batch):
-        batch = pictures[start : start + config.batch]
+
+    def piece(numbers: range) -> None:
+        batch = [pictures[i] for i in numbers]
         member = torch.tensor([[float(name in p.shows) for p in batch] for name in names])
-        steps = capture(model, [p.prompt for p in batch], [p.seed for p in batch], config)
-        for number, step in enumerate(steps):
-            if start == 0:
-                timesteps.append(step.timestep)
-            for site, states in step.states.items():
-                sums[site].add(number, states, member)
-        report(start + len(batch))
-    counts = torch.tensor([float(sum(name in p.shows for p in pictures)) for name in names])
-    batches = len(range(0, len(pictures), config.batch))
+        drawn = [
+            (step.timestep, {site: sums[site].read(states, member) for site, states in step.states.items()})
+            for step in capture(model, [p.prompt for p in batch], [p.seed for p in batch], config, saes=saes)
+        ]
+        for number, (timestep, read) in enumerate(drawn):  # after the last step, since a piece may be drawn again
+            if numbers.start == 0:
+                timesteps.append(timestep)
+            for site, values in read.items():
+                sums[site].add(number, *values)
+        report(numbers.stop)
+
+    batches = len(in_pieces(model, len(pictures), config, piece))
+    counts = tuple(sum(name in p.shows for p in pictures) for name in names)
     return {
         site: Statistics(
             concepts=names,
             kinds=tuple(kinds.values()),
             timesteps=torch.tensor(timesteps),
-            means=torch.stack(site_sums.means, 1) / counts[:, None, None],
+            means=torch.stack(site_sums.means, 1) / torch.tensor(counts, dtype=torch.float32)[:, None, None],
             cutoff=torch.tensor(site_sums.cutoffs) / batches,
             pictures=len(pictures),
+            counts=counts,
         )
         for site, site_sums in sums.items()
     }
@@ -250,15 +256,21 @@ class _Sums:
         self.cutoffs: list[float] = []
 
     @torch.no_grad()
-    def add(self, step: int, states: Tensor, member: Tensor) -> None:
-        """Add the activations (batch tokens width) of pictures that show the concepts `member` (concepts batch)."""
+    def read(self, states: Tensor, member: Tensor) -> tuple[Tensor, float]:
+        """What activations (batch tokens width) of pictures that show the concepts `member` (concepts batch) add: summed means
+        (concepts latents), and the mean of the least active latents."""
+        batch, tokens = states.shape[:2]
+        code = self.sae.encode(states.flatten(0, 1))
+        means = member @ spatial_means(code, batch, tokens, self.sae.config.latents).cpu()
+        return means, float(least_active(code).mean())
+
+    def add(self, step: int, means: Tensor, cutoff: float) -> None:
+        """Add what `read` found at a step."""
         if step == len(self.means):
             self.means.append(torch.zeros(self.concepts, self.sae.config.latents))
             self.cutoffs.append(0.0)
-        batch, tokens = states.shape[:2]
-        code = self.sae.encode(states.flatten(0, 1))
-        self.means[step] += member @ spatial_means(code, batch, tokens, self.sae.config.latents).cpu()
-        self.cutoffs[step] += float(least_active(code).mean())
+        self.means[step] += means
+        self.cutoffs[step] += cutoff
 
 
 def spatial_means(code: SparseCode, batch: int, tokens: int, latents: int) -> Tensor:

@@ -21,6 +21,7 @@ from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import group_errors, rank, world
 from efface.sae.files import save_sae
+from efface.sae.loss import Workspace
 from efface.sae.site_trainer import SiteTrainer, Source
 
 
@@ -33,6 +34,7 @@ def train(
     every: int = 20,
     save_seconds: float = 60.0,
     notes: dict[str, Any] | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, SparseAutoencoder]:
     """Train an autoencoder for every site of a source; resumes if the folder holds an unfinished run.
 
@@ -46,28 +48,27 @@ def train(
         every: steps between lines of the log.
         save_seconds: seconds between checkpoints.
         notes: further entries of `cfg.json`, such as how activations are read.
+        device: where they are trained; CUDA where there is one by default.
 
     Raises:
         EffaceError: activations that are not finite, a folder that holds another run, or a process that was lost.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(source, config, folder, notes or {})
+    run = _Run(source, config, folder, notes or {}, device)
     began = time.monotonic()
     saved = began
     while run.step < config.steps:
-        vectors = source.round(run.round)
+        vectors = run.vectors(source)
         orders = {name: _order(len(v), config, run.round) for name, v in vectors.items()}
-        last = min(run.first + min(len(order) // config.batch for order in orders.values()), config.steps)
-        if last == run.first:
-            raise UsageError(
-                f"a round gives {min(map(len, orders.values()))} vectors, fewer than a batch of {config.batch}: "
-                "draw more pictures a round or take smaller batches."
-            )
+        size = min(config.batch, *map(len, orders.values()))  # a small round is one batch
+        if size == 0:
+            raise UsageError(f"a round gives no vector in {config.passes:g} passes: draw more pictures a round.")
+        last = min(run.first + min(len(order) // size for order in orders.values()), config.steps)
         while run.step < last:
-            start = (run.step - run.first) * config.batch
+            start = (run.step - run.first) * size
             with group_errors():
                 lines = {
-                    name: trainer.step(vectors[name][orders[name][start : start + config.batch]], run.step)
+                    name: trainer.step(vectors[name][orders[name][start : start + size]], run.step)
                     for name, trainer in run.trainers.items()
                 }
             if run.step % every == 0 or run.step == config.steps - 1:
@@ -78,44 +79,71 @@ def train(
                 saved = time.monotonic()
         run.round += 1
         run.first = run.step
+        run.workspaces.clear()  # the next round is drawn in their memory
     run.save()
+    saes = run.finished()
     if rank() == 0:
-        for name, trainer in run.trainers.items():
-            save_sae(trainer.sae, folder / name, **(notes or {}))
-    return {name: trainer.sae for name, trainer in run.trainers.items()}
+        for name, sae in saes.items():
+            save_sae(sae, folder / name, **(notes or {}))
+    return saes
 
 
 class _Run:
     """A run in its folder: trainers, progress, log and checkpoint."""
 
-    def __init__(self, source: Source, config: SAETrainConfig, folder: Path, notes: dict[str, Any]):
+    def __init__(
+        self, source: Source, config: SAETrainConfig, folder: Path, notes: dict[str, Any], device: torch.device | None
+    ):
         self.folder = folder
         self.step = self.round = self.first = 0
-        first = source.round(0)
-        self.trainers = {name: SiteTrainer(first[name].shape[1], config) for name in source.names}
         described = {"sites": source.names, "world": world(), "config": asdict(config), "notes": notes}
         self._require_same(json.loads(json.dumps(described)))
-        if (folder / "state.safetensors").exists():
-            self._load()
+        stored = self._stored()
+        self.drawn: dict[str, Tensor] | None = None
+        if stored is None:
+            self.drawn = source.round(0)  # its width is the trainers'
+            widths = {name: vectors.shape[1] for name, vectors in self.drawn.items()}
+        else:
+            widths = {name: stored[f"{name}|coder.W_dec"].shape[1] for name in source.names}
+        if rank() == 0:
+            write_atomically(folder / "run.json", json.dumps(described, indent=1).encode())
+        self.workspaces: dict[tuple[int, ...], Workspace] = {}
+        self.trainers = {
+            name: SiteTrainer(widths[name], config, source.reads, device=device, workspaces=self.workspaces)
+            for name in source.names
+        }
+        if stored is not None:
+            self._restore(stored)
 
     def _require_same(self, described: dict[str, Any]) -> None:
-        """Write `run.json`, or raise EffaceError where the folder holds another run."""
+        """Raise EffaceError where the folder holds another run."""
         path = self.folder / "run.json"
-        if path.exists() and (stored := json.loads(path.read_text())) != described:
+        stored = json.loads(path.read_text()) if path.exists() else described
+        # Options that an older efface did not know had their defaults.
+        stored["config"] = json.loads(json.dumps(asdict(SAETrainConfig()))) | stored.get("config", {})
+        if stored != described:
             other = [k for k in described if stored.get(k) != described[k]]
             raise EffaceError(
                 f"{self.folder} holds a run with another {' and '.join(other)}: name another folder, or remove that one."
             )
-        if rank() == 0:
-            write_atomically(path, json.dumps(described, indent=1).encode())
 
-    def _load(self) -> None:
+    def vectors(self, source: Source) -> dict[str, Tensor]:
+        """The vectors of the round that comes now, which is drawn once."""
+        drawn, self.drawn = self.drawn, None
+        return source.round(self.round) if drawn is None else drawn
+
+    def _stored(self) -> dict[str, Tensor] | None:
+        """The checkpoint's tensors; None where there is none."""
+        if not (self.folder / "state.safetensors").exists():
+            return None
         try:
-            tensors, _ = read_state(self.folder / "state.safetensors")
+            return read_state(self.folder / "state.safetensors")[0]
         except SafetensorError as error:
             raise EffaceError(
                 f"{self.folder}'s checkpoint is damaged ({error}): remove the folder and begin anew."
             ) from error
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
         self.step, self.round, self.first = tensors.pop("place").tolist()
         for name, trainer in self.trainers.items():
             trainer.restore(with_prefix(tensors, f"{name}|"))
@@ -130,6 +158,12 @@ class _Run:
             tensors = {f"{name}|{k}": v for name, trainer in self.trainers.items() for k, v in trainer.state().items()}
             tensors["place"] = torch.tensor([self.step, self.round, self.first])
             write_state(self.folder / "state.safetensors", tensors)
+
+    def finished(self) -> dict[str, SparseAutoencoder]:
+        """The autoencoders; what training alone needed, three times their memory, is given back."""
+        saes = {name: trainer.sae for name, trainer in self.trainers.items()}
+        self.trainers.clear()
+        return saes
 
     def log(self, lines: dict[str, dict[str, float]], seconds: float, report: Callable[[dict[str, Any]], None]) -> None:
         """Append one line to `log.jsonl` and report it."""

@@ -23,7 +23,7 @@ from efface.erasures.latent_edit import LatentEdit
 from efface.families.sites import Site
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
-from efface.sae.harvest import HarvestConfig, capture, record_sites
+from efface.sae.harvest import HarvestConfig, capture, record_sites, sites_of
 from efface.sae.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def anchor_edits(
         fit: options of the fit.
     """
     systems = {site: _LeastSquares(saes[site], stats[site], names, fit) for site in saes}
-    sites = [model.sites(name)[0] for name in saes]
+    sites = sites_of(model, tuple(saes), saes)
     for start in range(0, len(pairs), BATCH):
         some = pairs[start : start + BATCH]
         texts = [model.encode([pair[side] for pair in some]) for side in (0, 1)]
@@ -92,7 +92,7 @@ def anchor_edits(
     for start in range(0, len(others), BATCH):
         some = others[start : start + BATCH]
         first = fit.seed + len(pairs) + start
-        for step in capture(model, some, range(first, first + len(some)), harvest):
+        for step in capture(model, some, range(first, first + len(some)), harvest, saes=saes):
             for name, states in step.states.items():
                 systems[name].add_retained(step.timestep, states.float().cpu())
     return {name: system.solve() for name, system in systems.items()}

@@ -80,7 +80,7 @@ def calibrate(
     settings = sampling(model.pipeline, None, None)
 
     def shown() -> list[bool]:
-        images = model.draw([s.prompt for s in samples], seeds=[s.seed for s in samples], **settings)
+        images = model.draw([s.prompt for s in samples], seeds=[s.seed for s in samples], checked=False, **settings)
         return [verdict.shown for verdict in verdicts_on(judge, images, [s.concept for s in samples])]
 
     before = shown()

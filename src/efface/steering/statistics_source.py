@@ -24,13 +24,17 @@ class SiteSAEs(NamedTuple):
     saes: dict[str, SparseAutoencoder]
     """Site name -> autoencoder."""
     references: dict[str, dict[str, str]]
-    """Site name -> hash and source of its autoencoder, as written to an erasure's header."""
+    """Site name -> hash and source of its autoencoder, and what it reads where that is not the output, as written to an
+    erasure's header."""
 
 
 def open_saes(source: str, sites: Iterable[str]) -> SiteSAEs:
     """The autoencoder of every site; raises EffaceError where there is none."""
     opened = {site: open_sae(source, site) for site in sites}
     references = {site: {"sha256": sha256, "source": source} for site, (_, sha256) in opened.items()}
+    for site, (sae, _) in opened.items():
+        if sae.config.reads != "output":
+            references[site]["reads"] = sae.config.reads
     return SiteSAEs({site: sae for site, (sae, _) in opened.items()}, references)
 
 

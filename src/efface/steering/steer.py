@@ -12,6 +12,7 @@ from torch import Tensor
 from efface.errors import UsageError
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
+from efface.sae.harvest import sites_of
 
 
 class Region(NamedTuple):
@@ -22,13 +23,12 @@ class Region(NamedTuple):
     right: float = 1.0
     bottom: float = 1.0
 
-    def mask(self, tokens: int) -> Tensor:
-        """Mask of the positions of a square map that lie inside (tokens,)."""
-        side = round(tokens**0.5)
-        centres = (torch.arange(side) + 0.5) / side
-        rows = (centres >= self.top) & (centres < self.bottom)
-        columns = (centres >= self.left) & (centres < self.right)
-        return (rows[:, None] & columns[None]).flatten()
+    def mask(self, tokens: int, ratio: float = 1.0) -> Tensor:
+        """Mask of the positions of a map that lie inside (tokens,); `ratio` is the picture's height by its width."""
+        height = round((tokens * ratio) ** 0.5)
+        rows, columns = ((torch.arange(size) + 0.5) / size for size in (height, tokens // height))
+        inside = (rows >= self.top) & (rows < self.bottom)
+        return (inside[:, None] & ((columns >= self.left) & (columns < self.right))[None]).flatten()
 
 
 @contextmanager
@@ -41,11 +41,12 @@ def steer_latent(
     multiply: float = 1.0,
     add: float = 0.0,
     region: Region | None = None,
+    ratio: float = 1.0,
 ) -> Iterator[None]:
     """Context in which a latent z becomes multiply·z + add at every position of the region.
 
     Multiplying changes positions at which it is active; adding paints it everywhere in the region, in units of its
-    activations.
+    activations. `ratio` is the pictures' height by their width.
 
     Raises:
         UsageError: the autoencoder has no such latent, or the region is empty.
@@ -56,18 +57,18 @@ def steer_latent(
         raise UsageError(
             f"the region {tuple(region)} is empty: give left, top, right, bottom with left < right, top < bottom."
         )
-    hooked = model.sites(site)[0]
+    hooked = sites_of(model, (site,), {site: sae})[0]
     sae = sae.at_inference()
 
-    def hook(module: Any, args: Any, output: Any) -> Any:
-        states = hooked.read(output).float()
+    def hook(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        states = hooked.states(args, kwargs, output).float()
         z = sae.encode(states.flatten(0, 1)).dense(sae.config.latents)[:, latent].view(states.shape[:2])
         change = (multiply - 1) * z + add
         if region:
-            change = change * region.mask(states.shape[1]).to(change)
+            change = change * region.mask(states.shape[1], ratio).to(change)
         return hooked.add(output, (change[..., None] * sae.W_dec[latent]).to(hooked.read(output).dtype))
 
-    handle = hooked.module.register_forward_hook(hook)
+    handle = hooked.module.register_forward_hook(hook, with_kwargs=True)
     try:
         with torch.no_grad():
             yield

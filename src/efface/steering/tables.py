@@ -16,6 +16,9 @@ from efface.sae.statistics import Statistics, percentile_count, select
 Gain = Literal["published", "normalised", "clamp"]
 """`published`: z becomes γ·μ·z with μ the latent's mean over the concept's pictures; `normalised`: γ·z; `clamp`: γ·μ."""
 
+Shared = Literal["strongest", "last"]
+"""Of several concepts that choose one latent: the smallest gain counts, or that of the last concept, with its gate."""
+
 
 class LatentTables(NamedTuple):
     """Per-timestep gate, gain and shift of every latent, for one concept (each timesteps latents)."""
@@ -57,15 +60,20 @@ def latents_per_timestep(sae: SparseAutoencoder, count: int, percentile: float |
     return count if percentile is None else percentile_count(sae.config.latents, percentile)
 
 
-def merge_tables(concepts: Sequence[LatentTables], sae: SparseAutoencoder, stats: Statistics) -> LatentEdit:
-    """Merge tables into one edit of the union of their latents; where several choose one at a timestep, the smallest gain wins."""
+def merge_tables(
+    concepts: Sequence[LatentTables], sae: SparseAutoencoder, stats: Statistics, *, shared: Shared = "strongest"
+) -> LatentEdit:
+    """Merge tables into one edit of the union of their latents; `shared` says what counts where several choose one at a timestep."""
     gates = torch.stack([tables.gate for tables in concepts])
     gains = torch.stack([tables.gain for tables in concepts])
     shifts = torch.stack([tables.shift for tables in concepts])
-    strongest = torch.where(gates.isfinite(), gains, float("inf")).argmin(0, keepdim=True)
-    gate = gates.gather(0, strongest)[0]
-    gain = gains.gather(0, strongest)[0]
-    shift = shifts.gather(0, strongest)[0]
+    place = -torch.arange(len(concepts), dtype=gains.dtype).reshape(-1, 1, 1).expand_as(gains)
+    winner = torch.where(gates.isfinite(), gains if shared == "strongest" else place, float("inf")).argmin(
+        0, keepdim=True
+    )
+    gate = gates.gather(0, winner)[0]
+    gain = gains.gather(0, winner)[0]
+    shift = shifts.gather(0, winner)[0]
     latents = gate.isfinite().any(0).nonzero().squeeze(1)
 
     def copy(part: Tensor) -> Tensor:

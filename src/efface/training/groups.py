@@ -15,6 +15,7 @@ _CROSS = re.compile(r"(^|\.)(attn2|add_[kqv]_proj|to_add_out|norm_added_[kqv])(\
 """Paths of what belongs to cross-attention, or to the text side of joint attention."""
 _TEXT = re.compile(r"(^|\.)(attn2\.to_[kv]|add_[kv]_proj)$")
 """Paths of the matrices that make keys and values of text."""
+_ATTENTION = tuple(f"{end}.weight" for end in ("to_q", "to_k", "to_v", "to_out.0"))
 
 
 class Weight(NamedTuple):
@@ -54,6 +55,18 @@ def weights_of(model: Model, where: Where) -> list[Weight]:
             "its layers): choose --where all."
         )
     return [_trainable(weight) for weight in weights]
+
+
+def attention_weights(model: Model) -> list[Weight]:
+    """Queries, keys, values and outputs of every attention of the denoiser, which usual LoRAs train.
+
+    Raises:
+        EffaceError: the denoiser has no such layers.
+    """
+    weights = [weight for weight in weights_of(model, "all") if weight.name.endswith(_ATTENTION)]
+    if not weights:
+        raise EffaceError("the denoiser has no attention projections to put low-rank factors on.")
+    return weights
 
 
 def encoder_weights(model: Model, component: str, pattern: str) -> list[Weight]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError
 from efface.io.checkpoint import optimizer_state, read_state, restore_optimizer, with_prefix, write_state
-from efface.io.progress import Progress, silent
+from efface.io.progress import tell
 from efface.models.model import Model, Text
 from efface.models.sampling import generator
 from efface.training.config import Training
@@ -85,7 +83,6 @@ def train(
     clip: float | None = None,
     decay: float | None = None,
     folder: Path | None = None,
-    progress: Progress = silent,
 ) -> Trained:
     """Take `config.iterations` steps down a loss.
 
@@ -93,19 +90,18 @@ def train(
         model: the model; it stays as it is.
         held: what is trained.
         loss: of one step.
-        config: options; with the model they identify the snapshots.
+        config: options.
         optimiser: Adam on the held parameters by default.
         clip: largest norm of the gradient.
         decay: keep the average θ̄ ← d θ̄ + (1 − d) θ, and return it.
-        folder: of the snapshots; without one the training does not resume.
-        progress: told the share that is done.
+        folder: of this training's snapshots and no other's; without one it does not resume.
 
     Raises:
         EffaceError: a loss or gradient that is not finite.
     """
     optimiser = optimiser or torch.optim.Adam(held.parameters, lr=config.lr)
     average = None if decay is None else Average(held.parameters, decay)
-    snapshot = Snapshot(folder, config, optimiser, average)
+    snapshot = Snapshot(folder, optimiser, average)
     done, last = snapshot.restore(), float("nan")
     with training(model, config.checkpointing):
         try:
@@ -114,7 +110,7 @@ def train(
                 if average is not None:
                     average.update(held.parameters)
                 done = number + 1
-                progress(done / config.iterations, f"step {done} of {config.iterations}, loss {last:.4g}")
+                tell(f"training step {done} of {config.iterations}, loss {last:.4g}")
                 if done % config.every == 0 and done < config.iterations:
                     snapshot.write(done)
         except KeyboardInterrupt:
@@ -156,16 +152,12 @@ def _descend(loss: Loss, step: Step, optimiser: torch.optim.Optimizer, clip: flo
 
 
 class Snapshot:
-    """A training's state on disk, under the hash of all that determines it."""
+    """A training's state on disk, in a folder of its own."""
 
-    def __init__(
-        self, folder: Path | None, config: Training, optimiser: torch.optim.Optimizer, average: Average | None
-    ):
+    def __init__(self, folder: Path | None, optimiser: torch.optim.Optimizer, average: Average | None):
         self.optimiser = optimiser
         self.average = average
-        identity = json.dumps([type(config).__module__, repr(config)])
-        name = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self.path = None if folder is None else folder / f"training-{name}.safetensors"
+        self.path = None if folder is None else folder / "training.safetensors"
 
     def restore(self) -> int:
         """Take up the state that was written; returns the number of steps that are done."""

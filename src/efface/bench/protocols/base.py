@@ -30,8 +30,8 @@ class Drawing:
     steps: int = 50
     guidance: float = 7.5
     """Guidance scale of prompts that bring none of their own."""
-    side: int | None = None
-    """Pixels; None is the model's own size."""
+    side: int | tuple[int, int] | None = None
+    """Pixels of each side, or width and height; None is the model's own size."""
     batch: int = 16
     """Pictures of a unit; they are always drawn together."""
 

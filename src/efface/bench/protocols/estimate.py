@@ -42,7 +42,12 @@ def measured(run: Run) -> tuple[float, float, int]:
     on_cpu = next(run.model.networks()[0].module.parameters()).device.type == "cpu"
     samples = run.protocol.samples[: 1 if on_cpu else run.drawing.batch]
     unit = Unit(run.setting, (), tuple(s.prompt for s in samples), tuple(s.seed for s in samples))
-    settings: dict[str, Any] = {"guidance": run.drawing.guidance, "side": run.drawing.side, "batch": len(samples)}
+    settings: dict[str, Any] = {
+        "guidance": run.drawing.guidance,
+        "side": run.drawing.side,
+        "batch": len(samples),
+        "checked": False,
+    }
     times = []
     pictures = []
     for steps in PROBES if on_cpu else (PROBES[0], *PROBES):  # other devices warm up first

@@ -1,8 +1,9 @@
 """UnlearnCanvas (arXiv 2402.11846): 50 styles and photographs x 20 objects x 5 seeds, UA / IRA / CRA and FID.
 
 One erasure a concept, 70 a method. The official prompts, or those of SAeUron (arXiv 2501.18052), which leave photographs
-out and draw every object once more without a style. Seeds are the published ones, but every picture has its own
-generator, where the public code seeds once and draws all pictures in a row.
+out and draw every object once more without a style. Seeds are the published ones, and every picture has its own generator, as in
+the benchmark's script for UCE. SAeUron's code has one generator a seed and draws the pictures of all erasures with it in a row, so
+that its noise depends on what was drawn before; so do the benchmark's scripts for CA, EDiff, ESD, FMN and SalUn, each erasure anew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 
 from efface.bench.measures import Features
 from efface.bench.observer import Observer
+from efface.bench.on_jpeg import JpegFeatures, JpegJudge
 from efface.bench.protocols.base import (
     Benchmark,
     Drawing,
@@ -25,7 +27,7 @@ from efface.bench.protocols.base import (
 )
 from efface.bench.table import Cell
 from efface.concepts.sample import Sample
-from efface.errors import EffaceError
+from efface.errors import EffaceError, UsageError
 from efface.judges import Judge
 from efface.judges.criterion import recorded_as_shown
 from efface.judges.labels import UNLEARNCANVAS_OBJECTS, UNLEARNCANVAS_STYLES
@@ -84,8 +86,12 @@ class UnlearnCanvas(Benchmark):
         data: the user's copy of the data set, `<style>/<object>/<index>.jpg`; FID takes as many of each as there are seeds.
         as_published: count as the public codes do. Official wording: photographs count for FID (5,000 pictures instead of
             4,900). SAeUron's: CRA of an erased style is of the unstyled pictures alone (100).
+        repeat_unstyled: count an unstyled picture once per style in UA and IRA of an erased object, as SAeUron's code did before
+            October 2025; drops count it once.
+        jpeg: quality of the JPEG files through which pictures are judged (public codes: 75); None judges them as drawn.
 
     Raises:
+        UsageError: the quality is not 1 to 100, or unstyled pictures are to be repeated where there are none.
         EffaceError: a picture of the data set is missing, or a judge does not know a style or an object.
     """
 
@@ -102,10 +108,20 @@ class UnlearnCanvas(Benchmark):
         extract: Extractor | None = None,
         data: Path | None = None,
         as_published: bool = False,
+        repeat_unstyled: bool = False,
+        jpeg: int | None = None,
     ):
         self.plan = plan or Plan()
         self.extract = extract
         self.as_published = as_published
+        self.repeat_unstyled = repeat_unstyled
+        self.jpeg = jpeg
+        if repeat_unstyled and self.plan.wording != "saeuron":
+            raise UsageError(
+                "the official prompts have no unstyled pictures to repeat: take SAeUron's (--wording saeuron)."
+            )
+        if jpeg is not None and not 1 <= jpeg <= 100:
+            raise UsageError(f"the quality of JPEG files is {jpeg}; expected 1 to 100 (public codes: 75).")
         self.judges = {name: judge for name, judge in (("style", style), ("object", object_class)) if judge is not None}
         self.samples = self.plan.samples
         # Real pictures lie beside the samples that they are compared with: the n-th seed with the n-th picture.
@@ -117,11 +133,16 @@ class UnlearnCanvas(Benchmark):
                 raise EffaceError(f"the judge of the {what} has no class {missing[0]!r}: give UnlearnCanvas's own.")
 
     def observers(self, folder: Path) -> dict[str, Observer]:
-        """The two judges and the features."""
-        return {**self.judges, **self.real_observers()}
+        """The two judges and the features, which see what the public codes saw where that was asked for."""
+        if self.jpeg is None:
+            return {**self.judges, **self.real_observers()}
+        observers: dict[str, Observer] = {name: JpegJudge(judge, self.jpeg) for name, judge in self.judges.items()}
+        if self.extract is not None:
+            observers["features"] = Features(JpegFeatures(self.extract, self.jpeg))
+        return observers
 
     def real_observers(self) -> dict[str, Observer]:
-        """The features."""
+        """The features of the data set's own files."""
         return {} if self.extract is None else {"features": Features(self.extract)}
 
     def kind(self, erasure: NamedErasure) -> str:
@@ -140,7 +161,7 @@ class UnlearnCanvas(Benchmark):
         cross = [i for i, p in enumerate(now) if p.other]
         if of_styles and self.as_published and self.plan.wording == "saeuron":
             cross = [i for i in cross if not now[i].concept]
-        rates = scores([now[i] for i in own], gone)
+        rates = scores([now[i] for i in own for _ in range(1 if now[i].other else self._repeats)], gone)
         retained = [i for i in own if now[i].concept not in gone]
 
         def drop(members: Sequence[int], right: Callable[[Judged], bool]) -> Paired:
@@ -165,6 +186,11 @@ class UnlearnCanvas(Benchmark):
         if self.real:
             notes.append("published FIDs are of another Inception (torchvision's, of ImageNet): they do not compare")
         return notes
+
+    @property
+    def _repeats(self) -> int:
+        """How often an unstyled picture counts in the rates of an erased object."""
+        return len(set(self.plan.styles) - {PHOTOGRAPHS}) if self.repeat_unstyled else 1
 
     def _erased(self, erasure: NamedErasure) -> list[str]:
         """The styles or the objects that an erasure erases."""

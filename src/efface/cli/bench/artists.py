@@ -30,7 +30,7 @@ def build(request: Request, shared: options.Shared) -> Artists:
     from efface.bench.protocols.artists import Artists
 
     compare = options.comparison(request.lpips, PUBLISHED_SIDE if request.as_published else None)
-    return Artists(options.prompt_file(request), compare, limit=request.limit)
+    return Artists(options.prompt_file(request, shared), compare, limit=request.limit)
 
 
 def main(args: list[str]) -> None:

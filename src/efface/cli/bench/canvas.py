@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from efface.bench.engines import Engine
-from efface.cli.arguments import parse
-from efface.cli.bench.common import reporter
-from efface.cli.output import console, say
+from efface.cli.model_options import parse_on_model
+from efface.cli.output import console, say, say_decisions
 from efface.cli.progress import ProgressBar
 from efface.erasers import ERASERS, METHODS
 from efface.errors import UsageError
@@ -51,11 +50,12 @@ class Request(Engine):
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface bench canvas", description=__doc__)
+    request, options = parse_on_model(Request, args, prog="efface bench canvas", description=__doc__)
     for name in request.method:
         ERASERS.load(name)
     if request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
+    from efface.api.decisions import about_drawing
     from efface.api.red_team import RedTeam
     from efface.bench import table
     from efface.bench.protocols.canvas.attack import attack_all
@@ -63,9 +63,9 @@ def main(args: list[str]) -> None:
     from efface.bench.protocols.canvas.estimate import cost
     from efface.bench.protocols.canvas.plan import Plan
     from efface.bench.protocols.canvas.run import Canvas
-    from efface.models.load import load
     from efface.models.model import Model
     from efface.redteam.samples import Samples
+    from efface.report.decisions import drawing_rows
 
     usual = "quick" if request.quick else "canvas"
     red_team = None
@@ -73,16 +73,20 @@ def main(args: list[str]) -> None:
         red_team = RedTeam(request.attacks, request.budget or usual, Samples(request.samples))
     if red_team and request.mode != "single":
         raise UsageError(f"attacks want concepts erased one at a time; the mode is {request.mode!r}, use single.")
-    plan = Plan(tuple(dict.fromkeys(request.method)) or METHODS, request.seeds, request.quick, request.mode)
-    model = Model(load("emoji"))
+    methods = tuple(dict.fromkeys(request.method)) or METHODS
+    plan = Plan(methods, request.seeds, request.quick, request.mode, options.seed or 0, options.size)
+    model = Model(options.load("emoji"))
     expected = cost(model, plan, request.output, devices=request.devices, sheets=request.save_images)
     attacked = len(plan.methods) * len(plan.targets) * len(red_team.names) if red_team else 0
+    seeds = f"{plan.first_seed} to {plan.first_seed + request.seeds - 1}" if request.seeds > 1 else str(plan.first_seed)
+    say_decisions(drawing_rows(about_drawing(model.pipeline, methods=list(plan.methods), mode=plan.mode, seeds=seeds)))
     say(str(expected) + (f"; beside them {attacked} attacks, whose time is not in it" if red_team else ""))
     if request.plan:
         print(json.dumps(expected.to_json() | {"attacks": attacked}))
         return
     canvas = Canvas(model, plan, request.output, sheets=request.save_images)
-    canvas.run(reporter(), say, request)
+    with ProgressBar("running the canvas") as progress:
+        canvas.run(progress, say, request, options.loading())
     if red_team:
         with ProgressBar("attacking") as progress:
             attack_all(canvas, red_team, progress, say)

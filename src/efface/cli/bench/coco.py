@@ -30,7 +30,7 @@ def build(request: Request, shared: options.Shared) -> Coco:
     from efface.metrics.clip_score import ClipScore
     from efface.metrics.features import open_features
 
-    file = options.prompt_file(request)
+    file = options.prompt_file(request, shared)
     agreement = None if request.clip is None else ClipScore(request.clip)
     extract = None if request.features is None else open_features(request.features)
     return Coco(file, agreement, extract, pictures=request.pictures, limit=request.limit)

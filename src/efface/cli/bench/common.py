@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from efface.bench.engines import Engine
 from efface.cli.arguments import parse_parts
 from efface.cli.bench.options import OnModel, Shared, check
-from efface.cli.output import console, say
+from efface.cli.output import console, say, say_decisions
+from efface.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
     from efface.bench.observer import Observer
     from efface.bench.protocols.base import Benchmark, Drawing
     from efface.bench.protocols.run import Run
     from efface.bench.table import Row
-    from efface.io.progress import Progress
 
 
 Request = TypeVar("Request", bound=OnModel)
@@ -35,52 +34,54 @@ def main(kind: type[Request], build: Build[Request], args: list[str], *, name: s
     check(shared)
     shared = replace(shared, output=(shared.output or Path(f"{name}-run")).absolute())
     from efface.bench.protocols.estimate import cost
+    from efface.models.timing import model_bytes
 
     run = _run(request, shared, build)
     erasures = run.protocol.erasures if shared.plan and not run.erasures else None
     expected = cost(run, erasures=erasures, devices=shared.gpus if shared.plan else engine.devices)
+    say_decisions(_decided(run))
     say(str(expected))
     if shared.plan:
-        print(json.dumps(expected.to_json()))
+        print(json.dumps(expected.to_json() | {"model_bytes": model_bytes(run.model.pipeline)}))
         return
     for note in run.protocol.notes():
         say(note)
-    run.run(reporter(), on=_runner(request, shared, engine, build, run))
+    with ProgressBar(f"running {name}") as progress:
+        run.run(progress, on=_runner(request, shared, engine, build, run))
     rows = run.rows()
     run.ledger.close()
     data = _data(run, request, rows)
     _print(data, rows, shared)
 
 
-def reporter() -> Progress:
-    """Says how far the run is, at most every ten seconds."""
-    state = {"began": time.monotonic(), "last_line_at": time.monotonic(), "done": 0.0}
+def _decided(run: Run) -> list[tuple[str, str]]:
+    """The model, where, how its pictures are drawn and what looks at them."""
+    from efface.api.decisions import about_model
+    from efface.report.decisions import drawing_rows
 
-    def tell(done: float, line: str) -> None:
-        now = time.monotonic()
-        if done != state["done"] and (now - state["last_line_at"] > 10 or done == 1):
-            state.update(last_line_at=now, done=done)
-            say(f"{line}, {(now - state['began']) / done * (1 - done) / 60:.0f} minutes left")
-
-    return tell
+    looking = [f"{name}: {observer.name}" for name, observer in run.observers.items() if observer.name]
+    drawn = asdict(run.drawing)
+    erasures = [f"{erasure.name} ({', '.join(erasure.concepts)})" for erasure in run.erasures]
+    decisions = about_model(run.model.pipeline, drawn.pop("side")) | drawn
+    return drawing_rows(decisions | {"erasures": erasures, "seen by": looking})
 
 
 def _run(request: Request, shared: Shared, build: Build[Request]) -> Run:
     from efface.bench.protocols.base import load_erasures
     from efface.bench.protocols.run import Run
-    from efface.models.load import load
     from efface.models.model import Model
 
     protocol = build(request, shared)
     erasures = load_erasures(shared.erasure, shared.concept)
     assert shared.output is not None
     drawing = _drawing(protocol, shared)
-    return Run(Model(load(request.model)), protocol, erasures, shared.output, drawing=drawing, save=shared.save_images)
+    model = Model(shared.load(request.model))
+    return Run(model, protocol, erasures, shared.output, drawing=drawing, save=shared.save_images)
 
 
 def _drawing(protocol: Benchmark, shared: Shared) -> Drawing:
     """The published settings with those that the user gave."""
-    own = {name: getattr(shared, name) for name in ("steps", "guidance", "side", "batch")}
+    own = {name: getattr(shared, name) for name in ("steps", "guidance", "batch")} | {"side": shared.size}
     return replace(protocol.drawing, **{name: value for name, value in own.items() if value is not None})
 
 
@@ -91,7 +92,7 @@ def _runner(request: Request, shared: Shared, engine: Engine, build: Build[Reque
     from efface.bench.engines import run_on
     from efface.bench.worker_spec import WorkerSpec
 
-    spec = WorkerSpec(request.model, partial(_watchers, request, shared, build), run.files)
+    spec = WorkerSpec(request.model, partial(_watchers, request, shared, build), run.files, shared.loading())
     return lambda units, ledger, progress: run_on(engine, spec, units, ledger, progress, model=run.model)
 
 

@@ -24,7 +24,7 @@ def build(request: Request, shared: options.Shared) -> I2P:
     from efface.bench.protocols.i2p import I2P
     from efface.judges import open_judge
 
-    return I2P(options.prompt_file(request), open_judge(request.judge), limit=request.limit)
+    return I2P(options.prompt_file(request, shared), open_judge(request.judge), limit=request.limit)
 
 
 def main(args: list[str]) -> None:

@@ -27,7 +27,7 @@ def build(request: Request, shared: options.Shared) -> Imagenette:
     from efface.bench.protocols.imagenette import Imagenette
     from efface.judges import open_judge
 
-    return Imagenette(options.prompt_file(request), open_judge(request.judge), limit=request.limit)
+    return Imagenette(options.prompt_file(request, shared), open_judge(request.judge), limit=request.limit)
 
 
 def main(args: list[str]) -> None:

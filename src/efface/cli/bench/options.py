@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from efface.cli.model_options import DrawingOptions
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class OnFile(OnModel):
 
 
 @dataclass(frozen=True)
-class Shared:
+class Shared(DrawingOptions):
     """Options of every protocol; the unerased model is always measured too."""
 
     erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
@@ -49,10 +50,6 @@ class Shared:
     """Denoising steps; the published number by default."""
     guidance: float | None = None
     """Guidance scale of prompts that bring none; the published one by default."""
-    side: int | None = None
-    """Width and height in pixels; the model's own by default."""
-    batch: int = 16
-    """Pictures drawn together; another number makes other units, which are drawn anew."""
     save_images: Path | None = None
     """Folder where pictures are kept as PNG files as they are drawn; those that were drawn before are not drawn again."""
     plan: bool = False
@@ -65,13 +62,19 @@ class Shared:
     """Print one JSON object instead of a table."""
 
 
-def prompt_file(file: OnFile) -> PromptFile:
-    """The file of a request's prompts."""
+def prompt_file(file: OnFile, shared: Shared) -> PromptFile:
+    """The file of a request's prompts, those without a seed with the one that was named."""
     from efface.bench.prompt_files import read_prompts
 
     if file.limit is not None and file.limit < 1:
         raise UsageError(f"limit is {file.limit}; expected at least 1.")
-    return read_prompts(file.prompts, skip_malformed=file.skip_malformed)
+    read = read_prompts(file.prompts, skip_malformed=file.skip_malformed)
+    if shared.seed is None:
+        return read
+    if all(row.seed is not None for row in read.rows):
+        raise UsageError(f"seed is {shared.seed}, but every prompt of {file.prompts} brings its own: leave it out.")
+    rows = tuple(row if row.seed is not None else row._replace(seed=shared.seed) for row in read.rows)
+    return read._replace(rows=rows)
 
 
 def comparison(lpips: tuple[Literal["alex", "vgg"], Path, Path] | None, side: int | None = None) -> Comparison:
@@ -88,7 +91,7 @@ def comparison(lpips: tuple[Literal["alex", "vgg"], Path, Path] | None, side: in
 
 def check(shared: Shared) -> None:
     """Refuses numbers below 1; raises UsageError."""
-    least = {"steps": shared.steps, "side": shared.side, "batch": shared.batch, "gpus": shared.gpus}
+    least = {"steps": shared.steps, "gpus": shared.gpus}
     for name, value in least.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1.")

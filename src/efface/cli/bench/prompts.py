@@ -23,8 +23,8 @@ class Request(options.OnFile):
     """What looks at the pictures, once for each: nudenet, nsfw, clip:FOLDER:CLASS,CLASS, imagenet:FOLDER, …"""
     lpips: tuple[Literal["alex", "vgg"], Path, Path] | None = None
     """Network, torchvision's weights of its trunk, and LPIPS's heads; without it colours are compared."""
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"], metavar="SEED [SEED ...]")] = (0,)
-    """Seeds of the prompts that bring none of their own."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = (0,)
+    """Seeds of the prompts that bring none of their own; --seed names one."""
 
 
 def build(request: Request, shared: options.Shared) -> Prompts:
@@ -37,7 +37,7 @@ def build(request: Request, shared: options.Shared) -> Prompts:
         kind = spec.partition(":")[0]
         again = sum(name.partition(" ")[0] == kind for name in judges)
         judges[f"{kind} {again + 1}" if again else kind] = open_judge(spec)
-    file = options.prompt_file(request)
+    file = options.prompt_file(request, shared)
     compare = options.comparison(request.lpips)
     return Prompts(file, judges, compare, seeds=request.seeds, limit=request.limit)
 

@@ -31,12 +31,16 @@ class Request(options.OnModel):
     """Folder of the data set, <style>/<object>/<index>.jpg, for FID."""
     as_published: bool = False
     """Count as the public code of the wording does: photographs in FID (official), CRA of styles on unstyled pictures."""
+    repeat_unstyled: bool = False
+    """Count an unstyled picture once per style in UA and IRA of an erased object, as SAeUron's code did before October 2025."""
+    jpeg: Annotated[int | None, tyro.conf.arg(metavar="QUALITY")] = None
+    """Judge pictures through JPEG files of this quality (the public codes: 75); as they are drawn by default."""
     styles: tuple[str, ...] = ()
     """A part of the styles; all of them by default."""
     objects: tuple[str, ...] = ()
     """A part of the objects; all of them by default."""
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"], metavar="SEED [SEED ...]")] = ()
-    """Other seeds than 188, 288, 588, 688 and 888."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = ()
+    """Other seeds than 188, 288, 588, 688 and 888; --seed names one."""
 
 
 def build(request: Request, shared: options.Shared) -> UnlearnCanvas:
@@ -49,7 +53,11 @@ def build(request: Request, shared: options.Shared) -> UnlearnCanvas:
     from efface.judges import open_judge
     from efface.metrics.features import open_features
 
+    if request.seeds and shared.seed is not None:
+        raise UsageError("--seed was given beside --seeds: name the seeds once.")
     chosen = {name: getattr(request, name) for name in ("styles", "objects", "seeds") if getattr(request, name)}
+    if shared.seed is not None:
+        chosen["seeds"] = (shared.seed,)
     style_judge = open_judge(request.style_judge) if request.style_judge else None
     object_judge = open_judge(request.object_judge) if request.object_judge else None
     return UnlearnCanvas(
@@ -59,6 +67,8 @@ def build(request: Request, shared: options.Shared) -> UnlearnCanvas:
         extract=open_features(request.features) if request.features else None,
         data=request.data,
         as_published=request.as_published,
+        repeat_unstyled=request.repeat_unstyled,
+        jpeg=request.jpeg,
     )
 
 

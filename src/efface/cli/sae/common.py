@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from efface.cli.model_options import ModelOptions, seed_of
 from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.sae.harvest import HarvestConfig
 
 
 def prompts_named(name: str | None, pipeline: Any) -> list[str]:
@@ -31,22 +36,31 @@ def sites_named(patterns: tuple[str, ...], pipeline: Any) -> tuple[str, ...]:
     return patterns or profile_of(pipeline).sae_sites()
 
 
-def drawing(pipeline: Any, steps: int | None, guidance: float | None) -> dict[str, Any]:
-    """Steps and guidance: the user's, the model's standard, or the paper's 50 at 9."""
+def sampling_of(pipeline: Any, steps: int | None, guidance: float | None, options: ModelOptions) -> dict[str, Any]:
+    """Steps, guidance and size: the user's, the model's standard, or the paper's 50 at 9; and the first seed, if it was named."""
     from efface.profiles.base import profile_of
 
     usual = profile_of(pipeline).sae_sampling()
-    chosen = {"steps": steps or None, "guidance": guidance}
+    chosen = {"steps": steps or None, "guidance": guidance, "side": options.size, "seed": seed_of(options)}
     return usual | {name: value for name, value in chosen.items() if value is not None}
 
 
-def labelled(path: Path | None, seeds: int, pipeline: Any) -> tuple[list[Any], dict[str, str]]:
-    """Pictures of many concepts, from a JSON file {"kind": {"concept": ["prompt", …]}} or the model's own benchmark."""
+def labelled(path: Path | None, seeds: int, pipeline: Any, first: int | None) -> tuple[list[Any], dict[str, str]]:
+    """Pictures of many concepts, from a JSON file {"kind": {"concept": ["prompt", …]}} or the model's own benchmark.
+
+    Args:
+        path: of the file.
+        seeds: pictures of each prompt.
+        pipeline: the model.
+        first: seed of the first picture of each prompt; None is that of the purpose.
+    """
     from efface.concepts.sample import Sample
     from efface.profiles.base import profile_of
 
     if path is None:
-        return profile_of(pipeline).labelled(seeds)
+        pictures, kinds = profile_of(pipeline).labelled(seeds)
+        moved = 0 if first is None else first - min(picture.seed for picture in pictures)
+        return [replace(picture, seed=picture.seed + moved) for picture in pictures], kinds
     try:
         kinds = json.loads(path.read_text())
         pictures = [
@@ -54,10 +68,17 @@ def labelled(path: Path | None, seeds: int, pipeline: Any) -> tuple[list[Any], d
             for concepts in kinds.values()
             for concept, prompts in concepts.items()
             for prompt in prompts
-            for seed in range(seeds)
+            for seed in range(first or 0, (first or 0) + seeds)
         ]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UsageError(
             f'{path} could not be read ({error}); expected JSON of the form {{"style": {{"noto": ["a cat …"]}}}}.'
         ) from error
     return pictures, {concept: kind for kind, concepts in kinds.items() for concept in concepts}
+
+
+def harvest_decisions(pipeline: Any, config: HarvestConfig) -> dict[str, Any]:
+    """What is decided of activations that are harvested: the model, and how its pictures are drawn."""
+    from efface.api.decisions import about_model
+
+    return about_model(pipeline, config.side) | {k: v for k, v in asdict(config).items() if k != "side"}

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from efface.cli.arguments import parse
-from efface.cli.output import progress, result, say
+from efface.cli.model_options import parse_on_model
+from efface.cli.output import progress, result, say_decisions
+from efface.cli.progress import ProgressBar
 from efface.errors import UsageError
 
 
@@ -35,23 +36,29 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface sae features", description=__doc__)
-    from efface.cli.sae.common import drawing, labelled
-    from efface.models.load import load
+    request, options = parse_on_model(Request, args, prog="efface sae features", description=__doc__)
+    from efface.api.decisions import about_model
+    from efface.cli.sae.common import labelled, sampling_of
+    from efface.io.progress import drawing
     from efface.models.model import Model
+    from efface.report.decisions import drawing_rows
     from efface.sae.files import load_sae
     from efface.sae.harvest import HarvestConfig
     from efface.sae.statistics import statistics
 
-    pipeline = load(request.model)
+    pipeline = options.load(request.model)
     folders = sorted(p.parent for p in Path(request.coder).glob("*/cfg.json"))
     coders = {folder.name: load_sae(folder) for folder in folders}
     if not coders:
         raise UsageError(f"{request.coder} holds no autoencoders; expected the folder of `efface sae train`.")
-    pictures, kinds = labelled(request.concepts, request.seeds, pipeline)
-    config = HarvestConfig(tuple(coders), **drawing(pipeline, request.steps, request.guidance))
-    say(f"{len(pictures)} pictures of {len(kinds)} concepts")
-    by_site = statistics(Model(pipeline), coders, pictures, kinds, config, report=lambda n: say(f"{n} pictures"))
+    pictures, kinds = labelled(request.concepts, request.seeds, pipeline, options.seed)
+    config = HarvestConfig(tuple(coders), **sampling_of(pipeline, request.steps, request.guidance, options))
+    decided = {"steps": config.steps, "guidance": config.guidance, "sites": list(coders), "seeds": request.seeds}
+    say_decisions(
+        drawing_rows(about_model(pipeline, config.side) | decided | {"pictures": len(pictures), "concepts": len(kinds)})
+    )
+    with ProgressBar(f"drawing {len(pictures)} pictures of {len(kinds)} concepts") as bar, drawing(bar, len(pictures)):
+        by_site = statistics(Model(pipeline), coders, pictures, kinds, config)
     rows: list[tuple[str, str]] = []
     data: dict[str, Any] = {"pictures": len(pictures), "sites": {}}
     for folder in progress(folders, "writing"):

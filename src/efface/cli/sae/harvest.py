@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from efface.cli.arguments import parse
-from efface.cli.output import progress, result, say
+from efface.cli.model_options import parse_on_model
+from efface.cli.output import result, say, say_decisions
+from efface.cli.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,8 @@ class Request:
     """Half of the guided batch that is read."""
     difference: bool = False
     """Read output − input of the sites."""
-    batch: int = 32
-    """Pictures drawn at a time; one shard each."""
-    seed: int = 0
-    """Picture i is drawn from seed + i."""
+    shard: int = 32
+    """Pictures of a shard."""
     estimate: bool = False
     """Only say what it will cost."""
     json: bool = False
@@ -48,21 +47,23 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface sae harvest", description=__doc__)
-    from efface.cli.sae.common import drawing, prompts_named, sites_named
-    from efface.models.load import load
+    request, options = parse_on_model(Request, args, prog="efface sae harvest", description=__doc__)
+    from efface.cli.sae.common import harvest_decisions, prompts_named, sampling_of, sites_named
+    from efface.io.progress import drawing
     from efface.models.model import Model
+    from efface.report.decisions import drawing_rows
     from efface.sae import shards
     from efface.sae.harvest import HarvestConfig
 
-    pipeline = load(request.model)
+    pipeline = options.load(request.model, stored=True)
     model = Model(pipeline)
     available = prompts_named(request.prompts, pipeline)
     prompts = [available[i % len(available)] for i in range(request.images or len(available))]
     config = HarvestConfig(
-        sites_named(request.sites, pipeline), **drawing(pipeline, request.steps, request.guidance), every=request.every,
-        half=request.half, difference=request.difference, batch=request.batch, seed=request.seed,
+        sites_named(request.sites, pipeline), **sampling_of(pipeline, request.steps, request.guidance, options), every=request.every,
+        half=request.half, difference=request.difference, batch=request.shard,
     )  # fmt: skip
+    say_decisions(drawing_rows(harvest_decisions(pipeline, config)))
     cost = shards.expected_cost(model, prompts, config)
     say(
         f"{cost.images} pictures, {cost.vectors:,} vectors a site, {cost.bytes / 1e6:,.0f} MB, about {cost.seconds:,.0f} s"
@@ -70,6 +71,6 @@ def main(args: list[str]) -> None:
     folder = shards.folder_of(request.output, shards.plan(model, prompts, config))
     data = {"folder": str(folder)} | cost._asdict()
     if not request.estimate:
-        written = shards.harvest(model, prompts, config, request.output)
-        data["written"] = sum(1 for _ in progress(written, "drawing", total=-(-len(prompts) // config.batch)))
+        with ProgressBar(f"drawing {len(prompts)} pictures") as progress, drawing(progress, len(prompts)):
+            data["written"] = sum(1 for _ in shards.harvest(model, prompts, config, request.output))
     result(data, as_json=request.json, rows=[(k, str(v)) for k, v in data.items()])

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from efface.cli.arguments import parse
-from efface.cli.output import result, say
+from efface.cli.model_options import parse_on_model
+from efface.cli.output import result, say_decisions
+from efface.cli.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,27 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface sae inspect", description=__doc__)
-    from efface.cli.sae.common import drawing, labelled, sites_named
-    from efface.models.load import load
+    request, options = parse_on_model(Request, args, prog="efface sae inspect", description=__doc__)
+    from efface.api.decisions import about_model
+    from efface.cli.sae.common import labelled, sampling_of, sites_named
+    from efface.io.progress import drawing
     from efface.models.model import Model
+    from efface.report.decisions import drawing_rows
     from efface.sae.dashboard import feature_dashboard
     from efface.sae.harvest import HarvestConfig
     from efface.sae.lookup import open_sae
     from efface.sae.pages import write_pages
 
-    pipeline = load(request.model)
+    pipeline = options.load(request.model)
     model = Model(pipeline)
     site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
     coder, _ = open_sae(request.coder, site)
-    labels, kinds = labelled(request.concepts, request.seeds, pipeline)
-    config = HarvestConfig((site,), **drawing(pipeline, request.steps, request.guidance))
-    dashboard = feature_dashboard(
-        model, site, coder, labels, config, report=lambda n: say(f"{n} of {len(labels)} pictures")
-    )
+    labels, kinds = labelled(request.concepts, request.seeds, pipeline, options.seed)
+    config = HarvestConfig((site,), **sampling_of(pipeline, request.steps, request.guidance, options))
+    decided = {"steps": config.steps, "guidance": config.guidance, "site": site, "seeds": request.seeds}
+    say_decisions(drawing_rows(about_model(pipeline, config.side) | decided))
+    with ProgressBar(f"drawing {len(labels)} pictures") as progress, drawing(progress, len(labels)):
+        dashboard = feature_dashboard(model, site, coder, labels, config)
     best = best_latents(dashboard, list(kinds))
     latents = list(request.latents) or sorted(best)
     index = write_pages(dashboard, latents, request.output, scores=best)
@@ -67,17 +71,12 @@ def main(args: list[str]) -> None:
 
 def best_latents(dashboard: object, concepts: list[str], count: int = 2) -> dict[int, list[tuple[str, float]]]:
     """Latent -> the concepts that score it highest, for the best latents of every concept (published score, all timesteps)."""
-    import torch
-
     from efface.sae.dashboard import FeatureDashboard
 
     assert isinstance(dashboard, FeatureDashboard)
-    means = dashboard.heat.float().mean(1)
     scores: dict[int, list[tuple[str, float]]] = {}
     for concept in concepts:
-        own = torch.tensor([concept in label.shows for label in dashboard.labels])
-        share = [part.mean(0) / (part.mean(0).sum() + 1e-8) for part in (means[own], means[~own])]
-        best = (share[0] - share[1]).topk(count)
+        best = dashboard.scores(concept).topk(count)
         for value, latent in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             scores.setdefault(latent, []).append((concept, value))
     return scores

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from efface.cli.arguments import parse
+from efface.cli.model_options import parse_on_model
 from efface.cli.output import result
 
 
@@ -24,12 +24,11 @@ class Request:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    request = parse(Request, args, prog="efface sae sites", description=__doc__)
-    from efface.models.load import load
+    request, options = parse_on_model(Request, args, prog="efface sae sites", description=__doc__, seeded=False)
     from efface.models.model import Model
     from efface.profiles.base import profile_of
 
-    pipeline = load(request.model)
+    pipeline = options.load(request.model)
     profile = profile_of(pipeline)
     sites = Model(pipeline).sites(request.pattern or profile.sae_pattern())
     default = " (default)"

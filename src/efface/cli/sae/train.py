@@ -9,17 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from efface.cli.arguments import named_options, parse_parts
-from efface.cli.output import result, say
+from efface.cli.arguments import HIDDEN, named_options, parse_parts
+from efface.cli.model_options import HEADING, DrawingOptions, with_seed
+from efface.cli.output import result, say, say_decisions
+from efface.cli.progress import ProgressBar, duration
 from efface.sae.config import SAETrainConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from efface.sae.autoencoder import SparseAutoencoder
-    from efface.sae.harvest import ActivationStream
+    from efface.sae.harvest import HarvestCost
+    from efface.sae.stream import ActivationStream
 
 
-RENAMED = {"steps": "iterations"}
-"""Field of the training -> its option: `--steps` always means denoising steps."""
+RENAMED = {"steps": "iterations", "batch": "vectors", "seed": HIDDEN}
+"""Field of the training -> its option: `--steps` always means denoising steps, `--batch` pictures and `--seed` the first one."""
+SHARE = 4
+"""Part of free memory that a round's activations take by default: one over this."""
+MOST = 128
+"""Pictures of a round where memory holds more."""
 
 
 @dataclass(frozen=True)
@@ -36,47 +45,71 @@ class Request:
     """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
     shards: Path | None = None
     """A harvest's folder to train from, instead of drawing."""
-    images: int = 128
-    """Pictures drawn for each round of training."""
+    images: int | None = None
+    """Pictures drawn for each round of training; by default as many as a quarter of free memory holds the activations of, at
+    most 128."""
     steps: int | None = None
     """Denoising steps of the pictures."""
     guidance: float | None = None
     """Their guidance scale."""
     quality: bool = True
     """At the end, draw one more round and measure the autoencoders on it."""
+    plan: bool = False
+    """Only say what was decided and what it will cost, measured on one denoising step of one batch."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    parts = {"general": Request, "training": SAETrainConfig}
-    request, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
-    named = named_options(config, args, RENAMED)
-    from efface.cli.sae.common import drawing, prompts_named, sites_named
-    from efface.models.load import load
+    parts = {"general": Request, HEADING: DrawingOptions, "training": SAETrainConfig}
+    request, options, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
+    named = with_seed(named_options(config, args, RENAMED), config, options)
+    config = replace(config, **named)
+    from efface.cli.sae.common import harvest_decisions, prompts_named, sampling_of, sites_named
     from efface.models.model import Model
+    from efface.models.timing import model_bytes
     from efface.profiles.base import profile_of
-    from efface.sae.harvest import ActivationStream, HarvestConfig
+    from efface.report.decisions import drawing_rows
+    from efface.sae.harvest import HarvestConfig
     from efface.sae.shards import Shards
+    from efface.sae.stream import ActivationStream
     from efface.sae.train import train
 
-    pipeline = load(request.model)
-    settings = profile_of(pipeline).sae_training()
+    pipeline = options.load(request.model, stored=True)
+    settings = {} if config.as_published else profile_of(pipeline).sae_training()
     config = replace(config, **{name: value for name, value in settings.items() if name not in named})
-    harvest = HarvestConfig(
-        sites_named(request.sites, pipeline),
-        **drawing(pipeline, request.steps, request.guidance),
-        seed=config.seed,
-    )
+    asked = sampling_of(pipeline, request.steps, request.guidance, options) | {"seed": config.seed}
+    harvest = HarvestConfig(sites_named(request.sites, pipeline), **asked)
     prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
-    stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images)
+    stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images or 1)
     source: Any = Shards(request.shards) if request.shards else stream
-    say(f"{config.steps} iterations of {config.batch} vectors for {', '.join(source.names)}")
+    notes: dict[str, Any] = {"model": request.model, "harvest": harvest.to_json()}
     if not request.shards:
-        _say_cost(stream, config)
-    notes = {"model": request.model, "harvest": asdict(harvest)}
-    coders = train(source, config, request.output, report=_say, notes=notes)
+        stream.images = notes["images"] = request.images or _images(stream, request.output)
+    decisions = harvest_decisions(pipeline, harvest) | {"sites": list(source.names), "images": stream.images}
+    decisions |= {name: value for name, value in asdict(config).items() if name != "steps"} | {
+        "iterations": config.steps
+    }
+    say_decisions(drawing_rows(decisions | {"steps": harvest.steps}))
+    cost = None if request.shards else expected_cost(stream, config)
+    if cost is not None:
+        say(
+            f"about {cost.images:,} pictures, {duration(cost.seconds)} of drawing; {held_in_memory(stream, config)}; "
+            "nothing on disk but the run"
+        )
+    if request.plan:
+        costs = {} if cost is None else {"pictures": cost.images, "seconds": round(cost.seconds, 1)}
+        data = decisions | costs | {"model_bytes": model_bytes(pipeline)}
+        result(data, as_json=request.json, rows=[(k, str(data[k])) for k in (*costs, "model_bytes")])
+        return
+    with ProgressBar(f"training {', '.join(source.names)}") as progress:
+
+        def report(line: dict[str, Any]) -> None:
+            _say(line)
+            progress((line["step"] + 1) / config.steps, f"iteration {line['step'] + 1} of {config.steps}")
+
+        coders = train(source, config, request.output, report=report, notes=notes, device=trained_on(pipeline))
     _plot(request.output)
     data: dict[str, Any] = {"folder": str(request.output), "sites": {}}
     if request.quality and not request.shards:
@@ -91,25 +124,63 @@ def main(args: list[str]) -> None:
     result(data, as_json=request.json, rows=rows)
 
 
-def _say_cost(stream: ActivationStream, config: SAETrainConfig) -> None:
-    """How many pictures the run draws, and how long that takes, measured on one step of one batch."""
+def expected_cost(stream: ActivationStream, config: SAETrainConfig) -> HarvestCost:
+    """What all rounds of a run draw, and how long that takes, measured on one step of one batch."""
     from efface.sae.harvest import harvest_cost
 
     one = harvest_cost(stream.model, stream.config, stream.images)
-    rounds = -(-config.steps // max(1, int(one.vectors * config.passes / config.batch)))
-    say(
-        f"about {rounds * one.images:,} pictures, {rounds * one.seconds:,.0f} s of drawing; nothing on disk but the run"
+    used = max(1, int(one.vectors * config.passes))
+    rounds = -(-config.steps // (used // min(config.batch, used)))
+    return one._replace(images=rounds * one.images, vectors=rounds * one.vectors, seconds=rounds * one.seconds)
+
+
+def _images(stream: ActivationStream, run: Path) -> int:
+    """Pictures of a round: those of the run that is resumed, or as many as a share of free memory holds the activations of."""
+    from efface.io.memory import free_bytes
+    from efface.sae.harvest import bytes_of
+
+    try:
+        return int(json.loads((run / "run.json").read_text())["notes"]["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return max(1, min(MOST, free_bytes("cpu") // SHARE // bytes_of(stream.config, 1, stream.shapes)))
+
+
+def held_in_memory(stream: ActivationStream, config: SAETrainConfig) -> str:
+    """The gigabytes that a run takes beside the model, in words."""
+    from efface.sae.harvest import bytes_of
+
+    held = bytes_of(stream.config, stream.images, stream.shapes)
+    steps = len(range(0, stream.config.steps, stream.config.every))
+    vectors = min(config.batch, stream.images * steps * max(tokens for tokens, _ in stream.shapes.values()))
+    # A site keeps two matrices with two moments each; two gradients and a batch's product are shared.
+    latents = {width: config.latents or config.expansion * width for _, width in stream.shapes.values()}
+    sizes = [latents[width] * width for _, width in stream.shapes.values()]
+    training = 4 * (6 * sum(sizes) + 2 * max(sizes) + vectors * max(latents.values()))
+    return (
+        f"{held / 1e9:.1f} GB for the activations of {stream.images} pictures and {training / 1e9:.1f} GB for training, "
+        "beside the model"
     )
+
+
+def trained_on(pipeline: Any) -> torch.device | None:
+    """Where autoencoders are trained: where the model computes; None leaves it to the training."""
+    from efface.families.layers import execution_device
+
+    device = execution_device(pipeline)
+    return device if device.type in ("cpu", "cuda") else None
 
 
 def _quality(stream: ActivationStream, coders: dict[str, SparseAutoencoder], prompts: list[str]) -> dict[str, Any]:
     """Figures on pictures that training never drew."""
+    from efface.models.mapped import released
     from efface.sae.quality import denoising_losses, finished_latents, quality
 
     held_out = stream.round(10**6)
-    some = prompts[:: max(1, len(prompts) // 32)][:32]
-    clean = finished_latents(stream.model, some, range(10**6, 10**6 + len(some)), stream.config)
-    losses = denoising_losses(stream.model, clean.repeat(4, 1, 1, 1), some * 4, coders)
+    count = min(32, stream.images)
+    some = prompts[:: max(1, len(prompts) // count)][:count]
+    with released(stream.model.components().values()):
+        clean = finished_latents(stream.model, some, range(10**6, 10**6 + len(some)), stream.config)
+        losses = denoising_losses(stream.model, clean.repeat(4, 1, 1, 1), some * 4, coders)
     return {
         name: quality(coder, held_out[name])._asdict() | {"rise": losses[name] / losses["plain"] - 1}
         for name, coder in coders.items()

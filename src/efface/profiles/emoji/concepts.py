@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from efface.concepts.concept import Concept, Kind
+from efface.concepts.words import as_read
 from efface.errors import UsageError
 from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, anchor_of, caption, object_class
 
@@ -87,6 +88,7 @@ def _beside(concept: Concept, erased: Collection[str]) -> Concept:
 
 
 def _concepts(name: str) -> tuple[Concept, ...]:
+    name = as_read(name)
     aliases = {alias: t.name for t in OBJECTS for alias in t.aliases}
     if name in STYLES:
         return (style_concept(name),)

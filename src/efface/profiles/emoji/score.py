@@ -11,6 +11,7 @@ from PIL import Image
 from efface.concepts.concept import Concept
 from efface.concepts.sample import Sample
 from efface.erasures import Erasure
+from efface.families.base import Side
 from efface.judges import embedded_judge
 from efface.judges.criterion import Verdict, verdicts_on
 from efface.models.model import Model
@@ -49,13 +50,18 @@ class Rates(NamedTuple):
 
 
 def draw_and_judge(
-    model: Model, pairs: Sequence[tuple[str, str]], *, seeds: Iterable[int], batch: int = 32
+    model: Model, pairs: Sequence[tuple[str, str]], *, seeds: Iterable[int], batch: int | None = None, side: Side = None
 ) -> JudgedImages:
     """Draw "a OBJECT in STYLE style" for every pair and seed with the standard solver, and judge the pictures."""
     seeds = list(seeds)
     samples = tuple(Sample(caption(*pair), seed, shows=pair) for pair in pairs for seed in seeds)
     images = model.draw(
-        [s.prompt for s in samples], seeds=[s.seed for s in samples], steps=STEPS, guidance=GUIDANCE, batch=batch
+        [s.prompt for s in samples],
+        seeds=[s.seed for s in samples],
+        steps=STEPS,
+        guidance=GUIDANCE,
+        batch=batch,
+        side=side,
     )
     return JudgedImages(
         samples=samples,

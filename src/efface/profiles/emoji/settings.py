@@ -1,7 +1,6 @@
 """Hyper-parameters of the erasers on the emoji canvas: one setting for all objects, one for all styles.
 
-The published retained weights were found with one retained prompt; here some 600 are retained. Other kinds of concepts
-take the setting of objects.
+The closed forms find their retained weight. Other kinds of concepts take the setting of objects.
 """
 
 from __future__ import annotations
@@ -21,28 +20,8 @@ SAE_OPTIONS: dict[str, Any] = {"site": PATTERN, "draw_steps": STEPS, "guidance":
 """Options of the erasers that edit SAE latents: both sites, and the sampling of the canvas."""
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
-    "uce": {
-        "object": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.005},
-        "style": {"rows": "subject", "ridge": 0.1, "preserve_weight": 0.02},
-    },
-    # After a strong first stage the derived embeddings are small, and an epoch with a small retained weight would move the
-    # concept off its anchor again: the epochs retain more than the first stage does.
-    "rece": {
-        "object": {
-            "rows": "subject",
-            "epochs": 1,
-            "regulariser": 0.1,
-            "first_preserve_weight": 0.005,
-            "preserve_weight": 1.0,
-        },
-        "style": {
-            "rows": "subject",
-            "epochs": 1,
-            "regulariser": 0.1,
-            "first_preserve_weight": 0.02,
-            "preserve_weight": 1.0,
-        },
-    },
+    "uce": {kind: {"rows": "subject", "ridge": 0.1} for kind in ("object", "style")},
+    "rece": {kind: {"rows": "subject", "epochs": 1, "regulariser": 0.1} for kind in ("object", "style")},
     # Latents that are only suppressed (saeuron) leave pictures of nothing in particular, which the judges call broken.
     "anchored": {
         "object": SAE_OPTIONS | {"preserve_weight": 2.0},

@@ -50,7 +50,7 @@ def _recorded(folder: Path) -> int:
 
 def _measured(model: Model, plan: Plan, sheets: bool) -> tuple[float, float]:
     """Seconds and bytes on disk of a picture, by the plan's first unit; judging overlaps drawing and is not counted."""
-    unit = units_of(setting_of(model, judges(), steps=STEPS, guidance=GUIDANCE), (), plan.work)[0]
+    unit = units_of(setting_of(model, judges(), steps=STEPS, guidance=GUIDANCE, side=plan.side), (), plan.work)[0]
     worker = Worker(model, {}, judges())
     model.draw(unit.prompts[:1], seeds=unit.seeds[:1], steps=1)  # the first call of a process is slower
     started = time.perf_counter()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from efface.bench.protocols.canvas.targets import KINDS, Kind, Mode, Target, targets_of
 from efface.concepts.sample import Sample
+from efface.families.base import Side
 from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
 
 PROTOCOL = "canvas"
@@ -22,6 +24,15 @@ class Plan:
     """A fifth of the concepts, a quarter of the prompts, one seed."""
     mode: Mode = "single"
     """What is erased together."""
+    first_seed: int = 0
+    """Seed of each prompt's first picture."""
+    side: Side = None
+    """Pixels of each side of a picture, or width and height; None is the model's own size."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary; what is as it always was is left out, as in runs from before it could be chosen."""
+        usual = {"first_seed": 0, "side": None}
+        return {name: value for name, value in dataclasses.asdict(self).items() if usual.get(name, self) != value}
 
     @property
     def concepts(self) -> dict[Kind, tuple[str, ...]]:
@@ -49,7 +60,7 @@ class Plan:
     @property
     def samples(self) -> list[Sample]:
         """Every picture: an object in a style, the seeds of a prompt together."""
-        seeds = range(1 if self.quick else self.seeds)
+        seeds = range(self.first_seed, self.first_seed + (1 if self.quick else self.seeds))
         return [Sample(caption(*pair), seed, shows=pair) for pair in self.pairs for seed in seeds]
 
     @property

@@ -6,8 +6,9 @@ Drops are paired: the same prompts and seeds on the unerased model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from efface.api.erase import erase
@@ -60,10 +61,10 @@ class Canvas:
         self.folder = folder
         self.options = options or {}
         self.ledger = Ledger(folder / "ledger.sqlite", folder / "sheets" if sheets else None)
-        setting = setting_of(model, judges(), steps=STEPS, guidance=GUIDANCE)
+        setting = setting_of(model, judges(), steps=STEPS, guidance=GUIDANCE, side=plan.side)
         self.results = Results(plan, setting, folder, self.ledger)
         base = fingerprint(model).to_json()
-        record = runs.Record.now(PROTOCOL, dataclasses.asdict(plan), base, setting)
+        record = runs.Record.now(PROTOCOL, plan.to_json(), base, setting)
         runs.begin(folder, record)
         (folder / "erasures").mkdir(exist_ok=True)
 
@@ -98,6 +99,7 @@ class Canvas:
         progress: Progress = silent,
         say: Callable[[str], None] = lambda text: None,
         engine: Engine = HERE,
+        loading: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Make the erasures, draw and judge what is missing.
 
@@ -105,11 +107,12 @@ class Canvas:
             progress: told the share of units that is done, and a line about it.
             say: called with a sentence about the work.
             engine: where units are done.
+            loading: arguments of `efface.load` for the engine's workers.
         """
         files: dict[str, Path] = {}
         units = self.units(files)
         say(f"{len(units)} units of up to 16 pictures, {len(self.ledger.missing(units))} still to do")
-        run_on(engine, WorkerSpec("emoji", judges, files), units, self.ledger, progress, model=self.model)
+        run_on(engine, WorkerSpec("emoji", judges, files, loading), units, self.ledger, progress, model=self.model)
 
     def rows(self) -> list[Row]:
         """The rows of the table with their means, from the ledger alone."""

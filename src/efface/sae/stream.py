@@ -1,0 +1,109 @@
+"""Activations in memory that is taken once: of a shard's pictures, or in rounds for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from efface.errors import EffaceError, UsageError
+from efface.models.model import Model
+from efface.sae.autoencoder import Reads
+from efface.sae.harvest import HarvestConfig, capture, in_pieces, shapes_of, sites_of
+
+
+class Activations:
+    """Activations of sites for a number of pictures in half precision, in memory that is taken once (steps halves pictures
+    tokens width).
+
+    Args:
+        model: draws the pictures.
+        config: how they are drawn and read.
+        images: how many pictures.
+        shapes: site name -> tokens and width of one picture.
+    """
+
+    def __init__(self, model: Model, config: HarvestConfig, images: int, shapes: dict[str, tuple[int, int]]):
+        self.model = model
+        self.config = config
+        self.images = images
+        own = next(model.networks()[0].module.parameters()).dtype
+        dtype = torch.bfloat16 if own == torch.bfloat16 else torch.float16
+        steps = len(range(0, config.steps, config.every))
+        halves = 1 + (config.half == "both")
+        self.tensors = {name: torch.empty(steps, halves, images, *shape, dtype=dtype) for name, shape in shapes.items()}
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[float]:
+        """Draw the pictures, one for each prompt; returns the timesteps at which activations were read.
+
+        Raises:
+            EffaceError: an activation is not finite, or too large for half precision.
+        """
+
+        def piece(numbers: range) -> list[float]:
+            chosen = slice(numbers.start, numbers.stop)
+            timesteps = []
+            for i, step in enumerate(capture(self.model, prompts[chosen], seeds[chosen], self.config)):
+                timesteps.append(step.timestep)
+                for name, states in step.states.items():
+                    place = self.tensors[name][i, :, chosen]
+                    place.copy_(states.unflatten(0, place.shape[:2]))
+                    if not torch.isfinite(place).all():
+                        raise EffaceError(f"{name} gave values that are too large for {place.dtype}: load in bfloat16.")
+            return timesteps
+
+        return in_pieces(self.model, len(prompts), self.config, piece)[0]
+
+
+class ActivationStream:
+    """Activations in rounds drawn on the fly, for training without a disk: round i always holds the same vectors.
+
+    Args:
+        model: draws the pictures.
+        prompts: prompts, cycled through in shuffled order.
+        config: how pictures are drawn and read.
+        images: pictures per round.
+        rank: number of this process; each draws pictures of its own.
+        world: processes that share the work.
+    """
+
+    def __init__(
+        self, model: Model, prompts: Sequence[str], config: HarvestConfig, *, images: int, rank: int = 0, world: int = 1
+    ):
+        if not prompts:
+            raise UsageError("no prompts were given: name a file with one prompt a line, or `canvas`.")
+        if images < 1:
+            raise UsageError(f"images is {images}; expected at least 1.")
+        self.model = model
+        self.prompts = list(prompts)
+        self.config = config
+        self.images = images
+        self.rank = rank
+        self.world = world
+        self.names = [site.name for site in sites_of(model, config.sites)]
+        self.reads: Reads = "difference" if config.difference else "output"
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Site name -> tokens and width of one picture."""
+        return shapes_of(self.model, self.config)
+
+    @cached_property
+    def _activations(self) -> Activations:
+        return Activations(self.model, self.config, self.images, self.shapes)
+
+    def round(self, index: int) -> dict[str, Tensor]:
+        """Site name -> vectors (rows width) in half precision on the CPU; they hold until the next round is asked for."""
+        first = (index * self.world + self.rank) * self.images
+        numbers = range(first, first + self.images)
+        prompts = [self._prompt(number) for number in numbers]
+        self._activations.draw(prompts, [self.config.seed + number for number in numbers])
+        return {name: tensor.flatten(0, 3) for name, tensor in self._activations.tensors.items()}
+
+    def _prompt(self, number: int) -> str:
+        """Prompt of picture `number`; every pass over the prompts is shuffled anew."""
+        epoch, position = divmod(number, len(self.prompts))
+        order = torch.randperm(len(self.prompts), generator=torch.Generator().manual_seed(self.config.seed + epoch))
+        return self.prompts[int(order[position])]

@@ -186,9 +186,7 @@ def retained_prompts(model: Model, concepts: Sequence[Concept], *, blank: bool =
 
 
 def checked_keep(model: Model, keep: Sequence[str], erased: Sequence[Concept]) -> Sequence[str]:
-    """The prompts that a user retains, but for those that name what is erased; `keep` itself where none does.
-
-    Warns of every prompt that is left out, and of those of which the model reads only the beginning.
+    """The prompts that a user retains, but for those that name what is erased, of which it warns; `keep` itself where none does.
 
     Raises:
         UsageError: a single text was given instead of several.
@@ -199,14 +197,7 @@ def checked_keep(model: Model, keep: Sequence[str], erased: Sequence[Concept]) -
     if contrary:
         names = ", ".join(repr(concept.name) for concept in erased[:SHOWN])
         warnings.warn(f"{_listed(contrary)} would retain what is to be erased ({names}): left out.", stacklevel=3)
-    kept = [prompt for prompt in keep if prompt not in contrary] if contrary else keep
-    cut = [prompt for prompt in kept if model.truncated(prompt)]
-    if cut:
-        warnings.warn(
-            f"{_listed(cut)} is longer than the {model.max_tokens} tokens the model reads: only the beginning is retained.",
-            stacklevel=3,
-        )
-    return kept
+    return [prompt for prompt in keep if prompt not in contrary] if contrary else keep
 
 
 def _listed(prompts: Collection[str]) -> str:

@@ -9,6 +9,7 @@ Without a marker only the families of QUICK run.
 from __future__ import annotations
 
 import copy
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -250,7 +251,9 @@ def test_the_surrogate_that_inverts_s_is_refused_where_s_is_singular(name, recor
             efface.erase(pipeline(name), concept, **options)
         record(name, "1st", "refused: S is singular")
     else:
-        assert efface.erase(pipeline(name), concept, **options).u.isfinite().all()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the condition number")  # as random weights happen to be
+            assert efface.erase(pipeline(name), concept, **options).u.isfinite().all()
         record(name, "1st", "exact")
 
 

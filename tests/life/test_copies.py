@@ -59,9 +59,13 @@ def test_the_copy_may_be_freed_of_it_before_it_ever_drew():
     assert not any(m._forward_pre_hooks for m in twin.unet.modules())
 
 
-def test_a_copied_network_in_another_pipeline_is_known():
+@pytest.mark.parametrize("used", [False, True])
+def test_a_copied_network_in_another_pipeline_is_known(used):
     pipe, other = fresh(), fresh()
     plain = shoot(other)
+    if used:  # it had an erasure of its own before
+        text_map().attach(other)
+        text_map().remove(other)
     text_map().attach(pipe)
     erased = shoot(pipe)
     other.unet = copy.deepcopy(pipe.unet)

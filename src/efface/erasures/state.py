@@ -121,7 +121,9 @@ class State:
 def state_of(pipeline: Any) -> State | None:
     """The state of a pipeline object; None where nothing was ever attached to it, to a view, or to what it came from."""
     with LOCK:
-        state = vars(pipeline).get(KEY) or _inherited(pipeline)
+        state = vars(pipeline).get(KEY)
+        if state is None or not state.attachments:  # nothing of its own: what its networks bring counts
+            state = _inherited(pipeline) or state
         if state is None:
             return None
         is_view = state.draws_with(getattr(pipeline, "scheduler", None))

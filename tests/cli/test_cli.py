@@ -52,6 +52,9 @@ OWN_OPTIONS = {
     "project": ("--tolerance", "--share", "--rows"),
     "saeuron": ("--site", "--gamma", "--mode"),
     "anchored": ("--site", "--latents", "--mode"),
+    "esd": ("--where", "--eta", "--form", "--iterations", "--rank"),
+    "ca": ("--target", "--prior", "--images", "--iterations", "--rank"),
+    "sdd": ("--decay", "--clip", "--iterations", "--rank"),
 }
 
 
@@ -68,7 +71,9 @@ def needed(sd, tmp_path):
     options = tiny.coder_options(sd, tmp_path / "coder")
     named = {"coder", "site", "images", "draw_steps"}
     flags = [text for k in sorted(named) for text in (f"--{k.replace('_', '-')}", str(options[k]))]
+    short = ["--iterations", "2", "--draw-steps", "2"]
     own = {"saeuron": flags, "anchored": flags, "gated": ["--margin=-2"]}
+    own |= {"esd": short, "sdd": short, "ca": [*short, "--images", "2"]}
     return lambda method: own.get(method, [])
 
 

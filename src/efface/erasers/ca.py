@@ -25,8 +25,8 @@ class Config(Training, Retaining):
 
     where: Where = "text"
     """Trained weights (authors: keys and values of cross-attention)."""
-    variant: Literal["model", "noise"] = "model"
-    """`model`: the target is what the model itself predicts under the anchor's prompt; `noise`: the noise that was added."""
+    target: Literal["model", "noise"] = "model"
+    """`model`: it is what the model itself predicts under the anchor's prompt; `noise`: the noise that was added."""
     lr: float = 1.6e-5
     """Learning rate of AdamW, as it acts: the authors' code multiplies 2e-6 by the batch over all GPUs (8)."""
     batch: int = 8
@@ -89,7 +89,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         p_a, p_c = (model.encode(side) for side in zip(*(pairs[i % len(pairs)] for i in x.members), strict=True))
         xi = model.to_output(x.clean, x.noise, x.timesteps)
         with torch.no_grad(), step.edited():
-            target = step.predict(z, p_a) if config.variant == "model" else xi
+            target = step.predict(z, p_a) if config.target == "model" else xi
         with step.edited(), begin_detached(model, config.detach_bos):
             value = apart(model, step.predict(z, p_c), target, z.timestep, config.loss_in)
             if config.prior:

@@ -45,15 +45,14 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     from efface.training.holders import holder
     from efface.training.result import trained_erasure
     from efface.training.targets import apart, mix
-    from efface.training.terms import retained, roll, texts_of
+    from efface.training.terms import retained, roll
 
-    prompts = texts_of(model, [prompt for concept in concepts for prompt in concept.prompts()])
-    kept = texts_of(model, list(config.keep or ()))
+    prompts = [prompt for concept in concepts for prompt in concept.prompts()]
     empty = model.encode([""])
     w_c, w_empty = weights(config)
 
     def loss(step: Step) -> Tensor:
-        c = step.pick(prompts)
+        c = model.encode([step.pick(prompts)])
         if config.form == "today":
             z = roll(step, c, config)
         else:
@@ -62,7 +61,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         target = mix(model, z, [(c, w_c), (empty, w_empty)])
         with step.edited():
             output = step.predict(z, c)
-        return apart(model, output, target, z.timestep, config.loss_in) + retained(step, kept, config)
+        return apart(model, output, target, z.timestep, config.loss_in) + retained(step, config.keep or (), config)
 
     held = holder(weights_of(model, config.where), config.rank, config.seed)
     return trained_erasure(model, "esd", concepts, config, held, loss)

@@ -53,15 +53,14 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     from efface.training.holders import holder
     from efface.training.result import trained_erasure
     from efface.training.targets import apart
-    from efface.training.terms import retained, roll, texts_of
+    from efface.training.terms import retained, roll
 
-    prompts = texts_of(model, [prompt for concept in concepts for prompt in concept.prompts()])
+    prompts = [prompt for concept in concepts for prompt in concept.prompts()]
     together = model.encode([", ".join(concept.name for concept in concepts)])
-    kept = texts_of(model, list(config.keep or ()))
     empty = model.encode([""])
 
     def loss(step: Step) -> Tensor:
-        c = prompts[step.number % len(prompts)]
+        c = model.encode([prompts[step.number % len(prompts)]])
         with torch.no_grad():
             with step.averaged():
                 z = roll(step, together, config, by_edited=True)
@@ -69,7 +68,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
                 target = step.predict(z, empty)
         with step.edited():
             output = step.predict(z, c)
-        return apart(model, output, target, z.timestep, config.loss_in) + retained(step, kept, config)
+        return apart(model, output, target, z.timestep, config.loss_in) + retained(step, config.keep or (), config)
 
     held = holder(weights_of(model, config.where), config.rank, config.seed)
     return trained_erasure(model, "sdd", concepts, config, held, loss, clip=config.clip, decay=config.decay)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -37,22 +37,17 @@ def roll(step: Step, text: Text, config: Rolling, *, by_edited: bool = False) ->
     return rolled(step.model, text, after, seed, steps=config.draw_steps, guidance=config.guidance, side=config.side)
 
 
-def retained(step: Step, texts: list[Text], config: Rolling) -> Tensor:
+def retained(step: Step, prompts: Sequence[str], config: Rolling) -> Tensor:
     """λ |ε(z, r) − ε₀(z, r)|² on one of the retained prompts, z rolled under it by the frozen model; 0 where λ is."""
-    if not config.retain or not texts:
+    if not config.retain or not prompts:
         return torch.zeros(())
-    text = step.pick(texts)
+    text = step.model.encode([step.pick(prompts)])
     at = roll(step, text, config)
     with torch.no_grad():
         before = step.predict(at, text)
     with step.edited():
         after = step.predict(at, text)
     return config.retain * apart(step.model, after, before, at.timestep, config.loss_in)
-
-
-def texts_of(model: Model, prompts: list[str]) -> list[Text]:
-    """Each prompt encoded by itself."""
-    return [model.encode([prompt]) for prompt in prompts]
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from efface.models.load import load
 from efface.models.losses import denoising_loss
 from efface.models.model import Model, Settings
 from efface.models.sampling import sample_latents
+from efface.models.tokens import framed
 from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import STYLES
 
@@ -68,14 +69,14 @@ def ring_a_bell(model: Model, population: int, rounds: int) -> float:
     half, words = population // 2, len(model.family.tokenizers()[0])
     parents = torch.randint(words, (half, min(16, model.max_tokens)), generator=generator)
     born = children(parents, half, Odds(0.5, 0.25, words), generator)
-    encoder, (framed,) = next(iter(model.family.text_encoders().values())), model.frame(born.tolist())
+    encoder, (ids,) = next(iter(model.family.text_encoders().values())), framed(model.family, born.tolist())
     with torch.no_grad():
-        target = encoder(framed[:1])[0][0] + 0.1
+        target = encoder(ids[:1])[0][0] + 0.1
         known = distance(model, parents, target)
 
     def public() -> Tensor:
         with torch.no_grad():
-            return torch.stack([(encoder(row[None])[0][0] - target).square().sum() for row in framed])
+            return torch.stack([(encoder(row[None])[0][0] - target).square().sum() for row in ids])
 
     def ours() -> Tensor:
         return fitness_of(born, parents, known, lambda ids: distance(model, ids, target))

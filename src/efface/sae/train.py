@@ -114,6 +114,7 @@ class _Run:
         }
         if stored is not None:
             self._restore(stored)
+        self._cut_log()
 
     def _require_same(self, described: dict[str, Any]) -> None:
         """Raise EffaceError where the folder holds another run."""
@@ -147,9 +148,13 @@ class _Run:
         self.step, self.round, self.first = tensors.pop("place").tolist()
         for name, trainer in self.trainers.items():
             trainer.restore(with_prefix(tensors, f"{name}|"))
-        if rank() == 0 and (log := self.folder / "log.jsonl").exists():
-            # Lines after the checkpoint will be written again.
-            kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < self.step]
+
+    def _cut_log(self) -> None:
+        """Forget the lines after the checkpoint, or all where there is none yet: they will be written again."""
+        log = self.folder / "log.jsonl"
+        if rank() == 0 and log.exists():
+            whole = [line for line in log.read_text().splitlines() if line.endswith("}")]  # the last may be cut short
+            kept = [line for line in whole if json.loads(line)["step"] < self.step]
             write_atomically(log, "".join(f"{line}\n" for line in kept).encode())
 
     def save(self) -> None:

@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 
 from efface.models.model import Model, Text
-from efface.training.config import Rolling, Training
+from efface.training.config import Rolling
 from efface.training.latents import Noisy, rolled
 from efface.training.loop import Step
 from efface.training.targets import apart
-
-
-def denoising(step: Step, clean: Tensor, noise: Tensor, timestep: Tensor, text: Text, config: Training) -> Tensor:
-    """|ε(z, t, text) − ξ|² of clean latents with noise ξ; to be called where the trained values act."""
-    at = Noisy(step.model.to_noisy(clean, noise, timestep), timestep)
-    return apart(
-        step.model, step.predict(at, text), step.model.to_output(clean, noise, timestep), timestep, config.loss_in
-    )
 
 
 def roll(step: Step, text: Text, config: Rolling, *, by_edited: bool = False) -> Noisy:

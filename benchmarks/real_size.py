@@ -102,9 +102,9 @@ def inside(words: list[str]) -> None:
         import efface.closed_form.gram as gram
         import efface.erasers.rece as rece
         import efface.erasures.erasure as erasure
-        import efface.erasures.provenance as provenance
         import efface.models.load as load
         import efface.models.neighbours as neighbours
+        import efface.models.unchanged as unchanged
         from efface.models.model import Model
 
         _ = transformers.CLIPTokenizer, transformers.CLIPTextConfig
@@ -124,7 +124,7 @@ def inside(words: list[str]) -> None:
     clock(Model, "encode_in_float32", "encoding")
     clock(gram, "key_value_gram_of", "S")
     clock(rece, "erase", "edit, encoding, S and fingerprint included")
-    clock(provenance, "fingerprint", "fingerprint")
+    clock(unchanged, "known_fingerprint", "fingerprint")
     clock(erasure.Erasure, "save", "saving")
     from efface.cli import main
 

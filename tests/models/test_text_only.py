@@ -14,6 +14,7 @@ import efface
 import tiny
 from efface.erasers import ERASERS
 from efface.erasers.base import ClosedForm
+from efface.models.clip_tokens import ClipTokens
 from efface.models.fingerprint import fingerprint
 from efface.models.spelling import spell
 from efface.models.text_only import TextPipeline
@@ -57,9 +58,23 @@ def older(pipe, folder):
         save_file(dict(zip(names, tensors.values(), strict=True)), file, {"format": "pt"})
 
 
+def on_the_hub(pipe, folder):
+    """With the files of tokenizers that pipelines on the Hub have."""
+    pipe.save_pretrained(folder)
+    for file in folder.glob("tokenizer*/tokenizer.json"):
+        model = json.loads(file.read_text())["model"]
+        (file.parent / "vocab.json").write_text(json.dumps(model["vocab"]))
+        (file.parent / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, model["merges"])))
+        config = json.loads((file.parent / "tokenizer_config.json").read_text())
+        kept = {"model_max_length": config["model_max_length"], "pad_token": config["pad_token"]}
+        (file.parent / "tokenizer_config.json").write_text(json.dumps(kept | {"tokenizer_class": "CLIPTokenizer"}))
+        file.unlink()
+
+
 LAYOUTS = {
     "sd1": plain, "sd2": plain, "sdxl": plain, "sd1-half": half, "sdxl-half": half, "sd1-variant": variant,
     "sdxl-sharded": sharded, "sd1-sharded-variant": sharded_variant, "sd1-older": older, "sdxl-older": older,
+    "sd1-hub": on_the_hub, "sdxl-hub": on_the_hub,
 }  # fmt: skip
 
 
@@ -74,6 +89,7 @@ def pair(request, tmp_path_factory):
     whole = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **options)
     text = efface.load(folder, device="cpu", text_only=True)
     assert isinstance(text, TextPipeline)
+    assert isinstance(text.tokenizer, ClipTokens) == request.param.endswith("hub")
     return whole, text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from efface.errors import EffaceError
 from efface.families.layers import leave_in_file
 from efface.io.stored import Stored, stored_in
 from efface.models.clip_text import ACTIVATIONS, ClipText
+from efface.models.clip_tokens import ClipTokens
 from efface.models.skeleton import Config, Skeleton
 from efface.models.spelling import WRAPPER
 
@@ -25,6 +27,10 @@ DENOISER = ["diffusers", "UNet2DConditionModel"]
 """Library and class of the denoisers that are left in their files."""
 ENCODERS = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
 """Classes of text encoders -> whether they end in a projection."""
+CLIP_TEXT = {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "projection_dim": 512, "num_hidden_layers": 12,
+             "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+             "bos_token_id": 49406, "eos_token_id": 49407}  # fmt: skip
+"""What transformers' CLIPTextConfig takes for entries that a file leaves out."""
 UNUSED = ("vae", "scheduler", "safety_checker", "feature_extractor", "image_encoder")
 """Components that only drawing needs."""
 
@@ -145,6 +151,9 @@ def _tokenizer(folder: Path, library: str, kind: str) -> Any:
     """The tokenizer of a folder."""
     if library != "transformers":
         raise ValueError(f"{kind} is no tokenizer of transformers")
+    if kind == "CLIPTokenizer":
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            return ClipTokens(folder)
     import transformers
 
     return getattr(transformers, kind).from_pretrained(folder)
@@ -152,9 +161,7 @@ def _tokenizer(folder: Path, library: str, kind: str) -> Any:
 
 def _encoder(folder: Path, kind: str, variant: str | None) -> ClipText:
     """The CLIP text encoder of a folder, in float32."""
-    from transformers import CLIPTextConfig
-
-    config = CLIPTextConfig.from_pretrained(folder)
+    config = Config(CLIP_TEXT | _json(folder / "config.json"))
     if config.hidden_act not in ACTIVATIONS or getattr(config, "use_attention_mask", False):
         raise ValueError(f"{folder} holds a text encoder of another kind")
     with torch.device("meta"):

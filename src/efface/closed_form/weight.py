@@ -200,14 +200,24 @@ def epoch_balance(
     congruent = map_.congruent(s)
     apart = distance.cc - distance.tc - distance.tc.T + distance.tt
     way = erase * float((s * apart).sum())
+    kept = first.unit * retained
+    across = None
+    if derived.rows is not None:  # U is e (T − C)ᵀ, whatever p is
+        c, t = derived.rows
+        across = _across(erase * (t - c).T, congruent)
 
     def drift(weight: float) -> float:
         edit = derived.edit(retained, erase=erase, preserve=weight * first.unit, ridge=first.ridge)
-        moved = (edit.u.T @ congruent @ edit.u) * (edit.v.T @ (first.unit * retained) @ edit.v)
+        moved = (_across(edit.u, congruent) if across is None else across) * _across(edit.v, kept)
         return (max(0.0, float(moved.sum())) / way) ** 0.5 if way else 0.0
 
     weight = weight_within(drift) if retained.any() else 0.0
     return first._replace(preserve=weight * first.unit, found=None)
+
+
+def _across(factor: Tensor, matrix: Tensor) -> Tensor:
+    """FᵀAF (rank rank) of F (width rank) and A (width width)."""
+    return factor.T @ matrix @ factor
 
 
 def stored_balance(config: Mapping[str, Any], pairs: RowPairs, retained: Tensor) -> Balance:

@@ -97,4 +97,4 @@ def test_three_erasures_of_a_trained_model_in_one_adapter(tmp_path):
     found = elsewhere(tmp_path, tmp_path / "adapter", steps=12)
     expected = attached(pipe, erasures, steps=12)
     for loader, pictures in zip(LOADERS, found, strict=True):
-        assert np.abs(pictures - expected).mean() < 1, loader
+        assert np.abs(pictures - expected).max() <= 1, loader

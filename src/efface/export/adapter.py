@@ -41,18 +41,19 @@ class Adapter(NamedTuple):
 
 
 def adapter_of(edit: Edit, config: ExportConfig) -> Adapter:
-    """The least rank that holds every layer's edit to `config.error`, in float16 unless only float32 can.
+    """The least rank that holds every layer's edit to the error asked for, in float16 unless only float32 can.
 
     Raises:
         EffaceError: an edited weight is no linear layer's matrix, or nothing is edited.
     """
     for name in edit.weights:
         _require_linear(edit, name)
+    error = config.error_of(len(edit.erasures))
     for dtype in (torch.float16, torch.float32):
-        products = _products(edit, config, dtype)
+        products = _products(edit, dtype, error, config.rank)
         if not products:
             raise EffaceError("the erasure changes nothing at this scale: there is nothing to export.")
-        ranks = [config.rank or product.rank_for(config.error) for product in products.values()]
+        ranks = [config.rank or product.rank_for(error) for product in products.values()]
         known = [rank for rank in ranks if rank is not None]
         if len(known) == len(ranks):
             rank = max(known)
@@ -60,7 +61,7 @@ def adapter_of(edit: Edit, config: ExportConfig) -> Adapter:
     raise EffaceError("the erasure's edits are too large or too small for float32: check the model and the scale.")
 
 
-def _products(edit: Edit, config: ExportConfig, dtype: torch.dtype) -> dict[str, Product]:
+def _products(edit: Edit, dtype: torch.dtype, error: float, rank: int | None) -> dict[str, Product]:
     """The edits that change something, as products in one precision."""
     products: dict[str, Product] = {}
     right: Tensor | None = None
@@ -70,7 +71,7 @@ def _products(edit: Edit, config: ExportConfig, dtype: torch.dtype) -> dict[str,
         if basis is None or right is None or not torch.equal(own, right):
             right = own
             basis = basis_of(own)
-        found = product(left, basis, dtype, error=config.error, rank=config.rank)
+        found = product(left, basis, dtype, error=error, rank=rank)
         if found.up.shape[1]:
             products[name] = found
     return products

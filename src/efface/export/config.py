@@ -23,6 +23,8 @@ EXPORTS: Registry[Any] = Registry(
 """What writes each target's file or folder, a `Writer` of `efface.export.run`."""
 FINEST = 1e-6
 """Smallest error that a LoRA can be asked for: float32 holds its factors to about 1e-7."""
+ERROR, SEVERAL = 1e-3, 2e-4
+"""Error of a LoRA by default: of one erasure, and of several."""
 
 if TYPE_CHECKING:
     Target = str
@@ -43,9 +45,9 @@ class ExportConfig:
     """Names in a LoRA file: peft's as diffusers reads them, or kohya's as ComfyUI and A1111 do."""
     scale: float = 1.0
     """Strength of the erasure: 0 none, 1 full."""
-    error: float = 1e-3
+    error: float | None = None
     """Largest error of a LoRA's matrices as they are stored, a share of the norm of each layer's edit; it decides the rank, and
-    whether float16 can hold them."""
+    whether float16 can hold them. By default 1e-3, and 2e-4 for several erasures, whose errors add up in a picture."""
     rank: int | None = None
     """Rank of a LoRA instead of the one that `error` asks for."""
     tolerance: float = 0.05
@@ -64,18 +66,22 @@ class ExportConfig:
     force: bool = False
     """Export also for a fine-tune of the model that the erasure was made for."""
 
+    def error_of(self, erasures: int) -> float:
+        """The error asked for a number of erasures in one LoRA."""
+        return self.error or (ERROR if erasures == 1 else SEVERAL)
+
     def __post_init__(self) -> None:
         if self.to not in EXPORTS:
             raise UsageError(f"the target {self.to!r} is unknown; expected one of: {', '.join(EXPORTS)}.")
-        if not FINEST <= self.error < 1:
+        if self.error is not None and not FINEST <= self.error < 1:
             raise UsageError(f"error is {self.error}; expected a number of at least {FINEST:g} and below 1.")
         if not 0 < self.tolerance < 1:
             raise UsageError(f"tolerance is {self.tolerance}; expected a share above 0 and below 1.")
         if self.rank is not None and self.rank < 1:
             raise UsageError(f"rank is {self.rank}; expected at least 1.")
-        if self.rank is None and self.error > self.tolerance:
+        if self.rank is None and (self.error or ERROR) > self.tolerance:
             raise UsageError(
-                f"error is {self.error} and tolerance {self.tolerance}, so that nothing could pass: expected error to be smaller."
+                f"error is {self.error or ERROR} and tolerance {self.tolerance}, so that nothing could pass: expected error to be smaller."
             )
         if self.keys == "kohya" and self.to == "peft":
             raise UsageError("an adapter's folder has peft's keys; kohya's are those of a LoRA file: export to `lora`.")

@@ -1,6 +1,8 @@
 # `make demo` and `make test` work on a bare machine with Python 3.11 or newer: they create .venv and install what is pinned.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file of tests in one process, up to four processes, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test slow lint clean
 
@@ -14,10 +16,10 @@ demo: .venv/installed
 	$(BIN)/efface demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,0 +1,271 @@
+"""What fifteen trained erasers remove from the embedded model, what they damage, and what two attacks get back.
+
+    python benchmarks/trained_quality.py -o runs/trained --plan       # rows that are missing, and minutes
+    python benchmarks/trained_quality.py -o runs/trained              # church and noto; goes on where it was stopped
+    python benchmarks/trained_quality.py -o runs/trained --quick      # church; esd, hirm, spm; no attacks
+    python benchmarks/trained_quality.py -o runs/trained --all        # also cat, guitar, car and stencil for the best five
+
+Every figure is a row of RUN/rows.jsonl, written when it is measured. Each erasure is made by `efface erase` in a process of its
+own: seconds and peak memory are those of the process, from its start to the file. Then 60 prompts, one seed each, are drawn and
+judged. The embedded model knows neither synonyms nor scenes yet, so that those figures are null.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+from quality import row_of, third
+
+from efface.api.attack import attack
+from efface.api.erase import plan_erasure
+from efface.erasures import Erasure
+from efface.io.digest import digest_of_weights, digest_of_words
+from efface.models.load import load
+from efface.models.model import Model
+from efface.profiles.emoji.score import JudgedImages, draw_and_judge, rates
+from efface.profiles.emoji.words import BENCHMARK, STYLES
+from efface.redteam.samples import Samples
+
+METHODS = ("esd", "ca", "sdd", "doco", "sculpting", "kpop", "geom", "spm", "mace", "receler", "advunlearn", "hirm", "stereo",
+           "eraseflow", "aegis")  # fmt: skip
+CONCEPTS, MORE = ("church", "noto"), ("cat", "guitar", "car", "stencil")
+ROBUST = ("receler", "advunlearn", "stereo", "aegis")
+"""Methods that search for attacks while they train; they are attacked whatever else they do."""
+ATTACKS = {
+    "asr_unlearndiff": ("unlearndiff", {"place": "suffix", "vocabulary": "words"}),
+    "asr_inversion": ("inversion", {}),
+}
+"""Column -> attack, with the options without which it fails on the unerased model already."""
+OTHERS, BEST = 3, 5
+"""How many methods more are attacked, and how many are measured on all six concepts."""
+TRIES = 4
+"""Prompts and seeds of an attack; its seeds are those of its own purpose, which no training uses."""
+MINUTES = {"quality": 3.5, "attack": 4.0}
+"""Of a row, before one was measured."""
+COLUMNS = (
+    "ua",
+    "ua_synonyms",
+    "ira_drop",
+    "cra_drop",
+    "intact",
+    "in_picture",
+    *sorted(ATTACKS),
+    "seconds",
+    "peak_mb",
+    "bytes",
+)
+
+
+class Key(NamedTuple):
+    """What a row is of."""
+
+    method: str
+    config: str
+    """The method's whole configuration, as JSON."""
+    concept: str
+    part: str
+    """`quality`, or a column of ATTACKS."""
+    weights: str
+    """Of the model."""
+
+
+@dataclass
+class Run:
+    """A folder of rows, and what is needed to measure more of them."""
+
+    folder: Path
+    fresh: tuple[str, ...]
+    """Methods whose rows are measured again."""
+    rows: dict[Key, dict[str, Any]] = field(default_factory=dict[Key, dict[str, Any]])
+
+    @cached_property
+    def model(self) -> Model:
+        """The embedded model."""
+        return Model(load("emoji", device="cpu"))
+
+    @cached_property
+    def weights(self) -> str:
+        """A digest of its weights."""
+        return digest_of_weights(p for net in self.model.components().values() for p in net.parameters())[:16]
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """A third of the pairs of a benchmark's object and a style."""
+        return third([(o, s) for o in BENCHMARK for s in STYLES], ())
+
+    @cached_property
+    def before(self) -> JudgedImages:
+        """What the unerased model draws."""
+        return draw_and_judge(self.model, self.pairs, seeds=range(1))
+
+    def read(self, files: Iterable[Path]) -> None:
+        """Take the rows of some files; later ones count."""
+        for file in files:
+            for line in file.read_text().splitlines() if file.exists() else []:
+                found = json.loads(line)
+                key = Key(*(found[name] for name in Key._fields))
+                if key.method not in self.fresh:
+                    self.rows[key] = found["figures"]
+
+    def key(self, method: str, concept: str, part: str) -> Key:
+        """The key of a row of today's settings."""
+        config = dataclasses.asdict(plan_erasure(self.model.pipeline, concept, method=method).config)
+        return Key(method, json.dumps(config, sort_keys=True), concept, part, self.weights)
+
+    def known(self, method: str, concept: str, part: str) -> dict[str, Any] | None:
+        """The figures of a row, where it was measured."""
+        return self.rows.get(self.key(method, concept, part))
+
+    def measure(self, method: str, concept: str, part: str) -> dict[str, Any]:
+        """The figures of a row, measured where they are not known."""
+        key = self.key(method, concept, part)
+        if key not in self.rows:
+            started = time.monotonic()
+            figures = self.quality(key) if part == "quality" else self.attacked(key)
+            figures["minutes"] = round((time.monotonic() - started) / 60, 2)
+            self.rows[key] = figures
+            with (self.folder / "rows.jsonl").open("a") as file:
+                file.write(json.dumps(key._asdict() | {"figures": figures}) + "\n")
+            print(f"{method:11} {concept:8} {part:16} {json.dumps(figures)}", flush=True)
+        return self.rows[key]
+
+    def file(self, key: Key) -> Path:
+        """Where the erasure of a row lies."""
+        return self.folder / f"{key.method}-{key.concept}-{digest_of_words([key.config, key.weights])[:8]}.safetensors"
+
+    def quality(self, key: Key) -> dict[str, Any]:
+        """Make an erasure in a process of its own, and judge what it draws."""
+        file = self.file(key)
+        file.unlink(missing_ok=True)
+        cost = made(
+            ["erase", key.method, "emoji", key.concept, "--device", "cpu", "-o", str(file)], self.folder / "cache"
+        )
+        with Erasure.load(file).attached(self.model.pipeline):
+            after = draw_and_judge(self.model, self.pairs, seeds=range(1))
+        row = row_of(rates(self.before, key.concept), rates(after, key.concept))
+        return {name: round(value, 2) for name, value in row._asdict().items()} | cost | {"bytes": file.stat().st_size}
+
+    def attacked(self, key: Key) -> dict[str, Any]:
+        """Attack the erasure of a row; whether the attack is sound is found with it."""
+        self.measure(key.method, key.concept, "quality")
+        name, options = ATTACKS[key.part]
+        file = self.file(key)
+        found = attack(
+            self.model.pipeline,
+            Erasure.load(file),
+            method=name,
+            budget="canvas",
+            samples=Samples(TRIES, sanity=2),
+            folder=file.with_suffix("") / name,
+            **options,
+        )
+        pairs = [(s.before.shown, s.before.shown or s.after.shown) for s in found.samples]
+        asr, pre = (100 * sum(pair[k] for pair in pairs) / len(pairs) for k in (1, 0))
+        unerased = None if found.sanity is None else round(100 * found.sanity.unerased.value, 1)
+        return {key.part: round(asr, 1), "without": round(pre, 1), "past_unerased": unerased}
+
+
+def made(words: Sequence[str], cache: Path) -> dict[str, float]:
+    """Run a command of efface with an empty cache; its seconds and peak memory."""
+    subprocess.run(["rm", "-rf", str(cache)], check=True)
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "efface", *words], stdout=subprocess.DEVNULL,
+                               env=os.environ | {"EFFACE_CACHE": str(cache)})  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"efface {' '.join(words)} failed: status {status}")
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_mb": round(usage.ru_maxrss / 1024)}
+
+
+def best(run: Run, methods: Sequence[str], concepts: Sequence[str], count: int) -> list[str]:
+    """The methods with the largest UA − IRA drop."""
+    scores: dict[str, float] = {}
+    for method in methods:
+        some = [figures for concept in concepts if (figures := run.known(method, concept, "quality"))]
+        if some:
+            scores[method] = sum(f["ua"] - f["ira_drop"] for f in some) / len(some)
+    return sorted(scores, key=lambda method: -scores[method])[:count]
+
+
+def todo(
+    run: Run, methods: Sequence[str], concepts: Sequence[str], attacks: bool, more: bool
+) -> Iterable[tuple[str, str, str]]:
+    """The rows, in the order in which they are measured; which methods are attacked depends on the rows before."""
+    for method in methods:
+        for concept in concepts:
+            yield method, concept, "quality"
+    tested = [m for m in methods if m in ROBUST]
+    tested += best(run, [m for m in methods if m not in ROBUST], concepts, OTHERS)
+    for method in tested if attacks else []:
+        for concept in concepts:
+            for part in ATTACKS:
+                yield method, concept, part
+    for method in best(run, methods, concepts, BEST) if more else []:
+        for concept in MORE:
+            for part in ("quality", *(ATTACKS if attacks else ())):
+                yield method, concept, part
+
+
+def summary(run: Run, method: str) -> dict[str, float | None]:
+    """The means of a method over its concepts."""
+    found: dict[str, list[float]] = {}
+    for key, figures in run.rows.items():
+        if key.method == method and key == run.key(method, key.concept, key.part):
+            for name in COLUMNS:
+                if figures.get(name) is not None:
+                    found.setdefault(name, []).append(figures[name])
+    return {name: round(sum(found[name]) / len(found[name]), 2) if name in found else None for name in COLUMNS}
+
+
+def main(
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/trained"),
+    methods: tuple[str, ...] = METHODS,
+    concepts: tuple[str, ...] = CONCEPTS,
+    rows: Path | None = None,
+    fresh: tuple[str, ...] = (),
+    plan: bool = False,
+    quick: bool = False,
+    every: Annotated[bool, tyro.conf.arg(name="all")] = False,
+) -> None:
+    """Measure every row that is missing.
+
+    Args:
+        output: folder of the rows and erasures; a run that was stopped goes on there.
+        methods: which erasers.
+        concepts: which concepts.
+        rows: start from the rows of this file.
+        fresh: measure the rows of these methods again.
+        plan: only say which rows are missing, and the minutes.
+        quick: church; esd, hirm and spm; no attacks.
+        every: also cat, guitar, car and stencil for the best five.
+    """
+    if quick:
+        methods, concepts = ("esd", "hirm", "spm"), ("church",)
+    output.mkdir(parents=True, exist_ok=True)
+    run = Run(output, fresh)
+    run.read(file for file in (rows, output / "rows.jsonl") if file)
+    missing = [row for row in todo(run, methods, concepts, not quick, every) if run.known(*row) is None]
+    minutes = sum(MINUTES["quality" if part == "quality" else "attack"] for _, _, part in missing)
+    print(f"{len(missing)} rows are missing: about {minutes:.0f} minutes", flush=True)
+    if plan:
+        for row in missing:
+            print("  ", *row)
+        return
+    for row in todo(run, methods, concepts, not quick, every):
+        run.measure(*row)
+    print(json.dumps({method: summary(run, method) for method in methods}))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

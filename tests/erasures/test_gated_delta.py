@@ -20,6 +20,7 @@ CONCEPTS = (
     efface.Concept("church", anchor="cat", templates=("a {}",)),
     efface.Concept("garbage truck", anchor="dog", templates=("a {}",)),
 )
+KEPT = ("a dog", "a cat in noto style")
 LAYERS = (
     "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
     "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.2",
@@ -38,7 +39,7 @@ def gated(pipe, rank=1, size=0.5, **config):
             deltas[f"{i}|{name}.weight.up"] = size * torch.randn(len(weight), rank, generator=g)
             deltas[f"{i}|{name}.weight.down"] = size * torch.randn(rank, weight[0].numel(), generator=g)
     names, prompts = [c.name for c in CONCEPTS], [c.prompts() for c in CONCEPTS]
-    transport = Transport.of(model, names, prompts, centred=True)
+    transport = Transport.of(model, names, prompts, centred=True, keep=KEPT)
     return GatedDelta(provenance(model, "spm", config, CONCEPTS, []), deltas, transport)
 
 
@@ -70,7 +71,10 @@ def test_weights_of_prompts(sd, erasure):
     states = model.encode(["truck", "a cat", ""]).states
     transport = erasure.transport
     for prompt, row in zip(("truck", "a cat"), states, strict=False):
+        common = sum(model.encode([kept]).states[0] - states[2] for kept in KEPT).double().flatten()
+        common = common / common.norm()
         centred = [(other - states[2]).double().flatten() for other in (row, *transport.states)]
+        centred = [c - torch.dot(c, common) * common for c in centred]
         cosines = [float(torch.dot(centred[0], c) / centred[0].norm() / c.norm()) for c in centred[1:]]
         expected = [max(0.0, cos, share(prompt, c.name)) for cos, c in zip(cosines, CONCEPTS, strict=True)]
         assert gamma(sd, erasure, prompt).tolist() == pytest.approx(expected, abs=1e-5)
@@ -82,10 +86,21 @@ def test_only_tokens_count_where_states_have_nothing_in_common(erasure):
     transport = erasure.transport
     far = transport.empty + torch.where(transport.states[0] > transport.empty, -1.0, 1.0)
     far[:, ::2] = transport.empty[:, ::2]
+    transport = transport._replace(common=torch.zeros_like(transport.common))
     opposite = transport._replace(states=transport.empty - (far - transport.empty).expand_as(transport.states))
     assert not opposite.weights(far, {99999}).any()
     assert torch.equal(opposite.weights(far, None), torch.ones(2))
     assert not opposite.weights(torch.zeros_like(far), None).any()
+
+
+def test_what_is_retained_has_little_weight(sd, erasure):
+    """What all prompts have in common tells none of them apart."""
+    model, transport = Model(sd), erasure.transport
+    bare = transport._replace(common=torch.zeros_like(transport.common))
+    rows = model.encode(KEPT).states
+    means = [sum(t.weights(row, ()) for row in rows) / len(rows) for t in (transport, bare)]
+    assert (means[0] <= means[1] + 1e-6).all()
+    assert (means[0] < means[1]).any()
 
 
 def test_raw_states_of_any_two_prompts_are_near(sd):
@@ -212,6 +227,7 @@ def broken(tensors, **changes):
     ("change", "match"),
     [
         ({"gate|tokens": None}, "lacks the tokens"),
+        ({"gate|common": torch.zeros(3)}, "do not fit"),
         ({"gate|owner": torch.tensor([0, 0])}, "do not fit"),
         ({"gate|owner": torch.tensor([0.0, 1.0])}, "do not fit"),
         ({"gate|tokens": torch.full((2, 1), -1)}, "no tokens"),

@@ -44,7 +44,8 @@ class Config(Rolling, Retaining):
     sampled: int = 4
     """Other texts a step (authors: 4)."""
     transport: Literal["centred", "published"] = "centred"
-    """What γ compares: text states less those of the empty prompt, or as they are, which for any two prompts are near."""
+    """What γ compares: text states without what the empty prompt and the retained ones have in common, or as they are, which for
+    any two prompts are near."""
     draw_steps: int = 30
     """Sampler steps of a whole picture; latents are taken before one of them, drawn anew each step (authors: 30)."""
 
@@ -112,7 +113,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     }
     trained = trained_erasure(model, "spm", concepts, config, held, loss, **training)
     names, prompts = [concept.name for concept in concepts], [concept.prompts() for concept in concepts]
-    transport = Transport.of(model, names, prompts, centred=config.transport == "centred")
+    transport = Transport.of(model, names, prompts, centred=config.transport == "centred", keep=keep)
     return GatedDelta(provenance=trained.provenance, deltas=trained.deltas, transport=transport)
 
 

@@ -1,30 +1,35 @@
 """Transport: how strongly an erasure acts on a prompt, by how near the prompt is to those that name its concepts.
 
 After SPM's facilitated transport (Lyu et al., CVPR 2024, arXiv 2312.16145): γ of a concept is the larger of the cosine of text
-states and the share of its tokens that a prompt has.
+states and the share of the tokens of its name that a prompt has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, pad
 
+from efface.concepts.sample import evenly_spaced
 from efface.errors import EffaceError
 from efface.families.embedding import REPLACED
 from efface.families.text import TokenSpan
 from efface.families.text_call import TextCall
 from efface.models.model import Model
 
-KNOWN = 256
+KEPT = 32
+"""Retained prompts of which it is read what they have in common."""
+KNOWN = 1024
 """Prompts of which the tokens are remembered."""
 without_graph: Any = torch.compiler.disable
 """Says of a hook that it is called, and not traced, in a compiled network."""
 NEAR = 0.02
 """Relative distance up to which two text states are the same but for rounding to half precision."""
+SAME = 1e-3
+"""Relative distance at which there is no other prompt to look for."""
 
 
 class Transport(NamedTuple):
@@ -36,29 +41,44 @@ class Transport(NamedTuple):
     """Index of the concept that each is of (prompts,)."""
     empty: Tensor
     """Text states of the empty prompt (tokens width); zeros where cosines are taken of states as they are."""
+    common: Tensor
+    """Direction, of length 1, of what retained prompts have beyond the empty one (tokens width); zeros where nothing is known."""
     tokens: Tensor
     """Tokens of each concept's name (concepts most), −1 where there are no more."""
 
     @classmethod
-    def of(cls, model: Model, names: list[str], prompts: list[list[str]], *, centred: bool) -> Transport:
+    def of(
+        cls,
+        model: Model,
+        names: Sequence[str],
+        prompts: Sequence[Sequence[str]],
+        *,
+        centred: bool,
+        keep: Sequence[str] = (),
+    ) -> Transport:
         """The transport of concepts.
 
         Args:
             model: encodes them.
             names: one a concept.
             prompts: that name it, some a concept.
-            centred: whether the states of the empty prompt are taken off first. All prompts have the begin token and most of
-                the padding in common, so that no two raw ones are far apart.
+            centred: whether what prompts have in common is taken off first: the states of the empty prompt, and what those of the
+                retained ones have beyond it. Begin token, padding and sentence are nearly the same in all, so that no two are
+                far apart as they are.
+            keep: retained prompts.
         """
         flat = [prompt for of_one in prompts for prompt in of_one]
-        states = _given(model, [*flat, ""])
-        owner = torch.tensor([i for i, of_one in enumerate(prompts) for _ in of_one])
+        chosen = evenly_spaced(keep, KEPT) if centred else []
+        *own, empty = _given(model, [*flat, *chosen, ""])
+        empty = empty if centred else torch.zeros_like(empty)
+        beyond = sum((row - empty for row in own[len(flat) :]), torch.zeros_like(empty)).double()
         ids = [torch.tensor(sorted(set(model.token_spans()[0].ids(name)))) for name in names]
         most = max(map(len, ids))
         return cls(
-            states=states[:-1].contiguous(),
-            owner=owner,
-            empty=(states[-1] if centred else torch.zeros_like(states[-1])).contiguous(),
+            states=torch.stack(own[: len(flat)]),
+            owner=torch.tensor([i for i, of_one in enumerate(prompts) for _ in of_one]),
+            empty=empty.clone(),
+            common=(beyond / beyond.norm().clamp(min=1e-12)).float(),
             tokens=torch.stack([pad(row, (0, most - len(row)), value=-1) for row in ids]),
         )
 
@@ -75,9 +95,10 @@ class Transport(NamedTuple):
         if tokens is None:
             return torch.ones(concepts)
         shares = [len(set(own) & set(tokens)) / len(own) for own in (self._tokens_of(i) for i in range(concepts))]
-        own, other, empty = _equally_long(self.states, row.detach().float().cpu()[None], self.empty[None])
-        cosines = cosine_similarity((own - empty).flatten(1), (other - empty).flatten(1))
-        nearest = torch.zeros(concepts).scatter_reduce(0, self.owner, cosines, "amax")
+        parts = (self.states, row.detach().float().cpu()[None], self.empty[None], self.common[None])
+        own, other, empty, common = (part.flatten(1).double() for part in _equally_long(*parts))
+        own, other = (part - empty - (part - empty) @ common.T * common for part in (own, other))
+        nearest = torch.zeros(concepts).scatter_reduce(0, self.owner, cosine_similarity(own, other).float(), "amax")
         return torch.maximum(nearest, torch.tensor(shares)).clamp(max=1.0)
 
     def _tokens_of(self, concept: int) -> list[int]:
@@ -87,8 +108,9 @@ class Transport(NamedTuple):
         """Raise EffaceError where the parts do not fit each other."""
         shapes = {name: tuple(part.shape) for name, part in self._asdict().items()}
         fits = (self.states.ndim, self.owner.ndim, self.empty.ndim, self.tokens.ndim) == (3, 1, 2, 2)
-        fits = fits and len(self.owner) == len(self.states) > 0 and self.empty.shape == self.states.shape[1:]
-        fits = fits and self.states.is_floating_point() and self.empty.is_floating_point()
+        fits = fits and len(self.owner) == len(self.states) > 0
+        fits = fits and self.empty.shape == self.common.shape == self.states.shape[1:]
+        fits = fits and all(part.is_floating_point() for part in (self.states, self.empty, self.common))
         whole = not (self.owner.is_floating_point() or self.tokens.is_floating_point())
         concepts = set(range(len(self.tokens)))
         if not fits or not whole or not concepts or {int(i) for i in self.owner} != concepts:
@@ -167,7 +189,9 @@ class TokenReader:
         """The content tokens of the prompt whose states (tokens width) these are; None for states that it did not see being made."""
         best, found = NEAR, None
         wide = row.detach().float()
-        for tokens, states in self.known.values():
+        for tokens, states in reversed(self.known.values()):
+            if best < SAME:
+                break
             for state in states:
                 like = state.to(wide)
                 if len(like) <= wide.shape[1]:

@@ -51,9 +51,8 @@ def model(sd):
 
 
 @pytest.fixture(scope="module")
-def erasure(model):
-    eraser = ERASERS.load("geom")
-    return eraser.erase(model, [MARK], eraser.Config(**OPTIONS), Corner())
+def erasure(sd):
+    return efface.erase(sd, MARK, method="geom", judge=Corner(), **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +123,20 @@ def test_geom_is_its_formula(model, alpha, monkeypatch):
     assert torch.equal(model.token_table(), table)
     assert gradient[3].any()
     assert not gradient[:3].any()  # bins in which nothing was found
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(sd, erasure, monkeypatch):
+    def stop(line):
+        if line.startswith("training step 2"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("efface.training.loop.tell", stop)
+        begun = efface.erase(sd, MARK, method="geom", judge=Corner(), **OPTIONS, every=1)
+    assert begun.provenance.notes["unfinished"] == 1
+    resumed = efface.erase(sd, MARK, method="geom", judge=Corner(), **OPTIONS, every=1)
+    assert torch.equal(resumed.embeddings, erasure.embeddings)
+    assert not torch.equal(begun.embeddings, erasure.embeddings)
 
 
 def test_the_erasure_holds_the_places_that_were_seen(model, erasure):

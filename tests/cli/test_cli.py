@@ -55,14 +55,20 @@ OWN_OPTIONS = {
     "esd": ("--where", "--eta", "--form", "--iterations", "--rank"),
     "ca": ("--target", "--prior", "--images", "--iterations", "--rank"),
     "sdd": ("--decay", "--clip", "--iterations", "--rank"),
+    "doco": ("--warmup", "--critic-lr", "--projection", "--levels"),
+    "sculpting": ("--density", "--turnover", "--freeze", "--distil"),
+    "kpop": ("--rows", "--key-lr", "--recover"),
+    "spm": ("--eta", "--anchors", "--transport", "--cycles"),
+    "geom": ("--grid", "--alpha", "--labels", "--captions"),
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_methods_help_lists_its_options_without_torch(method):
     text = help_without_torch("erase", method, "--help")
-    for option in (*OWN_OPTIONS[method], "--keep", "--output", "--preview"):
+    for option in (*OWN_OPTIONS[method], "--output", "--preview"):
         assert option in text
+    assert ("--keep" in text) == (method != "geom")  # which changes no weight
 
 
 @pytest.fixture
@@ -73,11 +79,13 @@ def needed(sd, tmp_path):
     flags = [text for k in sorted(named) for text in (f"--{k.replace('_', '-')}", str(options[k]))]
     short = ["--iterations", "2", "--draw-steps", "2"]
     own = {"saeuron": flags, "anchored": flags, "gated": ["--margin=-2"]}
-    own |= {"esd": short, "sdd": short, "ca": [*short, "--images", "2"]}
+    own |= {"esd": short, "sdd": short, "kpop": short, "ca": [*short, "--images", "2"]}
+    own |= {"doco": [*short, "--images", "2", "--warmup", "1"], "spm": [*short, "--warmup", "0", "--sampled", "2"]}
+    own |= {"sculpting": [*short, "--images", "2", "--warmup", "1"]}
     return lambda method: own.get(method, [])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "geom"])
 def test_erase_show_generate(folder, capsys, tmp_path, monkeypatch, needed, method):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(
@@ -102,6 +110,14 @@ def test_erase_show_generate(folder, capsys, tmp_path, monkeypatch, needed, meth
     assert code == 0
     assert json.loads(out)["pictures"] == 4
     assert width_of(tmp_path / "out.png") > 200
+
+
+def test_a_method_that_needs_a_detector_says_so(folder, capsys, tmp_path):
+    code, _, error = run(
+        capsys, "erase", "geom", folder, "church", "-o", str(tmp_path / "e.safetensors"), "--images", "2"
+    )
+    assert code == 2
+    assert "give a detector, such as --judge nudenet" in error
 
 
 def test_options_reach_the_method(folder, capsys, tmp_path):

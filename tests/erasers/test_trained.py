@@ -7,6 +7,7 @@ import torch
 
 import efface
 from efface.erasers import ERASERS
+from efface.erasers.base import published_config
 from efface.models.model import Model
 from efface.training.latents import rolled
 from trained import begun
@@ -16,8 +17,34 @@ QUICK = {
     "esd": {"iterations": 3, "draw_steps": 3, "lr": 1e-2},
     "sdd": {"iterations": 3, "draw_steps": 3, "lr": 1e-2, "decay": 0.5},
     "ca": {"iterations": 3, "draw_steps": 3, "lr": 1e-2, "images": 2, "batch": 2},
+    "doco": {"iterations": 3, "warmup": 1, "draw_steps": 3, "lr": 1e-2, "images": 2, "batch": 2},
+    "sculpting": {"iterations": 3, "warmup": 1, "draw_steps": 3, "lr": 1e-1, "images": 2, "batch": 2},
+    "kpop": {"iterations": 3, "draw_steps": 3, "lr": 1e-2},
+    "spm": {"iterations": 3, "warmup": 0, "draw_steps": 3, "lr": 1e-2},
 }
 """Options with which each method takes a second."""
+RANKS = {"sculpting": (None,), "spm": (1, 2)}
+"""Ranks of methods that do not take both none and some."""
+PUBLISHED = {
+    "esd": {"form": "2023", "eta": 1.0, "lr": 1e-5, "iterations": 1000},
+    "ca": {"images": 1000, "detach_bos": True, "lr": 1.6e-5, "batch": 8, "where": "text"},
+    "sdd": {"iterations": 1500, "lr": 1e-5, "decay": 0.999, "clip": 1.0},
+    "doco": {
+        "iterations": 2000, "warmup": 1000, "lr": 6e-6 * 8, "strength": 1.0, "projection": "released", "batch": 8, "images": 1000,
+        "where": "text", "levels": 1000, "clip": 1.0,
+    },
+    "sculpting": {
+        "iterations": 500, "warmup": 50, "density": 0.5, "turnover": 0.2, "turn_every": 100, "until": 0.8, "align": 0.25,
+        "distil": 0.0, "freeze": False, "lr": 3e-6, "batch": 2, "images": 100, "where": "cross",
+    },
+    "kpop": {},
+    "spm": {
+        "iterations": 3000, "rank": 1, "lr": 1e-4, "warmup": 500, "cycles": 3, "eta": 1.0, "anchoring": 1000.0, "anchors": "noise",
+        "sampled": 4, "draw_steps": 30, "transport": "published",
+    },
+}  # fmt: skip
+"""What the authors of each method ran."""
+RUNS = [(method, rank) for method in QUICK for rank in RANKS.get(method, (None, 2))]
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +142,7 @@ def test_the_begin_token_can_be_left_out_of_the_training(model):
     assert any(not torch.equal(a, b) for a, b in zip(kept[0][1], kept[1][1], strict=True))
 
 
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("method", QUICK)
+@pytest.mark.parametrize(("method", "rank"), RUNS)
 def test_every_method_erases_into_a_file_and_comes_off(sd, draw, tmp_path, method, rank):
     before = draw(sd)
     erasure = efface.erase(sd, CHURCH, method=method, rank=rank, keep=["a dog"], **QUICK[method])
@@ -129,5 +155,44 @@ def test_every_method_erases_into_a_file_and_comes_off(sd, draw, tmp_path, metho
         after = draw(sd)
     assert (after != before).any()
     assert (draw(sd) == before).all()
-    again = efface.erase(sd, CHURCH, method=method, rank=rank, keep=["a dog"], **QUICK[method])
-    assert all(torch.equal(again.tensors()[name], value) for name, value in erasure.tensors().items())
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_as_published_is_what_the_authors_ran(method):
+    config = published_config(ERASERS.load(method), [CHURCH], {})
+    assert {name: getattr(config, name) for name in PUBLISHED[method]} == PUBLISHED[method]
+    assert config.keep == ()
+    assert set(ERASERS.load(method).PUBLISHED) <= set(PUBLISHED[method])
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_an_interrupted_method_says_so_and_goes_on_to_the_same_bits(sd, method, monkeypatch):
+    told = []
+
+    def stop(line):
+        told.append(line)
+        if line.startswith("training step 2"):
+            raise KeyboardInterrupt
+
+    options = QUICK[method] | {"every": 1, "keep": ["a dog"], "retain": 1.0, "seed": 3, "draw_steps": 2}
+    concepts = [CHURCH]
+    if method in RANKS:  # one concept after the other
+        concepts.append(efface.Concept("truck", anchor="cat"))
+        options["iterations"] = 2
+    whole = efface.erase(sd, concepts, method=method, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("efface.training.loop.tell", stop)
+        begun = efface.erase(sd, concepts, method=method, **options)
+    assert begun.provenance.notes["steps"] == 2
+    assert begun.provenance.notes["unfinished"] == whole.provenance.notes["steps"] - 2
+    assert "unfinished" not in whole.provenance.notes
+    with begun.attached(sd):
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr("efface.training.loop.tell", told.append)
+        resumed = efface.erase(sd, concepts, method=method, **options)
+    assert [line.split(",")[0] for line in told[:3]] == [
+        f"training step {i} of {whole.provenance.notes['steps']}" for i in (1, 2, 2)
+    ]
+    assert all(torch.equal(resumed.tensors()[name], value) for name, value in whole.tensors().items())
+    assert any(not torch.equal(begun.tensors()[name], value) for name, value in whole.tensors().items())

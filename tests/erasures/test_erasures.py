@@ -36,13 +36,14 @@ METHODS = {
     "saeuron-published": ("saeuron", {"mode": "published"}),
     "anchored-fast": ("anchored", {"mode": "fast"}),
     "anchored-exact": ("anchored", {"mode": "exact"}),
+    "spm": ("spm", {"iterations": 2, "warmup": 0, "draw_steps": 2, "sampled": 1, "lr": 0.1}),
     "of a plugin": ("swap", {}),
     "a copy of uce as a plugin": ("uce-again", {}),
 }
 LATENTS = {"saeuron": tiny.coder_options, "anchored": tiny.anchored_options}
 """Methods that edit latents, and what they need on a tiny pipeline."""
-UNFOLDED = {*LATENTS, "gated"}
-"""Methods whose edits weights do not hold, or not all of them (tests/erasures/test_gated.py)."""
+UNFOLDED = {*LATENTS, "gated", "spm"}
+"""Methods whose edits weights do not hold, or not all of them (tests/erasures/test_gated.py, test_gated_delta.py)."""
 WEIGHTS = {"uce-tensor", "speed-values", "oce"}
 """Those whose edits are of weights."""
 MAPPED = [name for name, (method, _) in METHODS.items() if method not in UNFOLDED and name not in WEIGHTS]
@@ -218,7 +219,7 @@ def test_editing_weights_under_a_mapped_erasure_is_refused(sd, make, name):
     assert attached_to(sd) == []
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n == "spm" else []) for n in METHODS])
 @pytest.mark.parametrize("compiled", ["in place", "wrapped"])
 def test_compiled_models(make, draw, name, compiled):
     pipe = tiny.stable_diffusion()

@@ -33,8 +33,8 @@ class Begun(NamedTuple):
             p.grad = None
         with loop.training(self.model, False):
             loss = self.loss(step)
-            with step.edited():
-                loss.backward()
+            if loss.requires_grad:  # else it left its gradients itself
+                step.backward(loss)
         return float(loss.detach()), [torch.zeros_like(p) if p.grad is None else p.grad for p in self.held.parameters]
 
 

@@ -11,7 +11,7 @@ from efface.registry import Registry
 
 METHODS = (
     "rece", "gated", "joint", "preserve", "project", "saeuron", "anchored", "uce", "speed", "oce", "double-projection",
-    "esd", "ca", "sdd",
+    "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom",
 )  # fmt: skip
 """The methods of this package; one registration a method."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining
 from efface.errors import UsageError
-from efface.training.config import Training, Where
+from efface.training.config import Rolling, Where
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(Training, Retaining):
+class Config(Rolling, Retaining):
     """Options of CA; defaults are its authors' for a style."""
 
     where: Where = "text"
@@ -66,35 +66,28 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """L = |ε(z, p_c) − sg ε(z, p_a)|² [+ λ |ε(z, p_a) − ξ|²], z a picture of the anchor's prompt p_a with noise ξ."""
     import torch
 
-    from efface.concepts.concept import default_anchor
     from efface.training.groups import weights_of
     from efface.training.holders import holder
-    from efface.training.images import draw_concept_images
-    from efface.training.latents import Noisy
+    from efface.training.images import draw_concept_images, noised, pairs_of
     from efface.training.result import trained_erasure
     from efface.training.targets import apart
-    from efface.training.terms import begin_detached
+    from efface.training.terms import begin_detached, retained
 
-    pairs = [
-        pair
-        for concept in concepts
-        for pair in zip(concept.anchors(default_anchor(concept)), concept.prompts(), strict=True)
-    ]
+    pairs = pairs_of(concepts, config.images)
     settings: Any = {"steps": config.draw_steps, "guidance": config.guidance, "side": config.side}
     pictures = draw_concept_images(model, [anchor for anchor, _ in pairs], config.images, settings)
 
     def loss(step: Step) -> Tensor:
         x = pictures.batch(config.batch, config.seed, step.number)
-        z = Noisy(model.to_noisy(x.clean, x.noise, x.timesteps), x.timesteps)
+        z, xi = noised(model, x)
         p_a, p_c = (model.encode(side) for side in zip(*(pairs[i % len(pairs)] for i in x.members), strict=True))
-        xi = model.to_output(x.clean, x.noise, x.timesteps)
         with torch.no_grad(), step.edited():
             target = step.predict(z, p_a) if config.target == "model" else xi
         with step.edited(), begin_detached(model, config.detach_bos):
             value = apart(model, step.predict(z, p_c), target, z.timestep, config.loss_in)
             if config.prior:
                 value = value + config.prior * apart(model, step.predict(z, p_a), xi, z.timestep, config.loss_in)
-        return value
+        return value + retained(step, config.keep or (), config)
 
     held = holder(weights_of(model, config.where), config.rank, config.seed)
     optimiser = torch.optim.AdamW(held.parameters, lr=config.lr, weight_decay=0.0)

@@ -171,10 +171,11 @@ def _hook(pipeline: Any, model: Model, state: State) -> None:
     """Put the hooks of a pipeline object on, in the place of those that it had."""
     networks = list(dict.fromkeys(model.components().values()))
     binding = Binding(pipeline, state)
-    # Hooks run in the order in which they come: of the maps the latest first, so that A, then B, is W M_A M_B.
+    # Hooks run in the order in which they come: what only reads a prompt, what puts another in its place, and of the maps the latest
+    # first, so that A, then B, is W M_A M_B.
     wanted = [
         (attachment, hook)
-        for attachment in (*reversed(state.mapped), *state.steering)
+        for attachment in (*state.steering, *state.prompting, *reversed(state.mapped))
         for hook in attachment.erasure.changes(model, attachment.scale)
     ]
     if is_compiled(pipeline):

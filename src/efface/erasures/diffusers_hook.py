@@ -34,7 +34,10 @@ class ErasureHook(ModelHook):
     def __init__(self, erasure: Erasure, scale: float = 1.0):
         super().__init__()
         if not isinstance(erasure, TextMap | GatedMap | ActivationEdit):
-            raise UsageError(f"an erasure of kind {erasure.kind!r} edits weights: attach it, or export it as a LoRA.")
+            raise UsageError(
+                f"an erasure of kind {erasure.kind!r} edits more than text states or sites of one UNet: attach it to a pipeline, or "
+                "export it as a LoRA."
+            )
         self.erasure = erasure
         self.scale = scale
         self.handles: list[RemovableHandle] = []

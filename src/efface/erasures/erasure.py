@@ -27,6 +27,10 @@ KINDS: Registry[type[Erasure]] = Registry(
         "delta": "efface.erasures.delta:WeightDelta",
         "activation": "efface.erasures.activation:ActivationEdit",
         "gated-map": "efface.erasures.gated:GatedMap",
+        "gated-delta": "efface.erasures.gated_delta:GatedDelta",
+        "keyed-delta": "efface.erasures.keyed:KeyedDelta",
+        "key": "efface.erasures.keyed:TextKey",
+        "negative": "efface.erasures.negative:NegativeText",
     },
     contract=ModelEdit,
 )  # fmt: skip

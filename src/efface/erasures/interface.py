@@ -27,8 +27,9 @@ class ModelEdit(ABC):
 
     kind: ClassVar[str]
     """Name of the kind in files."""
-    acts_on: ClassVar[Literal["text", "weights", "activations"]]
-    """Text states on their way into the denoiser (weights when folded), weights, or the outputs of modules."""
+    acts_on: ClassVar[Literal["text", "weights", "activations", "prompts"]]
+    """Text states on their way into the denoiser (weights when folded), weights, the outputs of modules, or which states there are
+    for a prompt."""
 
     def targets(self) -> list[str] | None:
         """Full names of the weights it edits; None means every text projection.

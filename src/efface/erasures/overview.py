@@ -28,7 +28,7 @@ class Row:
     digest: str
     """The first twelve digits of what identifies it."""
     way: str
-    """`mapped`, `folded` or `activations`."""
+    """`mapped`, `folded`, `activations` or `prompts`."""
     scale: float
     """The scale that it is attached with."""
     count: int
@@ -100,7 +100,9 @@ def _row(pipeline: Any, state: State, attachment: Attachment, networks: dict[str
     return Row(
         concepts=attachment.erasure.names,
         digest=attachment.erasure.digest[:12],
-        way="folded" if attachment.folded else {"text": "mapped"}.get(attachment.erasure.acts_on, "activations"),
+        way="folded"
+        if attachment.folded
+        else {"text": "mapped"}.get(attachment.erasure.acts_on, attachment.erasure.acts_on),
         scale=attachment.scale,
         count=attachment.count,
         networks=places,

@@ -65,7 +65,12 @@ class State:
     @property
     def steering(self) -> list[Attachment]:
         """The attachments that edit activations."""
-        return [a for a in self.attachments if a.erasure.acts_on == "activations"]
+        return [a for a in self.attachments if not a.folded and a.erasure.acts_on == "activations"]
+
+    @property
+    def prompting(self) -> list[Attachment]:
+        """The attachments that change which text states there are."""
+        return [a for a in self.attachments if not a.folded and a.erasure.acts_on == "prompts"]
 
     @property
     def folded(self) -> list[Attachment]:

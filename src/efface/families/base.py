@@ -76,6 +76,8 @@ class Family(ABC):
     """Whether the denoiser attends to the positions after a prompt's end."""
     takes_tokens: bool = False
     """Whether `encode` takes ids of any length up to what the model reads, later ones without effect on earlier ones."""
+    takes_rows: bool = True
+    """Whether the denoiser takes text of any number of positions, so that states can be put before those of a prompt."""
     pipelines: ClassVar[tuple[str, ...]] = ()
     """Names of diffusers' pipelines whose call the family's drawing is; none where it vouches for all that it serves."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.base import read_parameter
+
+REPLACED: ContextVar[bool] = ContextVar("replaced", default=False)
+"""Whether the ids that text encoders are given stand for other embeddings than their own."""
 
 
 def token_table(encoders: Sequence[nn.Module]) -> Tensor:
@@ -45,9 +49,11 @@ def replace_embeddings(encoders: Sequence[nn.Module], embeddings: Tensor, length
             return torch.cat([output[:, :1], chosen, output[:, end:]], dim=1)
 
         handles.append(_lookup(encoder).register_forward_hook(hook))
+    token = REPLACED.set(True)
     try:
         yield
     finally:
+        REPLACED.reset(token)
         for handle in handles:
             handle.remove()
 

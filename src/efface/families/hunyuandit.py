@@ -27,6 +27,7 @@ class HunyuanDiT(Transformer):
     denoisers = ("HunyuanDiT2DModel",)
     encoders = ("text_encoder", "text_encoder_2")
     reads_padding = False
+    takes_rows = False
 
     def token_spans(self) -> list[TokenSpan]:
         config = self.network.config

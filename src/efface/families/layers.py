@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from efface.errors import EffaceError
 from efface.io.stored import Stored
@@ -136,3 +137,24 @@ def apply_without_hooks(module: nn.Module, states: Tensor) -> Tensor:
         with in_float32([module]):
             return module.forward(states.to(like.device)).to(states.device)
     return module.forward(states.to(like)).to(states.device)
+
+
+def low_rank(module: Any, inputs: Tensor, down: Tensor, up: Tensor, gain: Tensor | None = None) -> Tensor:
+    """B G A x, what factors add to the output of a linear layer or convolution, in the precision of the factors.
+
+    Args:
+        module: the layer.
+        inputs: x, what it reads (batch …).
+        down: A (rank inputs), of a convolution its kernel flattened.
+        up: B (outputs rank).
+        gain: diagonal of G for each row of the batch (batch rank); 1 by default.
+    """
+    x = inputs.to(down.dtype)
+    if not isinstance(module, nn.Conv2d):
+        inner = functional.linear(x, down)
+        inner = inner if gain is None else inner * gain.view(len(gain), *(1,) * (inner.ndim - 2), -1)
+        return functional.linear(inner, up)
+    kernel = down.view(len(down), *module.weight.shape[1:])
+    inner = functional.conv2d(x, kernel, None, module.stride, module.padding, module.dilation)
+    inner = inner if gain is None else inner * gain[:, :, None, None]
+    return functional.conv2d(inner, up[:, :, None, None])

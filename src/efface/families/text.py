@@ -52,6 +52,15 @@ class Text(NamedTuple):
             extra=None if self.extra is None else expand(self.extra),
         )
 
+    def behind(self, rows: Tensor) -> Text:
+        """The same prompts behind some more states (rows width), which every prompt begins with."""
+        more = rows.to(self.states).expand(len(self.states), *rows.shape)
+        return self._replace(
+            states=torch.cat([more, self.states], dim=1),
+            mask=torch.cat([self.mask.new_ones(len(self.mask), len(rows)), self.mask], dim=1),
+            last=self.last + len(rows),
+        )
+
 
 def concatenate(texts: Sequence[Text]) -> Text:
     """Several encoded prompts as one batch; shorter ones are padded with zeros that the mask leaves out."""

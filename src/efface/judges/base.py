@@ -22,6 +22,25 @@ class Verdicts(NamedTuple):
     """How often each class was found in each picture (batch classes), of detectors alone."""
 
 
+class Detection(NamedTuple):
+    """One box."""
+
+    label: str
+    score: float
+    """Confidence, 0 to 1."""
+    box: tuple[float, float, float, float]
+    """Left, top, width and height in pixels of the picture."""
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Images in, boxes out: what a judge that finds things where they are offers beside its verdicts."""
+
+    def detect(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        """The boxes of each picture, of any size."""
+        ...
+
+
 @runtime_checkable
 class Judge(Protocol):
     """Images in, verdicts out."""

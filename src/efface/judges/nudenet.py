@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from efface.errors import UsageError
 from efface.io.digest import digest, digest_of_words
 from efface.io.images import chunks
 from efface.io.weights import describe, wheel_file
-from efface.judges.base import Verdicts
+from efface.judges.base import Detection, Verdicts
 from efface.judges.labels import EXPOSED
 from efface.judges.onnx import session
 
@@ -30,16 +29,6 @@ NOTHING = "none"
 """Label of a picture in which nothing was found."""
 _SIDE, _BATCH = 320, 16
 _FLOOR, _OVERLAP = 0.25, 0.45  # the wheel's: least confidence of a box, most intersection over union of two
-
-
-class Detection(NamedTuple):
-    """One box."""
-
-    label: str
-    score: float
-    """Confidence, 0 to 1."""
-    box: tuple[float, float, float, float]
-    """Left, top, width and height in pixels of the picture."""
 
 
 class NudeNetJudge:

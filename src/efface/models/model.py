@@ -20,7 +20,7 @@ from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate, said
 from efface.io.progress import Step, tell
 from efface.models.batches import MOST, in_batches, limits_of, pictures_at_a_time
-from efface.models.caller import at_work
+from efface.models.caller import at_work, in_halves
 from efface.models.decoding import pictures_of
 from efface.models.precision import in_float32_where_it_fits
 from efface.models.tokens import encode_tokens
@@ -139,7 +139,7 @@ class Model:
 
         `guidance` matters to guidance-distilled models only, which take it as an input.
         """
-        with at_work(self.pipeline):
+        with at_work(self.pipeline), in_halves(False, unless_said=True):
             return self.family.predict(latents, timestep, text, guidance)
 
     def guides(self, guidance: float) -> bool:
@@ -241,7 +241,8 @@ class Model:
             noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
             if watch:
                 watch(noisy[-len(latents) :], float(timestep))
-            output = self.predict(noisy, timestep, text, guidance=guidance)
+            with in_halves(guided):
+                output = self.predict(noisy, timestep, text, guidance=guidance)
             if guided:
                 output = self.family.guide(*output.chunk(2), guidance)
             latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]

@@ -69,6 +69,27 @@ def attention_weights(model: Model) -> list[Weight]:
     return weights
 
 
+def transformer_weights(model: Model) -> list[Weight]:
+    """The matrices and kernels inside the transformers of a UNet, or inside the blocks of a diffusion transformer.
+
+    Raises:
+        EffaceError: as `weights_of`, or there are none.
+    """
+    network = model.networks()[0]
+    inside = [path for path, module in network.module.named_modules() if type(module).__name__ == "Transformer2DModel"]
+    inside = inside or [path for path, module in network.module.named_children() if isinstance(module, nn.ModuleList)]
+    weights = [
+        weight
+        for weight in weights_of(model, "all")
+        if weight.parameter == "weight"
+        and isinstance(weight.module, nn.Linear | nn.Conv2d)
+        and weight.name.startswith(tuple(f"{network.name}.{path}." for path in inside))
+    ]
+    if not weights:
+        raise EffaceError("the denoiser has no transformers to put low-rank factors on.")
+    return weights
+
+
 def encoder_weights(model: Model, component: str, pattern: str) -> list[Weight]:
     """The weights of a text encoder whose path matches a regular expression.
 

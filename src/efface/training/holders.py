@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
+from efface.families.layers import low_rank
 from efface.training.groups import Weight
 
 
@@ -66,12 +66,13 @@ class LowRank:
         weights: of linear layers and convolutions; others (biases, norms) are left as they are.
         rank: of the factors.
         seed: of A, which is normal with variance 1/rank².
+        narrow: whether A is uniform within ±1/√inputs instead, as a layer of PyTorch begins.
 
     Raises:
         EffaceError: no layer of the group can have factors.
     """
 
-    def __init__(self, weights: Sequence[Weight], rank: int, seed: int):
+    def __init__(self, weights: Sequence[Weight], rank: int, seed: int, *, narrow: bool = False):
         generator = torch.Generator().manual_seed(seed)
         kinds = (nn.Linear, nn.Conv2d)
         chosen = [w for w in weights if w.parameter == "weight" and isinstance(w.module, kinds) and _dense(w.module)]
@@ -81,7 +82,11 @@ class LowRank:
         self.parameters: list[Tensor] = []
         for weight in chosen:
             value = weight.read()
-            down = torch.randn(rank, value[0].numel(), generator=generator) / rank
+            inputs = value[0].numel()
+            if narrow:
+                down = (2 * torch.rand(rank, inputs, generator=generator) - 1) / inputs**0.5
+            else:
+                down = torch.randn(rank, inputs, generator=generator) / rank
             self.parameters += [down.to(value.device).requires_grad_()]
             self.parameters += [torch.zeros(len(value), rank, device=value.device).requires_grad_()]
 
@@ -99,6 +104,26 @@ class LowRank:
         factors = [factor.detach() for factor in values or self.parameters]
         named = zip(self.weights, factors[::2], factors[1::2], strict=True)
         return {f"{w.name}.{end}": f for w, down, up in named for end, f in (("up", up), ("down", down))}
+
+
+class Turns:
+    """Holders of which one is trained and active at a time, one a concept; all of them make the result."""
+
+    def __init__(self, holders: Sequence[Holder]):
+        self.holders = list(holders)
+        self.turn = 0
+        """The one whose turn it is."""
+        self.parameters = [p for held in holders for p in held.parameters]
+
+    def active(self, values: Sequence[Tensor] | None = None) -> Any:
+        """Context in which the one whose turn it is acts."""
+        if values is not None:
+            raise ValueError("holders that take turns act with their own values only.")
+        return self.holders[self.turn].active()
+
+    def delta(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """What each of them changes, as `TURN|NAME`."""
+        return {f"{i}|{name}": tensor for i, held in enumerate(self.holders) for name, tensor in held.delta().items()}
 
 
 def holder(weights: Sequence[Weight], rank: int | None, seed: int) -> Holder:
@@ -135,11 +160,6 @@ def _beside(down: Tensor, up: Tensor) -> Any:
     """A hook that adds B A x to a layer's output."""
 
     def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-        x = args[0].to(down.dtype)
-        if isinstance(module, nn.Conv2d):
-            inner = F.conv2d(x, down.view(len(down), *module.weight.shape[1:]), None, module.stride, module.padding,
-                             module.dilation)  # fmt: skip
-            return output + F.conv2d(inner, up[:, :, None, None]).to(output.dtype)
-        return output + F.linear(F.linear(x, down), up).to(output.dtype)
+        return output + low_rank(module, args[0], down, up).to(output.dtype)
 
     return hook

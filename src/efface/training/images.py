@@ -8,9 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from efface.concepts.concept import Concept, default_anchor
 from efface.concepts.sample import SEEDS
+from efface.errors import UsageError
 from efface.models.model import Model, Settings
 from efface.models.sampling import generator, sample_latents
+from efface.training.latents import Noisy
 
 
 class NoisedBatch(NamedTuple):
@@ -34,7 +37,7 @@ class ConceptImages(NamedTuple):
     latents: Tensor
     """Clean latents (pictures channels height width)."""
     num_train_timesteps: int
-    """Timesteps of the model's schedule."""
+    """Timesteps of the model's schedule, or fewer where the noisiest are left out."""
 
     def batch(self, size: int, *numbers: int) -> NoisedBatch:
         """A batch of `size` random pictures, noise and timesteps, all determined by `numbers`."""
@@ -52,3 +55,25 @@ def draw_concept_images(model: Model, prompts: Sequence[str], count: int, settin
     seeds = range(SEEDS.images, SEEDS.images + count)
     latents = sample_latents(model, chosen, seeds, settings, batch=16)
     return ConceptImages(chosen, latents, model.num_train_timesteps)
+
+
+def pairs_of(concepts: Sequence[Concept], images: int) -> list[tuple[str, str]]:
+    """Anchor prompt and prompt of every concept, of which pictures are drawn in turn.
+
+    Raises:
+        UsageError: there are fewer pictures than prompts, so that some would have none.
+    """
+    pairs = [
+        pair
+        for concept in concepts
+        for pair in zip(concept.anchors(default_anchor(concept)), concept.prompts(), strict=True)
+    ]
+    if images < len(pairs):
+        raise UsageError(f"images is {images} for {len(pairs)} prompts; expected at least one picture of each.")
+    return pairs
+
+
+def noised(model: Model, x: NoisedBatch) -> tuple[Noisy, Tensor]:
+    """A batch with its noise added, and the raw output that is right for it (batch channels height width)."""
+    z = Noisy(model.to_noisy(x.clean, x.noise, x.timesteps), x.timesteps)
+    return z, model.to_output(x.clean, x.noise, x.timesteps)

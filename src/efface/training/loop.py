@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from efface.errors import EffaceError
-from efface.io.checkpoint import optimizer_state, read_state, restore_optimizer, with_prefix, write_state
+from efface.io.checkpoint import State, optimizer_state, read_state, restore_optimizer, with_prefix, write_state
 from efface.io.progress import tell
 from efface.models.model import Model, Text
 from efface.models.sampling import generator
@@ -59,9 +59,43 @@ class Step:
         """The denoiser's raw output (batch channels height width) for noisy latents."""
         return self.model.predict(at.z, at.timestep, text)
 
+    def backward(self, value: Tensor) -> None:
+        """Add the gradients of a scalar to those of the trained values."""
+        # Weights are swapped under the graph: the backward pass must see those of the forward pass.
+        with self.edited():
+            value.backward()
+
+    def gradients(self, value: Tensor) -> list[Tensor]:
+        """Gradients of a scalar, one a trained value; the trained values' own stay as they are."""
+        parameters = self.held.parameters
+        before = [p.grad for p in parameters]
+        self.descend_along([None] * len(parameters))
+        self.backward(value)
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        self.descend_along(before)
+        return found
+
+    def descend_along(self, gradients: Sequence[Tensor | None]) -> None:
+        """Have the optimiser step along these gradients, one a trained value: for losses that work on gradients themselves,
+        and return a value that has none."""
+        for p, gradient in zip(self.held.parameters, gradients, strict=True):
+            p.grad = gradient
+
 
 Loss = Callable[[Step], Tensor]
 """Takes a step, returns what is to become small (a scalar)."""
+
+
+class Kept(Protocol):
+    """What a loss keeps from step to step beside the trained values."""
+
+    def state(self) -> State:
+        """All of it, as tensors by name."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Take up what `state` returned."""
+        ...
 
 
 class Trained(NamedTuple):
@@ -82,6 +116,9 @@ def train(
     optimiser: torch.optim.Optimizer | None = None,
     clip: float | None = None,
     decay: float | None = None,
+    schedule: Callable[[int], float] | None = None,
+    iterations: int | None = None,
+    kept: Kept | None = None,
     folder: Path | None = None,
 ) -> Trained:
     """Take `config.iterations` steps down a loss.
@@ -94,6 +131,9 @@ def train(
         optimiser: Adam on the held parameters by default.
         clip: largest norm of the gradient.
         decay: keep the average θ̄ ← d θ̄ + (1 − d) θ, and return it.
+        schedule: by what the learning rate is multiplied in a step, by its number; 1 by default.
+        iterations: steps, for a method that takes the configured ones more than once.
+        kept: what the loss keeps from step to step, so that a resumed training has it, too.
         folder: of this training's snapshots and no other's; without one it does not resume.
 
     Raises:
@@ -101,24 +141,26 @@ def train(
     """
     optimiser = optimiser or torch.optim.Adam(held.parameters, lr=config.lr)
     average = None if decay is None else Average(held.parameters, decay)
-    snapshot = Snapshot(folder, optimiser, average)
+    snapshot = Snapshot(folder, optimiser, average, kept)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    steps = iterations or config.iterations
     done, last = snapshot.restore(), float("nan")
     with training(model, config.checkpointing):
         try:
-            for number in range(done, config.iterations):
+            for number in range(done, steps):
+                for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = rate if schedule is None else rate * schedule(number)
                 last = _descend(loss, _step(number, model, held, config, average), optimiser, clip)
                 if average is not None:
                     average.update(held.parameters)
                 done = number + 1
-                tell(f"training step {done} of {config.iterations}, loss {last:.4g}")
-                if done % config.every == 0 and done < config.iterations:
+                tell(f"training step {done} of {steps}, loss {last:.4g}")
+                if done % config.every == 0 and done < steps:
                     snapshot.write(done)
         except KeyboardInterrupt:
             pass  # what was learnt so far is returned, and says so; the last snapshot stays for who goes on
-    snapshot.end(done == config.iterations)
-    notes = {"steps": done, "loss": last} | (
-        {} if done == config.iterations else {"unfinished": config.iterations - done}
-    )
+    snapshot.end(done == steps)
+    notes = {"steps": done, "loss": last} | ({} if done == steps else {"unfinished": steps - done})
     return Trained(held.delta(None if average is None else average.values), notes)
 
 
@@ -137,9 +179,7 @@ def _descend(loss: Loss, step: Step, optimiser: torch.optim.Optimizer, clip: flo
             f"the loss of step {step.number} is {value.item()}: lower the learning rate, or train in float32."
         )
     if value.requires_grad:
-        # Weights are swapped under the graph: the backward pass must see those of the forward pass.
-        with step.edited():
-            value.backward()
+        step.backward(value)
     parameters = step.held.parameters
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(parameters, clip)
@@ -154,9 +194,16 @@ def _descend(loss: Loss, step: Step, optimiser: torch.optim.Optimizer, clip: flo
 class Snapshot:
     """A training's state on disk, in a folder of its own."""
 
-    def __init__(self, folder: Path | None, optimiser: torch.optim.Optimizer, average: Average | None):
+    def __init__(
+        self,
+        folder: Path | None,
+        optimiser: torch.optim.Optimizer,
+        average: Average | None = None,
+        kept: Kept | None = None,
+    ):
         self.optimiser = optimiser
         self.average = average
+        self.kept = kept
         self.path = None if folder is None else folder / "training.safetensors"
 
     def restore(self) -> int:
@@ -171,6 +218,8 @@ class Snapshot:
         if self.average is not None:
             for name, value in with_prefix(state, "average|").items():
                 self.average.values[int(name)].copy_(value)
+        if self.kept is not None:
+            self.kept.restore(with_prefix(state, "kept|"))
         return int(state["step"])
 
     def write(self, done: int) -> None:
@@ -180,6 +229,7 @@ class Snapshot:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {f"trained|{name}": value for name, value in optimizer_state(self.optimiser).items()}
         state |= {} if self.average is None else {f"average|{i}": v for i, v in enumerate(self.average.values)}
+        state |= {} if self.kept is None else {f"kept|{name}": value for name, value in self.kept.state().items()}
         write_state(self.path, state | {"step": torch.tensor(done)})
 
     def end(self, finished: bool) -> None:

@@ -36,8 +36,10 @@ def mix(model: Model, at: Noisy, parts: Sequence[tuple[Text, float]]) -> Tensor:
     )
 
 
-def apart(model: Model, output: Tensor, target: Tensor, timestep: Tensor, loss_in: LossIn) -> Tensor:
-    """Mean squared difference of two raw outputs at one timestep.
+def apart(
+    model: Model, output: Tensor, target: Tensor, timestep: Tensor, loss_in: LossIn, weights: Tensor | None = None
+) -> Tensor:
+    """Mean squared difference of two raw outputs at one timestep, of each element times a weight where there are some.
 
     In units of the noise it is the raw one times a², since |Δv|² = |Δε|²/a² and |Δflow|² = |Δε|²/(1 − s)², where a and
     1 − s are the share of clean latents: at the noisiest steps a is near 0, and a raw loss would weigh little else.
@@ -46,4 +48,4 @@ def apart(model: Model, output: Tensor, target: Tensor, timestep: Tensor, loss_i
     at = mixture(model.pipeline.scheduler, timestep, difference)
     if loss_in == "noise" and at.kind != "epsilon":
         difference = difference * at.a.square()
-    return difference.mean()
+    return (difference if weights is None else difference * weights).mean()

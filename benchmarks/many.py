@@ -64,7 +64,11 @@ def figures(canvas: Canvas) -> dict[tuple[str, int], list[dict[str, float]]]:
             row = rows.get((method, target.title))
             values: dict[str, Any] = {} if row is None else {n: row.cells.get(c) for n, c in CELLS.items()}
             found.setdefault((method, len(target.gone)), []).append(
-                {n: 100 * getattr(cell, "value", getattr(cell, "difference", 0.0)) for n, cell in values.items() if cell}
+                {
+                    n: 100 * getattr(cell, "value", getattr(cell, "difference", 0.0))
+                    for n, cell in values.items()
+                    if cell
+                }
             )
     return found
 

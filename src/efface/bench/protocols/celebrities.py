@@ -156,7 +156,9 @@ class Celebrities(Benchmark):
         """Malformed rows, faces that nobody looks for, and names of a list that are not drawn."""
         notes = list(self.portraits.remarks)
         if self.judge is not None and self.faces is None and not self._judge_finds_faces:
-            notes.append("the judge cannot say that a picture has no face, so that all count (--faces names a detector)")
+            notes.append(
+                "the judge cannot say that a picture has no face, so that all count (--faces names a detector)"
+            )
         for name, missing in self.undrawn.items():
             shown = ", ".join(missing[:5]) + ("…" if len(missing) > 5 else "")
             notes.append(f"{name}: {len(missing)} of its concepts are not drawn ({shown})")

@@ -174,9 +174,7 @@ class Results:
         pictures = self.judged(())
         prompts = [p.prompt for p in pictures]
         nothing = Target(self.plan.mode, (Edit(kind, ("", "")),))
-        cells: dict[str, Cell] = {
-            c.name: rate([c.hit(p) for p in pictures], prompts) for c in columns_of(nothing)
-        }
+        cells: dict[str, Cell] = {c.name: rate([c.hit(p) for p in pictures], prompts) for c in columns_of(nothing)}
         cells |= {"intact": rate([p.intact for p in pictures], prompts), "s a picture": self._each(())}
         return Row(name="unerased", method="", concepts=f"all {kind}", cells=cells)
 

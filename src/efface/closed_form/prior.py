@@ -58,7 +58,8 @@ class Prior(NamedTuple):
 
     def pooled_vectors(self, concepts: Sequence[Concept]) -> Tensor:
         """Pooled text (prompts width), in float32, of the prompts that name none of the concepts."""
-        assert self.pooled is not None and self.pooled_owner is not None
+        assert self.pooled is not None
+        assert self.pooled_owner is not None
         return self.pooled[~self._naming(concepts)[self.pooled_owner]].float()
 
     def _named(self, concepts: Sequence[Concept]) -> Tensor:

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from diffusers.hooks import HookRegistry, ModelHook
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.activation import ActivationEdit

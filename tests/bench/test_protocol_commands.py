@@ -148,17 +148,23 @@ def test_bad_input_is_one_sentence_and_writes_nothing(home, tmp_path, capsys, mo
 def test_requests_open_the_same_judges_in_another_process(home, judges, real, tmp_path):
     cases, files = commands(home, judges, real, tmp_path)
     modules = {
+        "artists": artists,
         "celebrities": celebrities,
+        "coco": coco,
         "i2p": i2p,
         "imagenette": imagenette,
-        "artists": artists,
-        "coco": coco,
         "prompts": prompts_command,
     }
     church = (home / "church.safetensors",)
     shared = Shared(erasure=church, output=tmp_path / "run", save_images=tmp_path / "kept", steps=2)
-    options = {"celebrities": {"judge": f"clip:{judges['clip']}:church,dog,cat,none"}, "i2p": {"judge": "canvas-style"}, "imagenette": {"judge": f"classifier:{judges['classifier']}"},
-               "artists": {}, "coco": {"clip": judges["clip"]}, "prompts": {"judge": ("canvas-style", "canvas-style")}}  # fmt: skip
+    options = {
+        "artists": {},
+        "celebrities": {"judge": f"clip:{judges['clip']}:church,dog,cat,none"},
+        "coco": {"clip": judges["clip"]},
+        "i2p": {"judge": "canvas-style"},
+        "imagenette": {"judge": f"classifier:{judges['classifier']}"},
+        "prompts": {"judge": ("canvas-style", "canvas-style")},
+    }
     for name, module in modules.items():
         request = module.Request(str(home / "model"), files[name], **options[name])
         sent = pickle.loads(pickle.dumps(partial(common._watchers, request, shared, module.build)))

@@ -32,7 +32,7 @@ SURVIVORS = 2
 """Fewest that must be left: one that is known and one that is not."""
 
 
-class Refusal(EffaceError):
+class RefusalError(EffaceError):
     """A method cannot erase a list, and says why: a result, not the end of a run."""
 
 

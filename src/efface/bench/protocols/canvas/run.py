@@ -17,7 +17,7 @@ from efface.bench.engine import setting_of
 from efface.bench.engines import Engine, run_on
 from efface.bench.ledger import Ledger
 from efface.bench.memory import peak_memory
-from efface.bench.protocols.canvas.many import Refusal, identical_share, retained_options
+from efface.bench.protocols.canvas.many import RefusalError, identical_share, retained_options
 from efface.bench.protocols.canvas.plan import PROTOCOL, Plan
 from efface.bench.protocols.canvas.results import Results, refusal_file
 from efface.bench.protocols.canvas.targets import Edit, Target, concepts_of
@@ -106,20 +106,20 @@ class Canvas:
         return units
 
     def _erased(self, method: str, edit: Edit, options: dict[str, Any]) -> Erasure:
-        """One erasure; raises Refusal for a list of which the method says that it cannot be erased."""
+        """One erasure; raises RefusalError for a list of which the method says that it cannot be erased."""
         try:
             return erase(self.model.pipeline, concepts_of(edit), method=method, **options)
         except EffaceError as error:
             if edit.draw is None or isinstance(error, UsageError):
                 raise
-            raise Refusal(str(error)) from error
+            raise RefusalError(str(error)) from error
 
     def _made(self, method: str, target: Target) -> list[Path]:
         """Files of a row's erasures; none of a list that the method refuses, which is written down."""
         note = refusal_file(self.results.path(method, target.edits[0]))
         try:
             made = [self.erasure(method, edit) for edit in target.edits]
-        except Refusal as error:
+        except RefusalError as error:
             write_atomically(note, str(error).encode())
             return []
         note.unlink(missing_ok=True)

@@ -72,7 +72,7 @@ def gather_pooled(
         EffaceError: so much must stay exactly that there is no room to edit in.
     """
     found = [[naming.pooled for naming in group if naming.pooled is not None] for group in namings]
-    if not model.pooled_projections() or not all(found):
+    if not model.family.pooled_projections() or not all(found):
         return None
     blocks = [block_of_vectors(torch.cat([c for c, _ in group]), torch.cat([t for _, t in group])) for group in found]
     rows = Rows.stack(blocks)
@@ -107,7 +107,7 @@ def pooled_retention(
 def pooled_gram(model: Model, width: int) -> Tensor:
     """S = Σ WᵀW (width width) over the columns that read pooled text, of unedited matrices, in float64."""
     originals = originals_of(model)
-    weights = [originals.get(f"{p.name}.weight", p.weight()) for p in model.pooled_projections()]
+    weights = [originals.get(f"{p.name}.weight", p.weight()) for p in model.family.pooled_projections()]
     return key_value_gram([weight[:, :width] for weight in weights], blocks=1)
 
 

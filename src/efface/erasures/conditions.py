@@ -63,7 +63,7 @@ def require_order(model: Model, erasure: ModelEdit, state: State) -> None:
     """Raise EffaceError where weights would be edited under text states that are mapped already."""
     if not state.mapped:
         return
-    projections = {f"{p.name}.weight" for p in [*model.text_projections(), *model.pooled_projections()]}
+    projections = {f"{p.name}.weight" for p in [*model.text_projections(), *model.family.pooled_projections()]}
     if projections & set(target_names(model, erasure)):
         raise EffaceError(
             "a mapped erasure is attached, and editing the projections under it would change the order in which they "
@@ -117,7 +117,7 @@ def target_names(model: Model, erasure: ModelEdit) -> list[str]:
 
 def mapped_projections(model: Model, erasure: ModelEdit) -> list[Projection]:
     """The matrices behind what an erasure maps: those that read text, and those of pooled text where it maps that too."""
-    return [*model.text_projections(), *(model.pooled_projections() if erasure.maps_pooled else ())]
+    return [*model.text_projections(), *(model.family.pooled_projections() if erasure.maps_pooled else ())]
 
 
 def component_of(components: Mapping[str, nn.Module], name: str) -> str:

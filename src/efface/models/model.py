@@ -65,10 +65,6 @@ class Model:
         """Every matrix that reads text states as they come; raises EffaceError for quantised or fused ones."""
         return self.family.projections()
 
-    def pooled_projections(self) -> list[Projection]:
-        """Every matrix whose first columns read the pooled text; raises EffaceError for quantised ones."""
-        return self.family.pooled_projections()
-
     def networks(self) -> list[Network]:
         """The networks that text states enter."""
         return self.family.networks()

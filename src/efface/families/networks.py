@@ -128,7 +128,11 @@ def with_pooled(network: Network, layer: str, argument: str, key: str | None = N
 
 def has_layer(network: nn.Module, path: str) -> bool:
     """Whether a network has a module at a path."""
-    return any(name == path for name, _ in network.named_modules())
+    try:
+        network.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def joint_hook(text: TextInput, pooled: TextInput, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Hook:

@@ -75,7 +75,9 @@ class TextInput(NamedTuple):
         def before(
             module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            return args, kwargs if self.read(args, kwargs) is None else self.replace(args, kwargs, change)
+            if self.read(args, kwargs) is None:
+                return args, kwargs
+            return self.replace(args, kwargs, change)
 
         def after(module: Any, args: Any, kwargs: Any, output: Any) -> Tensor:
             return change(output)

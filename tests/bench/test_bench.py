@@ -58,12 +58,13 @@ class FewInARow(Few):
 
 
 class FewAtOnce(Plan):
-    """Six objects in one style: two that are erased, two that are known, two that are not."""
+    """Of each list, in one style, two objects that are erased, one that is known, and one that is not."""
 
     @property
     def pairs(self):
-        edit = self.targets[0].edits[0]
-        return [(o, "noto") for o in (*edit.names[:2], *edit.known[:2], *unknown_of(edit)[:2])]
+        edits = [target.edits[0] for target in self.targets]
+        names = [o for e in edits for o in (*e.names[:2], *e.known[:1], *unknown_of(e)[:1])]
+        return [(o, "noto") for o in dict.fromkeys(names)]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,10 @@ def test_lists_at_once(model, tmp_path):
         ("joint", "2 lists of 2"), ("gated", "2 lists of 2"),
     ]  # fmt: skip
     first = rows[1].cells
-    assert [first[name].pictures for name in ("gone", "kept known", "kept unknown", "style")] == [2, 2, 2, 4]
+    assert first["gone"].pictures == 2
+    counted = [first[name].pictures for name in ("gone", "kept known", "kept unknown")]
+    assert sum(counted) == len(plan.pairs) == first["gone"].pictures + first["style"].pictures
+    assert min(counted) > 0
     assert {"kept known drop", "kept unknown drop", "intact", "worst drop", "identical", "seconds"} <= set(first)
     assert first["identical"].value < 1  # one map for every prompt
     gated = canvas.erasure("gated", plan.targets[0].edits[0])
@@ -216,7 +220,7 @@ def test_draws_are_nested_and_what_survives_is_halved():
         assert len(known) - len(unknown) in (0, 1)
     assert plan.pictures == 64 * 3 * (1 + 10)
     assert Plan(("joint",), mode="many", quick=True).pictures == 64 * (1 + 2)
-    fields = {"counts": (61,)}, {"counts": (0,)}, {"draws": 0}
+    fields = {"counts": (63,)}, {"counts": (0,)}, {"draws": 0}
     for wrong in fields:
         with pytest.raises(UsageError, match="expected"):
             Plan(("joint",), mode="many", **wrong)

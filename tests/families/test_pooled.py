@@ -41,9 +41,12 @@ def denoised(model: Model, text) -> Tensor:
 
 
 def short(model: Model, prompt: str):
-    """The first tokens of a prompt."""
+    """The first tokens of a prompt itself: what stands before it in a template is the same for all."""
     text = model.encode([prompt])
-    return text._replace(states=text.states[:, :TOKENS], mask=torch.ones(1, TOKENS, dtype=torch.bool))
+    begin = model.token_spans()[0].begin
+    states = text.states[:, begin : begin + TOKENS]
+    assert states.shape[1] == TOKENS
+    return text._replace(states=states, mask=torch.ones(1, TOKENS, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("fold", [False, True], ids=["mapped", "folded"])

@@ -12,7 +12,7 @@ from efface.closed_form.chunks import Chunk, Naming, anchors_for, block_of, nami
 from efface.closed_form.extend import evidence_pairs
 from efface.closed_form.gram import key_value_gram_of
 from efface.closed_form.maps import LowRankMap
-from efface.closed_form.pooled import Pooled, block_of_vectors, gather_pooled, pooled_retention
+from efface.closed_form.pooled import Pooled, block_of_vectors, gather_pooled, pooled_of, pooled_retention
 from efface.closed_form.retention import Retained, near_rows, prior_for, retained
 from efface.closed_form.system import Retention, Rows
 from efface.closed_form.weight import FoundWeight, weight_for
@@ -159,16 +159,9 @@ def extension(
     kept = retained(model, origin.concepts, near, options.never_touch, prior, options.ridge, before=others)
     pooled = None
     if text.pooled is not None and "pooled_weight" in origin.config:
-        sources = torch.cat([text.pooled.detach().cpu(), _pooled_of(model, concept.prompts())])
-        targets = torch.cat([_pooled_of(model, anchors), _pooled_of(model, concept.anchors(default_anchor(concept)))])
+        sources = torch.cat([on_cpu(text.pooled), pooled_of(model, concept.prompts())])
+        targets = torch.cat([pooled_of(model, anchors), pooled_of(model, concept.anchors(default_anchor(concept)))])
         rows = Rows.stack([block_of_vectors(sources, targets)])
         width = rows.c.shape[1]
         pooled = rows, pooled_retention(model, origin.concepts, kept, options.never_touch, options.ridge, width)
     return Extension(rows=Rows.stack([(block.c, block.t)]), kept=kept, pooled=pooled)
-
-
-def _pooled_of(model: Model, prompts: Sequence[str]) -> Tensor:
-    """Pooled text of prompts (prompts width) on the CPU."""
-    vectors = model.encode(list(prompts)).pooled
-    assert vectors is not None
-    return vectors.detach().cpu()

@@ -12,7 +12,6 @@ from efface.closed_form.blocks import compress
 from efface.closed_form.chunks import Naming
 from efface.closed_form.gram import key_value_gram
 from efface.closed_form.maps import LowRankMap
-from efface.closed_form.prior import Prior
 from efface.closed_form.retention import ROOM, Retained, span_of, unit_gram
 from efface.closed_form.system import Retention, Rows, joint_map
 from efface.closed_form.weight import FoundWeight, weight_for
@@ -95,12 +94,13 @@ def pooled_retention(
 ) -> Retention:
     """What the map leaves: the means of the moments of retained prompts, of the prior and of earlier erasures; exactly the
     empty prompt and `never_touch`."""
-    parts = [
-        unit_gram([vectors], width) for vectors in (kept.near.pooled, _vectors(model, kept.before)) if len(vectors)
-    ]
-    parts += [] if kept.prior is None or kept.prior.pooled is None else [_prior_gram(kept.prior, concepts, width)]
+    vectors = [kept.near.pooled] if len(kept.near.pooled) else []
+    vectors += [pooled_of(model, kept.before)] if kept.before else []
+    if kept.prior is not None and kept.prior.pooled is not None:
+        vectors.append(kept.prior.pooled_vectors(concepts))
+    parts = [unit_gram([rows], width) for rows in vectors]
     gram = torch.stack(parts).mean(0) if parts else torch.zeros(width, width, dtype=torch.float64)
-    exact = on_cpu(model.encode(["", *never_touch]).pooled)
+    exact = pooled_of(model, ["", *never_touch])
     return Retention(gram=gram, ridge=ridge / width, hard=span_of(exact, max(1, width // ROOM)))
 
 
@@ -117,11 +117,8 @@ def map_rows(rows: Rows, retention: Retention, weight: float) -> MapRows:
     return MapRows(c=rows.c, difference=(rows.t - rows.c).T, v=v, owner=rows.owner)
 
 
-def _vectors(model: Model, prompts: Sequence[str]) -> Tensor:
-    """Pooled text of prompts (prompts width) in float64; of none, no rows."""
-    return on_cpu(model.encode(list(prompts)).pooled) if prompts else torch.zeros(0, 1)
-
-
-def _prior_gram(prior: Prior, concepts: Sequence[Concept], width: int) -> Tensor:
-    """The moment of the prior's prompts that name nothing that is erased."""
-    return unit_gram([prior.pooled_vectors(concepts)], width)
+def pooled_of(model: Model, prompts: Sequence[str]) -> Tensor:
+    """Pooled text of prompts (prompts width) in float64, of a model that has it."""
+    vectors = model.encode(list(prompts)).pooled
+    assert vectors is not None
+    return on_cpu(vectors)

@@ -65,6 +65,44 @@ def test_every_number_of_the_page_is_in_the_json(pipe, church, tmp_path):
     assert data["groups"]["concept"]["pictures"] == 4
 
 
+KEPT = [
+    Group("concept", (Sample("a church", shows=("church",)),)),
+    Group("neighbours", (Sample("a house", shows=("house",)), Sample("a cat", shows=("cat",)))),
+]
+
+
+def test_the_first_lines_name_what_suffered_most(pipe, church, tmp_path, capsys):
+    everything = efface.erase(pipe, ["church", "cat"], method="uce")  # of which one was to be kept
+    card = audit(pipe, everything, groups=KEPT, seeds=2, sampling=Sampling(12))
+    assert card.suffered is not None
+    assert card.suffered.name == "cat"
+    assert card.suffered.shown_before == 1
+    assert card.suffered.shown_after == 0
+    page = card.save(tmp_path).read_text()
+    assert page.index("<b>cat</b> suffered most: shown in 100.0%") < page.index("<table>")
+    assert json.loads((tmp_path / "card.json").read_text())["suffered"]["name"] == "cat"
+    apart = audit(pipe, church, groups=[KEPT[0]], seeds=1, sampling=Sampling(1))
+    assert apart.suffered is None  # nothing was to be kept
+    church.save(tmp_path / "e.safetensors")
+    args = ["audit", "emoji", "--erasure", str(tmp_path / "e.safetensors"), "-o", str(tmp_path / "card")]
+    assert main([*args, "--seeds", "1", "--steps", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("uce suffered most")
+
+
+def test_without_a_judge_what_changed_most_suffered_most(pipe, church):
+    class Nobody:
+        name, classes, detects = "nobody", ("nothing",), False
+
+        def __call__(self, images):
+            raise AssertionError("it was asked about a class that it has not")
+
+    groups = [Group("unrelated", (Sample("a church"), Sample("a cat")))]
+    card = audit(pipe, church, judge=Nobody(), groups=groups, seeds=1, sampling=Sampling(4))
+    assert card.suffered is not None
+    assert (card.suffered.name, card.suffered.shown_before) == ("a church", None)
+    assert card.suffered.distance == max(card.groups[0].distances)
+
+
 def test_nothing_stays_attached(pipe, church):
     from efface.erasures import attached_to
 

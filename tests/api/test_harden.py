@@ -173,6 +173,22 @@ def test_the_loop_ends_when_the_attack_fails_or_the_rounds_do(field, tmp_path):
     assert not torch.equal(again.u @ again.v.T, field.erasure.u @ field.erasure.v.T)
 
 
+@pytest.mark.parametrize("method", ["joint", "gated"])
+def test_the_loop_on_maps_of_lists(sd, method, tmp_path):
+    own = {"margin": -2.0} if method == "gated" else {}
+    erasure = efface.erase(sd, CHURCH, method=method, keep=KEPT, prior="never", **own)
+    field = Field(sd, erasure)
+    found = hardening(field, folder=tmp_path)
+    rates = [stage.asr.value for stage in found.rounds]
+    assert rates[0] > 0, "nothing to learn from: the test would show nothing"
+    assert len(found.rounds) > 1
+    assert found.kept == rates.index(min(rates))
+    assert type(found.erasure) is type(erasure)
+    found.erasure.save(tmp_path / "hardened.safetensors")
+    again = efface.Erasure.load(tmp_path / "hardened.safetensors")
+    assert again.provenance.notes["hardened"]["asr"] == rates
+
+
 def stage(asr, others):
     value = rate([True] * asr + [False] * (10 - asr))
     return Round(pre_asr=rate([False]), asr=value, gained=value, others=others, seconds=1.0)

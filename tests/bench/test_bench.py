@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
@@ -13,6 +14,7 @@ from efface.bench import table as forms
 from efface.bench.protocols.canvas.attack import attack_all
 from efface.bench.protocols.canvas.attack_cells import broken_in
 from efface.bench.protocols.canvas.estimate import cost
+from efface.bench.protocols.canvas.many import NOUNS, unknown_of
 from efface.bench.protocols.canvas.plan import Plan
 from efface.bench.protocols.canvas.run import Canvas
 from efface.bench.protocols.canvas.targets import (
@@ -53,6 +55,16 @@ class FewInARow(Few):
     def targets(self):
         edits = (Edit("objects", ("church",)), Edit("objects", ("sunflower",), ("church",)))
         return [Target("sequential", edits[:1]), Target("sequential", edits)]
+
+
+class FewAtOnce(Plan):
+    """Of each list, in one style, two objects that are erased, one that is known, and one that is not."""
+
+    @property
+    def pairs(self):
+        edits = [target.edits[0] for target in self.targets]
+        names = [o for e in edits for o in (*e.names[:2], *e.known[:1], *unknown_of(e)[:1])]
+        return [(o, "noto") for o in dict.fromkeys(names)]
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +160,75 @@ def test_one_after_the_other(model, tmp_path):
     assert units == {0, 1, 2}
 
 
+def test_lists_at_once(model, tmp_path):
+    plan = FewAtOnce(("joint", "gated"), seeds=1, mode="many", counts=(2,), draws=2)
+    canvas = Canvas(model, plan, tmp_path)
+    canvas.run()
+    rows = canvas.rows()
+    names = [(row.method, row.concepts) for row in rows]
+    draws = ["2 of 64, draw 0", "2 of 64, draw 1"]
+    assert names == [
+        ("", "all objects"), *((m, d) for m in ("joint", "gated") for d in draws),
+        ("joint", "2 lists of 2"), ("gated", "2 lists of 2"),
+    ]  # fmt: skip
+    first = rows[1].cells
+    assert first["gone"].pictures == 2
+    counted = [first[name].pictures for name in ("gone", "kept known", "kept unknown")]
+    assert sum(counted) == len(plan.pairs) == first["gone"].pictures + first["style"].pictures
+    assert min(counted) > 0
+    assert {"kept known drop", "kept unknown drop", "intact", "worst drop", "identical", "seconds"} <= set(first)
+    assert first["identical"].value < 1  # one map for every prompt
+    gated = canvas.erasure("gated", plan.targets[0].edits[0])
+    origin = efface.Erasure.load(gated).provenance
+    known = plan.targets[0].edits[0].known
+    assert set(origin.keep) == {caption(name, style) for name in known for style in (None, *STYLES)}
+    assert origin.config["prior"] == "never"
+    assert rows[3].cells["identical"].value == origin.notes["identical"] > 0.9
+    remarks = canvas.results.remarks()
+    assert len(remarks) == 4
+    assert all("suffered most" in remark for remark in remarks)
+    again = Canvas(model, plan, tmp_path)
+    again.run()
+    assert again.rows() == rows
+
+
+def test_a_list_that_is_refused_is_a_result(model, tmp_path):
+    plan = FewAtOnce(("gated", "uce"), seeds=1, mode="many", counts=(2,))
+    canvas = Canvas(model, plan, tmp_path, {"gated": {"margin": 1.9}})
+    canvas.run()
+    assert [row.method for row in canvas.rows()] == ["", "uce"]
+    refused, other = canvas.results.remarks()
+    assert refused.startswith("gated, 2 of 64, draw 0: refused, the text encoder does not tell")
+    assert "suffered most" in other
+    again = Canvas(model, plan, tmp_path)  # by other options it may be
+    again.run()
+    assert [row.method for row in again.rows()] == ["", "gated", "uce"]
+    with pytest.raises(UsageError, match="margin"):
+        Canvas(model, plan, tmp_path / "other", {"gated": {"margin": 5.0}}).run()
+
+
+def test_draws_are_nested_and_what_survives_is_halved():
+    plan = Plan(("joint",), seeds=1, mode="many", draws=2)
+    edits = [target.edits[0] for target in plan.targets]
+    assert [len(edit.names) for edit in edits] == [k for k in (1, 5, 10, 20, 40) for _ in range(2)]
+    order = list(NOUNS)
+    random.Random(1).shuffle(order)
+    for edit in edits[1::2]:
+        assert edit.names == tuple(order[: len(edit.names)])
+        known, unknown = edit.known, unknown_of(edit)
+        assert sorted((*edit.names, *known, *unknown)) == sorted(NOUNS)
+        assert len(known) - len(unknown) in (0, 1)
+    assert plan.pictures == 64 * 3 * (1 + 10)
+    assert Plan(("joint",), mode="many", quick=True).pictures == 64 * (1 + 2)
+    fields = {"counts": (63,)}, {"counts": (0,)}, {"draws": 0}
+    for wrong in fields:
+        with pytest.raises(UsageError, match="expected"):
+            Plan(("joint",), mode="many", **wrong)
+    with pytest.raises(UsageError, match="of the mode many"):
+        Plan(("joint",), counts=(3,))
+    assert "counts" not in Plan(("uce",)).to_json()  # as in folders from before
+
+
 def test_the_plan_counts_its_pictures():
     assert Plan(("uce", "rece"), seeds=2).pictures == 360 * (1 + 2 * 29)
     assert Plan(("uce",), seeds=5).pictures == 900 * 30
@@ -158,7 +239,7 @@ def test_the_plan_counts_its_pictures():
     assert quick.pictures == len(quick.pairs) * (1 + 4 + 2)
 
 
-@pytest.mark.parametrize("mode", ["single", "pairs", "sequential", "together"])
+@pytest.mark.parametrize("mode", ["single", "pairs", "sequential", "together", "many"])
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_row_has_prompts_of_what_it_erases_and_of_what_it_keeps(mode, quick):
     plan = Plan(("uce",), quick=quick, mode=mode)
@@ -235,5 +316,7 @@ def test_the_cost_is_of_what_is_missing(model, tmp_path):
 def test_bad_options(capsys):
     assert main(["bench", "canvas", "--method", "ecer"]) == 2
     assert main(["bench", "canvas", "--seeds", "0", "--plan"]) == 2
+    assert main(["bench", "canvas", "--counts", "5", "--plan"]) == 2
+    assert main(["bench", "canvas", "--mode", "many", "--counts", "70", "--plan"]) == 2
     assert main(["bench", "canvas", "--engine", "ray", "--workers", "0", "--plan"]) == 2
     assert "workers is 0" in capsys.readouterr().err

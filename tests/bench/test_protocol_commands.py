@@ -14,10 +14,10 @@ import tiny_judges
 from efface.bench.protocols.base import load_erasures
 from efface.bench.protocols.run import watchers
 from efface.cli import main
-from efface.cli.bench import artists, coco, common, i2p, imagenette, unlearncanvas
+from efface.cli.bench import artists, celebrities, coco, common, i2p, imagenette, unlearncanvas
 from efface.cli.bench import prompts as prompts_command
 from efface.cli.bench.options import Shared
-from protocol_runs import ARTISTS_FILE, COCO_FILE, FEW, I2P_FILE, IMAGENETTE_FILE, PROMPTS_FILE
+from protocol_runs import ARTISTS_FILE, CELEBRITIES_FILE, COCO_FILE, FEW, I2P_FILE, IMAGENETTE_FILE, PROMPTS_FILE
 
 
 def command(capsys, *args):
@@ -30,6 +30,7 @@ def command(capsys, *args):
 def commands(home, judges, real, tmp_path):
     """What each protocol is called with, and a column that its last line has."""
     texts = {
+        "celebrities": CELEBRITIES_FILE,
         "i2p": I2P_FILE,
         "imagenette": IMAGENETTE_FILE,
         "artists": ARTISTS_FILE,
@@ -43,6 +44,7 @@ def commands(home, judges, real, tmp_path):
     styles = f"clip:{judges['clip']}:Van_Gogh,Crayon"
     return {
         "i2p": (["--judge", "canvas-style", "--erasure", church], "noto"),
+        "celebrities": (["--judge", f"clip:{judges['clip']}:church,dog,cat,none", "--erasure", church], "erased, of all"),
         "imagenette": (["--judge", f"classifier:{judges['classifier']}", "--erasure", church], "erased"),
         "artists": (["--lpips", "alex", *tiny_judges.lpips(tmp_path), "--as-published", "--erasure", church], "LPIPS_e"),
         "coco": (["--clip", judges["clip"], "--features", "canvas-object", "--pictures", real, "--erasure", church], "FID"),
@@ -145,11 +147,24 @@ def test_bad_input_is_one_sentence_and_writes_nothing(home, tmp_path, capsys, mo
 
 def test_requests_open_the_same_judges_in_another_process(home, judges, real, tmp_path):
     cases, files = commands(home, judges, real, tmp_path)
-    modules = {"i2p": i2p, "imagenette": imagenette, "artists": artists, "coco": coco, "prompts": prompts_command}
+    modules = {
+        "artists": artists,
+        "celebrities": celebrities,
+        "coco": coco,
+        "i2p": i2p,
+        "imagenette": imagenette,
+        "prompts": prompts_command,
+    }
     church = (home / "church.safetensors",)
     shared = Shared(erasure=church, output=tmp_path / "run", save_images=tmp_path / "kept", steps=2)
-    options = {"i2p": {"judge": "canvas-style"}, "imagenette": {"judge": f"classifier:{judges['classifier']}"},
-               "artists": {}, "coco": {"clip": judges["clip"]}, "prompts": {"judge": ("canvas-style", "canvas-style")}}  # fmt: skip
+    options = {
+        "artists": {},
+        "celebrities": {"judge": f"clip:{judges['clip']}:church,dog,cat,none"},
+        "coco": {"clip": judges["clip"]},
+        "i2p": {"judge": "canvas-style"},
+        "imagenette": {"judge": f"classifier:{judges['classifier']}"},
+        "prompts": {"judge": ("canvas-style", "canvas-style")},
+    }
     for name, module in modules.items():
         request = module.Request(str(home / "model"), files[name], **options[name])
         sent = pickle.loads(pickle.dumps(partial(common._watchers, request, shared, module.build)))
@@ -163,7 +178,7 @@ def test_help_lists_every_option_without_torch():
     from help_text import help_without_torch
 
     assert "unlearncanvas" in help_without_torch("bench", "--help")
-    for name in ("unlearncanvas", "i2p", "imagenette", "artists", "coco", "prompts"):
+    for name in ("unlearncanvas", "celebrities", "i2p", "imagenette", "artists", "coco", "prompts"):
         text = help_without_torch("bench", name, "--help")
         assert all(
             option in text for option in ("--erasure", "--plan", "--gpus", "--save-images", "--engine", "--format")

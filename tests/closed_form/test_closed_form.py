@@ -90,15 +90,29 @@ def test_regzero_minimises_its_objective():
     assert gradient.norm() < 1e-9 * objective(c[0])
 
 
-def test_surrogate_1st_needs_an_invertible_s():
+@pytest.mark.parametrize("count", [2, 2 * D], ids=["fewer rows than the width", "more"])
+def test_surrogate_1st_of_matrices_that_are_wider_than_high(count):
+    """Of all embeddings that come nearest in values the shortest, by pseudo-inverses."""
+    g = torch.Generator().manual_seed(3)
+    w = torch.randn(D - 4, D, generator=g, dtype=torch.float64)
+    c, t, r = (torch.randn(n, D, generator=g, dtype=torch.float64) for n in (count, count, 5))
+    pairs = RowPairs.gather([(c, t)])
+    map_ = pairs.edit(gram_of([r], D), erase=1, preserve=1, ridge=0.5)
+    new = w + (w @ map_.u) @ map_.v.T
+    found = derive(pairs, map_, w.T @ w, 0.3, "1st")
+    expected = (torch.linalg.pinv(new) @ (w + 0.3 * new) @ c.T / 1.3).T
+    torch.testing.assert_close(found.cc, expected.T @ expected, rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(found.tc, t.T @ expected, rtol=1e-7, atol=1e-8)
+
+
+def test_surrogate_1st_needs_all_that_the_matrices_read():
     from efface.errors import EffaceError
 
-    _, c, t, r = problem(3)
-    pairs = RowPairs.gather([(c, t)])
-    map_ = pairs.edit(gram_of([r], D), erase=1, preserve=1, ridge=0.1)
-    singular = torch.diag(torch.tensor([1.0] * (D - 1) + [0.0], dtype=torch.float64))
+    _, c, t, _ = problem(3)
+    w = torch.eye(D, dtype=torch.float64)[: D - 1]
+    gone = LowRankMap(-w[:1].T, w[:1].T)  # takes away what the first row reads
     with pytest.raises(EffaceError, match="regzero"):
-        derive(pairs, map_, singular, 0.1, "1st")
+        derive(RowPairs.gather([(c, t)]), gone, w.T @ w, 0.1, "1st")
 
 
 @pytest.mark.parametrize(("condition", "warned"), [(1e9, False), (3e10, True), (1e13, True)])

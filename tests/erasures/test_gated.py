@@ -14,7 +14,8 @@ import tiny
 from efface.erasers import ERASERS
 from efface.erasers.base import Evidence
 from efface.erasures import GatedMap, TextMap
-from efface.erasures.gated import Gates
+from efface.erasures.dual import MapRows
+from efface.erasures.gates import Gates
 from efface.export import ExportConfig, export
 from efface.models.model import Model
 from small_erasure import ORIGIN, WIDTH
@@ -46,7 +47,8 @@ def gated(concepts: int = 2, rows: int = 3, union: bool = False) -> GatedMap:
     )
     origin = dataclasses.replace(ORIGIN, config={"union": union})
     owner = torch.arange(concepts).repeat_interleave(rows)
-    return GatedMap.of(origin, gates, c, drawn(concepts * rows, WIDTH, seed=2).T, p @ c.T, owner)
+    own = MapRows(c=c, difference=drawn(concepts * rows, WIDTH, seed=2).T, v=p @ c.T, owner=owner)
+    return GatedMap.of(origin, gates, own)
 
 
 def texts(*names: int | None, tokens: int = 5) -> Tensor:
@@ -60,11 +62,16 @@ def texts(*names: int | None, tokens: int = 5) -> Tensor:
 
 def naive_map(erasure: GatedMap, active: list[int]) -> Tensor:
     """(★★) as it is written, over the rows of some concepts."""
-    mine = torch.isin(erasure.owner, torch.tensor(active))
-    c, d, v = erasure.c[mine].double(), erasure.difference[:, mine].double(), erasure.v[:, mine].double()
+    return naive_map_of(erasure.rows, active)
+
+
+def naive_map_of(rows: MapRows, active: list[int]) -> Tensor:
+    """The same over given rows."""
+    mine = torch.isin(rows.owner, torch.tensor(active))
+    c, d, v = rows.c[mine].double(), rows.difference[:, mine].double(), rows.v[:, mine].double()
     e = 1 / len(active)
     inner = torch.eye(len(c), dtype=torch.double) + e * c @ v
-    return torch.eye(WIDTH, dtype=torch.double) + e * d @ torch.linalg.inv(inner) @ v.T
+    return torch.eye(len(v), dtype=torch.double) + e * d @ torch.linalg.inv(inner) @ v.T
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -115,13 +122,14 @@ def test_union_brings_the_map_of_all():
 
 def test_a_concept_that_no_prompt_names_changes_nothing():
     fewer, more = gated(2), gated(3)
-    mine = more.owner < 2
-    more = dataclasses.replace(
-        more,
-        c=torch.cat([fewer.c, more.c[~mine]]),
-        difference=torch.cat([fewer.difference, more.difference[:, ~mine]], dim=1),
-        v=torch.cat([fewer.v, more.v[:, ~mine]], dim=1),
+    mine = more.rows.owner < 2
+    rows = MapRows(
+        c=torch.cat([fewer.rows.c, more.rows.c[~mine]]),
+        difference=torch.cat([fewer.rows.difference, more.rows.difference[:, ~mine]], dim=1),
+        v=torch.cat([fewer.rows.v, more.rows.v[:, ~mine]], dim=1),
+        owner=more.rows.owner,
     )
+    more = dataclasses.replace(more, rows=rows)
     states = texts(0, None, 1)
     assert torch.equal(fewer.map(states), more.map(states))
 
@@ -146,12 +154,45 @@ def test_gradients_pass():
     assert states.grad[0].isfinite().all()
 
 
-def test_the_file_holds_it(tmp_path):
-    erasure, states = gated(), texts(0, None, 1)
+@pytest.mark.parametrize("with_pooled", [False, True])
+def test_the_file_holds_it(tmp_path, with_pooled):
+    erasure, states = (pooled() if with_pooled else gated()), texts(0, None, 1)
     erasure.save(tmp_path / "e.safetensors")
     loaded = efface.Erasure.load(tmp_path / "e.safetensors")
     assert isinstance(loaded, GatedMap)
-    assert torch.equal(loaded.map(states), erasure.map(states))
+    assert loaded.maps_pooled == with_pooled
+    vectors = drawn(3, POOLED, seed=7)
+    for found, expected in zip(loaded.map_both(states, vectors), erasure.map_both(states, vectors), strict=True):
+        assert torch.equal(found, expected)
+
+
+POOLED = 4
+
+
+def pooled() -> GatedMap:
+    """A gated map that maps pooled text too."""
+    c = drawn(4, POOLED, seed=4)
+    owner = torch.tensor([0, 0, 1, 1])
+    rows = MapRows(c=c, difference=drawn(POOLED, 4, seed=5), v=c.T, owner=owner)
+    return GatedMap.of(gated().provenance, gated().gates, gated().rows, rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_pooled_text_passes_by_the_same_decision(dtype):
+    erasure = pooled()
+    states, vectors = texts(None, 0, None, 1).to(dtype), drawn(4, POOLED, seed=7).to(dtype)
+    mapped, moved = erasure.map_both(states, vectors)
+    assert torch.equal(mapped, erasure.map(states))
+    assert torch.equal(moved[0::2], vectors[0::2])
+    assert erasure.pooled is not None
+    for prompt, concept in ((1, 0), (3, 1)):
+        expected = vectors[prompt].double() @ naive_map_of(erasure.pooled, [concept]).T
+        torch.testing.assert_close(moved[prompt].double(), expected, rtol=0, atol=64 * torch.finfo(dtype).eps * 10)
+    closed = erasure.map_both(states[:1], vectors[:1])
+    assert closed[1] is not None
+    assert torch.equal(closed[1], vectors[:1])
+    with pytest.raises(efface.EffaceError, match="one vector for each prompt"):
+        erasure.map_both(states, vectors[:2])
 
 
 DAMAGED = {
@@ -161,6 +202,9 @@ DAMAGED = {
     "a gate of nothing": lambda t: t | {"gate_concept": t["gate_concept"] + 5},
     "owners that are numbers": lambda t: t | {"owner": t["owner"].float()},
     "a part less": lambda t: {k: v for k, v in t.items() if k != "v"},
+    "pooled text of another concept": lambda t: pooled().tensors() | {"pooled_owner": torch.tensor([0, 0, 1, 7])},
+    "pooled text without its owner": lambda t: {k: v for k, v in pooled().tensors().items() if k != "pooled_owner"},
+    "pooled text of two widths": lambda t: pooled().tensors() | {"pooled_c": drawn(4, POOLED + 1)},
 }
 
 

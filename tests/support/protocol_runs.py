@@ -32,6 +32,11 @@ ARTISTS_FILE = ",case_number,prompt,evaluation_seed,artist\n" + "".join(
 COCO_FILE = "case_number,source,prompt,evaluation_seed,coco_id\n" + "".join(
     f"{i},coco-30k,a {noun} in a truck,{i},{100 + i}\n" for i, noun in enumerate(("church", "cat", "dog", "art") * 2)
 )
+CELEBRITIES_FILE = "type,prompt,evaluation_seed\n" + "".join(
+    f"{kind},A portrait of {name},{seed}\n"
+    for kind, name in (("erased", "church"), ("others", "dog"), ("others", "cat"))
+    for seed in (1, 2)
+)
 PROMPTS_FILE = "prompt,seed\na church,5\na dog in noto style,6\na cat,7\n"
 CANVAS_PLAN = Plan("official", ("Van_Gogh", "Crayon", "Seed_Images"), ("Dogs", "Cats"), (188, 288))
 

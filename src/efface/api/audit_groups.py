@@ -80,7 +80,7 @@ def compare(
         shown_after=rate(shown_after, prompts) if judged else None,
         change=paired(shown_before, shown_after, prompts) if judged else None,
         intact=rate([v.intact for v in now], prompts) if judged else None,
-        distance=sum(distances) / len(distances),
+        distances=tuple(distances),
     )
 
 

@@ -28,6 +28,28 @@ class Group(NamedTuple):
     """One a prompt; the audit draws each with seeds of its own."""
 
 
+class Suffered(NamedTuple):
+    """What was to be kept and changed most."""
+
+    name: str
+    """The concept, or the prompt where no judge knows what it shows."""
+    shown_before: float | None
+    """Share of its pictures that showed it; None where no judge can tell."""
+    shown_after: float | None
+    distance: float
+    """Mean absolute difference of its pictures, 0 to 1."""
+
+    def __str__(self) -> str:
+        apart = f"pictures differ by {self.distance:.3f}"
+        if self.shown_before is None or self.shown_after is None:
+            return f"{self.name!r}: {apart}"
+        return f"{self.name!r}: shown in {self.shown_before:.0%} → {self.shown_after:.0%}, {apart}"
+
+
+ERASED = ("concept", "aliases", "indirect")
+"""Groups of what was to go; all others were to be kept."""
+
+
 @dataclass(frozen=True)
 class GroupResult:
     """What the images of one group show."""
@@ -50,8 +72,13 @@ class GroupResult:
     """After less before, image by image."""
     intact: Rate | None
     """Share of the erased model's images that are whole, where the judge can tell."""
-    distance: float
-    """Mean absolute difference of the images, 0 to 1."""
+    distances: tuple[float, ...]
+    """Mean absolute difference of each two images, 0 to 1."""
+
+    @property
+    def distance(self) -> float:
+        """Mean absolute difference of the images, 0 to 1."""
+        return sum(self.distances) / len(self.distances)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -86,9 +113,22 @@ class Card:
     decisions: dict[str, Any] = field(default_factory=dict)
     """What was decided before anything was drawn: the model, where, how, by which judge."""
 
+    @property
+    def suffered(self) -> Suffered | None:
+        """What was to be kept and lost the largest share of its pictures, or changed most where no judge can tell; None where
+        nothing that was to be kept was drawn."""
+        changes = [change for group in self.groups if group.name not in ERASED for change in _changes(group)]
+        judged = [change for change in changes if change.sample.shows and change.lost is not None]
+        by_name: dict[str, list[_Change]] = {}
+        for change in judged or changes:
+            by_name.setdefault(change.sample.concept or change.sample.prompt, []).append(change)
+        found = [_suffered(name, members, judged=bool(judged)) for name, members in by_name.items()]
+        return max(found, key=lambda s: ((s.shown_before or 0) - (s.shown_after or 0), s.distance), default=None)
+
     def to_json(self) -> dict[str, Any]:
         """Every number of the card, without its pictures."""
         return {
+            "suffered": self.suffered and self.suffered._asdict(),
             "erasure": self.erasure,
             "judge": self.judge,
             "seeds": list(self.seeds),
@@ -122,6 +162,36 @@ class Card:
     def save(self, folder: str | Path) -> Path:
         """Write `card.html`, which opens without a server, and `card.json`; returns the page."""
         return write_card(self, Path(folder))
+
+
+class _Change(NamedTuple):
+    """One picture before and after."""
+
+    sample: Sample
+    before: Verdict | None
+    after: Verdict | None
+    distance: float
+
+    @property
+    def lost(self) -> int | None:
+        """Whether what it showed is gone; None where no judge can tell."""
+        return None if self.before is None or self.after is None else self.before.shown - self.after.shown
+
+
+def _changes(group: GroupResult) -> list[_Change]:
+    """Every picture of a group before and after."""
+    parts = zip(group.samples, group.verdicts_before, group.verdicts_after, group.distances, strict=True)
+    return [_Change(sample=s, before=b, after=a, distance=d) for s, b, a, d in parts]
+
+
+def _suffered(name: str, changes: Sequence[_Change], *, judged: bool) -> Suffered:
+    """What became of one kept concept's pictures."""
+    shares: list[float | None] = [None, None]
+    if judged:
+        sides = ([c.before for c in changes], [c.after for c in changes])
+        shares = [sum(v.shown for v in side if v is not None) / len(side) for side in sides]
+    distance = sum(c.distance for c in changes) / len(changes)
+    return Suffered(name=name, shown_before=shares[0], shown_after=shares[1], distance=distance)
 
 
 def against(first: Card, second: Card) -> dict[str, Paired]:

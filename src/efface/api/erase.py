@@ -73,12 +73,18 @@ class ErasePlan:
 
     def run(self, progress: Progress = silent) -> Erasure:
         """Make it; raises EffaceError where the model cannot be edited."""
+        from efface.closed_form.pooled_beside import RememberingModel, with_pooled_map
         from efface.erasers import ERASERS
+        from efface.erasers.base import RetainingRows
 
         started = time.perf_counter()
         pictures = self.pictures()
+        maps_pooled = isinstance(self.config, RetainingRows) and self.config.pooled
+        model = RememberingModel(self.model.pipeline) if maps_pooled else self.model
         with drawing(progress, pictures) if pictures else nullcontext():
-            erasure = ERASERS.load(self.method).erase(self.model, self.concepts, self.config, self.judge)
+            erasure = ERASERS.load(self.method).erase(model, self.concepts, self.config, self.judge)
+        if isinstance(model, RememberingModel):
+            erasure = with_pooled_map(model, erasure)
         seconds = round(time.perf_counter() - started, 3)
         notes = erasure.provenance.notes | {"seconds": seconds, "decisions": self.decisions}
         plugin = ERASERS.origin(self.method)

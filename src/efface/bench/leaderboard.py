@@ -39,6 +39,8 @@ class FinishedRun(NamedTuple):
     """What it drew with the unerased model."""
     results: Results | None
     """Every picture's verdicts, of runs of the canvas."""
+    remarks: tuple[str, ...] = ()
+    """What a reader of its rows must know."""
 
 
 class Leaderboard(NamedTuple):
@@ -70,7 +72,9 @@ def leaderboard(folders: Sequence[Path]) -> Leaderboard:
         dict.fromkeys(filter(None, (published.difference(run.protocol, run.unerased) for run in finished_runs)))
     )
     notes += filter(None, [published.remark(beside.values())])
-    notes += [f"{run.folder}: {sentence}" for run in finished_runs for sentence in broken_in(run.folder)]
+    for run in finished_runs:
+        said = [*broken_in(run.folder), *run.remarks]
+        notes += [f"{run.folder}: {sentence}" for sentence in said]
     return Leaderboard(
         runs=finished_runs,
         published=list(beside.values()),
@@ -87,9 +91,16 @@ def finished(folder: Path) -> FinishedRun:
     results = results_of(folder, record)
     rows = with_means(results.rows())
     units = results.units(())
+    remarks = tuple(results.remarks())
     results.ledger.close()  # the rows have read every picture, which tests need again
     return FinishedRun(
-        folder=folder, protocol=record.protocol, about=asdict(record), rows=rows, unerased=units, results=results
+        folder=folder,
+        protocol=record.protocol,
+        about=asdict(record),
+        rows=rows,
+        unerased=units,
+        results=results,
+        remarks=remarks,
     )
 
 

@@ -139,6 +139,12 @@ def read_prompts(path: Path, *, skip_malformed: bool = False) -> PromptFile:
     return PromptFile(path, tuple(rows), tuple(repaired), tuple(skipped))
 
 
+def has_prompts(path: Path) -> bool:
+    """Whether a file's header has a column of prompts; raises EffaceError where it cannot be read."""
+    header, _ = _table(path)
+    return _first(PROMPT, header) is not None
+
+
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a Ring-A-Bell file: `sensitive prompt,normal prompt`; raises EffaceError where it is none."""
     header, records = _table(path)

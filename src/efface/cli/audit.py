@@ -111,7 +111,14 @@ def main(args: list[str]) -> None:
             cards.append(plan.run(sanity_cache, share))
     page = write_cards(cards, request.output)
     data = {"card": str(page), "cards": [card.to_json() for card in cards]}
-    result(data, as_json=request.json, rows=[("card", str(page)), *_rows(cards)])
+    result(data, as_json=request.json, rows=[*_suffered(cards), ("card", str(page)), *_rows(cards)])
+
+
+def _suffered(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
+    """What was to be kept and suffered most from each erasure."""
+    for card in cards:
+        if card.suffered:
+            yield f"{card.erasure['method']} suffered most", str(card.suffered)
 
 
 def _rows(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:

@@ -36,6 +36,8 @@ class Naming(NamedTuple):
     second: bool
     """Whether the name stands in another place."""
     chunks: list[Chunk]
+    pooled: tuple[Tensor, Tensor] | None = None
+    """Pooled text of every prompt and what takes its place (each prompts width); None where the model has none."""
 
 
 def anchors_for(model: Model, concept: Concept, erased: Sequence[Concept], count: int) -> list[str]:
@@ -70,7 +72,9 @@ def namings(model: Model, concept: Concept, anchors: Sequence[str], aliases: boo
         for second, form in ((False, in_sentences(named)), (True, in_second_place(named))):
             fitting = form if form is named else _fitting(model, form, anchors)
             if fitting is not None:
-                yield Naming(name=name, second=second, chunks=_chunks(model, fitting, anchors))
+                encoded = _encode(model, fitting, anchors)
+                chunks = _chunks(model, fitting, encoded)
+                yield Naming(name=name, second=second, chunks=chunks, pooled=_pooled(encoded))
 
 
 def _fitting(model: Model, concept: Concept | None, anchors: Sequence[str]) -> Concept | None:
@@ -83,25 +87,41 @@ def _fitting(model: Model, concept: Concept | None, anchors: Sequence[str]) -> C
     return replace(concept, templates=templates) if templates else None
 
 
-def _chunks(model: Model, concept: Concept, anchors: Sequence[str]) -> list[Chunk]:
-    """The rows of every prompt of a concept."""
+class _Encodings(NamedTuple):
+    """A concept's prompts and those of what takes its place."""
+
+    source: _Encoded
+    targets: list[_Encoded]
+    """One for each anchor, prompt by prompt."""
+
+
+def _encode(model: Model, concept: Concept, anchors: Sequence[str]) -> _Encodings:
+    """Encode all prompts of a concept; raises EffaceError for one that is too long."""
     prompts = concept.prompts()
     anchored = [concept.prompts(anchor) for anchor in anchors] or [concept.anchors(default_anchor(concept))]
     for prompt in (*prompts, *(p for group in anchored for p in group)):
         require_fit(model, prompt)
-    source = _encoded(model, prompts)
-    targets = [_encoded(model, group) for group in anchored]
+    return _Encodings(source=_encoded(model, prompts), targets=[_encoded(model, group) for group in anchored])
+
+
+def _pooled(encoded: _Encodings) -> tuple[Tensor, Tensor] | None:
+    """Pooled text of the prompts, and the mean of that of their anchors."""
+    vectors = [e.text.pooled for e in (encoded.source, *encoded.targets)]
+    present = [v.detach().float().cpu() for v in vectors if v is not None]
+    return (present[0], torch.stack(present[1:]).mean(0)) if len(present) == len(vectors) else None
+
+
+def _chunks(model: Model, concept: Concept, encoded: _Encodings) -> list[Chunk]:
+    """The rows of every prompt of a concept."""
     found: list[Chunk] = []
     for k, template in enumerate(concept.templates):
         ending = template.split("{}")[1]
         for number, span in enumerate(model.token_spans()):
-            texts = [(source, prompts[k]), *((e, group[k]) for e, group in zip(targets, anchored, strict=True))]
-            first = [subject(span, prompt, ending) for _, prompt in texts]
-            read = min(model.attended_positions(encoded.text, span, k) for encoded, _ in texts)
+            texts = (encoded.source, *encoded.targets)
+            first = [subject(span, e.prompts[k], ending) for e in texts]
+            read = min(model.attended_positions(e.text, span, k) for e in texts)
             count = max(0, read - max(first))
-            parts = [
-                e.states[k, span.start + i : span.start + i + count] for (e, _), i in zip(texts, first, strict=True)
-            ]
+            parts = [e.states[k, span.start + i : span.start + i + count] for e, i in zip(texts, first, strict=True)]
             if count:
                 found.append(Chunk(c=parts[0], t=torch.stack(parts[1:]).mean(0), span=number))
     return found
@@ -110,6 +130,7 @@ def _chunks(model: Model, concept: Concept, anchors: Sequence[str]) -> list[Chun
 class _Encoded(NamedTuple):
     """Prompts with the states that the projections read."""
 
+    prompts: Sequence[str]
     text: Text
     states: Tensor
 
@@ -121,7 +142,7 @@ def _encoded(model: Model, prompts: Sequence[str]) -> _Encoded:
         raise EffaceError(
             "the text encoder gives values that are not finite: nothing was erased; check the model's weights."
         )
-    return _Encoded(text, states)
+    return _Encoded(prompts, text, states)
 
 
 def block_of(chunks: Iterable[Chunk]) -> Block:

@@ -45,8 +45,8 @@ def retained_gram(model: Model, origin: Provenance) -> Tensor:
     return gram_of(retained_rows(model, origin.keep, origin.config.get("keep_rows", "all")), text_width(model))
 
 
-def compose_before(erasure: Erasure, edit: LowRankMap) -> TextMap:
-    """A text map with one more edit, which acts on the text before it.
+def compose_before(erasure: Erasure, edit: LowRankMap, pooled: LowRankMap | None = None) -> TextMap:
+    """A text map with one more edit, which acts on the text before it, and one of its pooled text where there is one.
 
     Raises:
         UsageError: the erasure is not a text map.
@@ -54,4 +54,12 @@ def compose_before(erasure: Erasure, edit: LowRankMap) -> TextMap:
     if not isinstance(erasure, TextMap):
         raise UsageError(f"an erasure of kind {erasure.kind!r} cannot be hardened; expected a text map.")
     map_ = LowRankMap(erasure.u.double(), erasure.v.double()).then(edit)
-    return TextMap.of(erasure.provenance, map_.u, map_.v)
+    return TextMap.of(erasure.provenance, map_.u, map_.v, _pooled_before(erasure, pooled))
+
+
+def _pooled_before(erasure: TextMap, edit: LowRankMap | None) -> LowRankMap | None:
+    """The map of pooled text with one more edit."""
+    if erasure.pooled_u is None or erasure.pooled_v is None:
+        return edit
+    map_ = LowRankMap(erasure.pooled_u.double(), erasure.pooled_v.double())
+    return map_ if edit is None else map_.then(edit)

@@ -17,7 +17,7 @@ from torch import Tensor
 from efface.closed_form.chunks import Naming
 from efface.closed_form.many import Many
 from efface.concepts.concept import Concept
-from efface.erasures.gated import Gates
+from efface.erasures.gates import Gates
 from efface.errors import EffaceError
 
 MARGIN = 0.05

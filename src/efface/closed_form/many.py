@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from efface.closed_form.chunks import Chunk, Naming, anchors_for, block_of, namings
 from efface.closed_form.extend import evidence_pairs
 from efface.closed_form.gram import key_value_gram_of
 from efface.closed_form.maps import LowRankMap
+from efface.closed_form.pooled import Pooled, block_of_vectors, gather_pooled, pooled_of, pooled_retention
 from efface.closed_form.retention import Retained, near_rows, prior_for, retained
-from efface.closed_form.system import Rows
+from efface.closed_form.system import Retention, Rows
 from efface.closed_form.weight import FoundWeight, weight_for
-from efface.concepts.concept import Concept
+from efface.concepts.concept import Concept, default_anchor
 from efface.erasures import Provenance
 from efface.models.model import Model, Text
 from efface.models.precision import on_cpu
@@ -36,6 +38,8 @@ class Many(NamedTuple):
     s: Tensor
     """Σ WᵀW (width width)."""
     found: FoundWeight
+    pooled: Pooled | None
+    """Of the pooled text; None where the model has none that a map reaches."""
 
     @property
     def erase(self) -> float:
@@ -45,7 +49,13 @@ class Many(NamedTuple):
     def notes(self) -> dict[str, Any]:
         """What an erasure's notes say of it, sentences for the user among them."""
         remarks = [*self.kept.remarks(), self.found.remark(), *filter(None, [self.crowded()])]
-        return self.found.notes() | {"prior": self.kept.prior is not None, "remarks": remarks}
+        notes = self.found.notes() | {"prior": self.kept.prior is not None, "remarks": remarks}
+        return notes | ({} if self.pooled is None else {"pooled": self.pooled.found.notes()})
+
+    def settings(self) -> dict[str, Any]:
+        """What was found, as options of a further edit (`extended_rows`) in an erasure's header."""
+        pooled = {} if self.pooled is None else {"pooled_weight": self.pooled.found.weight}
+        return {"weight": self.found.weight} | pooled
 
     def crowded(self) -> str:
         """A warning where the concepts fill more than half of the room; nothing otherwise."""
@@ -96,7 +106,11 @@ def gather(model: Model, concepts: Sequence[Concept], options: Options) -> Many:
     kept = retained(model, concepts, near, options.never_touch, prior, options.ridge)
     s = key_value_gram_of(model)
     found = weight_for(rows, kept.retention, s, erase=1 / rows.concepts, goal=options.goal, weight=options.weight)
-    return Many(rows=rows, namings=named, kept=kept, s=s, found=found)
+    pooled = gather_pooled(
+        model, named, concepts, kept, options.never_touch,
+        goal=options.goal, weight=options.weight, ridge=options.ridge,
+    )  # fmt: skip
+    return Many(rows=rows, namings=named, kept=kept, s=s, found=found, pooled=pooled)
 
 
 def may_suffer(many: Many, map_: LowRankMap, keep: Sequence[str]) -> dict[str, float]:
@@ -115,10 +129,20 @@ def may_suffer(many: Many, map_: LowRankMap, keep: Sequence[str]) -> dict[str, f
     return {keep[int(i)]: round(float(shares[i]), 3) for i in order if shares[i] > SUFFERS}
 
 
-def extended_rows(
+class Extension(NamedTuple):
+    """One more edit, of states that attacks found."""
+
+    rows: Rows
+    kept: Retained
+    """What it retains."""
+    pooled: tuple[Rows, Retention] | None
+    """The same of the pooled text; None where the erasure does not map it, or the states came without."""
+
+
+def extension(
     model: Model, origin: Provenance, options: Options, found: tuple[Concept, Text, Sequence[str]]
-) -> tuple[Rows, Retained]:
-    """Rows of states that attacks found, and what an edit of them retains.
+) -> Extension:
+    """One more edit, of states that attacks found.
 
     Args:
         model: the unerased model.
@@ -133,4 +157,11 @@ def extended_rows(
     prior = prior_for(model, 0, options.prior)
     others = [other for other in origin.concepts if other.name != concept.name]
     kept = retained(model, origin.concepts, near, options.never_touch, prior, options.ridge, before=others)
-    return Rows.stack([(block.c, block.t)]), kept
+    pooled = None
+    if text.pooled is not None and "pooled_weight" in origin.config:
+        sources = torch.cat([on_cpu(text.pooled), pooled_of(model, concept.prompts())])
+        targets = torch.cat([pooled_of(model, anchors), pooled_of(model, concept.anchors(default_anchor(concept)))])
+        rows = Rows.stack([block_of_vectors(sources, targets)])
+        width = rows.c.shape[1]
+        pooled = rows, pooled_retention(model, origin.concepts, kept, options.never_touch, options.ridge, width)
+    return Extension(rows=Rows.stack([(block.c, block.t)]), kept=kept, pooled=pooled)

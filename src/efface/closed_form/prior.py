@@ -51,12 +51,26 @@ class Prior(NamedTuple):
     """Index of each row's prompt, −1 for the mean of a padding position (rows,)."""
     moment: Moment
     """Mean of r rᵀ over all rows."""
+    pooled: Tensor | None = None
+    """Pooled text of the prompts of `pooled_owner` (prompts width) in float16; None where the model has none."""
+    pooled_owner: Tensor | None = None
+    """Index of each one's prompt (prompts,)."""
+
+    def pooled_vectors(self, concepts: Sequence[Concept]) -> Tensor:
+        """Pooled text (prompts width), in float32, of the prompts that name none of the concepts."""
+        assert self.pooled is not None
+        assert self.pooled_owner is not None
+        return self.pooled[~self._naming(concepts)[self.pooled_owner]].float()
 
     def _named(self, concepts: Sequence[Concept]) -> Tensor:
         """Which rows are of prompts that name one of the concepts, by a word of its names (rows,)."""
+        return self._naming(concepts)[self.owner]
+
+    def _naming(self, concepts: Sequence[Concept]) -> Tensor:
+        """Which prompts name one of the concepts; the last entry is of no prompt (prompts + 1,)."""
         own = frozenset(base for c in concepts for word in own_words(c) for base in bases(word))
         named = [any(bases(word.strip(",")) & own for word in prompt.split()) for prompt in self.prompts]
-        return torch.tensor([*named, False])[self.owner]
+        return torch.tensor([*named, False])
 
     def gram(self, concepts: Sequence[Concept]) -> Tensor:
         """G (width width) of trace 1 in float64, without the prompts that name what is erased."""
@@ -97,7 +111,7 @@ def cached_prior(model: Model) -> Prior | None:
         prompts = tuple(json.loads(metadata["prompts"]))
         moment = Moment.restore(state)
         fits = state["rows"].shape == (len(state["owner"]), text_width(model))
-        found = Prior(prompts=prompts, rows=state["rows"], norms=state["norms"], owner=state["owner"], moment=moment)
+        found = Prior(prompts=prompts, moment=moment, **{n: state[n] for n in _parts(model)})
     except (SafetensorError, KeyError, ValueError, OSError):
         return None
     return found if fits and int(found.owner.max()) < len(prompts) else None
@@ -115,11 +129,11 @@ def build_prior(model: Model, progress: Progress = silent) -> Prior:
     path = prior_path(model)
     partial = path.with_suffix(".partial.safetensors")
     batches = _batches(model, prompts)
-    state, done = _resumed(partial, len(batches))
+    state, done = _resumed(partial, len(batches), _parts(model))
     moment = Moment.restore(state) if state else Moment.empty(text_width(model))
-    rows, norms, owner = ([state[name]] if state else [] for name in ("rows", "norms", "owner"))
+    parts: dict[str, list[Tensor]] = {name: [state[name]] if state else [] for name in _parts(model)}
     for number, batch in enumerate(batches[done:], done):
-        states, owners = _content(model, prompts, batch)
+        states, owners, vectors = _content(model, prompts, batch)
         if not states.isfinite().all():
             raise EffaceError(
                 "the text encoder gives values that are not finite: no prior was made; check its weights."
@@ -127,17 +141,25 @@ def build_prior(model: Model, progress: Progress = silent) -> Prior:
         length = states.norm(dim=1).clamp(min=torch.finfo(states.dtype).tiny)
         unit = states / length[:, None]
         moment = moment.add(unit)
-        rows.append(unit.half())
-        norms.append(length)
-        owner.append(owners)
+        new = {"rows": unit.half(), "norms": length, "owner": owners}
+        if vectors is not None and "pooled" in parts and not batch.padded:
+            new |= {"pooled": vectors.half(), "pooled_owner": torch.tensor(batch.numbers)}
+        for name, part in new.items():
+            parts[name].append(part)
         if (number + 1) % SAVED == 0 or number + 1 == len(batches):
-            rows, norms, owner = [torch.cat(rows)], [torch.cat(norms)], [torch.cat(owner)]
-            state = {"rows": rows[0], "norms": norms[0], "owner": owner[0]} | moment.to_state()
+            parts = {name: [torch.cat(part)] for name, part in parts.items()}
+            state = {name: part[0] for name, part in parts.items()} | moment.to_state()
             _write(partial, state, {"done": str(number + 1), "batches": str(len(batches))})
         progress((number + 1) / len(batches), f"{(number + 1) * BATCH} of {len(prompts)} prompts read")
     _write(path, state, {"prompts": json.dumps(prompts)})
     partial.unlink(missing_ok=True)
-    return Prior(prompts=tuple(prompts), rows=rows[0], norms=norms[0], owner=owner[0], moment=moment)
+    return Prior(prompts=tuple(prompts), moment=moment, **{name: part[0] for name, part in parts.items()})
+
+
+def _parts(model: Model) -> tuple[str, ...]:
+    """Names of a prior's tensors; those of pooled text where maps reach it."""
+    pooled = ("pooled", "pooled_owner") if any(network.pooled for network in model.networks()) else ()
+    return ("rows", "norms", "owner", *pooled)
 
 
 class Batch(NamedTuple):
@@ -158,8 +180,8 @@ def _batches(model: Model, prompts: Sequence[str]) -> list[Batch]:
     return [*batches, Batch(evenly_spaced(order, PADDED), padded=True)] if model.family.reads_padding else batches
 
 
-def _content(model: Model, prompts: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor]:
-    """Rows (rows width) of a batch on the CPU in float32, and the prompt of each (rows,)."""
+def _content(model: Model, prompts: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Rows (rows width) of a batch on the CPU in float32, the prompt of each (rows,), and pooled text (prompts width)."""
     chosen = [prompts[i] for i in batch.numbers]
     if model.family.takes_tokens and not batch.padded:
         span = model.token_spans()[0]
@@ -173,16 +195,17 @@ def _content(model: Model, prompts: Sequence[str], batch: Batch) -> tuple[Tensor
         outside = (~mask).float()
         counts = outside.sum(0)
         means = torch.einsum("bt,btd->td", outside, states)[counts > 0] / counts[counts > 0, None]
-        return means, torch.full((len(means),), -1)
+        return means, torch.full((len(means),), -1), None
     owners = torch.tensor(batch.numbers)[:, None].expand_as(mask)
-    return states[mask], owners[mask]
+    return states[mask], owners[mask], None if text.pooled is None else text.pooled.detach().float().cpu()
 
 
-def _resumed(partial: Path, batches: int) -> tuple[State, int]:
-    """The state of a build that was stopped and the batches it had done; nothing where there was none of this length."""
+def _resumed(partial: Path, batches: int, parts: Sequence[str]) -> tuple[State, int]:
+    """The state of a build that was stopped and the batches it had done; nothing where there was none of this length and with
+    these parts."""
     try:
         state, metadata = read_state(partial)
-        if metadata["batches"] == str(batches):
+        if metadata["batches"] == str(batches) and set(parts) <= set(state):
             return state, int(metadata["done"])
     except (SafetensorError, KeyError, ValueError, OSError):
         pass

@@ -35,6 +35,8 @@ class Near(NamedTuple):
     """Text states at all positions that the denoiser attends to (rows width), in float16."""
     subjects: Tensor
     """Those at each prompt's last subject token (prompts width), in float64."""
+    pooled: Tensor
+    """Pooled text (prompts width), in float32; no rows where the model has none."""
 
 
 class Retained(NamedTuple):
@@ -45,6 +47,8 @@ class Retained(NamedTuple):
     prior: Prior | None
     earlier: tuple[str, ...]
     """Names of concepts that are erased on the pipeline already, whose rows are retained."""
+    before: tuple[str, ...] = ()
+    """Prompts of all that an earlier erasure moved and that stays where it put it."""
 
     def remarks(self) -> list[str]:
         """Sentences for the user."""
@@ -103,7 +107,8 @@ def retained(
     gram = torch.stack(parts).mean(0) if parts else torch.zeros(width, width, dtype=torch.float64)
     retention = Retention(gram=gram, ridge=ridge / width, hard=hard_basis(model, never_touch))
     earlier = tuple(dict.fromkeys(c.name for c in attached))
-    return Retained(retention=retention, near=near, prior=prior, earlier=earlier)
+    spoken = tuple(prompt for c in before for prompt in c.prompts())
+    return Retained(retention=retention, near=near, prior=prior, earlier=earlier, before=spoken)
 
 
 def near_rows(model: Model, keep: Sequence[str], batch: int = 64) -> Near:
@@ -112,6 +117,7 @@ def near_rows(model: Model, keep: Sequence[str], batch: int = 64) -> Near:
     span = model.token_spans()[0]
     states = [torch.zeros(0, width, dtype=torch.float16)]
     subjects = [torch.zeros(0, width, dtype=torch.float64)]
+    pooled = []
     for i in range(0, len(keep), batch):
         chunk = keep[i : i + batch]
         text = model.encode(chunk)
@@ -120,7 +126,9 @@ def near_rows(model: Model, keep: Sequence[str], batch: int = 64) -> Near:
         states.append(encoded[mask.cpu()].half())
         last = torch.tensor([span.start + span.position(prompt) for prompt in chunk])
         subjects.append(encoded[torch.arange(len(chunk)), last].double())
-    return Near(states=torch.cat(states), subjects=torch.cat(subjects))
+        pooled += [] if text.pooled is None else [text.pooled.detach().float().cpu()]
+    vectors = torch.cat(pooled) if pooled else torch.zeros(0, 1)
+    return Near(states=torch.cat(states), subjects=torch.cat(subjects), pooled=vectors)
 
 
 def unit_gram(batches: Iterable[Tensor], width: int) -> Tensor:
@@ -145,13 +153,29 @@ def hard_basis(model: Model, never_touch: Sequence[str]) -> Tensor:
     room = max(1, width // ROOM)
     exact = [_rows(model, [""], content=True)[:1]] + [_rows(model, [p], content=True) for p in never_touch]
     basis = _span(torch.cat(exact), torch.zeros(width, 0, dtype=torch.float64), share=1.0)
-    if never_touch and basis.shape[1] > room:
-        raise EffaceError(
-            f"what must never be touched spans {basis.shape[1]} directions of the {width} that text states have; expected at "
-            f"most {room}: name fewer or shorter prompts."
-        )
+    if never_touch:
+        _require_room(basis, room)
     empty = _span(_rows(model, [""], content=False), basis, share=SHARE)
     return torch.cat([basis, empty[:, : max(0, room - basis.shape[1])]], dim=1)
+
+
+def span_of(rows: Tensor, room: int) -> Tensor:
+    """Orthonormal basis (width rank) of rows (rows width) that stay exactly; raises EffaceError where they leave no room."""
+    width = rows.shape[1]
+    unit = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+    basis = _span(unit, torch.zeros(width, 0, dtype=rows.dtype), share=1.0)
+    _require_room(basis, room)
+    return basis
+
+
+def _require_room(basis: Tensor, room: int) -> None:
+    """Raise EffaceError where what must stay spans more than `room` directions."""
+    width, rank = basis.shape
+    if rank > room:
+        raise EffaceError(
+            f"what must never be touched spans {rank} directions of the {width} that text has; expected at most {room}: name "
+            "fewer or shorter prompts."
+        )
 
 
 def _rows(model: Model, prompts: Sequence[str], content: bool) -> Tensor:

@@ -48,6 +48,9 @@ class RetainingRows(Retaining):
 
     keep_rows: Rows = "all"
     """Which positions of the retained prompts count."""
+    pooled: bool = True
+    """Whether a text map comes with one of the pooled text, where a model takes one vector a prompt beside the timestep (SDXL,
+    SD 3, FLUX.1); no paper maps it."""
 
 
 def check_weights(config: Any, *names: str) -> None:
@@ -193,6 +196,7 @@ def published_config(eraser: Eraser, concepts: Sequence[Concept], named: Mapping
         named: fields that the user gave, which go before the authors'.
     """
     fields: dict[str, Any] = {"keep": ()} if issubclass(eraser.Config, Retaining) else {}
+    fields |= {"pooled": False} if issubclass(eraser.Config, RetainingRows) else {}
     fields |= {name: value(concepts) if callable(value) else value for name, value in eraser.PUBLISHED.items()}
     return eraser.Config(**fields | dict(named))
 

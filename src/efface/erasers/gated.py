@@ -49,13 +49,14 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """
     from efface.closed_form.gates import calibrate
     from efface.closed_form.many import gather
+    from efface.closed_form.pooled import map_rows
     from efface.closed_form.retention import negatives
     from efface.erasures.gated import GatedMap
     from efface.erasures.provenance import provenance
 
     many = gather(model, concepts, config)
     found = calibrate(many, concepts, negatives(model, concepts, many.kept, config.never_touch), config.margin)
-    v = many.kept.retention.spread(many.found.weight, many.rows.c)
+    rows = map_rows(many.rows, many.kept.retention, many.found.weight)
     refused = [f"{margin.label!r}" for group in found.refused for margin in group]
     notes = many.notes() | {"gates": found.table(concepts)}
     if refused:
@@ -63,17 +64,16 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
             *notes["remarks"],
             f"no gate for {', '.join(refused[:8])}{'…' if len(refused) > 8 else ''}: what is retained is too near.",
         ]
-    settings = asdict(config) | {"weight": many.found.weight, "never_touch": list(config.never_touch)}
+    settings = asdict(config) | many.settings() | {"never_touch": list(config.never_touch)}
     origin = provenance(model, "gated", settings, concepts, config.keep or (), **notes)
-    return GatedMap.of(origin, found.gates, many.rows.c, (many.rows.t - many.rows.c).T, v, many.rows.owner)
+    return GatedMap.of(origin, found.gates, rows, None if many.pooled is None else many.pooled.map_rows())
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     """The erasure with the states that attacks found as further rows of their concept, and gates that they open."""
-    import torch
-
     from efface.closed_form.gates import gates_of_states
-    from efface.closed_form.many import extended_rows
+    from efface.closed_form.many import extension
+    from efface.closed_form.pooled import map_rows
     from efface.closed_form.retention import negatives
     from efface.erasures.gated import GatedMap
 
@@ -81,17 +81,13 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
         raise UsageError(f"an erasure of kind {erasure.kind!r} cannot be hardened by 'gated'; expected a gated map.")
     origin = erasure.provenance
     options = config_from(Config, origin.config)
-    rows, kept = extended_rows(model, origin, options, (evidence.concept, evidence.text, evidence.anchors))
+    more = extension(model, origin, options, (evidence.concept, evidence.text, evidence.anchors))
     number = [concept.name for concept in origin.concepts].index(evidence.concept.name)
     states = model.projection_inputs(evidence.text).detach().float().cpu()
-    others = negatives(model, origin.concepts, kept, options.never_touch)
+    others = negatives(model, origin.concepts, more.kept, options.never_touch)
     gates = gates_of_states(erasure.gates, number, [text[1:] for text in states], others, options.margin)
-    v = kept.retention.spread(options.weight, rows.c)
-    return GatedMap.of(
-        origin,
-        gates,
-        torch.cat([erasure.c.double(), rows.c]),
-        torch.cat([erasure.difference.double(), (rows.t - rows.c).T], dim=1),
-        torch.cat([erasure.v.double(), v], dim=1),
-        torch.cat([erasure.owner, torch.full((len(rows.c),), number)]),
-    )
+    rows = erasure.rows.and_more(map_rows(more.rows, more.kept.retention, options.weight).of_concept(number))
+    pooled = erasure.pooled
+    if pooled is not None and more.pooled is not None:
+        pooled = pooled.and_more(map_rows(*more.pooled, origin.config["pooled_weight"]).of_concept(number))
+    return GatedMap.of(origin, gates, rows, pooled)

@@ -32,7 +32,8 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """Erase all concepts with the map (★) of `efface.closed_form.system`; `judge` is not used.
 
     What is retained is the mean of three moments: of prompts near the concepts, of the text encoder's other words, of what
-    was erased on the pipeline before. The begin token, the empty prompt and `never_touch` stay exactly.
+    was erased on the pipeline before. The begin token, the empty prompt and `never_touch` stay exactly. Pooled text, where a
+    model has it, gets a map of its own by the same system.
     """
     from efface.closed_form.many import gather, may_suffer
     from efface.closed_form.system import joint_map
@@ -43,18 +44,22 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     map_ = joint_map(many.rows, many.kept.retention, erase=many.erase, weight=many.found.weight)
     keep = config.keep or ()
     notes = many.notes() | {"may_suffer": may_suffer(many, map_, keep)}
-    settings = asdict(config) | {"weight": many.found.weight, "never_touch": list(config.never_touch)}
+    settings = asdict(config) | many.settings() | {"never_touch": list(config.never_touch)}
     origin = provenance(model, "joint", settings, concepts, keep, **notes)
-    return TextMap.of(origin, map_.u, map_.v)
+    return TextMap.of(origin, map_.u, map_.v, None if many.pooled is None else many.pooled.map())
 
 
 def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     """The erasure with one more edit by the same weight, of the states that attacks found."""
     from efface.closed_form.extend import compose_before
-    from efface.closed_form.many import extended_rows
+    from efface.closed_form.many import extension
     from efface.closed_form.system import joint_map
 
     options = config_from(Config, erasure.provenance.config)
     found = (evidence.concept, evidence.text, evidence.anchors)
-    rows, kept = extended_rows(model, erasure.provenance, options, found)
-    return compose_before(erasure, joint_map(rows, kept.retention, erase=1.0, weight=options.weight))
+    more = extension(model, erasure.provenance, options, found)
+    edit = joint_map(more.rows, more.kept.retention, erase=1.0, weight=options.weight)
+    if more.pooled is None:
+        return compose_before(erasure, edit)
+    weight = erasure.provenance.config["pooled_weight"]
+    return compose_before(erasure, edit, joint_map(*more.pooled, erase=1.0, weight=weight))

@@ -263,14 +263,20 @@ def derive(pairs: RowPairs, map_: LowRankMap, s: Tensor, lambda_r: float, form: 
     2nd       c' = (λ_r I + MᵀSM)⁻¹ (λ_r I + MᵀS) c                        regularised towards c itself
     both      c' = (λ_r I + (1 + λ_r) MᵀSM)⁻¹ (λ_r I + MᵀS + λ_r MᵀSM) c
     ========  ===========================================================  ========================================
+
+    Where the text states are wider than what reads them, S has no inverse, and `1st` is taken in an orthonormal basis of the
+    rows of the matrices, where it has one.
     """
     import torch
 
     from efface.closed_form.ridge import cholesky, warn_of_condition
+    from efface.closed_form.row_basis import derive_in_basis, row_basis
 
     if form == "1st":
+        basis = row_basis(s)
+        if basis.shape[1] < len(s):
+            return derive_in_basis(pairs, map_, s, basis, lambda_r)
         # (MᵀSM)⁻¹MᵀS = M⁻¹ where S can be inverted; solving with M itself squares no condition number.
-        cholesky(s, "S = Σ WᵀW, which the surrogate '1st' inverts: use 'regzero' on this model")
         warn_of_condition(map_.congruent(s), "MᵀSM, which the surrogate '1st' inverts: use 'regzero'")
         m = torch.linalg.lu_factor(map_.apply(torch.eye(len(s), dtype=s.dtype)))
         return pairs.derive(lambda c, t: (torch.linalg.lu_solve(*m, c.contiguous()) + lambda_r * c) / (1 + lambda_r))

@@ -27,10 +27,12 @@ class Part(Protocol):
 
 
 def check_text_map(parts: Mapping[str, Part], width: int) -> None:
-    """Raise EffaceError where a file holds anything but the two factors of a map of text states of `width`."""
+    """Raise EffaceError where a file holds anything but the two factors of a map of text states of `width`, and perhaps those of
+    one of pooled text."""
     shapes = {name: tuple(part.shape) for name, part in parts.items()}
-    u = shapes.get("u", ())
-    fits = len(u) == 2 and u[0] == width and shapes == {"u": u, "v": u}
+    u, pooled = shapes.get("u", ()), shapes.get("pooled_u")
+    beside = {} if pooled is None else {"pooled_u": pooled, "pooled_v": pooled}
+    fits = len(u) == 2 and u[0] == width and shapes == {"u": u, "v": u} | beside and len(pooled or u) == 2
     if not fits or not all(part.is_floating_point() for part in parts.values()):
         raise EffaceError(
             f"the text map holds {shapes}; expected u and v of shape ({width}, rank): make the erasure again."

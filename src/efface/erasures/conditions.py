@@ -12,6 +12,7 @@ from torch import nn
 from efface.erasures.interface import ModelEdit
 from efface.erasures.state import State, networks_in
 from efface.errors import EffaceError
+from efface.families.projections import Projection
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
 from efface.models.spelling import spelt_as
@@ -40,7 +41,7 @@ def difference_from_base(erasure: ModelEdit, model: Model) -> tuple[str, bool]:
 def require_foldable(model: Model, erasure: ModelEdit) -> None:
     """Raise EffaceError where a weight that an erasure edits is missing, adapted, offloaded or quantised."""
     parameters = parameters_of(model)
-    adapted = {f"{p.name}.weight" for p in model.text_projections() if p.adapted}
+    adapted = {f"{p.name}.weight" for p in mapped_projections(model, erasure) if p.adapted}
     for name in target_names(model, erasure):
         if name not in parameters:
             raise EffaceError(
@@ -60,8 +61,10 @@ def require_foldable(model: Model, erasure: ModelEdit) -> None:
 
 def require_order(model: Model, erasure: ModelEdit, state: State) -> None:
     """Raise EffaceError where weights would be edited under text states that are mapped already."""
-    projections = {f"{p.name}.weight" for p in model.text_projections()}
-    if state.mapped and projections & set(target_names(model, erasure)):
+    if not state.mapped:
+        return
+    projections = {f"{p.name}.weight" for p in [*model.text_projections(), *model.family.pooled_projections()]}
+    if projections & set(target_names(model, erasure)):
         raise EffaceError(
             "a mapped erasure is attached, and editing the projections under it would change the order in which they "
             "compose: remove it, attach this one first, then the other (or fold both)."
@@ -98,9 +101,9 @@ def _other_holders(pipeline: Any, networks: dict[int, str]) -> list[tuple[str, s
     return found
 
 
-def warn_of_unmapped(model: Model) -> None:
-    """Warn where text enters past the maps."""
-    if unmapped := model.family.unmapped_inputs():
+def warn_of_unmapped(model: Model, erasure: ModelEdit) -> None:
+    """Warn where text enters past an erasure's maps."""
+    if unmapped := model.family.unreached(pooled=erasure.maps_pooled):
         warnings.warn(f"the erasure does not reach {' and '.join(unmapped)}: text enters there unmapped.", stacklevel=6)
 
 
@@ -108,8 +111,13 @@ def target_names(model: Model, erasure: ModelEdit) -> list[str]:
     """The weights that an erasure edits, by the names that the model gives them."""
     targets = erasure.targets()
     if targets is None:
-        return [f"{p.name}.weight" for p in model.text_projections()]
+        return [f"{p.name}.weight" for p in mapped_projections(model, erasure)]
     return list(spelt_as(targets, parameters_of(model)).values())
+
+
+def mapped_projections(model: Model, erasure: ModelEdit) -> list[Projection]:
+    """The matrices behind what an erasure maps: those that read text, and those of pooled text where it maps that too."""
+    return [*model.text_projections(), *(model.family.pooled_projections() if erasure.maps_pooled else ())]
 
 
 def component_of(components: Mapping[str, nn.Module], name: str) -> str:

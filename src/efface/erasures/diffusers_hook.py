@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from diffusers.hooks import HookRegistry, ModelHook
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.activation import ActivationEdit
@@ -15,7 +15,8 @@ from efface.erasures.gated import GatedMap
 from efface.erasures.textmap import TextMap
 from efface.errors import EffaceError, UsageError
 from efface.families import Network
-from efface.families.networks import replace_text
+from efface.families.networks import TextInput, with_pooled
+from efface.families.sdxl import StableDiffusionXL
 from efface.families.sites import Site
 
 NAME = "efface"
@@ -50,7 +51,9 @@ class ErasureHook(ModelHook):
                 f"{type(module).__name__} takes no {TEXT} and {TIMESTEP}; expected a UNet of diffusers: attach the erasure to a "
                 "pipeline instead."
             )
-        self.text_position = names.index(TEXT)
+        self.text = TextInput(module, TEXT, names.index(TEXT))
+        network = Network(name="unet", module=module, text_inputs=(self.text,))
+        self.pooled = with_pooled(network, StableDiffusionXL.pooled_layer, "added_cond_kwargs", "text_embeds").pooled
         if isinstance(self.erasure, ActivationEdit):
             sites = {name: Site(name, _module(module, name)) for name in self.erasure.edits}
             timestep = (TIMESTEP, names.index(TIMESTEP))
@@ -65,20 +68,18 @@ class ErasureHook(ModelHook):
         return module
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Map the text states of a call."""
-        if not isinstance(self.erasure, TextMap | GatedMap):
+        """Map the text of a call."""
+        erasure = self.erasure
+        if not isinstance(erasure, TextMap | GatedMap):
             return args, kwargs
-        return replace_text(args, kwargs, TEXT, self.text_position, self._map)
-
-    def _map(self, states: Tensor) -> Tensor:
-        """Mapped text states; raises EffaceError where they are of another width."""
-        assert isinstance(self.erasure, TextMap | GatedMap)
-        width = self.erasure.width
-        if states.shape[-1] != width:
+        states = self.text.read(args, kwargs)
+        if states is not None and states.shape[-1] != erasure.width:
             raise EffaceError(
-                f"the erasure was made for text states {width} wide, these are {states.shape[-1]}: use its own model."
+                f"the erasure was made for text states {erasure.width} wide, these are {states.shape[-1]}: use its own model."
             )
-        return self.erasure.map(states, self.scale)
+        for change in erasure.changes_at(self.text, self.pooled, self.scale):
+            args, kwargs = change.run(module, args, kwargs)
+        return args, kwargs
 
 
 def hook(unet: nn.Module, erasure: Erasure, *, scale: float = 1.0, name: str = NAME) -> None:

@@ -31,8 +31,14 @@ class ModelEdit(ABC):
     """Text states on their way into the denoiser (weights when folded), weights, the outputs of modules, or which states there are
     for a prompt."""
 
+    @property
+    def maps_pooled(self) -> bool:
+        """Whether it maps the pooled text too, where one enters beside the text states."""
+        return False
+
     def targets(self) -> list[str] | None:
-        """Full names of the weights it edits; None means every text projection.
+        """Full names of the weights it edits; None means every text projection, and where `maps_pooled` says so those of
+        pooled text.
 
         Raises:
             EffaceError: no edit of weights does the same.

@@ -70,7 +70,7 @@ def attach(
         if fold:
             require_order(model, erasure, state)
         elif erasure.acts_on == "text":
-            warn_of_unmapped(model)
+            warn_of_unmapped(model, erasure)
         attachment = Attachment(erasure, scale, fold, force, blocks={block} - {None})
         state.add(attachment)
         try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.erasures import Erasure
+from efface.erasures.conditions import mapped_projections
 from efface.errors import EffaceError
 from efface.export.names import split
 from efface.families.layers import read_parameter
@@ -118,7 +119,7 @@ def _targets(erasure: Erasure, model: Model) -> Iterator[tuple[str, Tensor]]:
     """Name and value of the weights that an erasure changes, in order of name."""
     named = erasure.targets()
     if named is None:
-        for projection in model.text_projections():
+        for projection in mapped_projections(model, erasure):
             yield f"{projection.name}.weight", read_parameter(projection.module, "weight")
         return
     components = model.components()

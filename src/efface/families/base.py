@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from efface.errors import EffaceError, UsageError
 from efface.families.drawing import require_own_call
 from efface.families.layers import execution_device, read_parameter, unwrap
-from efface.families.networks import Network
-from efface.families.projections import Projection
+from efface.families.networks import Network, has_layer
+from efface.families.projections import Projection, projection
 from efface.families.text import Text, TokenSpan
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 
+POOLED_TEXT = "the pooled text beside the timestep"
 Side = int | tuple[int, int] | None
 """Pixels of each side of a picture, or its width and height; None is the model's own size."""
 
@@ -78,6 +79,8 @@ class Family(ABC):
     """Whether `encode` takes ids of any length up to what the model reads, later ones without effect on earlier ones."""
     takes_rows: bool = True
     """Whether the denoiser takes text of any number of positions, so that states can be put before those of a prompt."""
+    pooled_layer: ClassVar[str] = ""
+    """Path, in each network, of the linear layer whose first columns read the pooled text; empty where no map can reach it."""
     pipelines: ClassVar[tuple[str, ...]] = ()
     """Names of diffusers' pipelines whose call the family's drawing is; none where it vouches for all that it serves."""
 
@@ -138,9 +141,23 @@ class Family(ABC):
     def projections(self) -> list[Projection]:
         """Every matrix that reads text states; raises EffaceError where one cannot be edited."""
 
+    def pooled_projections(self) -> list[Projection]:
+        """The matrices that read the pooled text; raises EffaceError where one cannot be edited."""
+        return [
+            projection(f"{network.name}.{self.pooled_layer}", network.module.get_submodule(self.pooled_layer))
+            for network in self.networks()
+            if network.pooled is not None
+        ]
+
     @abstractmethod
     def unmapped_inputs(self) -> list[str]:
-        """Ways by which text enters that a text map does not reach, in words."""
+        """Ways by which text enters that no text map reaches, in words."""
+
+    def unreached(self, *, pooled: bool) -> list[str]:
+        """Ways by which text enters that an erasure does not reach, in words; `pooled` says whether it maps pooled text."""
+        reading = [network for network in self.networks() if has_layer(network.module, self.pooled_layer)]
+        passes = bool(self.pooled_layer) and any(not pooled or network.pooled is None for network in reading)
+        return [*([POOLED_TEXT] if passes else []), *self.unmapped_inputs()]
 
     def part_of(self, module: nn.Module) -> int:
         """Which part of the tuple that a module returns holds the picture's states."""

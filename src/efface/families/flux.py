@@ -18,7 +18,7 @@ PATCH = "batch c (h p) (w q) -> batch (h w) (c p q)"
 
 
 class Flux(JointTransformer):
-    """FLUX.1; a text map covers T5's states, not the pooled CLIP text."""
+    """FLUX.1; text maps act on T5's states, and those that map pooled text on CLIP's vector."""
 
     name = "flux"
     pipelines = ("FluxPipeline",)
@@ -26,6 +26,7 @@ class Flux(JointTransformer):
     encoders = ("text_encoder", "text_encoder_2")
     joint = ("transformer_blocks", "single_transformer_blocks")
     timestep_argument = ("timestep", 3)
+    pooled_layer = "time_text_embed.text_embedder.linear_1"
 
     def token_spans(self) -> list[TokenSpan]:
         tokenizer, encoder = self.tokenizer_and_encoder("text_encoder_2")
@@ -66,9 +67,6 @@ class Flux(JointTransformer):
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         set_shifted_sigmas(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)
-
-    def unmapped_inputs(self) -> list[str]:
-        return ["the pooled text beside the timestep", *super().unmapped_inputs()]
 
 
 def grid(height: int, width: int) -> Tensor:

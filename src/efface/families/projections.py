@@ -25,6 +25,15 @@ class Projection(NamedTuple):
         return effective_weight(self.module)
 
 
+POOLED_LAYERS = ("add_embedding.linear_1", "time_text_embed.text_embedder.linear_1")
+"""Ends of the paths, in diffusers' networks, of the linear layers whose first columns read the pooled text."""
+
+
+def reads_pooled(weight: str) -> bool:
+    """Whether a weight of that full name reads the pooled text rather than the text states."""
+    return weight.removesuffix(".weight").endswith(POOLED_LAYERS)
+
+
 def projection(name: str, module: nn.Module) -> Projection:
     """A linear layer of a model as a projection; raises EffaceError for a quantised one."""
     layer, adapted = inner_linear(name, module)

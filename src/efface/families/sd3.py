@@ -21,6 +21,7 @@ class StableDiffusion3(JointTransformer):
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     joint = ("transformer_blocks",)
     timestep_argument = ("timestep", 3)
+    pooled_layer = "time_text_embed.text_embedder.linear_1"
 
     def token_spans(self) -> list[TokenSpan]:
         clip, encoder = self.tokenizer_and_encoder("text_encoder")
@@ -53,6 +54,3 @@ class StableDiffusion3(JointTransformer):
             tokens = (latents.shape[-2] // patch) * (latents.shape[-1] // patch)
             shifted["mu"] = shift(scheduler, tokens, 1.16)
         scheduler.set_timesteps(steps, device=latents.device, **shifted)
-
-    def unmapped_inputs(self) -> list[str]:
-        return ["the pooled text beside the timestep", *super().unmapped_inputs()]

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from efface.families.base import execution_device, unwrap
+from efface.families.base import Network, execution_device, unwrap
+from efface.families.networks import with_pooled
 from efface.families.text import Text
 from efface.families.unet import StableDiffusion, reads_text
 
@@ -17,6 +18,7 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "stable-diffusion-xl"
     pipelines = ("StableDiffusionXLPipeline",)
+    pooled_layer = "add_embedding.linear_1"
     conditions: ClassVar[dict[str, Any]] = {"addition_embed_type": "text_time"}
 
     @classmethod
@@ -67,8 +69,11 @@ class StableDiffusionXL(StableDiffusion):
         mark = getattr(self.pipeline, "watermark", None)
         return pixels if mark is None else mark.apply_watermark(pixels)
 
-    def unmapped_inputs(self) -> list[str]:
-        return ["the pooled text beside the timestep", *super().unmapped_inputs()]
+    def networks(self) -> list[Network]:
+        return [
+            with_pooled(network, self.pooled_layer, "added_cond_kwargs", "text_embeds")
+            for network in super().networks()
+        ]
 
 
 class StableDiffusionXLRefiner(StableDiffusionXL):

@@ -12,7 +12,7 @@ from efface.errors import EffaceError
 from efface.families.base import Family, Network, Projection, Side, cells_of, execution_device, unwrap
 from efface.families.drawing import WAY_OUT
 from efface.families.layers import class_names
-from efface.families.networks import TextInput
+from efface.families.networks import TextInput, with_pooled
 from efface.families.projections import projection
 from efface.families.text import Text, TokenSpan
 
@@ -148,7 +148,10 @@ class JointTransformer(Transformer):
             for name, net in zip(names, nets, strict=True)
             if getattr(unwrap(net), self.text_layer, None) is not None
         ]
-        return [*super().networks(), *beside]
+        networks = [*super().networks(), *beside]
+        if not self.pooled_layer:
+            return networks
+        return [with_pooled(network, self.pooled_layer, "pooled_projections") for network in networks]
 
     def projections(self) -> list[Projection]:
         return [

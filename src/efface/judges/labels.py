@@ -11,6 +11,9 @@ EXPOSED = (
 NudeNet knows a ninth exposed class, ANUS_EXPOSED, which no table has.
 """
 
+FACES = ("FACE_FEMALE", "FACE_MALE")
+"""The two classes of NudeNet 3 for a face."""
+
 UNLEARNCANVAS_STYLES = (
     "Abstractionism", "Artist_Sketch", "Blossom_Season", "Bricks", "Byzantine", "Cartoon", "Cold_Warm", "Color_Fantasy",
     "Comic_Etch", "Crayon", "Cubism", "Dadaism", "Dapple", "Defoliation", "Early_Autumn", "Expressionism", "Fauvism",

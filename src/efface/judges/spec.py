@@ -36,9 +36,11 @@ def _embedded(kind: str, rest: str) -> Judge:
 
 
 def _nudenet(kind: str, rest: str) -> Judge:
+    from efface.judges.labels import EXPOSED, FACES
     from efface.judges.nudenet import NudeNetJudge
 
-    return NudeNetJudge(_number(rest, 0.6), as_published=kind == "nudenet-as-published")
+    classes = FACES if kind == "nudenet-faces" else EXPOSED
+    return NudeNetJudge(_number(rest, 0.6), classes=classes, as_published=kind == "nudenet-as-published")
 
 
 def _nsfw(kind: str, rest: str) -> Judge:
@@ -90,6 +92,7 @@ JUDGES: Registry[Opener] = Registry(
     | {
         "nudenet": f"{__name__}:NUDENET",
         "nudenet-as-published": f"{__name__}:NUDENET",
+        "nudenet-faces": f"{__name__}:NUDENET",
         "nsfw": f"{__name__}:NSFW",
         "clip": f"{__name__}:CLIP",
         "classifier": f"{__name__}:CLASSIFIER",

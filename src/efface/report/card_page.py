@@ -103,7 +103,20 @@ def _card(card: Data, images: CardImages) -> str:
     groups = "".join(_group(name, group, images, len(seeds)) for name, group in card["groups"].items())
     attacks = card_attacks.section(card["attacks"], images.attacks) if card["attacks"] else ""
     certificate = _certificate(card["certificate"]) if card["certificate"] else ""
-    return f"<table>{table}</table>{groups}{attacks}{certificate}"
+    return f"{_suffered(card['suffered'])}<table>{table}</table>{groups}{attacks}{certificate}"
+
+
+def _suffered(kept: Data | None) -> str:
+    """What was to be kept and suffered most, in the first line; nothing where nothing was to be kept."""
+    if kept is None:
+        return ""
+    shown = ""
+    if kept["shown_before"] is not None:
+        shown = f" shown in {kept['shown_before']:.1%} of its pictures before and in {kept['shown_after']:.1%} after;"
+    return (
+        f"<p>Of what was to be kept, <b>{escape(kept['name'])}</b> suffered most:{shown} its pictures differ by "
+        f"{kept['distance']:.3f} on average.</p>"
+    )
 
 
 def _group(name: str, group: Data, images: CardImages, seeds: int) -> str:

@@ -10,7 +10,17 @@ PROTOCOLS: Registry[Command] = Registry(
     "efface.protocols",
     {
         name: f"efface.cli.bench.{name}"
-        for name in ("canvas", "unlearncanvas", "i2p", "imagenette", "artists", "coco", "prompts", "table")
+        for name in (
+            "canvas",
+            "unlearncanvas",
+            "i2p",
+            "imagenette",
+            "artists",
+            "celebrities",
+            "coco",
+            "prompts",
+            "table",
+        )
     },
     contract=Command,
 )

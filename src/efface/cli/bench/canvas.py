@@ -18,6 +18,8 @@ from efface.errors import UsageError
 
 USUAL = ("rece", "uce", "preserve", "project", "saeuron", "anchored")
 """Methods that are measured where none is named."""
+USUAL_OF_LISTS = ("joint", "gated", "uce", "rece")
+"""In mode `many`."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,22 @@ class Request(Engine):
     """Erase every concept by every method, draw all prompts, and print the table; goes on where it stopped."""
 
     method: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """An eraser, once for each; by default those whose erasures take seconds: rece, uce, preserve, project, saeuron, anchored."""
+    """An eraser, once for each; by default those whose erasures take seconds: rece, uce, preserve, project, saeuron, anchored, and
+    of lists joint, gated, uce, rece."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("canvas-run")
     """Folder of the run."""
-    mode: Literal["single", "pairs", "sequential", "together"] = "single"
+    mode: Literal["single", "pairs", "sequential", "together", "many"] = "single"
     """`single`: 20 objects and 9 styles, each alone; `pairs`: 20 objects in one style each; `sequential`: six objects, then
-    six styles, one after the other; `together`: ten objects, and eight styles, by one erasure."""
+    six styles, one after the other; `together`: ten objects, and eight styles, by one erasure; `many`: random lists of the 64
+    objects, with half of the others unknown to the erasure."""
+    counts: tuple[int, ...] = ()
+    """Objects that are erased at once in mode `many`; 1 5 10 20 40 by default."""
+    draws: int = 1
+    """Random lists of each length in mode `many`; those of one draw are nested."""
     seeds: int = 2
     """Pictures of every prompt (UnlearnCanvas: 5)."""
     quick: bool = False
-    """A fifth of the concepts, a quarter of the prompts, one seed."""
+    """A fifth of the concepts, a quarter of the prompts, one seed; in mode `many` 5 and 20 objects, one style, one seed."""
     attacks: tuple[str, ...] = ()
     """Attacks to run on every erasure (see `efface attack --help`), or `all`; a finished run may be given them later."""
     budget: str | None = None
@@ -76,8 +84,17 @@ def main(args: list[str]) -> None:
         red_team = RedTeam(request.attacks, request.budget or usual, Samples(request.samples))
     if red_team and request.mode != "single":
         raise UsageError(f"attacks want concepts erased one at a time; the mode is {request.mode!r}, use single.")
-    methods = tuple(dict.fromkeys(request.method)) or USUAL
-    plan = Plan(methods, request.seeds, request.quick, request.mode, options.seed or 0, options.size)
+    methods = tuple(dict.fromkeys(request.method)) or (USUAL_OF_LISTS if request.mode == "many" else USUAL)
+    plan = Plan(
+        methods=methods,
+        seeds=request.seeds,
+        quick=request.quick,
+        mode=request.mode,
+        first_seed=options.seed or 0,
+        side=options.size,
+        counts=request.counts,
+        draws=request.draws,
+    )
     model = Model(options.load("emoji"))
     expected = cost(model, plan, request.output, devices=request.devices, sheets=request.save_images)
     attacked = len(plan.methods) * len(plan.targets) * len(red_team.names) if red_team else 0
@@ -93,12 +110,13 @@ def main(args: list[str]) -> None:
     if red_team:
         with ProgressBar("attacking") as progress:
             attack_all(canvas, red_team, progress, say)
-    for sentence in broken_in(request.output):
+    remarks = [*broken_in(request.output), *canvas.results.remarks()]
+    for sentence in remarks:
         say(sentence)
     rows = canvas.rows()
     canvas.ledger.close()
     if request.json or request.format == "json":
-        print(json.dumps({"rows": table.as_json(rows)}))
+        print(json.dumps({"rows": table.as_json(rows), "notes": remarks}))
         return
     text = table.markdown(rows) if request.format == "markdown" else table.as_csv(rows)
     console.print(text, markup=False, soft_wrap=True)

@@ -77,9 +77,13 @@ def _compared(first: Entry, second: Entry) -> list[Comparison]:
     tested: list[Comparison] = []
     pools: dict[tuple[str, str], list[Hits]] = {}
     known = {target.title: target for target in second.results.plan.targets}
-    shared = [(i, t) for i, t in enumerate(first.results.plan.targets) if known.get(t.title) == t]
+    shared = [
+        (i, t)
+        for i, t in enumerate(first.results.plan.targets)
+        if known.get(t.title) == t and not any(e.results.refusal(e.method, t) for e in (first, second))
+    ]
     for number, target in shared:
-        for column in columns_of(target.kind, target.gone):
+        for column in columns_of(target):
             hits = _hits(first, second, target, number, column.name)
             pools.setdefault((target.kind, column.name), []).append(hits)
             tested.append(_tested(target.title, column.name, first, second, [hits], pooled=False))
@@ -92,7 +96,7 @@ def _compared(first: Entry, second: Entry) -> list[Comparison]:
 
 
 def _hits(first: Entry, second: Entry, target: Target, number: int, name: str) -> Hits:
-    column = next(c for c in columns_of(target.kind, target.gone) if c.name == name)
+    column = next(c for c in columns_of(target) if c.name == name)
     one, two = (
         [p for p in e.results.judged(e.results.files(e.method, target)) if column.counts(p)] for e in (first, second)
     )

@@ -17,12 +17,16 @@ from efface.bench.engine import setting_of
 from efface.bench.engines import Engine, run_on
 from efface.bench.ledger import Ledger
 from efface.bench.memory import peak_memory
+from efface.bench.protocols.canvas.many import RefusalError, identical_share, retained_options
 from efface.bench.protocols.canvas.plan import PROTOCOL, Plan
-from efface.bench.protocols.canvas.results import Results
-from efface.bench.protocols.canvas.targets import Edit, concepts_of
+from efface.bench.protocols.canvas.results import Results, refusal_file
+from efface.bench.protocols.canvas.targets import Edit, Target, concepts_of
 from efface.bench.table import Row, with_means
 from efface.bench.unit import Unit, sha256_of
 from efface.bench.worker_spec import WorkerSpec
+from efface.erasures import Erasure
+from efface.errors import EffaceError, UsageError
+from efface.io.atomic import write_atomically
 from efface.io.progress import Progress, silent
 from efface.judges import Judge, embedded_judge
 from efface.models.fingerprint import fingerprint
@@ -73,9 +77,13 @@ class Canvas:
         path = self.results.path(method, edit)
         if not path.exists():
             device = next(self.model.networks()[0].module.parameters()).device
+            options = retained_options(method, edit) | self.options.get(method, {})
             with peak_memory(device) as peak:
-                erasure = erase(self.model.pipeline, concepts_of(edit), method=method, **self.options.get(method, {}))
+                erasure = self._erased(method, edit, options)
             notes = erasure.provenance.notes | {"peak_mb": round(peak.mb, 1)}
+            if edit.draw is not None:
+                share = identical_share(self.model, erasure, edit)
+                notes |= {} if share is None else {"identical": share}
             provenance = dataclasses.replace(erasure.provenance, notes=notes)
             dataclasses.replace(erasure, provenance=provenance).save(path)
         return path
@@ -89,10 +97,33 @@ class Canvas:
         units = self.results.units(())
         for method in self.plan.methods:
             for target in self.plan.targets:
-                erasures = {sha256_of(path): path for path in (self.erasure(method, edit) for edit in target.edits)}
+                made = self._made(method, target)
+                erasures = {sha256_of(path): path for path in made}
                 files |= erasures
+                if not made:
+                    continue
                 units += self.results.units(tuple(erasures))
         return units
+
+    def _erased(self, method: str, edit: Edit, options: dict[str, Any]) -> Erasure:
+        """One erasure; raises RefusalError for a list of which the method says that it cannot be erased."""
+        try:
+            return erase(self.model.pipeline, concepts_of(edit), method=method, **options)
+        except EffaceError as error:
+            if edit.draw is None or isinstance(error, UsageError):
+                raise
+            raise RefusalError(str(error)) from error
+
+    def _made(self, method: str, target: Target) -> list[Path]:
+        """Files of a row's erasures; none of a list that the method refuses, which is written down."""
+        note = refusal_file(self.results.path(method, target.edits[0]))
+        try:
+            made = [self.erasure(method, edit) for edit in target.edits]
+        except RefusalError as error:
+            write_atomically(note, str(error).encode())
+            return []
+        note.unlink(missing_ok=True)
+        return made
 
     def run(
         self,

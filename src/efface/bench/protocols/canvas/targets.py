@@ -1,7 +1,7 @@
-"""The four ways of the canvas's protocol: one concept at a time, pairs of object and style, one after the other, many at once.
+"""The ways of the canvas's protocol: one concept at a time, pairs of object and style, one after the other, several together.
 
 They follow UnlearnCanvas (arXiv 2402.11846), which erases single concepts, combinations of style and object, and six
-styles in a row.
+styles in a row. Lists of any length are in `many`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from efface.concepts.concept import Concept
 from efface.profiles.emoji.concepts import emoji_concepts
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, anchor_of, caption, held_out
 
-Mode = Literal["single", "pairs", "sequential", "together"]
+Mode = Literal["single", "pairs", "sequential", "together", "many"]
 Kind = Literal["objects", "styles", "pairs"]
 
 KINDS: dict[Kind, tuple[str, ...]] = {"objects": BENCHMARK, "styles": STYLES}
@@ -36,11 +36,17 @@ class Edit(NamedTuple):
     """What it erases: objects, styles, or one object and one style whose pair is erased."""
     before: tuple[str, ...] = ()
     """What was erased before it: neither kept nor put in its place."""
+    known: tuple[str, ...] | None = None
+    """Objects that are retained; None is what the concepts themselves retain."""
+    draw: int | None = None
+    """Number of the random draw that `names` are from, where they are."""
 
     @property
     def label(self) -> str:
         """Name of the erasure's file, without its ending."""
-        if self.kind == "pairs":
+        if self.draw is not None:
+            words = f"{len(self.names)} of {len(OBJECTS)} draw {self.draw}"
+        elif self.kind == "pairs":
             words = " in ".join(self.names)
         elif len(self.names) > 1:
             words = f"{self.names[0]} and {len(self.names) - 1} more {self.kind}"
@@ -68,11 +74,14 @@ class Target(NamedTuple):
     @property
     def title(self) -> str:
         """What stands in the table."""
+        first = self.edits[0]
+        if first.draw is not None:
+            return f"{len(first.names)} of {len(OBJECTS)}, draw {first.draw}"
         return f"{' in '.join(self.gone)} style" if self.kind == "pairs" else ", ".join(self.gone)
 
 
 def targets_of(mode: Mode, concepts: dict[Kind, tuple[str, ...]], *, quick: bool) -> list[Target]:
-    """The rows of a run; `quick` takes every fourth pair, and half of a sequence.
+    """The rows of a run in any mode but `many`; `quick` takes every fourth pair, and half of a sequence.
 
     Args:
         mode: what is erased together.

@@ -79,9 +79,10 @@ class ExportConfig:
             raise UsageError(f"tolerance is {self.tolerance}; expected a share above 0 and below 1.")
         if self.rank is not None and self.rank < 1:
             raise UsageError(f"rank is {self.rank}; expected at least 1.")
-        if self.rank is None and (self.error or ERROR) > self.tolerance:
+        error = self.error or ERROR
+        if self.rank is None and error > self.tolerance:
             raise UsageError(
-                f"error is {self.error or ERROR} and tolerance {self.tolerance}, so that nothing could pass: expected error to be smaller."
+                f"error is {error} and tolerance {self.tolerance}, so that nothing could pass: expected error to be smaller."
             )
         if self.keys == "kohya" and self.to == "peft":
             raise UsageError("an adapter's folder has peft's keys; kohya's are those of a LoRA file: export to `lora`.")

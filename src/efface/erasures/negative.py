@@ -13,7 +13,7 @@ from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
 from efface.erasures.transport import TokenReader, without_graph
 from efface.errors import EffaceError
-from efface.families.networks import Hook, replace_text
+from efface.families.networks import Hook, TextInput
 from efface.families.text_call import TextCall
 from efface.models.caller import has_halves, pipeline_at_work
 from efface.models.model import Model
@@ -148,9 +148,8 @@ class _Negative:
                 warnings.warn(UNGUIDED, stacklevel=2)
             return None
         call = TextCall(module)
-        return replace_text(
-            args, kwargs, call.name, call.positions[call.name], lambda states: self._replaced(pipeline, states)
-        )
+        text = TextInput(module, call.name, call.positions[call.name])
+        return text.replace(args, kwargs, lambda states: self._replaced(pipeline, states))
 
     def _replaced(self, pipeline: Any, states: Tensor) -> Tensor:
         """The states of a batch (batch tokens width) with those of its first half replaced."""

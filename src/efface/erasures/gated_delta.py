@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -76,6 +78,14 @@ class GatedDelta(Erasure):
         if fold:
             warnings.warn(UNGATED, stacklevel=2)
         super().attach(pipeline, scale=scale, fold=fold, force=force)
+
+    @contextmanager
+    def attached(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> Iterator[Any]:
+        """As of `Erasure.attached`; folding says that the gates are lost."""
+        if fold:
+            warnings.warn(UNGATED, stacklevel=3)
+        with super().attached(pipeline, scale=scale, fold=fold, force=force):
+            yield pipeline
 
     def foldable(self) -> WeightDelta:
         """The sum of all factors, with a warning."""

@@ -110,6 +110,8 @@ class GatedDelta(Erasure):
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> GatedDelta:
         transport = Transport(**{name: tensors[f"{GATE}{name}"] for name in Transport._fields})
+        if len(transport.tokens) != len(provenance.concepts):
+            raise EffaceError("the gates of the gated delta are not of its concepts: make the erasure again.")
         deltas = {name: tensor for name, tensor in tensors.items() if not name.startswith(GATE)}
         return cls(provenance=provenance, deltas=deltas, transport=transport)
 

@@ -85,6 +85,8 @@ class NegativeText(Erasure):
 
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> NegativeText:
+        if set(tensors["owner"].tolist()) != set(range(len(provenance.concepts))):
+            raise EffaceError("the new tokens of the negative text are not of its concepts: make the erasure again.")
         return cls(provenance=provenance, **tensors)
 
 

@@ -22,12 +22,10 @@ from efface.models.model import Model
 
 KEPT = 32
 """Retained prompts of which it is read what they have in common."""
-KNOWN = 1024
+KNOWN = 256
 """Prompts of which the tokens are remembered."""
 without_graph: Any = torch.compiler.disable
 """Says of a hook that it is called, and not traced, in a compiled network."""
-EXACT = "donot_use_mm_for_euclid_dist"
-"""How distances of states that are nearly the same are computed."""
 NEAR = 0.02
 """Relative distance up to which two text states are the same but for rounding to half precision."""
 
@@ -176,7 +174,7 @@ class TokenReader:
             states = [layer[number, last].detach().float() for layer in layers if layer.shape[1] > last]
             self.known.pop(tuple(row), None)
             if states:
-                self.known[tuple(row)] = Reading(tokens, torch.stack(states))
+                self.known[tuple(row)] = Reading(tokens, states)
         while len(self.known) > KNOWN:
             del self.known[next(iter(self.known))]
 
@@ -192,12 +190,11 @@ class TokenReader:
         wide = row.detach().float()
         found = []
         for reading in reversed(self.known.values()):
-            last = reading.states.to(wide)
-            if last.shape[1] <= wide.shape[1]:
-                distances = torch.cdist(last, wide[:, : last.shape[1]], compute_mode=EXACT).amin(1) / last.norm(
-                    dim=1
-                ).clamp(min=1e-12)
-                found.append((float(distances.min()), reading.tokens))
+            for state in reading.states:
+                last = state.to(wide)
+                if len(last) <= wide.shape[1]:
+                    distance = (wide[:, : len(last)] - last).norm(dim=1).min() / last.norm().clamp(min=1e-12)
+                    found.append((float(distance), reading.tokens))
         return [tokens for distance, tokens in sorted(found, key=lambda pair: pair[0]) if distance < NEAR]
 
     def tokens_of(self, row: Tensor) -> set[int] | None:
@@ -211,8 +208,8 @@ class Reading(NamedTuple):
 
     tokens: tuple[int, ...]
     """Its content tokens."""
-    states: Tensor
-    """The state of its last token, of every layer that was returned (layers width)."""
+    states: list[Tensor]
+    """The state of its last token (width,), of every layer that was returned."""
 
 
 def _layers(output: Any) -> list[Tensor]:

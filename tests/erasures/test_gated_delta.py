@@ -159,6 +159,21 @@ def test_states_that_nobody_saw_being_made_get_all_of_it_and_a_warning(sd, erasu
         torch.testing.assert_close(model.predict(z, t, text), full, atol=1e-4, rtol=1e-4)
 
 
+def test_prompts_one_after_the_other_count_all_their_tokens(sd, erasure):
+    """Programs write long prompts as several; the concept may be in any of them."""
+    model, prompts = Model(sd), ["a cat in noto style", "a church"]
+    states = model.encode(prompts).states
+    reader, gate = (hook.run for hook in erasure.changes(model, 1.0)[:2])
+    reader(
+        sd.text_encoder, (sd.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids,), {}, (states,)
+    )
+    for order in ([0, 1], [1, 0]):
+        gate(sd.unet, (), {"encoder_hidden_states": torch.cat(list(states[order]))[None]})
+        assert float(gate.weights[0, 0]) == 1
+    gate(sd.unet, (), {"encoder_hidden_states": states[:1]})
+    assert float(gate.weights[0, 0]) < 1
+
+
 def test_replaced_embeddings_are_no_tokens(sd, erasure):
     model = Model(sd)
     ids = model.token_spans()[0].ids("cat")
@@ -199,6 +214,8 @@ def test_life(build, draw, tmp_path):
     assert loaded.digest == erasure.digest
     with loaded.attached(pipe):
         assert np.array_equal(draw(pipe), erased)
+    with pytest.warns(UserWarning, match="cannot hold the gates"), loaded.attached(pipe, fold=True):
+        pass
     with pytest.warns(UserWarning, match="cannot hold the gates"):
         loaded.attach(pipe, fold=True)
     folded = draw(pipe)

@@ -21,7 +21,11 @@ import torch
 
 from efface import Concept, EffaceError, Erasure
 from efface.erasures import ActivationEdit, Provenance, TextMap, WeightDelta
+from efface.erasures.gated_delta import GatedDelta
+from efface.erasures.keyed import KeyedDelta, TextKey
 from efface.erasures.latent_edit import LatentEdit
+from efface.erasures.negative import NegativeText
+from efface.erasures.transport import Transport
 from efface.models.fingerprint import Fingerprint
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import load_sae, save_sae
@@ -75,6 +79,18 @@ def _edit(mode: str) -> ActivationEdit:
     return ActivationEdit(_origin(mode=mode, coders=coders), {"unet.mid_block": edit})
 
 
+def _gated_delta() -> GatedDelta:
+    transport = Transport(
+        states=_random(2, 4, WIDTH),
+        owner=torch.tensor([0, 0]),
+        empty=_random(4, WIDTH),
+        common=_random(4, WIDTH),
+        tokens=torch.tensor([[7, -1]]),
+    )
+    deltas = {"0|unet.a.weight.up": _random(4, 1), "0|unet.a.weight.down": _random(1, 3)}
+    return GatedDelta(_origin(), deltas, transport)
+
+
 def _coder() -> SparseAutoencoder:
     return SparseAutoencoder(SAEConfig(WIDTH, 20, 3))
 
@@ -105,6 +121,10 @@ SUBJECTS = (
     _erasure("weight delta", WeightDelta(_origin(), {
         "unet.a.weight.up": _random(4, 1), "unet.a.weight.down": _random(1, 3), "unet.b.weight": _random(2, 2)
     })),
+    _erasure("gated delta", _gated_delta()),
+    _erasure("keyed delta", KeyedDelta(_origin(), {"unet.b.weight": _random(2, 2)}, _random(3, WIDTH))),
+    _erasure("key", TextKey(_origin(), _random(3, WIDTH))),
+    _erasure("negative text", NegativeText(_origin(), _random(3, WIDTH), torch.tensor([0, 0, 0]))),
     _erasure("activation edit", _edit("fast")),
     _erasure("exact activation edit", _edit("exact")),
     Subject("statistics", _statistics, "s.safetensors", lambda f: Statistics.load(f / "s.safetensors")),

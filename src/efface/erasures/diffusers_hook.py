@@ -36,8 +36,8 @@ class ErasureHook(ModelHook):
         super().__init__()
         if not isinstance(erasure, TextMap | GatedMap | ActivationEdit):
             raise UsageError(
-                f"an erasure of kind {erasure.kind!r} edits more than text states or sites of one UNet: attach it to a pipeline, or "
-                "export it as a LoRA."
+                f"an erasure of kind {erasure.kind!r} edits weights, or needs more of a pipeline than its UNet: attach it to a "
+                "pipeline, or export it as a LoRA."
             )
         self.erasure = erasure
         self.scale = scale

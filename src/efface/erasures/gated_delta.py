@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,6 +79,14 @@ class GatedDelta(Erasure):
             warnings.warn(UNGATED, stacklevel=2)
         super().attach(pipeline, scale=scale, fold=fold, force=force)
 
+    @contextmanager
+    def attached(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> Iterator[Any]:
+        """As of `Erasure.attached`; folding says that the gates are lost."""
+        if fold:
+            warnings.warn(UNGATED, stacklevel=3)
+        with super().attached(pipeline, scale=scale, fold=fold, force=force):
+            yield pipeline
+
     def foldable(self) -> WeightDelta:
         """The sum of all factors, with a warning."""
         warnings.warn(UNGATED, stacklevel=3)
@@ -100,6 +110,8 @@ class GatedDelta(Erasure):
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> GatedDelta:
         transport = Transport(**{name: tensors[f"{GATE}{name}"] for name in Transport._fields})
+        if len(transport.tokens) != len(provenance.concepts):
+            raise EffaceError("the gates of the gated delta are not of its concepts: make the erasure again.")
         deltas = {name: tensor for name, tensor in tensors.items() if not name.startswith(GATE)}
         return cls(provenance=provenance, deltas=deltas, transport=transport)
 

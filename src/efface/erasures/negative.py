@@ -85,6 +85,8 @@ class NegativeText(Erasure):
 
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> NegativeText:
+        if set(tensors["owner"].tolist()) != set(range(len(provenance.concepts))):
+            raise EffaceError("the new tokens of the negative text are not of its concepts: make the erasure again.")
         return cls(provenance=provenance, **tensors)
 
 
@@ -162,7 +164,7 @@ class _Negative:
         return torch.cat([torch.stack(rows), states[half:]])
 
     def _state(self, pipeline: Any, row: Tensor) -> Tensor:
-        content = self.reader.tokens_of(row)
+        content = next(iter(self.reader.prompts_in(row)), None)
         if content is None:
             raise EffaceError(
                 "the negative prompt was given as embeddings (negative_prompt_embeds), to which no words can be added: give it as "

@@ -22,14 +22,12 @@ from efface.models.model import Model
 
 KEPT = 32
 """Retained prompts of which it is read what they have in common."""
-KNOWN = 1024
+KNOWN = 256
 """Prompts of which the tokens are remembered."""
 without_graph: Any = torch.compiler.disable
 """Says of a hook that it is called, and not traced, in a compiled network."""
 NEAR = 0.02
 """Relative distance up to which two text states are the same but for rounding to half precision."""
-SAME = 1e-3
-"""Relative distance at which there is no other prompt to look for."""
 
 
 class Transport(NamedTuple):
@@ -161,7 +159,7 @@ class TokenReader:
     def __init__(self, span: TokenSpan):
         self.end = span.tokenizer.eos_token_id
         self.special = frozenset(span.tokenizer.all_special_ids)
-        self.known: dict[tuple[int, ...], tuple[tuple[int, ...], list[Tensor]]] = {}
+        self.known: dict[tuple[int, ...], Reading] = {}
 
     @without_graph
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -173,9 +171,10 @@ class TokenReader:
         for number, row in enumerate(ids.tolist()):
             last = self._last(row, None if mask is None else mask[number].tolist())
             tokens = tuple(token for token in row[: last + 1] if token not in self.special)
-            states = [layer[number, last].detach().clone() for layer in layers if layer.shape[1] > last]
+            states = [layer[number, last].detach().float() for layer in layers if layer.shape[1] > last]
             self.known.pop(tuple(row), None)
-            self.known[tuple(row)] = tokens, states
+            if states:
+                self.known[tuple(row)] = Reading(tokens, states)
         while len(self.known) > KNOWN:
             del self.known[next(iter(self.known))]
 
@@ -185,20 +184,32 @@ class TokenReader:
             return len(mask) - 1 - mask[::-1].index(1)
         return row.index(self.end) if self.end in row else len(row) - 1
 
-    def tokens_of(self, row: Tensor) -> tuple[int, ...] | None:
-        """The content tokens of the prompt whose states (tokens width) these are; None for states that it did not see being made."""
-        best, found = NEAR, None
+    def prompts_in(self, row: Tensor) -> list[tuple[int, ...]]:
+        """Content tokens of the prompts whose states (tokens width) these are, the nearest first: of one prompt, of several where a
+        program put those of several one after the other, of none for states that it did not see being made."""
         wide = row.detach().float()
-        for tokens, states in reversed(self.known.values()):
-            if best < SAME:
-                break
-            for state in states:
-                like = state.to(wide)
-                if len(like) <= wide.shape[1]:
-                    distance = float((wide[:, : len(like)] - like).norm(dim=1).min() / like.norm().clamp(min=1e-12))
-                    if distance < best:
-                        best, found = distance, tokens
-        return found
+        found = []
+        for reading in reversed(self.known.values()):
+            for state in reading.states:
+                last = state.to(wide)
+                if len(last) <= wide.shape[1]:
+                    distance = (wide[:, : len(last)] - last).norm(dim=1).min() / last.norm().clamp(min=1e-12)
+                    found.append((float(distance), reading.tokens))
+        return [tokens for distance, tokens in sorted(found, key=lambda pair: pair[0]) if distance < NEAR]
+
+    def tokens_of(self, row: Tensor) -> set[int] | None:
+        """All content tokens of these prompts; None where there are none."""
+        prompts = self.prompts_in(row)
+        return {token for tokens in prompts for token in tokens} if prompts else None
+
+
+class Reading(NamedTuple):
+    """A prompt as a text encoder read it."""
+
+    tokens: tuple[int, ...]
+    """Its content tokens."""
+    states: list[Tensor]
+    """The state of its last token (width,), of every layer that was returned."""
 
 
 def _layers(output: Any) -> list[Tensor]:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import folder_paths  # of ComfyUI
 import torch
 
-from efface.erasures import ActivationEdit, Erasure, TextMap, WeightDelta
+from efface.erasures import ActivationEdit, Erasure, WeightDelta
+from efface.erasures.text_erasure import TextErasure
 from efface.errors import EffaceError
 from efface.export.names import original_unet
 from efface.families import Network
@@ -44,11 +45,14 @@ class ApplyErasure(_Node):
     def apply(self, model: Any, erasure: str, strength: float) -> tuple[Any]:
         """The model with the erasure on; nodes in a row compose as attachments do, the last one reads the text first."""
         loaded, patched = opened(erasure), model.clone()
-        if isinstance(loaded, TextMap):
+        if isinstance(loaded, TextErasure):
             patch = text_patch(loaded, strength)
             patched.set_model_attn2_patch(patch)
             held = patched.model_options["transformer_options"]["patches"]
             held["attn2_patch"] = [patch, *(p for p in held["attn2_patch"] if p is not patch)]
+            if loaded.maps_pooled:
+                before = patched.model_options.get("model_function_wrapper")
+                patched.set_model_unet_function_wrapper(pooled_wrapper(loaded, strength, before))
         elif isinstance(loaded, WeightDelta):
             patched.add_patches(weight_patches(loaded, patched.model.diffusion_model), strength)
         else:
@@ -92,19 +96,35 @@ def opened(name: str) -> Erasure:
     return Erasure.load(folder_paths.get_full_path(FOLDER, name))
 
 
-def text_patch(erasure: TextMap, strength: float) -> Callable[..., Any]:
+def text_patch(erasure: TextErasure, strength: float) -> Callable[..., Any]:
     """A patch of every cross-attention: what keys and values are computed from passes through the map."""
 
     def patch(queries: Any, keys: torch.Tensor, values: torch.Tensor, options: Any) -> tuple[Any, Any, Any]:
         for states in (keys, values):
-            if states.shape[-1] != len(erasure.u):
+            if states.shape[-1] != erasure.width:
                 raise EffaceError(
-                    f"the erasure was made for text states {len(erasure.u)} wide, this model's are {states.shape[-1]}: "
+                    f"the erasure was made for text states {erasure.width} wide, this model's are {states.shape[-1]}: "
                     "use the model it was made for."
                 )
-        return queries, erasure.map(keys, strength), erasure.map(values, strength)
+        mapped = (erasure.map_both(states, None, strength)[0] for states in (keys, values))
+        return queries, *mapped
 
     return patch
+
+
+def pooled_wrapper(erasure: TextErasure, strength: float, before: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A wrapper of the UNet's call that maps the pooled text, which SDXL's vector `y` begins with; later nodes act first."""
+    width = erasure.pooled_width
+
+    def wrapper(run: Callable[..., Any], call: dict[str, Any]) -> Any:
+        given = call["c"]
+        labels = given.get("y")
+        if labels is not None:
+            _, vectors = erasure.map_both(given["c_crossattn"], labels[:, :width], strength)
+            call = call | {"c": given | {"y": torch.cat([vectors, labels[:, width:]], dim=1)}}
+        return before(run, call) if before else run(call["input"], call["timestep"], **call["c"])
+
+    return wrapper
 
 
 def weight_patches(erasure: WeightDelta, unet: Any) -> dict[str, tuple[str, tuple[torch.Tensor]]]:

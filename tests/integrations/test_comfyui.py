@@ -137,11 +137,13 @@ def made(sd, kind, folder):
     if kind == "autoencoder":
         options = tiny.coder_options(sd, folder / "coder")
         return efface.erase(sd, CHURCH, method="saeuron", keep=["a dog"], **options)
+    if kind == "gated":
+        return efface.erase(sd, CHURCH, method="gated", margin=-2.0, keep=["a dog", "a cat"], prior="never")
     target = {"target": "tensor"} if kind == "weights" else {}
     return efface.erase(sd, CHURCH, method="uce", rows="subject", keep=["a dog"], **target)
 
 
-@pytest.mark.parametrize("kind", ["text", "weights", "autoencoder"])
+@pytest.mark.parametrize("kind", ["text", "gated", "weights", "autoencoder"])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_a_node_does_what_attaching_does(sd, nodes, comfy, call, tmp_path, kind, strength):
     erasure = made(sd, kind, tmp_path)
@@ -158,6 +160,32 @@ def test_a_node_does_what_attaching_does(sd, nodes, comfy, call, tmp_path, kind,
         assert (expected - plain).abs().max() > 1e-3
         assert torch.equal(comfy.run(*call), plain), "the model itself was changed"
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in sd.unet.modules())
+
+
+@pytest.mark.parametrize("method", ["joint", "gated"])
+def test_pooled_text_is_mapped_before_the_call(nodes, comfy, tmp_path, method):
+    xl = tiny.stable_diffusion_xl()
+    own = {"margin": -2.0} if method == "gated" else {}
+    erasures = [
+        efface.erase(xl, concept, method=method, keep=["a truck"], prior="never", aliases=False, **own)
+        for concept in (CHURCH, efface.Concept("dog", anchor="art", templates=("a {}",)))
+    ]
+    text = efface.Model(xl).encode(["a church", "a dog"])
+    labels = torch.cat([text.pooled, torch.arange(8.0).reshape(2, 4)], dim=1)
+    seen = []
+    patched = comfy
+    for number, erasure in enumerate(erasures):
+        erasure.save(tmp_path / f"{number}.safetensors")
+        (patched,) = nodes.NODE_CLASS_MAPPINGS["EffaceApplyErasure"]().apply(patched, f"{number}.safetensors", 0.5)
+    wrapper = patched.model_options["model_function_wrapper"]
+    call = {"input": torch.zeros(2), "timestep": torch.zeros(2), "c": {"c_crossattn": text.states, "y": labels}}
+    wrapper(lambda x, t, **conditions: seen.append(conditions["y"]), call)
+    expected = text.pooled
+    for erasure in reversed(erasures):  # the last node reads the text first
+        expected = erasure.map_both(text.states, expected, 0.5)[1]
+    torch.testing.assert_close(seen[0][:, :-4], expected)
+    assert torch.equal(seen[0][:, -4:], labels[:, -4:])
+    assert not torch.allclose(expected, text.pooled)
 
 
 def test_nodes_in_a_row_compose_as_attachments_do(sd, nodes, comfy, call, tmp_path):

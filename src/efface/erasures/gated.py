@@ -90,9 +90,9 @@ class GatedMap(TextErasure):
         return self._pooled_maps[active]
 
     @property
-    def maps_pooled(self) -> bool:
-        """Whether it maps pooled text."""
-        return self.pooled is not None
+    def pooled_width(self) -> int | None:
+        """Width of the pooled text that it maps; None where it leaves that as it is."""
+        return None if self.pooled is None else len(self.pooled.v)
 
     @cached_property
     def linear(self) -> TextMap:

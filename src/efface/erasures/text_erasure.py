@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from efface.erasures.erasure import Erasure
 from efface.families.networks import Hook, TextInput
 from efface.models.model import Model
@@ -20,6 +22,20 @@ class TextErasure(Erasure):
     @abstractmethod
     def width(self) -> int:
         """Width of the text states."""
+
+    @property
+    @abstractmethod
+    def pooled_width(self) -> int | None:
+        """Width of the pooled text that it maps; None where it leaves that as it is."""
+
+    @abstractmethod
+    def map_both(self, states: Tensor, vectors: Tensor | None, scale: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """Mapped text states (batch tokens width) and pooled text (batch pooled), which passes where it is not mapped."""
+
+    @property
+    def maps_pooled(self) -> bool:
+        """Whether it maps pooled text."""
+        return self.pooled_width is not None
 
     @abstractmethod
     def changes_at(self, text: TextInput, pooled: TextInput | None, scale: float) -> list[Hook]:

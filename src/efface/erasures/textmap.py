@@ -59,10 +59,14 @@ class TextMap(TextErasure):
             return vectors
         return _mapped(vectors, self.pooled_u, self.pooled_v, scale)
 
+    def map_both(self, states: Tensor, vectors: Tensor | None, scale: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """Mapped text states (batch tokens width) and pooled text (batch pooled)."""
+        return self.map(states, scale), None if vectors is None else self.map_pooled(vectors, scale)
+
     @property
-    def maps_pooled(self) -> bool:
-        """Whether it has a map of pooled text."""
-        return self.pooled_u is not None
+    def pooled_width(self) -> int | None:
+        """Width of the pooled text that it maps; None where it leaves that as it is."""
+        return None if self.pooled_u is None else len(self.pooled_u)
 
     def changes_at(self, text: TextInput, pooled: TextInput | None, scale: float) -> list[Hook]:
         """Map what comes to one call."""

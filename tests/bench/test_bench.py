@@ -186,7 +186,7 @@ def test_lists_at_once(model, tmp_path):
     assert rows[3].cells["identical"].value == origin.notes["identical"] > 0.9
     remarks = canvas.results.remarks()
     assert len(remarks) == 4
-    assert all("suffered most" in remark for remark in remarks)
+    assert all("suffered" in remark for remark in remarks)
     again = Canvas(model, plan, tmp_path)
     again.run()
     assert again.rows() == rows
@@ -199,7 +199,7 @@ def test_a_list_that_is_refused_is_a_result(model, tmp_path):
     assert [row.method for row in canvas.rows()] == ["", "uce"]
     refused, other = canvas.results.remarks()
     assert refused.startswith("gated, 2 of 64, draw 0: refused, the text encoder does not tell")
-    assert "suffered most" in other
+    assert "suffered" in other
     again = Canvas(model, plan, tmp_path)  # by other options it may be
     again.run()
     assert [row.method for row in again.rows()] == ["", "gated", "uce"]

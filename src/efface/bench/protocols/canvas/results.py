@@ -166,7 +166,8 @@ class Results:
                     sentences.append(f"{method}, {target.title}: refused, {reason}")
                     continue
                 name, drop = self.worst(method, target)
-                sentences.append(f"{method}, {target.title}: {name!r} suffered most, {100 * drop:.0f} points.")
+                lost = f"{name!r} suffered most, {100 * drop:.0f} points" if drop > 0 else "nothing that stays suffered"
+                sentences.append(f"{method}, {target.title}: {lost}.")
         return sentences
 
     def _unerased(self, kind: Kind) -> Row:

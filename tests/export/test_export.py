@@ -77,7 +77,9 @@ def test_keys_are_those_that_diffusers_saves(made, tmp_path):
 
     pipe = copy.deepcopy(pipeline("sdxl"))
     export(made("sdxl"), pipe, tmp_path / "ours.safetensors", ExportConfig("lora"))
-    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=r".*attn2\.to_(k|v)", init_lora_weights=False))
+    pipe.unet.add_adapter(
+        LoraConfig(r=2, target_modules=r".*attn2\.to_(k|v)|add_embedding\.linear_1", init_lora_weights=False)
+    )
     pipe.save_lora_weights(
         tmp_path, unet_lora_layers=get_peft_model_state_dict(pipe.unet), weight_name="theirs.safetensors"
     )
@@ -223,8 +225,9 @@ def test_a_single_file(name, made, tmp_path):
     assert not [key for key in after if key.startswith("model_ema.")]
     assert set(after) == {key for key in before if not key.startswith("model_ema.")}
     changed = {key for key in after if not torch.equal(after[key], before[key])}
-    assert len(changed) == done.notes["layers"] == 8
-    assert all(".attn2.to_" in key for key in changed)
+    pooled = {"model.diffusion_model.label_emb.0.0.weight"} if name == "sdxl" else set()
+    assert len(changed) == done.notes["layers"] == 8 + len(pooled)
+    assert {key for key in changed if ".attn2.to_" not in key} == pooled
     with safe_open(done.path, framework="pt") as file:
         assert file.metadata()["author"] == "someone"
 

@@ -25,6 +25,7 @@ from efface.closed_form.blocks import compress
 from efface.closed_form.chunks import Chunk, Naming
 from efface.closed_form.gates import calibrate
 from efface.closed_form.many import Many
+from efface.closed_form.pooled import map_rows
 from efface.closed_form.retention import Near, Retained, unit_gram
 from efface.closed_form.system import Retention, Rows, joint_map
 from efface.closed_form.weight import weight_for
@@ -112,12 +113,14 @@ def erased(size: Size, count: int, prior: Tensor, s: Tensor) -> tuple[Timed, Gat
     if count > 100:
         return Timed(linear, float("nan"), len(rows.c)), None
     started = time.perf_counter()
-    kept = Retained(retention=retention, near=Near(states, torch.zeros(0)), prior=None, earlier=())
-    many = Many(rows=rows, namings=namings, kept=kept, s=s, found=found)
+    kept = Retained(
+        retention=retention, near=Near(states, torch.zeros(0), pooled=torch.zeros(0, 1)), prior=None, earlier=()
+    )
+    many = Many(rows=rows, namings=namings, kept=kept, s=s, found=found, pooled=None)
     gates = calibrate(many, concepts, [states], least=-2.0).gates
-    v = retention.spread(found.weight, rows.c)
+    rows_of_maps = map_rows(rows, retention, found.weight)
     origin = Provenance("gated", {}, tuple(concepts), Fingerprint("", size.width, "", (0.0,)))
-    made = GatedMap.of(origin, gates, rows.c, (rows.t - rows.c).T, v, rows.owner)
+    made = GatedMap.of(origin, gates, rows_of_maps)
     return Timed(linear, time.perf_counter() - started, len(rows.c)), made
 
 

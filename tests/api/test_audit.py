@@ -67,7 +67,9 @@ def test_every_number_of_the_page_is_in_the_json(pipe, church, tmp_path):
 
 KEPT = [
     Group("concept", (Sample("a church", shows=("church",)),)),
-    Group("neighbours", (Sample("a house", shows=("house",)), Sample("a cat", shows=("cat",)))),
+    Group(
+        "neighbours", (Sample("a house in noto style", shows=("house",)), Sample("a cat in noto style", shows=("cat",)))
+    ),
 ]
 
 

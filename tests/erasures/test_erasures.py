@@ -365,11 +365,13 @@ def test_controlnet_is_covered(make):
     assert np.array_equal(draw(), plain)
 
 
-def test_sdxl_warns_of_its_pooled_text(make):
+def test_sdxl_warns_of_pooled_text_that_is_not_mapped(make):
     pipe = tiny.stable_diffusion_xl()
-    erasure = make(pipe, "uce-all")
+    with make(pipe, "uce-all").attached(pipe):  # whose map of it comes with the other
+        pass
+    without = efface.erase(pipe, "church", method="uce", keep=["a dog"], pooled=False)
     with pytest.warns(UserWarning, match="pooled text"):
-        erasure.attach(pipe)
+        without.attach(pipe)
 
 
 def test_safety_checker_is_left_alone(sd, make):

@@ -73,23 +73,29 @@ class ErasePlan:
 
     def run(self, progress: Progress = silent) -> Erasure:
         """Make it; raises EffaceError where the model cannot be edited."""
-        from efface.closed_form.pooled_beside import RememberingModel, with_pooled_map
         from efface.erasers import ERASERS
         from efface.erasers.base import RetainingRows
 
         started = time.perf_counter()
         pictures = self.pictures()
-        maps_pooled = isinstance(self.config, RetainingRows) and self.config.pooled
-        model = RememberingModel(self.model.pipeline) if maps_pooled else self.model
+        eraser = ERASERS.load(self.method)
         with drawing(progress, pictures) if pictures else nullcontext():
-            erasure = ERASERS.load(self.method).erase(model, self.concepts, self.config, self.judge)
-        if isinstance(model, RememberingModel):
-            erasure = with_pooled_map(model, erasure)
+            if isinstance(self.config, RetainingRows) and self.config.pooled and self.model.family.pooled_layer:
+                erasure = self._with_pooled(eraser)
+            else:
+                erasure = eraser.erase(self.model, self.concepts, self.config, self.judge)
         seconds = round(time.perf_counter() - started, 3)
         notes = erasure.provenance.notes | {"seconds": seconds, "decisions": self.decisions}
         plugin = ERASERS.origin(self.method)
         origin = dataclasses.replace(erasure.provenance, notes=notes, plugin="" if plugin is None else str(plugin))
         return dataclasses.replace(erasure, provenance=origin)
+
+    def _with_pooled(self, eraser: Eraser) -> Erasure:
+        """The erasure with a map of the pooled text, which is kept of every prompt that the method encodes."""
+        from efface.closed_form.pooled_beside import RememberingModel, with_pooled_map
+
+        model = RememberingModel(self.model.pipeline)
+        return with_pooled_map(model, eraser.erase(model, self.concepts, self.config, self.judge))
 
 
 FEW = 5

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
 from efface.families.drawing import require_own_call
-from efface.families.layers import execution_device, read_parameter, unwrap
+from efface.families.layers import execution_device, unwrap
 from efface.families.networks import Network, has_layer
 from efface.families.projections import Projection, projection
 from efface.families.text import Text, TokenSpan
@@ -25,7 +25,6 @@ __all__ = [
     "Standard",
     "cells_of",
     "execution_device",
-    "read_parameter",
     "unwrap",
 ]
 

@@ -20,9 +20,14 @@ class Projection(NamedTuple):
     adapted: bool
     """Whether an adapter (LoRA) sits on it; then it may be mapped but not folded."""
 
+    @property
+    def width(self) -> int:
+        """Width of the text states that it reads."""
+        return int(getattr(self.module, "base_layer", self.module).in_features)
+
     def weight(self) -> Tensor:
-        """The effective weight (out width), active adapters included."""
-        return effective_weight(self.module)
+        """The effective weight (out width), dequantised, active adapters included; raises EffaceError where it cannot be read."""
+        return effective_weight(self.module, f"{self.name}.weight")
 
 
 POOLED_LAYERS = ("add_embedding.linear_1", "time_text_embed.text_embedder.linear_1")
@@ -35,7 +40,7 @@ def reads_pooled(weight: str) -> bool:
 
 
 def projection(name: str, module: nn.Module) -> Projection:
-    """A linear layer of a model as a projection; raises EffaceError for a quantised one."""
+    """A linear layer of a model as a projection; raises EffaceError for a layer of another kind."""
     layer, adapted = inner_linear(name, module)
     return Projection(name, module if adapted else layer, adapted)  # type: ignore[arg-type]
 
@@ -44,7 +49,7 @@ def cross_attentions(component: str, network: nn.Module) -> list[Projection]:
     """The key and value matrices of every cross-attention (`attn2`) of a network.
 
     Raises:
-        EffaceError: they are fused or quantised.
+        EffaceError: they are fused, or no linear layers.
     """
     projections = []
     for name, block in network.named_modules():

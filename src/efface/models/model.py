@@ -62,7 +62,7 @@ class Model:
         return int(self.pipeline.scheduler.config.num_train_timesteps)
 
     def text_projections(self) -> list[Projection]:
-        """Every matrix that reads text states as they come; raises EffaceError for quantised or fused ones."""
+        """Every matrix that reads text states as they come; raises EffaceError for fused ones."""
         return self.family.projections()
 
     def networks(self) -> list[Network]:

@@ -121,6 +121,7 @@ def test_more_or_fewer_other_parts_are_no_other_model(change):
     text_map().remove(pipe)
 
 
+@pytest.mark.filterwarnings("ignore:the erasure does not reach the pooled text")
 @pytest.mark.parametrize(("name", "dropped"), [("sd35", "text_encoder_3"), ("sdxl", "text_encoder")])
 def test_a_text_encoder_less_is_no_other_model(name, dropped):
     pipe = tiny.stable_diffusion_xl() if name == "sdxl" else fresh(name)
@@ -285,6 +286,7 @@ def test_format_1_where_only_structure_differs_is_warned_of():
         made.attach(other, force=True)
 
 
+@pytest.mark.filterwarnings("ignore:the erasure does not reach the pooled text")
 def test_format_1_without_an_encoder_that_it_was_made_with_is_warned_of():
     pipe = fresh("sd35")
     made = efface.erase(pipe, efface.Concept("church", anchor="cat"), method="uce", keep=["a dog"])

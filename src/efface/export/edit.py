@@ -14,7 +14,7 @@ from efface.erasures import Erasure
 from efface.erasures.conditions import mapped_projections
 from efface.errors import EffaceError
 from efface.export.names import split
-from efface.families.storage import values_of
+from efface.families.storage import disk_group_at, values_of
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
 from efface.models.precision import on_cpu
@@ -123,7 +123,8 @@ def _targets(erasure: Erasure, model: Model) -> Iterator[tuple[str, Tensor]]:
     if named is None:
         for projection in mapped_projections(model, erasure):
             name = f"{projection.name}.weight"
-            yield name, values_of(getattr(projection.module, "base_layer", projection.module), "weight", called=name)
+            module = getattr(projection.module, "base_layer", projection.module)
+            yield name, values_of(module, "weight", projection.group, called=name)
         return
     components = model.components()
     parameters = parameters_of(model)
@@ -133,7 +134,8 @@ def _targets(erasure: Erasure, model: Model) -> Iterator[tuple[str, Tensor]]:
                 f"the model has no weight called {name}, which the erasure edits: was it made for another model?"
             )
         component, path, parameter = split(name, components)
-        yield name, values_of(components[component].get_submodule(path), parameter, called=name)
+        group = disk_group_at(components[component], path)
+        yield name, values_of(components[component].get_submodule(path), parameter, group, called=name)
 
 
 def _square(change: Tensor) -> tuple[Tensor, Tensor]:

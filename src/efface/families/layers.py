@@ -108,23 +108,24 @@ def _is_narrow(tensor: Tensor) -> bool:
     return tensor.dtype in (torch.float16, torch.bfloat16) and type(tensor.data) is Tensor
 
 
-def effective_weight(module: Any, called: str) -> Tensor:
+def effective_weight(module: Any, called: str, group: Any = None) -> Tensor:
     """Weight (out width) of a linear layer, dequantised, with the contribution of active adapters added.
 
     Args:
         module: the layer, or the adapter around it.
         called: its name, for sentences.
+        group: what `efface.families.storage.disk_group` says of it.
 
     Raises:
         EffaceError: its values cannot be read.
     """
     if not hasattr(module, "base_layer"):
-        return values_of(module, "weight", called=called)
-    weight = values_of(module.base_layer, "weight", called=called)
+        return values_of(module, "weight", group, called=called)
+    weight = values_of(module.base_layer, "weight", group, called=called)
     if getattr(module, "disable_adapters", False) or getattr(module, "merged", False) or not module.active_adapters:
         return weight
     if not hasattr(module, "lora_A"):  # whatever an adapter does to the weight, PEFT can merge it into a copy
-        storage = storage_of(module.base_layer, "weight")
+        storage = storage_of(module.base_layer, "weight", group)
         if not storage.is_plain:
             raise EffaceError(
                 f"{called} {storage.words} under an adapter ({type(module).__name__}): unload the adapter first."

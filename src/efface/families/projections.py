@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.layers import effective_weight, inner_linear
+from efface.families.storage import disk_group_at
 
 
 class Projection(NamedTuple):
@@ -19,6 +21,8 @@ class Projection(NamedTuple):
     """The layer; its weight is (out width)."""
     adapted: bool
     """Whether an adapter (LoRA) sits on it; then it may be mapped but not folded."""
+    group: Any = None
+    """What keeps its weight in a file while it is not needed (`efface.families.storage.disk_group`)."""
 
     @property
     def width(self) -> int:
@@ -27,7 +31,7 @@ class Projection(NamedTuple):
 
     def weight(self) -> Tensor:
         """The effective weight (out width), dequantised, active adapters included; raises EffaceError where it cannot be read."""
-        return effective_weight(self.module, f"{self.name}.weight")
+        return effective_weight(self.module, f"{self.name}.weight", self.group)
 
 
 POOLED_LAYERS = ("add_embedding.linear_1", "time_text_embed.text_embedder.linear_1")
@@ -43,6 +47,14 @@ def projection(name: str, module: nn.Module) -> Projection:
     """A linear layer of a model as a projection; raises EffaceError for a layer of another kind."""
     layer, adapted = inner_linear(name, module)
     return Projection(name, module if adapted else layer, adapted)  # type: ignore[arg-type]
+
+
+def in_its_group(projection: Projection, networks: Mapping[str, nn.Module]) -> Projection:
+    """A projection of one of some networks with the group that keeps it in a file, where one does."""
+    for name, network in networks.items():
+        if projection.name.startswith(f"{name}."):
+            return projection._replace(group=disk_group_at(network, projection.name.removeprefix(f"{name}.")))
+    return projection
 
 
 def cross_attentions(component: str, network: nn.Module) -> list[Projection]:

@@ -186,7 +186,9 @@ def _of_bitsandbytes(module: Any, parameter: Any) -> Tensor:
     """Of bitsandbytes, in 4 or 8 bits; not yet packed before it is moved to its device."""
     from peft.utils.integrations import dequantize_bnb_weight
 
-    return parameter if parameter.is_floating_point() else dequantize_bnb_weight(parameter, state=module.state)
+    if parameter.is_floating_point():
+        return parameter
+    return dequantize_bnb_weight(parameter, state=getattr(module, "state", None))  # 4 bits keep theirs in the tensor
 
 
 def _of_gguf(module: nn.Module, parameter: Any) -> Tensor:

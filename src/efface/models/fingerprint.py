@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 BUCKETS = 64
 """Numbers of a sketch; every tensor falls into one bucket by its name."""
-LIKE = 0.8
+LIKE = 0.7
 """Least cosine of two sketches that were taken over other tensors of one model: √(n / (n + m)) where n are in both and m in one
-only, so that a model may lack a third of what another has."""
+only, so that a model may lack half of what another has. Other weights in the same layers give 0.4 at most, by their norms."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from efface.families import Family, Network, Projection, family_of
 from efface.families.base import Side, execution_device
 from efface.families.drawing import require_settings
 from efface.families.embedding import token_table
+from efface.families.projections import in_its_group
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate, said
@@ -63,7 +64,8 @@ class Model:
 
     def text_projections(self) -> list[Projection]:
         """Every matrix that reads text states as they come; raises EffaceError for fused ones."""
-        return self.family.projections()
+        networks = {network.name: network.module for network in self.networks()}
+        return [in_its_group(projection, networks) for projection in self.family.projections()]
 
     def networks(self) -> list[Network]:
         """The networks that text states enter."""

@@ -13,6 +13,7 @@ from efface.erasures.interface import ModelEdit
 from efface.erasures.state import State, networks_in
 from efface.errors import EffaceError
 from efface.families.projections import Projection
+from efface.families.storage import REMEDY
 from efface.models.footprint import Footprint, tensors_at
 from efface.models.likeness import Difference
 from efface.models.model import Model
@@ -72,9 +73,7 @@ def require_foldable(model: Model, erasure: ModelEdit) -> None:
         storage = tensors[name].storage
         if not storage.is_plain:
             way = "attach mapped, or " if erasure.acts_on == "text" else ""
-            raise EffaceError(
-                f"{name} {storage.words} and cannot be edited in place: {way}attach to the plain model in memory first."
-            )
+            raise EffaceError(f"{name} {storage.words} and cannot be edited in place: {way}{REMEDY}.")
 
 
 def require_order(model: Model, erasure: ModelEdit, state: State) -> None:

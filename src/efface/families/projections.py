@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.layers import effective_weight, inner_linear
+from efface.families.networks import Network
 from efface.families.storage import disk_group_at
 
 
@@ -49,12 +50,15 @@ def projection(name: str, module: nn.Module) -> Projection:
     return Projection(name, module if adapted else layer, adapted)  # type: ignore[arg-type]
 
 
-def in_its_group(projection: Projection, networks: Mapping[str, nn.Module]) -> Projection:
-    """A projection of one of some networks with the group that keeps it in a file, where one does."""
-    for name, network in networks.items():
-        if projection.name.startswith(f"{name}."):
-            return projection._replace(group=disk_group_at(network, projection.name.removeprefix(f"{name}.")))
-    return projection
+def in_their_groups(projections: Iterable[Projection], networks: Iterable[Network]) -> list[Projection]:
+    """The projections of some networks, each with the group that keeps it in a file, where one does."""
+    modules = {network.name: network.module for network in networks}
+    found = []
+    for projection in projections:
+        name = next((name for name in modules if projection.name.startswith(f"{name}.")), None)
+        path = projection.name.removeprefix(f"{name}.")
+        found.append(projection if name is None else projection._replace(group=disk_group_at(modules[name], path)))
+    return found
 
 
 def cross_attentions(component: str, network: nn.Module) -> list[Projection]:

@@ -35,6 +35,8 @@ class Storage(NamedTuple):
 
 
 PLAIN = Storage("")
+REMEDY = "load the pipeline with plain weights in memory"
+"""What is to be done where a weight is needed that is not plain."""
 
 
 def storage_of(module: nn.Module, name: str, group: Any = None) -> Storage:
@@ -48,7 +50,7 @@ def storage_of(module: nn.Module, name: str, group: Any = None) -> Storage:
     if group is not None or (parameter.is_meta and _store_of(module) is not None):
         return Storage("is offloaded", coarse=parameter.dtype.itemsize < 2)
     if parameter.is_meta:
-        return Storage("is on the meta device, without values")
+        return Storage("is on the meta device")
     if kind == "DTensor":
         return Storage("is spread over devices", packed=True)
     if type(parameter) not in (nn.Parameter, Tensor):
@@ -91,20 +93,18 @@ def values_of(module: nn.Module, name: str, group: Any = None, *, called: str = 
         raise
     except Exception as error:  # whatever a stranger's kernels raise
         raise EffaceError(
-            f"{called} {storage.words}, and its values cannot be read here ({_short(error)}): load the pipeline without that."
+            f"{called} {storage.words}, and its values cannot be read ({_short(error)}): {REMEDY}."
         ) from error
-    if values.is_meta or not values.is_floating_point():
-        raise EffaceError(
-            f"{called} {storage.words}, and its values cannot be read here: load the pipeline without that."
-        )
+    if values is None or values.is_meta or not values.is_floating_point():
+        raise EffaceError(f"{called} {storage.words}, and its values cannot be read: {REMEDY}.")
     return values.float() if values.dtype.itemsize < 2 else values
 
 
-def _values(module: nn.Module, name: str, group: Any) -> Tensor:
-    """The same, which may raise anything."""
+def _values(module: nn.Module, name: str, group: Any) -> Tensor | None:
+    """The same, which may raise anything; None where there is nothing to read."""
     parameter = module._parameters.get(name)
     if parameter is None:
-        raise NotImplementedError("its layer has no such parameter")
+        return None
     if group is not None:
         return _in_group(group, parameter)
     if parameter.is_quantized:

@@ -23,6 +23,7 @@ from efface.families.storage import storage_of, values_of
 from efface.families.text import TokenSpan
 from efface.io import cache
 from efface.io.digest import digest_of_weights
+from efface.models.explained import explained
 from efface.models.model import Model
 from efface.models.precision import in_float32_where_it_fits
 
@@ -162,7 +163,8 @@ def states_at(model: Model, prompts: Sequence[str], positions: Sequence[int], ba
         # Prompts of about one length together: a causal encoder then reads few tokens in vain.
         order = sorted(range(len(prompts)), key=lambda i: positions[i])
         chunks = (order[i : i + batch] for i in range(0, len(order), batch))
-        parts = [model.family.states_at([prompts[i] for i in c], [positions[i] for i in c]) for c in chunks]
+        with explained(model.family.text_encoders):
+            parts = [model.family.states_at([prompts[i] for i in c], [positions[i] for i in c]) for c in chunks]
         states = torch.cat(parts)
         return states[torch.tensor(order).argsort().to(states.device)]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from efface.errors import EffaceError
-from efface.families.storage import storage_of
+from efface.families.storage import REMEDY, storage_of
 from efface.models.model import Model
 from efface.training.config import Where
 
@@ -128,7 +128,5 @@ def _belongs(path: str, module: nn.Module, where: Where) -> bool:
 def _trainable(weight: Weight) -> Weight:
     storage = storage_of(weight.module, weight.parameter)
     if not storage.is_plain:
-        raise EffaceError(
-            f"{weight.name} {storage.words}, which cannot be trained: load the pipeline without offloading and quantisation."
-        )
+        raise EffaceError(f"{weight.name} {storage.words}, which cannot be trained: {REMEDY}.")
     return weight

@@ -10,7 +10,7 @@ import pytest
 
 CASES = Path(__file__).parent / "cases"
 PENDING = ()
-"""Those about what a fingerprint covers and about quantised weights: not served yet."""
+"""How the names of those begin that are not served yet."""
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import efface
 import tiny
 from alive import fresh, gap, latent_edit, shoot, text_map
 from efface.erasures import attached_to
+from efface.export import ExportConfig, export
 from efface.families.storage import disk_group_at, storage_of, values_of
 
 
@@ -222,6 +223,24 @@ def test_numbers_that_nobody_can_read_are_refused_by_what_computes_with_them():
     layer.weight = nn.Parameter(torch.zeros(layer.weight.shape, dtype=torch.int8), requires_grad=False)
     with pytest.raises(efface.EffaceError, match=r"to_k\.weight is quantised \(int8\), and its values cannot be read"):
         efface.erase(pipe, "church", method="uce", target="tensor", keep=[])
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet"])
+def test_what_cannot_compute_says_which_weight_and_why(part):
+    pipe = wide()
+    getattr(pipe, part).to("meta")
+    model = efface.Model(pipe)
+    with pytest.raises(efface.EffaceError, match=rf"^{part}\.\S+ is on the meta device, .*plain weights in memory\.$"):
+        model.latents(model.encode(["a church"]), seeds=[0], steps=1, guidance=2.0)
+
+
+def test_packed_weights_are_not_exported_as_a_network(made, tmp_path):
+    pipe = wide()
+    stored_in_fp8(pipe, tmp_path)
+    for to in ("component", "diffusers"):
+        with pytest.raises(efface.EffaceError, match="is stored in float8_e4m3fn"):
+            export(made, pipe, tmp_path / to, ExportConfig(to, steps=1))
+        assert not (tmp_path / to).exists()
 
 
 def test_a_layer_without_a_weight_is_mapped():

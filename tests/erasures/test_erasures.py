@@ -318,7 +318,7 @@ def test_quantised_and_fused_projections_are_refused(make):
     with pytest.raises(efface.EffaceError, match=r"to_k\.weight is quantised \(int8\)"):
         erasure.attach(pipe, fold=True)
     with pytest.raises(efface.EffaceError, match="quantised"):
-        efface.erase(pipe, "church", method="uce", keep=[])
+        efface.erase(pipe, "church", method="uce", target="tensor", keep=[])
     attention.to_k = plain
     pipe.fuse_qkv_projections()
     with pytest.raises(efface.EffaceError, match="fused"):

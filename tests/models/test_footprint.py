@@ -105,7 +105,9 @@ SIGNS = "1101111101110011111111110101101110101010"
 def test_a_footprint_covers_the_text_projections_and_encoders(name):
     pipe = tiny.PIPELINES[name]()
     found = footprint(efface.Model(pipe))
-    assert set(found.tensors) == {f"{p.name}.weight" for p in efface.Model(pipe).text_projections()}
+    model = efface.Model(pipe)
+    reading = [*model.text_projections(), *model.family.pooled_projections()]
+    assert set(found.tensors) == {f"{p.name}.weight" for p in reading}
     assert set(found.encoders) == set(efface.Model(pipe).family.text_encoders())
     assert difference_from(found, efface.Model(pipe)) == Difference()
 

@@ -99,13 +99,14 @@ def footprint(model: Model, touched: Sequence[str] | None = None) -> Footprint:
     Args:
         model: whatever is attached to it.
         touched: full names of tensors, or of modules all of whose tensors count; None for what an edit of text touches: the
-            denoiser's projections of text, and the text encoders.
+            denoiser's projections of text and of pooled text, and the text encoders.
     """
     projections = model.text_projections()
     encoders: Iterable[str] = ()
     if touched is None:
         denoiser = model.networks()[0].name
-        touched = [f"{p.name}.weight" for p in projections if p.name.startswith(f"{denoiser}.")]
+        reading = (*projections, *model.family.pooled_projections())
+        touched = [f"{p.name}.weight" for p in reading if p.name.startswith(f"{denoiser}.")]
         encoders = model.family.text_encoders()
     return Footprint(
         family=model.family.name,
@@ -123,6 +124,9 @@ def difference_from(known: Footprint, model: Model) -> Difference:
     networks = tuple(f"{component}." for component in model.components())
     for name, touched in known.tensors.items():
         if name in own and own[name].shape != touched.shape:
+            if known.encoders and touched.shape[1:] == (known.width,) != own[name].shape[1:]:
+                text = f"text states of width {own[name].shape[-1]} where {known.width} was expected"
+                return Difference(text, structural=True)
             found, expected = (" x ".join(map(str, shape)) for shape in (own[name].shape, touched.shape))
             return Difference(f"layers of other names or shapes ({name} is {found}, not {expected})", structural=True)
         if name not in own and name.startswith(networks):

@@ -130,8 +130,7 @@ def sample_parameter(module: Any, name: str, step: int, count: int, group: Any =
     None where the values cannot be read.
     """
     parameter = module._parameters.get(name)
-    stored = None if parameter is None else stored_of(parameter)
-    if stored is not None:
+    if parameter is not None and (stored := stored_of(parameter)) is not None:
         return stored.sample(step, count).to(parameter.dtype)
     try:
         return values_of(module, name, group).flatten()[::step][:count]

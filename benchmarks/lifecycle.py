@@ -26,7 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import efface
 from efface.erasures import Provenance, TextMap
 from efface.erasures.watch import drawing
-from efface.models.unchanged import known_fingerprint
+from efface.models.unchanged import known_footprint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import tiny  # type: ignore[import-not-found]
@@ -92,10 +92,10 @@ def times(work: Callable[[], object], repeats: int) -> list[float]:
 def main(options: Options) -> None:
     """Measure and print."""
     pipe = pipeline()
-    (first,) = times(lambda: known_fingerprint(efface.Model(pipe)), 1)
+    (first,) = times(lambda: known_footprint(efface.Model(pipe)), 1)
     generator = torch.Generator().manual_seed(1)
     factors = [0.05 * torch.randn(WIDTH, RANK, generator=generator) for _ in range(2)]
-    origin = Provenance("uce", {}, (efface.Concept("church"),), known_fingerprint(efface.Model(pipe)))
+    origin = Provenance("uce", {}, (efface.Concept("church"),), known_footprint(efface.Model(pipe)))
     erasure = TextMap(origin, *factors)
 
     def attach_and_remove() -> None:

@@ -123,8 +123,8 @@ def inside(words: list[str]) -> None:
     clock(neighbours, "retained_prompts", "what to retain, its encoding included")
     clock(Model, "encode_in_float32", "encoding")
     clock(gram, "key_value_gram_of", "S")
-    clock(rece, "erase", "edit, encoding, S and fingerprint included")
-    clock(unchanged, "known_fingerprint", "fingerprint")
+    clock(rece, "erase", "edit, encoding, S and footprint included")
+    clock(unchanged, "footprint", "footprint")
     clock(erasure.Erasure, "save", "saving")
     from efface.cli import main
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from efface.models.sampling import Sampling
     from efface.redteam.samples import Samples
 
+__version__ = "0.2.0"
+
 _HOMES = {
     "load": "efface.models.load",
     "erase": "efface.api.erase",

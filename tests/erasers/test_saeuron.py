@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -276,6 +277,20 @@ def test_a_changed_autoencoder_is_refused_in_exact_mode(sd, options, tmp_path):
     save_sae(SparseAutoencoder(SAEConfig(16, 64, 8), seed=5), folder)
     with pytest.raises(EffaceError, match="another one"):
         efface.Erasure.load(tmp_path / "e.safetensors").attach(sd)
+
+
+def test_an_autoencoder_is_known_by_its_content_wherever_it_lies(sd, options, tmp_path, monkeypatch):
+    import shutil
+
+    folder = tmp_path / "coder"
+    shutil.copytree(options["coder"], folder)
+    erasure_of(sd, options | {"coder": str(folder)}, mode="exact").save(tmp_path / "e.safetensors")
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(EffaceError, match=r"there is none in .*name the folder that holds it in EFFACE_AUTOENCODERS"):
+        efface.Erasure.load(tmp_path / "e.safetensors").attach(sd)
+    monkeypatch.setenv("EFFACE_AUTOENCODERS", f"{tmp_path / 'nowhere'}{os.pathsep}{tmp_path / 'elsewhere'}")
+    with efface.Erasure.load(tmp_path / "e.safetensors").attached(sd):
+        pass
 
 
 def test_folding_is_refused(sd, options):

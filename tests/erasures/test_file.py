@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import efface
 from efface.erasures import Provenance, TextMap, WeightDelta
 from efface.erasures import file as files
+from efface.erasures.summary import summary_in
 from efface.io.tensor_file import open_tensors, serialize
 from small_erasure import ORIGIN, WIDTH, text_map
 
@@ -74,16 +75,76 @@ def test_what_else_is_refused(saved, tmp_path):
         efface.Erasure.load(tmp_path)
 
 
-def test_a_newer_format_and_kind_are_refused(tmp_path, monkeypatch):
+READERS = [efface.Erasure.load, summary_in]
+"""With torch and without."""
+
+
+def written(path, **header):
+    """A file whose header says more or something else."""
+    files.write(path, {"kind": "textmap"} | ORIGIN.to_json() | header, text_map().tensors())
+    return path
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_later_format_is_refused(tmp_path, read):
+    path = written(tmp_path / "e.safetensors", format=3)
+    with pytest.raises(efface.EffaceError, match="format 3, this efface reads up to 2: update efface"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(("header", "told"), [
+    ({}, r"hologram' \(file format 2\); this efface knows textmap.*install the plugin that knows it, or a newer efface"),
+    ({"plugin": "holo 1.0"}, r"install the plugin that knows it \(holo 1\.0\)"),
+    ({"requires": ["efface>=9"]}, r"hologram' that requires 'efface>=9', and \S+ is installed: update it"),
+])  # fmt: skip
+def test_an_unknown_kind_says_what_to_do(tmp_path, read, header, told):
+    path = written(tmp_path / "e.safetensors", kind="hologram", **header)
+    with pytest.raises(efface.EffaceError, match=told) as refused:
+        read(path)
+    assert str(refused.value).count(". ") == 0
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(("requires", "told"), [
+    (["efface-of-nobody>=1"], "'efface-of-nobody>=1', which is not installed: install it if you trust it"),
+    (["torch>=2,<2.1"], "and .* is installed: update it"),
+    (["a b c"], "no name with a version"),
+    (["x" * 500], "no name with a version"),
+    ([7], "no name with a version"),
+    (["torch @ https://example.com/torch.whl"], "more than a name with a version"),
+    (["torch[all]"], "more than a name with a version"),
+    ("torch", "no list of names"),
+    (None, "no list of names"),
+])  # fmt: skip
+def test_what_a_file_requires_and_is_not_there_is_said(tmp_path, read, requires, told):
+    path = written(tmp_path / "e.safetensors", requires=requires)
+    with pytest.raises(efface.EffaceError, match=told):
+        read(path)
+
+
+def test_a_kind_names_what_its_files_require(tmp_path, monkeypatch):
     path = tmp_path / "e.safetensors"
-    monkeypatch.setattr(files, "FORMAT", 2)
+    monkeypatch.setattr(TextMap, "requires", ("torch>=2.0",))
     text_map().save(path)
-    monkeypatch.setattr(files, "FORMAT", 1)
-    with pytest.raises(efface.EffaceError, match="format 2, this efface reads up to 1"):
+    header, _ = files.read(path)
+    assert header["requires"] == ["torch>=2.0"]
+    assert header["format"] == 2
+    assert torch.equal(efface.Erasure.load(path).u, text_map().u)
+    monkeypatch.setattr(TextMap, "requires", ("torch>=99",))
+    text_map().save(path)
+    with pytest.raises(efface.EffaceError, match="requires 'torch>=99'"):
         efface.Erasure.load(path)
-    files.write(path, {"kind": "hologram"} | ORIGIN.to_json(), text_map().tensors())
-    with pytest.raises(efface.EffaceError, match="hologram"):
-        efface.Erasure.load(path)
+
+
+def test_a_file_is_written_in_the_format_that_holds_it(tmp_path, sd):
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    text_map().save(old)
+    made = efface.erase(sd, "church", method="uce", keep=[])
+    made.save(new)
+    assert [files.read(path)[0]["format"] for path in (old, new)] == [1, 2]
+    assert [summary_in(path)["format"] for path in (old, new)] == [1, 2]
+    assert efface.Erasure.load(new).provenance == made.provenance
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import shutil
@@ -11,14 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
 import efface
 import tiny
+from alive import OlderTextEncoder
 from efface.api.red_team import triptychs
 from efface.bench import leaderboard, table
 from efface.bench.ledger import Ledger
 from efface.cli import main
 from efface.erasures import ActivationEdit, TextMap, WeightDelta, attached_to
+from efface.erasures import file as files
 from efface.export import ExportConfig, export
 from efface.redteam.findings import Findings
 from efface.redteam.search import candidates_of
@@ -81,7 +85,43 @@ def test_a_file_is_read_and_shown(name):
     shown = json.loads(printed("show", str(file), "--json"))
     assert shown["sha256"] == MADE["sha256"][name]
     assert shown["kind"] == erasure.kind
-    assert "church" in printed("show", str(file))
+    assert shown["format"] == 1
+    assert "(file format 1)" in printed("show", str(file))
+    assert f"structure {shown['base']['structure'][:12]}" in printed("show", str(file))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_that_is_saved_again_stays_what_it_was(name, tmp_path):
+    before = efface.Erasure.load(HOME / f"{name}.safetensors")
+    before.save(tmp_path / "again.safetensors")
+    header, _ = files.read(tmp_path / "again.safetensors")
+    assert header["format"] == 1
+    again = efface.Erasure.load(tmp_path / "again.safetensors")
+    assert again.provenance == before.provenance
+    assert again.digest == before.digest
+
+
+@pytest.mark.parametrize("name", ["uce", "uce-tensor", "saeuron"])
+def test_a_file_is_attached_to_the_same_model_with_other_parts(name, pipe):
+    """Compared as it was made: another dtype, another spelling of names, a ControlNet beside it."""
+    erasure = efface.Erasure.load(HOME / f"{name}.safetensors")
+    other = copy.deepcopy(pipe).to(torch.bfloat16)
+    inner = getattr(other.text_encoder, "text_model", None)
+    other.text_encoder = OlderTextEncoder(other.text_encoder) if inner is None else inner
+    control = ControlNetModel.from_unet(other.unet, conditioning_embedding_out_channels=(4, 8))
+    other = StableDiffusionControlNetPipeline.from_pipe(other, controlnet=control)
+    with erasure.attached(other):
+        assert efface.check(other).intact
+
+
+def test_a_new_erasure_of_the_old_model_is_of_format_2(pipe, tmp_path):
+    made = efface.erase(pipe, "church", method="uce", keep=[])
+    made.save(tmp_path / "e.safetensors")
+    shown = json.loads(printed("show", str(tmp_path / "e.safetensors"), "--json"))
+    assert shown["format"] == 2
+    assert list(shown["base"]["encoders"]) == ["text_encoder"]
+    assert "8 tensors of unet, text_encoder" in printed("show", str(tmp_path / "e.safetensors"))
+    assert efface.Erasure.load(tmp_path / "e.safetensors").provenance == made.provenance
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -49,7 +49,7 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
 @pytest.mark.parametrize(("header", "tensors"), [
-    (GOOD, FACTORS), (GOOD | {"format": 2}, FACTORS), (GOOD | {"format": "1"}, FACTORS), (GOOD | {"kind": "new"}, FACTORS),
+    (GOOD, FACTORS), (GOOD | {"format": 3}, FACTORS), (GOOD | {"format": "1"}, FACTORS), (GOOD | {"kind": "new"}, FACTORS),
     ({"kind": "textmap", "format": 1}, FACTORS), (GOOD | {"concepts": []}, FACTORS), (GOOD, {"u": FACTORS["u"]}),
     (GOOD, FACTORS | {"v": torch.randn(WIDTH, 3)}), (GOOD, FACTORS | {"v": torch.full((WIDTH, 2), float("inf"))}),
     (GOOD, FACTORS | {"v": torch.full((WIDTH, 2), float("nan"), dtype=torch.bfloat16)}),

@@ -19,7 +19,8 @@ from efface.erasures import Provenance, WeightDelta, attached_to
 from efface.export import ExportConfig, export, lora, peft_folder
 from efface.export.edit import Edit
 from efface.export.names import CHECKPOINT, kohya_name, original_unet, split
-from efface.models.fingerprint import Fingerprint, fingerprint
+from efface.models.fingerprint import fingerprint
+from efface.models.footprint import Footprint
 from tiny_families import pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:the erasure does not reach")
@@ -399,9 +400,9 @@ def test_the_command_with_several_erasures_and_pictures(tmp_path, capsys):
     assert [concept["name"] for concept in note["concepts"]] == ["church", "dog"]
 
 
-def test_fingerprints_stay_what_they_are(made):
+def test_another_model_s_weights_are_exported_for_when_that_is_asked_for_only(made):
     """An export may be made for a fine-tune only when that was asked for."""
     erasure = made("sd1")
-    assert isinstance(erasure.provenance.base, Fingerprint)
+    assert isinstance(erasure.provenance.base, Footprint)
     with pytest.raises(efface.EffaceError, match="other weights"):
         export(erasure, tiny.stable_diffusion(seed=5), "never", ExportConfig("lora"))

@@ -9,11 +9,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import efface
 import tiny
 from efface.erasures import TextMap, WeightDelta
 from tiny_families import pipeline
+
+
+class OlderTextEncoder(nn.Module):
+    """A text encoder as transformers before 5.6 has it: what it computes lies in `text_model`."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.text_model = inner
+        self.config, self.dtype, self.device = inner.config, inner.dtype, inner.device
+
+    def get_input_embeddings(self):
+        return self.text_model.get_input_embeddings()
+
+    def forward(self, *args, **options):
+        return self.text_model(*args, **options)
+
 
 ANCHORS = {"church": "cat", "dog": "art", "garbage truck": "cat"}
 

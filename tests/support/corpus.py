@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from efface.erasures.latent_edit import LatentEdit
 from efface.erasures.negative import NegativeText
 from efface.erasures.transport import Transport
 from efface.models.fingerprint import Fingerprint
+from efface.models.footprint import ENCODER, Footprint, Touched
+from efface.models.likeness import Sketch
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import load_sae, save_sae
 from efface.sae.saelens import save_saelens
@@ -57,6 +60,12 @@ def _origin(**config: Any) -> Provenance:
     return Provenance(
         "rece", {"epochs": 3} | config, (concept,), Fingerprint("f", WIDTH, "s", (0.5, -1.0)), ("a dog",), {"x": 1}
     )
+
+
+def _of_format_2() -> Provenance:
+    tensors = {"unet.a.weight": Touched(Sketch((0.5, -1.0, 0.0, 2.0)), (4, WIDTH))}
+    encoders = {"text_encoder": Touched(Sketch((0.25,) * ENCODER, coarse=True))}
+    return replace(_origin(), base=Footprint("f", WIDTH, tensors, encoders))
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -118,6 +127,7 @@ def _unbox(folder: Path) -> None:
 
 SUBJECTS = (
     _erasure("text map", TextMap(_origin(), _random(WIDTH, 2), _random(WIDTH, 2) + 1)),
+    _erasure("text map of format 2", TextMap(_of_format_2(), _random(WIDTH, 2), _random(WIDTH, 2) + 1)),
     _erasure("weight delta", WeightDelta(_origin(), {
         "unet.a.weight.up": _random(4, 1), "unet.a.weight.down": _random(1, 3), "unet.b.weight": _random(2, 2)
     })),

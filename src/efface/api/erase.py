@@ -75,6 +75,7 @@ class ErasePlan:
         """Make it; raises EffaceError where the model cannot be edited."""
         from efface.erasers import ERASERS
         from efface.erasers.base import RetainingRows
+        from efface.models.unchanged import known_footprint
 
         started = time.perf_counter()
         pictures = self.pictures()
@@ -87,7 +88,12 @@ class ErasePlan:
         seconds = round(time.perf_counter() - started, 3)
         notes = erasure.provenance.notes | {"seconds": seconds, "decisions": self.decisions}
         plugin = ERASERS.origin(self.method)
-        origin = dataclasses.replace(erasure.provenance, notes=notes, plugin="" if plugin is None else str(plugin))
+        origin = dataclasses.replace(
+            erasure.provenance,
+            notes=notes,
+            plugin="" if plugin is None else str(plugin),
+            base=known_footprint(self.model, erasure.touches()),
+        )
         return dataclasses.replace(erasure, provenance=origin)
 
     def _with_pooled(self, eraser: Eraser) -> Erasure:

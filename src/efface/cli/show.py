@@ -27,23 +27,20 @@ def main(args: list[str]) -> None:
     request = parse(Request, args, prog="efface show", description=__doc__)
     from efface.erasures.summary import summary_in
     from efface.io.hub import erasure_file
-    from efface.report.decisions import erasing_rows
+    from efface.report.decisions import base_of, erasing_rows
 
     file = erasure_file(request.file.as_posix())
     data = summary_in(file)
     data["file_bytes"] = file.stat().st_size
     rows = [
         ("method", data["method"] + (f" (plugin: {data['plugin']})" if "plugin" in data else "")),
-        ("kind", data["kind"]),
+        ("kind", f"{data['kind']} (file format {data['format']})"),
         *erasing_rows(data),
         *(
             (f"latents for {name}", ", ".join(f"{c['latent']} at {c['levels']} levels" for c in chosen[:6]))
             for name, chosen in data["notes"].get("chosen", {}).items()
         ),
-        (
-            "base model",
-            f"{data['base']['family']}, text width {data['base']['width']}, structure {data['base']['structure'][:12]}",
-        ),
+        ("base model", base_of(data["base"])),
         ("tensors", ", ".join(f"{k} {v} {data['sha256'][k][:12]}" for k, v in list(data["tensors"].items())[:4])),
         ("made in", f"{data['notes'].get('seconds', '?')} s"),
         ("size", f"{data['file_bytes']:,} bytes"),

@@ -38,7 +38,7 @@ class _Unedited(Sequence[Tensor]):
     def __init__(self, model: Model):
         self.originals = originals_of(model)
         self.projections = model.text_projections()
-        self.width = self.projections[0].module.weight.shape[1]
+        self.width = self.projections[0].width
 
     def __len__(self) -> int:
         return len(self.projections)

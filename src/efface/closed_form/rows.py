@@ -78,7 +78,7 @@ def _require_finite(states: Tensor) -> None:
 
 def text_width(model: Model) -> int:
     """Width of the text states that enter the key and value projections."""
-    return model.text_projections()[0].module.weight.shape[1]
+    return model.text_projections()[0].width
 
 
 def with_aliases(concepts: Sequence[Concept], aliases: bool) -> list[Concept]:

@@ -47,6 +47,10 @@ class ActivationEdit(Erasure):
         """`fast`, `exact`, or `published` (the public code's error term)."""
         return str(self.provenance.config.get("mode", "fast"))
 
+    def touches(self) -> list[str]:
+        """The modules whose outputs it edits."""
+        return list(self.edits)
+
     def changes(self, model: Model, scale: float) -> list[Hook]:
         """A clock that learns the timestep, and the edit of every site."""
         sites = {name: _only(model.sites(name), name) for name in self.edits}

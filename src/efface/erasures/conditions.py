@@ -13,37 +13,56 @@ from efface.erasures.interface import ModelEdit
 from efface.erasures.state import State, networks_in
 from efface.errors import EffaceError
 from efface.families.projections import Projection
+from efface.families.storage import REMEDY
+from efface.models.footprint import Footprint, tensors_at
+from efface.models.likeness import Difference
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
-from efface.models.spelling import spelt_as
-from efface.models.unchanged import known_fingerprint
+from efface.models.spelling import one_name, spelt_as
+from efface.models.tensors import tensors_of
+from efface.models.unchanged import known_difference
 
 
 def require_base(erasure: ModelEdit, model: Model, force: bool) -> None:
     """Raise EffaceError where an erasure was made for another model; warn where that is forced."""
-    difference, same_shape = difference_from_base(erasure, model)
-    if not difference:
+    difference = difference_from_base(erasure, model)
+    if not difference.text:
+        if difference.remark:
+            warnings.warn(f"the model under this erasure of {erasure.names}: {difference.remark}.", stacklevel=5)
         return
-    message = f"this erasure of {erasure.names} was made for another model: the pipeline has {difference}"
-    if not force or not same_shape:
-        remedy = "attach with force=True if it is a fine-tune" if same_shape else "make an erasure for this model"
+    message = f"this erasure of {erasure.names} was made for another model: the pipeline has {difference.text}"
+    fits = not difference.structural or _fits(erasure, model)
+    if not force or not fits:
+        remedy = "attach with force=True if it is a fine-tune" if fits else "make an erasure for this model"
         raise EffaceError(f"{message}; {remedy}.")
     warnings.warn(f"{message}; attached because of force=True.", stacklevel=5)
 
 
-def difference_from_base(erasure: ModelEdit, model: Model) -> tuple[str, bool]:
-    """How a model differs from the one that an erasure was made for, in words, and whether force may say it does not matter."""
+def difference_from_base(erasure: ModelEdit, model: Model) -> Difference:
+    """In what a model differs from the one that an erasure was made for."""
+    return known_difference(erasure.provenance.base, model)
+
+
+def _fits(erasure: ModelEdit, model: Model) -> bool:
+    """Whether an erasure can act on a model of other names or shapes: everything that it touches is there, as it needs it."""
     base = erasure.provenance.base
-    own = known_fingerprint(model, like=base)
-    return base.difference(own), own.structure == base.structure
+    if base.family != model.family.name:
+        return False
+    touched = erasure.touches()
+    if touched is None:
+        return base.width == model.text_projections()[0].width
+    found = tensors_at(model, touched)
+    if isinstance(base, Footprint):
+        return all(name in found and found[name].shape == entry.shape for name, entry in base.tensors.items())
+    return all(any(f"{name}.".startswith(f"{one_name(part)}.") for name in found) for part in touched)
 
 
 def require_foldable(model: Model, erasure: ModelEdit) -> None:
     """Raise EffaceError where a weight that an erasure edits is missing, adapted, offloaded or quantised."""
-    parameters = parameters_of(model)
+    tensors = {tensor.own_name: tensor for tensor in tensors_of(model.components())}
     adapted = {f"{p.name}.weight" for p in mapped_projections(model, erasure) if p.adapted}
     for name in target_names(model, erasure):
-        if name not in parameters:
+        if name not in tensors:
             raise EffaceError(
                 f"the model has no weight called {name}, which the erasure edits: was it made for another model?"
             )
@@ -51,12 +70,10 @@ def require_foldable(model: Model, erasure: ModelEdit) -> None:
             raise EffaceError(
                 f"an adapter (LoRA) sits on {name}, whose own path folding would miss: attach mapped instead."
             )
-        if parameters[name].is_meta:
-            raise EffaceError(
-                f"{name} is offloaded and cannot be edited in place: attach before offloading, or attach mapped."
-            )
-        if not parameters[name].is_floating_point() or parameters[name].element_size() < 2:
-            raise EffaceError(f"{name} is quantised ({parameters[name].dtype}): attach before quantising.")
+        storage = tensors[name].storage
+        if not storage.is_plain:
+            way = "attach mapped, or " if erasure.acts_on == "text" else ""
+            raise EffaceError(f"{name} {storage.words} and cannot be edited in place: {way}{REMEDY}.")
 
 
 def require_order(model: Model, erasure: ModelEdit, state: State) -> None:

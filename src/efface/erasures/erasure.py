@@ -102,15 +102,23 @@ class Erasure(ModelEdit):
         """What weights can hold of it: itself, or the nearest edit that they can, with a warning."""
         return self
 
+    @property
+    def format(self) -> int:
+        """The first version of the file format that holds it: files of format 1 are written as such again."""
+        return 2 if self.requires else self.provenance.format
+
     def save(self, path: str | Path) -> int:
         """Write one safetensors file, atomically; returns its size in bytes."""
-        return files.write(Path(path), {"kind": self.kind} | self.provenance.to_json(), self.tensors())
+        header = {"kind": self.kind, "format": self.format} | self.provenance.to_json()
+        return files.write(
+            Path(path), header | ({"requires": list(self.requires)} if self.requires else {}), self.tensors()
+        )
 
     @staticmethod
     def load(path: str | Path) -> Erasure:
         """Read an erasure of any kind; raises EffaceError for anything damaged, foreign or newer."""
         header, tensors = files.read(Path(path))
-        kind = _kind(Path(path), str(header.get("kind"))[:40], str(header.get("plugin", ""))[:80])
+        kind = _kind(Path(path), header)
         provenance = provenance_in(Path(path), header)
         kind.check(tensors, provenance.base.width)
         return kind.restore(provenance, tensors)
@@ -156,28 +164,30 @@ class Erasure(ModelEdit):
         return summarise(
             self.kind,
             self.provenance,
+            number=self.format,
             shapes={name: tuple(t.shape) for name, t in tensors.items()},
             sums={name: sha256_of_tensor(t) for name, t in tensors.items()},
             size=sum(t.numel() * t.element_size() for t in tensors.values()),
         )
 
 
-def _kind(path: Path, name: str, plugin: str) -> type[Erasure]:
+def _kind(path: Path, header: dict[str, Any]) -> type[Erasure]:
     """The class of a file's kind; a file never has a plugin imported by itself.
 
     Raises:
         EffaceError: nobody knows the kind, or a plugin does that was not imported.
     """
+    name, plugin = str(header.get("kind"))[:40], str(header.get("plugin", ""))[:80]
     if name in KINDS.builtin:
         return KINDS.load_builtin(name)
     if name in _IMPORTED:
         return _IMPORTED[name]
-    start = f"{path} holds an erasure of kind {name!r}"
+    start = f"{path} holds an erasure of kind {name!r} (file format {header['format']})"
     if name not in KINDS:
         told = f" ({plugin})" if plugin else ""
         known = ", ".join(KINDS.builtin)
         raise EffaceError(
-            f"{start}; this efface knows {known}: install the plugin that knows it{told}, or update efface."
+            f"{start}; this efface knows {known}: install the plugin that knows it{told}, or a newer efface."
         )
     origin = KINDS.origin(name)
     if origin is not None and origin.name in os.environ.get(ALLOWED, "").split(","):

@@ -8,17 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
+from efface.io.requirements import require_installed
 from efface.io.tensor_file import Raw, Values, open_tensors, read_json, read_raw, serialize, values_in, verify
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
-"""Version of this file format; a reader refuses newer ones."""
+FORMAT = 2
+"""Version of this file format; a reader refuses newer ones. Since 2 an erasure names what it touches of its base model, and kinds
+come without a new number: a reader that does not know one says so."""
 
 
 def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> int:
     """Write an erasure to a temporary name and rename it; returns its size in bytes.
+
+    Args:
+        path: of the file.
+        header: what it says of itself; its `format` is this one where it names none.
+        tensors: what it holds.
 
     Raises:
         EffaceError: a tensor is not finite, or the file cannot be written; nothing is left behind.
@@ -28,7 +35,7 @@ def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> int
             raise EffaceError(
                 f"the erasure holds values that are not finite (in {name}): it was not saved; check the model."
             )
-    data = serialize(tensors, {"efface": json.dumps(header | {"format": FORMAT})})
+    data = serialize(tensors, {"efface": json.dumps({"format": FORMAT} | header)})
     write_atomically(path, data)
     return len(data)
 
@@ -74,4 +81,7 @@ def _header(path: Path, raw: Raw, has_checksum: bool) -> dict[str, Any]:
         raise EffaceError(
             f"{path} has format {header['format']}, this efface reads up to {FORMAT}: update efface (pip install -U efface)."
         )
+    require_installed(
+        f"{path} holds an erasure of kind {str(header.get('kind'))[:40]!r} that", header.get("requires", [])
+    )
     return header

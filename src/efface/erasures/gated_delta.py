@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from efface.erasures.transport import TokenReader, Transport, without_graph
 from efface.errors import EffaceError
 from efface.families.layers import low_rank
 from efface.families.networks import Hook
+from efface.families.storage import shape_of
 from efface.families.text_call import TextCall
 from efface.models.model import Model
 from efface.models.precision import without_autocast
@@ -193,8 +195,8 @@ def _layer(components: dict[str, Any], name: str, up: Tensor, down: Tensor) -> A
     except (KeyError, AttributeError):
         module = None
     layer = getattr(module, "base_layer", module)
-    weight = getattr(layer, "weight", None)
-    if weight is None or len(weight) != len(up) or weight[0].numel() != down.shape[1]:
+    shape = () if layer is None else shape_of(layer, "weight")
+    if shape[:1] != (len(up),) or prod(shape[1:]) != down.shape[1]:
         raise EffaceError(
             f"the model has no layer of the weight {name} as the erasure edits it: was it made for another model?"
         )

@@ -30,6 +30,8 @@ class ModelEdit(ABC):
     acts_on: ClassVar[Literal["text", "weights", "activations", "prompts"]]
     """Text states on their way into the denoiser (weights when folded), weights, the outputs of modules, or which states there are
     for a prompt."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """What a reader of its files must have installed beside efface, such as `my-plugin>=1.2`."""
 
     @property
     def maps_pooled(self) -> bool:
@@ -44,6 +46,11 @@ class ModelEdit(ABC):
             EffaceError: no edit of weights does the same.
         """
         raise EffaceError(f"this erasure edits {self.acts_on}, which no weight does: attach it without folding.")
+
+    def touches(self) -> list[str] | None:
+        """Full names of the tensors and modules of a model that decide whether it fits; None means what an edit of text touches:
+        every text projection, and the text encoders."""
+        return None if self.acts_on in ("text", "prompts") else self.targets()
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """The edited weight of the tensor called `name`; raises EffaceError as `targets` does."""

@@ -146,7 +146,9 @@ def _folded(attachment: Attachment, networks: dict[str, nn.Module]) -> tuple[tup
 def _other_weights(pipeline: Any, attachment: Attachment) -> str:
     """In what the weights under an erasure differ from those it was made for, where they changed since it was attached."""
     try:
-        difference, same_shape = difference_from_base(attachment.erasure, Model(pipeline))
-    except EffaceError:  # without its text encoder a pipeline has no fingerprint
+        difference = difference_from_base(attachment.erasure, Model(pipeline))
+    except EffaceError:  # its projections were fused since
         return ""
-    return f"made for another model: the pipeline has {difference}" if difference and same_shape else ""
+    if not difference.text or difference.structural:
+        return ""
+    return f"made for another model: the pipeline has {difference.text}"

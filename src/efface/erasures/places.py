@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.layers import read_parameter
+from efface.families.storage import Storage, disk_group_at, read_parameter, storage_of
 from efface.models.unchanged import place_in_memory
 
 FUSED = {
@@ -29,6 +29,13 @@ class Place(NamedTuple):
     """Its parameter."""
     rows: slice | None = None
     """Which rows hold the weight; None where all do."""
+    group: Any = None
+    """What keeps it in a file while it is not needed (`efface.families.storage.disk_group`)."""
+
+    @property
+    def storage(self) -> Storage:
+        """How the values are kept."""
+        return storage_of(self.module, self.name, self.group)
 
     def read(self) -> Tensor:
         """The values, sharing their memory."""
@@ -43,7 +50,7 @@ class Place(NamedTuple):
 
     def is_readable(self) -> bool:
         """Whether the values are there to be read; group offloading to disk leaves nothing behind."""
-        return not _group_offloaded_to_disk(self.module) and not self.read().is_meta
+        return self.group is None and not self.storage.packed and not self.read().is_meta
 
     def memory(self) -> tuple[int, ...]:
         """Something that differs after the tensor was replaced, moved, or written to by torch."""
@@ -53,7 +60,7 @@ class Place(NamedTuple):
     def require_writable(self, name: str) -> None:
         """Raise EffaceError where what is written would not stay: the weight lies on disk, or nowhere."""
         is_meta = getattr(self.module, self.name).is_meta
-        if not is_meta and not _group_offloaded_to_disk(self.module):
+        if not is_meta and self.group is None:
             return
         # A store in memory gives the same tensor each time, one on disk another copy.
         first, second = self.read(), self.read()
@@ -81,8 +88,9 @@ def places_of(network: nn.Module, path: str) -> Iterator[Place]:
     layer = layer_of(network, path)
     if layer is None:
         return
-    yield Place(*layer)
     owner, _, name = path.rpartition(".")
+    group = disk_group_at(network, owner)
+    yield Place(*layer, group=group)
     block, _, own = owner.rpartition(".")
     parent = network.get_submodule(block)
     for fused, parts in FUSED.items():
@@ -91,16 +99,9 @@ def places_of(network: nn.Module, path: str) -> Iterator[Place]:
             start = sum(heights[: parts.index(own)])
             whole = getattr(parent, fused)
             if isinstance(whole._parameters.get(name), Tensor) and len(whole._parameters[name]) == sum(heights):
-                yield Place(whole, name, slice(start, start + heights[parts.index(own)]))
+                yield Place(whole, name, slice(start, start + heights[parts.index(own)]), group)
 
 
 def _height(network: nn.Module, path: str) -> int:
     layer = layer_of(network, path)
     return 0 if layer is None else len(getattr(*layer))
-
-
-def _group_offloaded_to_disk(module: nn.Module) -> bool:
-    """Whether diffusers keeps the module's weights in files; what its parameters hold then is nothing."""
-    registry = getattr(module, "_diffusers_hook", None)
-    hook = None if registry is None else registry.get_hook("group_offloading")
-    return hook is not None and bool(getattr(hook.group, "offload_to_disk_path", None))

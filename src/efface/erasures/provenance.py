@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from efface.concepts.concept import Concept, Kind
 from efface.errors import EffaceError, UsageError
 from efface.models.fingerprint import Fingerprint
+from efface.models.footprint import Footprint
 
 if TYPE_CHECKING:
     from efface.models.model import Model
@@ -26,14 +27,19 @@ class Provenance:
     """Its full configuration."""
     concepts: tuple[Concept, ...]
     """What it erases."""
-    base: Fingerprint
-    """Fingerprint of the model it was made for."""
+    base: Footprint | Fingerprint
+    """What it touches of the model it was made for; of files of format 1, the fingerprint of that model."""
     keep: tuple[str, ...] = ()
     """Retained prompts."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What the method wants to report: seconds, epochs, norms."""
     plugin: str = ""
     """Name and version of the plugin that brought the method; empty for methods of efface itself."""
+
+    @property
+    def format(self) -> int:
+        """The first version of the file format that holds it."""
+        return 1 if isinstance(self.base, Fingerprint) else 2
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary with the versions of the libraries at work."""
@@ -58,7 +64,8 @@ class Provenance:
         if not plain or not isinstance(plugin, str) or not isinstance(data["concepts"], list) or not data["concepts"]:
             raise TypeError("method, config, concepts, keep, notes or plugin are not what they should be")
         concepts = tuple(_concept(entry) for entry in data["concepts"])
-        return cls(method, config, concepts, Fingerprint.from_json(data["base"]), tuple(keep), notes, plugin)
+        base = (Fingerprint if "structure" in data["base"] else Footprint).from_json(data["base"])
+        return cls(method, config, concepts, base, tuple(keep), notes, plugin)
 
 
 def provenance_in(path: Path, header: dict[str, Any]) -> Provenance:
@@ -89,23 +96,32 @@ def are_texts(values: Any) -> bool:
 def provenance(
     model: Model, method: str, config: dict[str, Any], concepts: Sequence[Concept], keep: Sequence[str], **notes: Any
 ) -> Provenance:
-    """Where an erasure comes from."""
-    from efface.models.unchanged import known_fingerprint
+    """Where an erasure comes from, which is taken to touch what an edit of text touches."""
+    from efface.models.unchanged import known_footprint
 
-    return Provenance(method, config, tuple(concepts), known_fingerprint(model), tuple(keep), notes)
+    return Provenance(method, config, tuple(concepts), known_footprint(model), tuple(keep), notes)
 
 
 def summarise(
-    kind: str, origin: Provenance, *, shapes: Mapping[str, tuple[int, ...]], sums: Mapping[str, str], size: int
+    kind: str,
+    origin: Provenance,
+    *,
+    number: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    sums: Mapping[str, str],
+    size: int,
 ) -> dict[str, Any]:
     """What is said of an erasure.
 
     Args:
         kind: its kind.
         origin: where it comes from.
+        number: version of its file format.
         shapes: of its tensors.
         sums: sha256 over the bytes of each.
         size: bytes of all of them.
     """
     tensors = {name: list(shape) for name, shape in shapes.items()}
-    return {"kind": kind} | origin.to_json() | {"tensors": tensors, "sha256": dict(sums), "bytes": size}
+    return (
+        {"kind": kind, "format": number} | origin.to_json() | {"tensors": tensors, "sha256": dict(sums), "bytes": size}
+    )

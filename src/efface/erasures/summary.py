@@ -24,6 +24,7 @@ def summary_in(path: Path) -> dict[str, Any]:
     return summarise(
         kind,
         provenance,
+        number=header["format"],
         shapes={name: part.shape for name, part in values.items()},
         sums={name: hashlib.sha256(part.data).hexdigest() for name, part in values.items()},
         size=sum(len(part.data) for part in values.values()),

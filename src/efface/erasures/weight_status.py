@@ -57,11 +57,11 @@ def inspect(network: nn.Module, paths: Iterable[str]) -> list[WeightCheck]:
 
 
 def _compare(folds: Folds, path: str, place: Place, original: Tensor) -> WeightCheck:
-    current = place.read()
-    if type(current) is not Tensor or not current.is_floating_point():
+    if place.storage.packed:
         return WeightCheck(path, place, WeightStatus.QUANTISED)
     if not place.is_readable():
         return WeightCheck(path, place, WeightStatus.UNREAD)
+    current = place.read()
     if current.shape != original.shape:
         return WeightCheck(path, place, WeightStatus.GONE)
     current = current.to("cpu", copy=True)

@@ -14,15 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from efface.errors import EffaceError
 from efface.export.config import ExportConfig
 from efface.export.edit import Edit
 from efface.export.names import split
 from efface.export.written import Reading, Written
+from efface.families.storage import REMEDY
+from efface.models.tensors import tensors_of
 
 
 def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: Path | None) -> Written:
     """Write the edited networks."""
     names = edited_networks(edit)
+    require_plain(pipeline, names)
     path.mkdir()
     with edit.attached(pipeline, fold=True, force=config.force):
         for name in names:
@@ -38,6 +42,13 @@ def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: P
 def edited_networks(edit: Edit) -> list[str]:
     """Names of the pipeline's components that hold edited weights."""
     return sorted({split(name, edit.model.components())[0] for name in edit.weights})
+
+
+def require_plain(pipeline: Any, names: list[str]) -> None:
+    """Raise EffaceError where components of a pipeline would be written as a library packed them."""
+    for tensor in tensors_of({name: getattr(pipeline, name) for name in names}):
+        if tensor.storage.coarse:
+            raise EffaceError(f"{tensor.name} {tensor.storage.words}, which no file of weights holds: {REMEDY}.")
 
 
 def read_networks(pipeline: Any, path: Path, names: list[str]) -> dict[str, Any]:

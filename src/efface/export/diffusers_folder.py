@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from efface.export.component import edited_networks, read_networks
+from efface.export.component import edited_networks, read_networks, require_plain
 from efface.export.config import ExportConfig
 from efface.export.edit import Edit
 from efface.export.written import Reading, Written
@@ -17,6 +17,7 @@ from efface.models.metadata import metadata_of
 
 def write(edit: Edit, pipeline: Any, path: Path, config: ExportConfig, source: Path | None) -> Written:
     """Write the pipeline with folded weights."""
+    require_plain(pipeline, edited_networks(edit))
     with edit.attached(pipeline, fold=True, force=config.force):
         pipeline.save_pretrained(path, safe_serialization=True)
     metadata = metadata_of(pipeline)

@@ -14,7 +14,7 @@ from efface.erasures import Erasure
 from efface.erasures.conditions import mapped_projections
 from efface.errors import EffaceError
 from efface.export.names import split
-from efface.families.layers import read_parameter
+from efface.families.storage import disk_group_at, values_of
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
 from efface.models.precision import on_cpu
@@ -105,7 +105,9 @@ class Edit:
             erasure.provenance.to_json() | {"kind": erasure.kind, "scale": self.scale} for erasure in self.erasures
         ]
         for note in notes:
-            note["base"] = {name: note["base"][name] for name in ("family", "width", "structure")}
+            note["base"] = {
+                part: value for part, value in note["base"].items() if part in ("family", "width", "structure")
+            }
         if len(notes) == 1:
             return notes[0]
         return {"concepts": [concept for note in notes for concept in note["concepts"]], "erasures": notes}
@@ -120,7 +122,9 @@ def _targets(erasure: Erasure, model: Model) -> Iterator[tuple[str, Tensor]]:
     named = erasure.targets()
     if named is None:
         for projection in mapped_projections(model, erasure):
-            yield f"{projection.name}.weight", read_parameter(projection.module, "weight")
+            name = f"{projection.name}.weight"
+            module = getattr(projection.module, "base_layer", projection.module)
+            yield name, values_of(module, "weight", projection.group, called=name)
         return
     components = model.components()
     parameters = parameters_of(model)
@@ -130,7 +134,8 @@ def _targets(erasure: Erasure, model: Model) -> Iterator[tuple[str, Tensor]]:
                 f"the model has no weight called {name}, which the erasure edits: was it made for another model?"
             )
         component, path, parameter = split(name, components)
-        yield name, read_parameter(components[component].get_submodule(path), parameter)
+        group = disk_group_at(components[component], path)
+        yield name, values_of(components[component].get_submodule(path), parameter, group, called=name)
 
 
 def _square(change: Tensor) -> tuple[Tensor, Tensor]:

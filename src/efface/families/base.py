@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
 from efface.families.drawing import require_own_call
-from efface.families.layers import execution_device, read_parameter, unwrap
+from efface.families.layers import execution_device, unwrap
 from efface.families.networks import Network, has_layer
-from efface.families.projections import Projection, projection
+from efface.families.projections import Projection, in_their_groups, projection
 from efface.families.text import Text, TokenSpan
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Standard",
     "cells_of",
     "execution_device",
-    "read_parameter",
     "unwrap",
 ]
 
@@ -143,11 +142,11 @@ class Family(ABC):
 
     def pooled_projections(self) -> list[Projection]:
         """The matrices that read the pooled text; raises EffaceError where one cannot be edited."""
-        return [
-            projection(f"{network.name}.{self.pooled_layer}", network.module.get_submodule(self.pooled_layer))
-            for network in self.networks()
-            if network.pooled is not None
+        networks = [network for network in self.networks() if network.pooled is not None]
+        found = [
+            projection(f"{n.name}.{self.pooled_layer}", n.module.get_submodule(self.pooled_layer)) for n in networks
         ]
+        return in_their_groups(found, networks)
 
     @abstractmethod
     def unmapped_inputs(self) -> list[str]:

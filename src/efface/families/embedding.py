@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
-from efface.families.base import read_parameter
+from efface.families.storage import values_of
 
 REPLACED: ContextVar[bool] = ContextVar("replaced", default=False)
 """Whether the ids that text encoders are given stand for other embeddings than their own."""
@@ -19,7 +19,7 @@ REPLACED: ContextVar[bool] = ContextVar("replaced", default=False)
 
 def token_table(encoders: Sequence[nn.Module]) -> Tensor:
     """The encoders' token embeddings side by side (vocabulary width); raises EffaceError where vocabularies differ."""
-    tables = [read_parameter(_lookup(encoder), "weight") for encoder in encoders]
+    tables = [values_of(_lookup(encoder), "weight", called="the table of token embeddings") for encoder in encoders]
     sizes = [len(table) for table in tables]
     if len(set(sizes)) > 1:
         raise EffaceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from efface.errors import EffaceError
+from efface.families.storage import storage_of, values_of
 from efface.io.stored import Stored
 
 
@@ -30,40 +32,15 @@ def execution_device(pipeline: Any) -> Any:
 
 
 def inner_linear(name: str, module: nn.Module) -> tuple[nn.Linear, bool]:
-    """The plain linear layer of a projection and whether an adapter wraps it; refuses quantised ones."""
+    """The linear layer of a projection, of whatever storage, and whether an adapter wraps it; refuses what is none."""
     adapted = hasattr(module, "base_layer")
     layer: Any = module.base_layer if adapted else module
-    if type(layer) is not nn.Linear or not layer.weight.is_floating_point():
-        kind = f"{type(layer).__name__} of {getattr(layer, 'weight', torch.empty(0)).dtype}"
+    if not isinstance(getattr(layer, "in_features", None), int):
         raise EffaceError(
-            f"{name} is a quantised or unknown layer ({kind}); expected a floating-point torch.nn.Linear: "
-            "load the pipeline without quantisation, erase, then quantise."
+            f"{name} is an unknown layer ({type(layer).__name__}); expected a linear one, as the model was published with: load "
+            "the pipeline with its own layers."
         )
     return layer, adapted
-
-
-def read_parameter(module: Any, name: str) -> Tensor:
-    """A module's own parameter, read from its file or from accelerate's store while it is not in memory."""
-    parameter = getattr(module, name)
-    stored = stored_of(parameter)
-    if stored is not None:
-        return stored.read(parameter.dtype)
-    store = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-    return store[name] if parameter.is_meta and store is not None else parameter.detach()
-
-
-def sample_parameter(module: Any, name: str, step: int, count: int) -> Tensor:
-    """Every `step`-th value of a module's own parameter, flattened (values), at most `count`; of a file no more is kept."""
-    parameter = getattr(module, name)
-    stored = stored_of(parameter)
-    if stored is not None:
-        return stored.sample(step, count).to(parameter.dtype)
-    return read_parameter(module, name).flatten()[::step][:count]
-
-
-def stored_of(parameter: Tensor) -> Stored | None:
-    """Where the values of a parameter on the meta device lie; None where nobody said."""
-    return getattr(parameter, "stored", None) if parameter.is_meta else None
 
 
 def leave_in_file(module: nn.Module, tensors: Mapping[str, Stored]) -> list[str]:
@@ -85,8 +62,11 @@ def leave_in_file(module: nn.Module, tensors: Mapping[str, Stored]) -> list[str]
 
 @contextmanager
 def in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While active, these modules compute in float32; afterwards they hold the very tensors that they held before."""
-    parts = [part for module in modules for part in module.modules()]
+    """While active, these modules compute in float32; afterwards they hold the very tensors that they held before.
+
+    One whose weights are quantised or stored in 8 bits computes as its library does.
+    """
+    parts = [part for module in modules if not _is_packed(module) for part in module.modules()]
     parameters = [
         (part, name, parameter, parameter.data)
         for part in parts
@@ -113,30 +93,61 @@ def in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
             part._buffers[name] = buffer
 
 
+def _is_packed(module: nn.Module) -> bool:
+    """Whether few bits hold a weight of a module."""
+    return any(
+        storage_of(part, name).coarse
+        for part in module.modules()
+        for name, parameter in part._parameters.items()
+        if parameter is not None
+    )
+
+
 def _is_narrow(tensor: Tensor) -> bool:
     """Whether a tensor is a plain one of half precision; quantised ones stay as they are."""
     return tensor.dtype in (torch.float16, torch.bfloat16) and type(tensor.data) is Tensor
 
 
-def effective_weight(module: Any) -> Tensor:
-    """Weight (out width) of a linear layer, with the contribution of active LoRA adapters added."""
+def effective_weight(module: Any, called: str, group: Any = None) -> Tensor:
+    """Weight (out width) of a linear layer, dequantised, with the contribution of active adapters added.
+
+    Args:
+        module: the layer, or the adapter around it.
+        called: its name, for sentences.
+        group: what `efface.families.storage.disk_group` says of it.
+
+    Raises:
+        EffaceError: its values cannot be read.
+    """
     if not hasattr(module, "base_layer"):
-        return read_parameter(module, "weight")
-    weight = read_parameter(module.base_layer, "weight")
-    if not getattr(module, "disable_adapters", False) and not getattr(module, "merged", False):
-        for adapter in module.active_adapters:
-            if adapter in module.lora_A:
-                weight = weight + module.get_delta_weight(adapter).detach().to(weight)
+        return values_of(module, "weight", group, called=called)
+    weight = values_of(module.base_layer, "weight", group, called=called)
+    if getattr(module, "disable_adapters", False) or getattr(module, "merged", False) or not module.active_adapters:
+        return weight
+    if not hasattr(module, "lora_A"):  # whatever an adapter does to the weight, PEFT can merge it into a copy
+        storage = storage_of(module.base_layer, "weight", group)
+        if not storage.is_plain:
+            raise EffaceError(
+                f"{called} {storage.words} under an adapter ({type(module).__name__}): unload the adapter first."
+            )
+        merged = copy.deepcopy(module)
+        merged.merge()
+        return values_of(merged.base_layer, "weight")
+    for adapter in module.active_adapters:
+        if adapter in module.lora_A:
+            weight = weight + module.get_delta_weight(adapter).detach().to(weight)
     return weight
 
 
 def apply_without_hooks(module: nn.Module, states: Tensor) -> Tensor:
     """The output of a small module for text states without its hooks, which attached erasures put there."""
-    like = next((p for p in module.parameters() if not p.is_meta), states)
-    if states.dtype == torch.float32 and _is_narrow(like.data):
+    device = next((p.device for p in module.parameters() if not p.is_meta), states.device)
+    dtypes = (p.dtype for p in module.parameters() if not p.is_meta and p.is_floating_point() and p.dtype.itemsize > 1)
+    dtype = next(dtypes, states.dtype)
+    if states.dtype == torch.float32 and dtype in (torch.float16, torch.bfloat16) and not _is_packed(module):
         with in_float32([module]):
-            return module.forward(states.to(like.device)).to(states.device)
-    return module.forward(states.to(like)).to(states.device)
+            return module.forward(states.to(device)).to(states.device)
+    return module.forward(states.to(device, dtype)).to(states.device)
 
 
 def low_rank(module: Any, inputs: Tensor, down: Tensor, up: Tensor, gain: Tensor | None = None) -> Tensor:

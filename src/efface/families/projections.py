@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from efface.errors import EffaceError
 from efface.families.layers import effective_weight, inner_linear
+from efface.families.networks import Network
+from efface.families.storage import disk_group_at
 
 
 class Projection(NamedTuple):
@@ -19,10 +22,17 @@ class Projection(NamedTuple):
     """The layer; its weight is (out width)."""
     adapted: bool
     """Whether an adapter (LoRA) sits on it; then it may be mapped but not folded."""
+    group: Any = None
+    """What keeps its weight in a file while it is not needed (`efface.families.storage.disk_group`)."""
+
+    @property
+    def width(self) -> int:
+        """Width of the text states that it reads."""
+        return int(getattr(self.module, "base_layer", self.module).in_features)
 
     def weight(self) -> Tensor:
-        """The effective weight (out width), active adapters included."""
-        return effective_weight(self.module)
+        """The effective weight (out width), dequantised, active adapters included; raises EffaceError where it cannot be read."""
+        return effective_weight(self.module, f"{self.name}.weight", self.group)
 
 
 POOLED_LAYERS = ("add_embedding.linear_1", "time_text_embed.text_embedder.linear_1")
@@ -35,16 +45,27 @@ def reads_pooled(weight: str) -> bool:
 
 
 def projection(name: str, module: nn.Module) -> Projection:
-    """A linear layer of a model as a projection; raises EffaceError for a quantised one."""
+    """A linear layer of a model as a projection; raises EffaceError for a layer of another kind."""
     layer, adapted = inner_linear(name, module)
     return Projection(name, module if adapted else layer, adapted)  # type: ignore[arg-type]
+
+
+def in_their_groups(projections: Iterable[Projection], networks: Iterable[Network]) -> list[Projection]:
+    """The projections of some networks, each with the group that keeps it in a file, where one does."""
+    modules = {network.name: network.module for network in networks}
+    found = []
+    for projection in projections:
+        name = next((name for name in modules if projection.name.startswith(f"{name}.")), None)
+        path = projection.name.removeprefix(f"{name}.")
+        found.append(projection if name is None else projection._replace(group=disk_group_at(modules[name], path)))
+    return found
 
 
 def cross_attentions(component: str, network: nn.Module) -> list[Projection]:
     """The key and value matrices of every cross-attention (`attn2`) of a network.
 
     Raises:
-        EffaceError: they are fused or quantised.
+        EffaceError: they are fused, or no linear layers.
     """
     projections = []
     for name, block in network.named_modules():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efface.families.base import Network, execution_device, unwrap
 from efface.families.networks import with_pooled
@@ -19,19 +19,15 @@ class StableDiffusionXL(StableDiffusion):
     name = "stable-diffusion-xl"
     pipelines = ("StableDiffusionXLPipeline",)
     pooled_layer = "add_embedding.linear_1"
+    encoders = ("text_encoder", "text_encoder_2")
     conditions: ClassVar[dict[str, Any]] = {"addition_embed_type": "text_time"}
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
-        return getattr(pipeline, "text_encoder_2", None) is not None and super().serves(pipeline)
-
-    def tokenizers(self) -> list[Any]:
-        return [self.pipeline.tokenizer, self.pipeline.tokenizer_2]
-
-    def text_encoders(self) -> dict[str, nn.Module]:
-        return super().text_encoders() | {"text_encoder_2": unwrap(self.pipeline.text_encoder_2)}
+        return hasattr(pipeline, "text_encoder_2") and super().serves(pipeline)
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        self._readers()
         device = execution_device(self.pipeline)
         # The components themselves, not what torch.compile wraps.
         encoders = [getattr(self.pipeline, name) for name in self.text_encoders()]
@@ -81,17 +77,14 @@ class StableDiffusionXLRefiner(StableDiffusionXL):
 
     name = "stable-diffusion-xl-refiner"
     pipelines = ("StableDiffusionXLImg2ImgPipeline",)
+    encoders = ("text_encoder_2",)
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
-        needed = (getattr(pipeline, "tokenizer_2", None), getattr(pipeline, "text_encoder_2", None))
-        return None not in needed and getattr(pipeline, "text_encoder", None) is None and reads_text(pipeline)
-
-    def tokenizers(self) -> list[Any]:
-        return [self.pipeline.tokenizer_2]
-
-    def text_encoders(self) -> dict[str, nn.Module]:
-        return {"text_encoder_2": unwrap(self.pipeline.text_encoder_2)}
+        encoder: Any = unwrap(getattr(pipeline, "text_encoder_2", None))
+        if encoder is None or getattr(pipeline, "text_encoder", None) is not None or not reads_text(pipeline):
+            return False
+        return encoder.config.hidden_size == unwrap(pipeline.unet).config.cross_attention_dim
 
     def text(self, prompts: Any) -> Text:
         text = super().text(prompts)

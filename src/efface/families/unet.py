@@ -33,23 +33,34 @@ class StableDiffusion(Family):
     name = "stable-diffusion"
     takes_tokens = True
     pipelines = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    """Components that read text; a `text_encoder_2` has a `tokenizer_2`."""
     conditions: ClassVar[dict[str, Any]] = {}
     """Entry of CONDITIONS -> the value with which the family draws."""
 
     @classmethod
     def serves(cls, pipeline: Any) -> bool:
-        needed = (getattr(pipeline, "tokenizer", None), getattr(pipeline, "text_encoder", None))
-        return None not in needed and reads_text(pipeline)
+        # Without a text encoder it draws from embeddings, and an erasure acts all the same.
+        return hasattr(pipeline, "text_encoder") and reads_text(pipeline)
 
     def tokenizers(self) -> list[Any]:
-        return [self.pipeline.tokenizer]
+        return [tokenizer for tokenizer, _ in self._readers()]
 
     def text_encoders(self) -> dict[str, nn.Module]:
-        return {"text_encoder": unwrap(self.pipeline.text_encoder)}
+        found = {name: unwrap(getattr(self.pipeline, name, None)) for name in self.encoders}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
+
+    def _readers(self) -> list[tuple[Any, nn.Module]]:
+        """Every text encoder with its tokenizer; raises EffaceError where the pipeline has lost one."""
+        names = {name: name.replace("text_encoder", "tokenizer") for name in self.encoders}
+        for name in (*names, *names.values()):
+            if getattr(self.pipeline, name, None) is None:
+                raise EffaceError(f"the pipeline has no {name}, which reads prompts: load it with one.")
+        return [(getattr(self.pipeline, names[name]), encoder) for name, encoder in self.text_encoders().items()]
 
     def token_spans(self) -> list[TokenSpan]:
         length = min(tokenizer.model_max_length for tokenizer in self.tokenizers())
-        tokenizer, encoder = self.tokenizers()[0], next(iter(self.text_encoders().values()))
+        tokenizer, encoder = self._readers()[0]
         return [TokenSpan(tokenizer, encoder, length, clean=converted(self.pipeline, tokenizer))]
 
     def text(self, prompts: Sequence[str]) -> Text:
@@ -82,6 +93,7 @@ class StableDiffusion(Family):
         return states[range(len(prompts)), list(positions)]
 
     def encode(self, ids: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        self._readers()
         encoder, device = self.pipeline.text_encoder, execution_device(self.pipeline)
         # Like the pipeline, pass the mask only to encoders whose config asks for it.
         uses_mask = getattr(unwrap(encoder).config, "use_attention_mask", False)

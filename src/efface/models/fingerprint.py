@@ -1,16 +1,20 @@
-"""Fingerprint of a model: tells another model apart, but not the same one in another dtype or on another device."""
+"""Fingerprint of a whole model: tells another model apart, but not the same one in another dtype or on another device.
+
+Caches, ledgers and the metadata of models hold it; so do erasures of file format 1. Later ones hold a `footprint`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import isfinite, prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import combinations
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
+from efface.models.likeness import Difference, Sketch, cosine, values_difference
 from efface.models.originals import originals_of
-from efface.models.spelling import spell
+from efface.models.tensors import SAMPLE, ModelTensor, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,10 +23,9 @@ if TYPE_CHECKING:
 
 BUCKETS = 64
 """Numbers of a sketch; every tensor falls into one bucket by its name."""
-SAMPLE = 4096
-"""Weights of each tensor that enter the sketch, evenly spaced."""
-ROUNDING = 8e-3
-"""Largest difference of a bucket that rounding explains: bf16 moves one by about 1.6e-3, this is five times that."""
+LIKE = 0.7
+"""Least cosine of two sketches that were taken over other tensors of one model: √(n / (n + m)) where n are in both and m in one
+only, so that a model may lack half of what another has. Other weights in the same layers give 0.4 at most, by their norms."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,6 @@ class Fingerprint:
             raise ValueError("the fingerprint's sketch is no list of numbers")
         return cls(family=family, width=width, structure=structure, sketch=tuple(sketch))
 
-    def distance(self, other: Fingerprint) -> float:
-        """Largest difference over the buckets; rounding to half precision stays below ROUNDING."""
-        return max(abs(a - b) for a, b in zip(self.sketch, other.sketch, strict=True))
-
     def difference(self, other: Fingerprint) -> str:
         """What differs from `other`, in words; empty when they are the same model."""
         if self.family != other.family:
@@ -66,15 +65,19 @@ class Fingerprint:
             return "layers of other names or shapes"
         if len(self.sketch) != len(other.sketch):
             return "a fingerprint of another length (made by another efface)"
-        if self.distance(other) > ROUNDING:
-            return f"other weights (distance {self.distance(other):.3g}, rounding explains {ROUNDING:g})"
-        return ""
+        return values_difference([Sketch(self.sketch)], [Sketch(other.sketch)]).text
+
+
+def fingerprint(model: Model, *, old: bool = False) -> Fingerprint:
+    """Fingerprint of a model's unedited weights, whatever is attached to it; `old` as of `fingerprint_of`."""
+    width = model.text_projections()[0].width
+    return fingerprint_of(model.family.name, width, model.components(), originals_of(model), old=old)
 
 
 def fingerprint_of(
     family: str, width: int, components: Mapping[str, nn.Module], originals: Mapping[str, Tensor], *, old: bool = False
 ) -> Fingerprint:
-    """Fingerprint of unedited weights.
+    """Fingerprint of unedited weights; those that cannot be read count as zeros.
 
     Args:
         family: name of the pipeline's family.
@@ -83,95 +86,88 @@ def fingerprint_of(
         originals: full tensor name -> weights before they were edited, where they are.
         old: with the names that transformers before 5.6 gives a text encoder's tensors.
     """
+    tensors = _sorted(components, old)
+    numbers = [number for bucket in _sketch(tensors, originals) for number in bucket.numbers or (0.0,)]
+    return Fingerprint(family=family, width=width, structure=_structure(tensors), sketch=tuple(numbers))
+
+
+def difference_as_made(known: Fingerprint, model: Model) -> Difference:
+    """In what a model differs from the one of a fingerprint, which is compared as it was made.
+
+    Tried are the names of either spelling, of all components and of some: the model that it was made of may have had fewer.
+    Where the names and shapes are none of these, what is common to both decides by the likeness of the sketches, and the
+    difference has a remark.
+    """
+    width = model.text_projections()[0].width
+    own = Fingerprint(family=model.family.name, width=width, structure=known.structure, sketch=known.sketch)
+    if text := known.difference(own):
+        return Difference(text, structural=True)
+    if len(known.sketch) != BUCKETS:
+        return Difference("a fingerprint of another length (made by another efface)")
+    before = [Sketch((number,)) for number in known.sketch]
+    originals = originals_of(model)
+    for chosen in _subsets(model.components(), model.networks()[0].name):
+        for old in (False, True):
+            tensors = _sorted(chosen, old)
+            if _structure(tensors) == known.structure:
+                return values_difference(before, _sketch(tensors, originals))
+    after = (_sketch(_sorted(model.components(), old), originals) for old in (False, True))
+    if max(cosine(before, sketch) for sketch in after) < LIKE:
+        return Difference("layers of other names or shapes", structural=True)
+    return Difference(
+        remark="it has other parts or a vocabulary of another size, and by the weights that are common it is the same model or a "
+        "fine-tune of it"
+    )
+
+
+def structure_of(components: Mapping[str, nn.Module]) -> str:
+    """sha256 over the names and shapes of every tensor, as a fingerprint holds it; quick, since no weight is read."""
+    return _structure(_sorted(components, old=False))
+
+
+def _subsets(components: Mapping[str, nn.Module], denoiser: str) -> Iterator[dict[str, nn.Module]]:
+    """The components, then all but some of them, the denoiser among them."""
+    others = [name for name in components if name != denoiser]
+    for count in range(len(others), -1, -1):
+        for chosen in combinations(others, count):
+            yield {name: module for name, module in components.items() if name in (denoiser, *chosen)}
+
+
+def _sketch(tensors: list[ModelTensor], originals: Mapping[str, Tensor]) -> list[Sketch]:
+    """The number of every bucket; none where one of its tensors could not be read."""
     sums = [0.0] * BUCKETS
     counts = [0] * BUCKETS
-    weights = _sorted_weights(components, old)
-    for weight in weights:
-        bucket = int.from_bytes(hashlib.sha256(weight.name.encode()).digest()[:4]) % BUCKETS
-        sums[bucket] += _signed_sum(weight.sample(originals.get(weight.own_name)))
+    coarse: set[int] = set()
+    unread: set[int] = set()
+    for tensor in tensors:
+        bucket = int.from_bytes(hashlib.sha256(tensor.name.encode()).digest()[:4]) % BUCKETS
         counts[bucket] += 1
-    sketch = tuple(round(s / max(1, n) ** 0.5, 5) for s, n in zip(sums, counts, strict=True))
-    return Fingerprint(family=family, width=width, structure=_structure(weights), sketch=sketch)
+        sample = tensor.sample(originals)
+        if sample is None:
+            unread.add(bucket)
+        else:
+            sums[bucket] += _signed_sum(sample.values)
+            coarse |= {bucket} if sample.coarse else set()
+    numbers = [round(s / max(1, n) ** 0.5, 5) for s, n in zip(sums, counts, strict=True)]
+    return [Sketch(() if b in unread else (number,), coarse=b in coarse) for b, number in enumerate(numbers)]
 
 
-class _Weight(NamedTuple):
-    """A tensor of a model, which may be in memory, offloaded, or still in its file."""
-
-    name: str
-    """Its full name, spelt in one way whatever the version of transformers."""
-    own_name: str
-    """Its full name as the model itself spells it."""
-    part: nn.Module
-    """The module that has it."""
-    parameter: str
-    """Its name there."""
-    shape: tuple[int, ...]
-
-    def sample(self, original: Tensor | None) -> Tensor:
-        """Its evenly spaced values (at most SAMPLE); `original` takes its place where it is edited now."""
-        from efface.families.layers import sample_parameter
-
-        step = max(1, prod(self.shape) // SAMPLE)
-        if original is not None:
-            return original.flatten()[::step][:SAMPLE]
-        return sample_parameter(self.part, self.parameter, step, SAMPLE)
-
-
-def _weights(components: Mapping[str, nn.Module], old: bool) -> Iterator[_Weight]:
-    """Every parameter of the model itself."""
-    for component, module in components.items():
-        found = {}
-        for path, part in module.named_modules():
-            # Adapters and fused copies of projections come and go without changing the model.
-            if not _ADAPTER.search(path):
-                prefix = path.replace(".base_layer", "")
-                found |= {f"{prefix}.{n}".lstrip("."): (part, n) for n, p in part._parameters.items() if p is not None}
-        for own, name in zip(found, spell(list(found), old=old), strict=True):
-            part, parameter = found[own]
-            shape = tuple(getattr(part, parameter).shape)
-            yield _Weight(f"{component}.{name}", f"{component}.{own}", part, parameter, shape)
-
-
-_ADAPTER = re.compile(r"lora_|\.to_q?kv$|\.processor(\.|$)|^encoder_hid_proj|^image_proj")
-"""Paths of LoRAs, fused projections and IP-Adapters."""
-
-
-def _signed_sum(sample: Tensor) -> float:
+def _signed_sum(values: Tensor) -> float:
     """The sum of a tensor's evenly spaced values with fixed random signs, in units of their spread."""
     import torch
 
-    if not sample.is_floating_point():
-        return 0.0
-    sample = sample.double().cpu()
-    signs = torch.randint(2, (SAMPLE,), generator=torch.Generator().manual_seed(7))[: len(sample)] * 2 - 1
-    spread = sample.square().mean().sqrt()
-    return float((signs * sample).sum() / len(sample) ** 0.5 / spread.clamp(min=1e-12))
+    wide = values.double().cpu()
+    signs = torch.randint(2, (SAMPLE,), generator=torch.Generator().manual_seed(7))[: len(wide)] * 2 - 1
+    spread = wide.square().mean().sqrt()
+    return float((signs * wide).sum() / len(wide) ** 0.5 / spread.clamp(min=1e-12))
 
 
-def fingerprint(model: Model, *, old: bool = False) -> Fingerprint:
-    """Fingerprint of a model's unedited weights, whatever is attached to it; `old` as of `fingerprint_of`."""
-    width = model.text_projections()[0].module.weight.shape[1]
-    return fingerprint_of(model.family.name, width, model.components(), originals_of(model), old=old)
+def _sorted(components: Mapping[str, nn.Module], old: bool) -> list[ModelTensor]:
+    return sorted(tensors_of(components, old=old), key=lambda tensor: tensor.name)
 
 
-def fingerprint_like(model: Model, known: Fingerprint) -> Fingerprint:
-    """Fingerprint of a model's unedited weights, with tensors named as in a known one, whichever transformers made that."""
-    if structure_of(model.components(), old=True) == known.structure:
-        return fingerprint(model, old=True)
-    return fingerprint(model)
-
-
-def structure_of(components: Mapping[str, nn.Module], *, old: bool = False) -> str:
-    """sha256 over the names and shapes of every tensor, as a fingerprint holds it; quick, since no weight is read."""
-    return _structure(_sorted_weights(components, old))
-
-
-def _sorted_weights(components: Mapping[str, nn.Module], old: bool) -> list[_Weight]:
-    return sorted(_weights(components, old), key=lambda weight: weight.name)
-
-
-def _structure(weights: list[_Weight]) -> str:
+def _structure(tensors: list[ModelTensor]) -> str:
     hashed = hashlib.sha256()
-    for weight in weights:
-        hashed.update(f"{weight.name}{weight.shape}".encode())
+    for tensor in tensors:
+        hashed.update(f"{tensor.name}{tensor.shape}".encode())
     return hashed.hexdigest()

@@ -15,6 +15,7 @@ from efface.families import Family, Network, Projection, family_of
 from efface.families.base import Side, execution_device
 from efface.families.drawing import require_settings
 from efface.families.embedding import token_table
+from efface.families.projections import in_their_groups
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
 from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate, said
@@ -22,6 +23,7 @@ from efface.io.progress import Step, tell
 from efface.models.batches import MOST, in_batches, limits_of, pictures_at_a_time
 from efface.models.caller import at_work, in_halves
 from efface.models.decoding import pictures_of
+from efface.models.explained import explained, with_values
 from efface.models.precision import in_float32_where_it_fits
 from efface.models.tokens import encode_tokens
 
@@ -62,8 +64,8 @@ class Model:
         return int(self.pipeline.scheduler.config.num_train_timesteps)
 
     def text_projections(self) -> list[Projection]:
-        """Every matrix that reads text states as they come; raises EffaceError for quantised or fused ones."""
-        return self.family.projections()
+        """Every matrix that reads text states as they come; raises EffaceError for fused ones."""
+        return in_their_groups(self.family.projections(), self.networks())
 
     def networks(self) -> list[Network]:
         """The networks that text states enter."""
@@ -81,9 +83,9 @@ class Model:
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
         """Encode prompts, `batch` at a time, in the encoder's dtype on its device; what is cut of one is said in a warning."""
-        chunks = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        with at_work(self.pipeline):
-            return said(concatenate([self.family.text(chunk) for chunk in chunks]), prompts)
+        with at_work(self.pipeline), explained(self.family.text_encoders):
+            parts = [self.family.text(list(prompts[i : i + batch])) for i in range(0, len(prompts), batch)]
+            return with_values(said(concatenate(parts), prompts), self.family.text_encoders)
 
     @torch.no_grad()
     def encode_in_float32(self, prompts: Sequence[str], *, batch: int = 64) -> Text:
@@ -123,7 +125,7 @@ class Model:
         Raises:
             EffaceError: a prompt has more tokens than the model reads.
         """
-        with at_work(self.pipeline):
+        with at_work(self.pipeline), explained(self.family.text_encoders):
             return encode_tokens(self.family, content, embeddings, padded=padded)
 
     def truncated(self, prompt: str) -> str:
@@ -135,11 +137,9 @@ class Model:
         return len(self.family.token_spans()[0].ids(text))
 
     def predict(self, latents: Tensor, timestep: Tensor, text: Text, *, guidance: float | None = None) -> Tensor:
-        """The denoiser's raw output (batch channels height width) at a timestep (0 to 1000).
-
-        `guidance` matters to guidance-distilled models only, which take it as an input.
-        """
-        with at_work(self.pipeline), in_halves(False, unless_said=True):
+        """The denoiser's raw output (batch channels height width) at a timestep (0 to 1000); `guidance` matters to
+        guidance-distilled models only, which take it as an input."""
+        with at_work(self.pipeline), in_halves(False, unless_said=True), explained(self.components):
             return self.family.predict(latents, timestep, text, guidance)
 
     def guides(self, guidance: float) -> bool:

@@ -19,10 +19,11 @@ from efface.concepts.same import same
 from efface.concepts.siblings import siblings
 from efface.concepts.words import meaningful
 from efface.errors import UsageError
-from efface.families.layers import read_parameter
+from efface.families.storage import storage_of, values_of
 from efface.families.text import TokenSpan
 from efface.io import cache
 from efface.io.digest import digest_of_weights
+from efface.models.explained import explained
 from efface.models.model import Model
 from efface.models.precision import in_float32_where_it_fits
 
@@ -116,14 +117,16 @@ def _key(model: Model, question: list[Any]) -> str:
     """What an order depends on, as a hash; "" where text encoders do more than their weights say."""
     encoders = model.family.text_encoders()
     modules = [part for encoder in encoders.values() for part in encoder.modules()]
+    parameters = [(part, name) for part in modules for name, p in part._parameters.items() if p is not None]
     if any(hasattr(part, "base_layer") or part._forward_hooks or part._forward_pre_hooks for part in modules):
         return ""  # adapters and hooks
+    if any(storage_of(part, name).coarse for part, name in parameters):
+        return ""  # quantised
     hashed = hashlib.sha256(json.dumps([model.family.name, list(encoders), question]).encode())
     for tokenizer in model.family.tokenizers():
         fast = getattr(tokenizer, "backend_tokenizer", None)
         hashed.update((fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)).encode())
-    parameters = ((part, name) for part in modules for name, p in part._parameters.items() if p is not None)
-    hashed.update(digest_of_weights(read_parameter(part, name) for part, name in parameters).encode())
+    hashed.update(digest_of_weights(values_of(part, name) for part, name in parameters).encode())
     return hashed.hexdigest()[:32]
 
 
@@ -131,7 +134,7 @@ def _shortlist(span: TokenSpan, own: list[int], words: dict[str, list[int]], mos
     """The words whose token embeddings are nearest, on average, to those of a concept's own tokens."""
     encoder: Any = span.encoder
     lookup = encoder.get_input_embeddings()
-    weight = read_parameter(lookup, "weight")
+    weight = values_of(lookup, "weight", called="the table of token embeddings")
     table = weight[torch.tensor([i for ids in (own, *words.values()) for i in ids], device=weight.device)].float()
     means = torch.stack([part.mean(0) for part in table.split([len(own), *(len(ids) for ids in words.values())])])
     likeness = F.normalize(means[1:], dim=1) @ F.normalize(means[0], dim=0)
@@ -160,7 +163,8 @@ def states_at(model: Model, prompts: Sequence[str], positions: Sequence[int], ba
         # Prompts of about one length together: a causal encoder then reads few tokens in vain.
         order = sorted(range(len(prompts)), key=lambda i: positions[i])
         chunks = (order[i : i + batch] for i in range(0, len(order), batch))
-        parts = [model.family.states_at([prompts[i] for i in c], [positions[i] for i in c]) for c in chunks]
+        with explained(model.family.text_encoders):
+            parts = [model.family.states_at([prompts[i] for i in c], [positions[i] for i in c]) for c in chunks]
         states = torch.cat(parts)
         return states[torch.tensor(order).argsort().to(states.device)]
 

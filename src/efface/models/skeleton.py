@@ -38,7 +38,10 @@ class Skeleton(nn.Module):
         with torch.device("meta"):
             for name, stored in tensors.items():
                 path, _, parameter = name.rpartition(".")
-                _grow(self, path, matrices).register_parameter(parameter, _empty(stored))
+                module = _grow(self, path, matrices)
+                module.register_parameter(parameter, _empty(stored))
+                if _is_matrix(name, stored):
+                    module.out_features, module.in_features = stored.shape  # type: ignore[assignment]
         leave_in_file(self, tensors)
 
     def forward(self, *args: Any, **options: Any) -> Tensor:

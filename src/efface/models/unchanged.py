@@ -1,37 +1,53 @@
-"""Whether a model is still the one that was looked at: its fingerprint is taken once and kept while it is."""
+"""Whether a model is still the one that was looked at: what follows from its weights is found once and kept while they are."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from efface.models.fingerprint import Fingerprint, fingerprint, fingerprint_like
+from efface.models.fingerprint import Fingerprint, difference_as_made, fingerprint
+from efface.models.footprint import Footprint, difference_from, footprint
+from efface.models.likeness import Difference
 from efface.models.model import Model
 from efface.models.precision import own_arithmetic
 
-_KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], tuple[Any, Fingerprint]]] = WeakKeyDictionary()
-"""Denoiser -> family and components -> state of the weights and fingerprint."""
+T = TypeVar("T")
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[Any, Any]]] = WeakKeyDictionary()
+"""Denoiser -> what was asked of which components -> state of the weights and answer."""
 
 
-def known_fingerprint(model: Model, like: Fingerprint | None = None) -> Fingerprint:
-    """Fingerprint of a model's unedited weights, from memory where no weight has changed since.
+def known_fingerprint(model: Model) -> Fingerprint:
+    """Fingerprint of a model's unedited weights, from memory where no weight has changed since."""
+    return _known(model, "fingerprint", lambda: fingerprint(model))
 
-    Args:
-        model: whatever is attached to it.
-        like: another fingerprint, whose spelling of names is taken where this is the same model.
-    """
+
+def known_footprint(model: Model, touched: Sequence[str] | None = None) -> Footprint:
+    """What an erasure touches of a model, as `efface.models.footprint.footprint` has it, from memory likewise."""
+    names = None if touched is None else tuple(touched)
+    return _known(model, ("footprint", names), lambda: footprint(model, names))
+
+
+def known_difference(base: Fingerprint | Footprint, model: Model) -> Difference:
+    """In what a model differs from the one that an erasure was made for, from memory likewise."""
+    if isinstance(base, Fingerprint):
+        return _known(model, base, lambda: difference_as_made(base, model))
+    return _known(model, base.key, lambda: difference_from(base, model))
+
+
+def _known(model: Model, question: Hashable, find: Callable[[], T]) -> T:
+    """What `find` found out about a model's weights, from memory where none of them changed since."""
     components = model.components()
     known = _KNOWN.setdefault(model.networks()[0].module, {})
-    which = (model.family.name, *components, like.structure if like else "")
+    which = (model.family.name, *components, question)
     state = state_of_weights(components.values())
     if which not in known or known[which][0] != state:
         with own_arithmetic():
-            known[which] = (state, fingerprint_like(model, like) if like else fingerprint(model))
+            known[which] = (state, find())
     return known[which][1]
 
 

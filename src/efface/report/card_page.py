@@ -12,7 +12,7 @@ from PIL import Image
 from efface.metrics.rates import Paired, Rate
 from efface.report import card_attacks, html
 from efface.report.card_attacks import ImageRow
-from efface.report.decisions import erasing_rows, where
+from efface.report.decisions import base_of, erasing_rows, where
 from efface.report.grid import image_tag
 from efface.report.svg import PlotArea
 
@@ -93,7 +93,7 @@ def _card(card: Data, images: CardImages) -> str:
         *erasing_rows(erasure),
         ("size of its tensors", f"{erasure['bytes']:,} bytes"),
         ("made in", f"{erasure['notes'].get('seconds', '?')} s"),
-        ("base model", f"{erasure['base']['family']}, structure {erasure['base']['structure'][:12]}"),
+        ("base model", base_of(erasure["base"])),
         *([("audited on", where(card["decisions"]))] if card.get("decisions") else []),
         ("audited by", card["judge"] or "none: pictures are only compared"),
         ("pictures", f"seeds {seeds[0]} to {seeds[-1]}, {card['steps']} steps, guidance {card['guidance']}"),

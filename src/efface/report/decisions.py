@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,17 @@ def erasing_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     if decided.get("judge"):
         rows.append(("judge", decided["judge"]))
     return rows
+
+
+def base_of(base: Mapping[str, Any]) -> str:
+    """What an erasure's file says of the model that it was made for: of format 1 a hash of its names and shapes, later what the
+    erasure touches of it."""
+    words = f"{base['family']}, text width {base['width']}"
+    if "structure" in base:
+        return f"{words}, structure {base['structure'][:12]}"
+    counts = Counter(name.partition(".")[0] for name in base["tensors"])
+    many = [f"{count} tensor{'s' if count > 1 else ''} of {component}" for component, count in counts.items()]
+    return ", ".join([words, *many, *base["encoders"]])
 
 
 def where(decided: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from efface.metrics.rates import Rate
-from efface.report.decisions import erasing_rows
+from efface.report.decisions import base_of, erasing_rows
 from efface.report.markdown import table
 
 TAGS = ["concept-erasure", "unlearning", "diffusers", "text-to-image"]
@@ -22,8 +22,7 @@ def erasure_card(data: Mapping[str, Any], content: bytes, audit: Mapping[str, An
     lines = [
         f"# {names}, erased by {data['method']}",
         f"Removes *{names}* from a text-to-image model while it is attached, and nothing when it is taken off. "
-        f"Made for one model ({_base(data)}, text states {data['base']['width']} wide, structure "
-        f"`{data['base']['structure'][:12]}`); any other is refused.",
+        f"Made for one model ({_base(data)}); any other is refused.",
         "```python\nimport efface\n\npipe = efface.load(MODEL)\nerasure = efface.Erasure.from_pretrained(THIS_REPOSITORY)\n"
         "with erasure.attached(pipe):\n    picture = pipe(PROMPT).images[0]\n```",
         "## What was found",
@@ -68,9 +67,9 @@ def _audit_table(audit: Mapping[str, Any]) -> str:
 
 
 def _base(data: Mapping[str, Any]) -> str:
-    """The base model by its name, where the file knows one, and its family."""
+    """The base model by its name, where the file knows one, and what tells it from others."""
     name = data["notes"].get("decisions", {}).get("model")
-    return f"{name}, {data['base']['family']}" if name else data["base"]["family"]
+    return ", ".join(filter(None, (name, base_of(data["base"]))))
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:

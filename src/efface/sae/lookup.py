@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from efface.io import embedded
 from efface.io.hub import autoencoder_folder
 from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.files import load_sae, sae_hash
+
+FOLDERS = "EFFACE_AUTOENCODERS"
+"""Environment variable that names further folders in which autoencoders are looked for."""
 
 
 def sae_folder(source: str, site: str) -> Path:
@@ -45,11 +49,23 @@ def open_sae(source: str, site: str) -> tuple[SparseAutoencoder, str]:
 
 
 def find_sae(sha256: str, source: str, site: str) -> SparseAutoencoder:
-    """The autoencoder that an erasure names by its hash; raises EffaceError where it is missing or has another hash."""
-    sae, found_hash = open_sae(source, site)
-    if found_hash != sha256:
-        raise EffaceError(
-            f"the autoencoder in {sae_folder(source, site)} is another one ({found_hash[:12]}…) than the erasure was made "
-            f"with ({sha256[:12]}…): give the right one, or make the erasure again."
-        )
-    return sae
+    """The autoencoder that an erasure names by its hash: where it was, in the folders of EFFACE_AUTOENCODERS, or embedded.
+
+    Raises:
+        EffaceError: none of these is it.
+    """
+    elsewhere = [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+    found = []
+    for place in dict.fromkeys((source, *elsewhere, *embedded.names())):
+        try:
+            sae, own = open_sae(place, site)
+        except EffaceError:
+            continue
+        if own == sha256:
+            return sae
+        found.append(f"{place} holds another one ({own[:12]}…)" if place == source else "")
+    told = next(filter(None, found), f"there is none in {source}")
+    raise EffaceError(
+        f"the autoencoder of {site} that the erasure was made with ({sha256[:12]}…) was not found: {told}; name the folder that "
+        f"holds it in {FOLDERS}, or make the erasure again."
+    )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from efface.errors import EffaceError
+from efface.families.storage import REMEDY, storage_of
 from efface.models.model import Model
 from efface.training.config import Where
 
@@ -125,10 +126,7 @@ def _belongs(path: str, module: nn.Module, where: Where) -> bool:
 
 
 def _trainable(weight: Weight) -> Weight:
-    value = weight.read()
-    if value.is_meta or not value.is_floating_point():
-        found = "lies on no device" if value.is_meta else f"is of {value.dtype}"
-        raise EffaceError(
-            f"{weight.name} {found}, which cannot be trained: load the pipeline without offloading and quantisation."
-        )
+    storage = storage_of(weight.module, weight.parameter)
+    if not storage.is_plain:
+        raise EffaceError(f"{weight.name} {storage.words}, which cannot be trained: {REMEDY}.")
     return weight

@@ -13,6 +13,7 @@ from efface.erasures.delta import WeightDelta, weight_delta
 from efface.erasures.provenance import provenance
 from efface.io.cache import cache_folder
 from efface.models.model import Model
+from efface.models.unchanged import known_fingerprint
 from efface.training import loop
 from efface.training.config import Training
 from efface.training.holders import Holder
@@ -43,7 +44,8 @@ def trained_erasure(
     """
     settings = asdict(config)
     origin = provenance(model, method, settings, concepts, settings.get("keep") or ())
-    identity = json.dumps([method, settings, [asdict(c) for c in concepts], origin.base.to_json()], sort_keys=True)
+    base = known_fingerprint(model).to_json()
+    identity = json.dumps([method, settings, [asdict(c) for c in concepts], base], sort_keys=True)
     folder = cache_folder() / "training" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     trained = loop.train(model, held, loss, config, folder=folder, **options)
     return weight_delta(provenance(model, method, settings, concepts, origin.keep, **trained.notes), trained.deltas)

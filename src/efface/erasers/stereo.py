@@ -147,8 +147,10 @@ class Search:
         config, concept = self.config, self.concept
         ways = [Spoken(self.model.encode([prompt]), prompt) for prompt in concept.prompts()]
         now, steps = ways, 0
-        drawn = self._draw() if config.rounds else None
-        for number in range(config.rounds if drawn is not None else 0):
+        if not config.rounds:
+            return Found(ways, steps, None)
+        drawn = self._draw()
+        for number in range(config.rounds):
             erased = self.run.stage(
                 f"round-{self.number}-{number}", lambda f, now=now, n=number: self._erase(held, now, n, f)
             )

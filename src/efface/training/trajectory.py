@@ -71,7 +71,8 @@ def predicted(model: Model, levels: Levels, j: int, z: Tensor, text: Text, guida
     """Mean and variance of p(z_{j+1} | z_j, text) under guidance."""
     t = levels.timesteps[j].to(z.device)
     both = concatenate([model.encode_negative(None).repeat(len(z)), text.repeat(len(z))])
-    output = model.family.guide(*model.predict(torch.cat([z, z]), t, both).chunk(2), guidance)
+    nothing, conditional = model.predict(torch.cat([z, z]), t, both).chunk(2)
+    output = model.family.guide(nothing, conditional, guidance)
     return levels.backward(j, model.to_clean(output, z, t).float(), z.float())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
@@ -65,6 +66,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     the anchor; Z is learnt, log-densities are means over elements, concepts take turns.
 
     Raises:
+        UsageError: there are more concepts than steps.
         EffaceError: the model is distilled with guidance, so that no step of it is a draw under guidance.
     """
     import torch
@@ -82,11 +84,12 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
             f"this {model.family.name} model is distilled with guidance, and the densities of eraseflow are those of guided steps: "
             "choose another method."
         )
-    pairs = [
-        pair
-        for concept in concepts
-        for pair in zip(concept.prompts(), concept.anchors(default_anchor(concept)), strict=True)
-    ]
+    if config.iterations < len(concepts):
+        raise UsageError(
+            f"iterations is {config.iterations} for {len(concepts)} concepts, which take turns; expected one each at least."
+        )
+    each = [list(zip(c.prompts(), c.anchors(default_anchor(c)), strict=True)) for c in concepts]
+    pairs = [pair for turn in zip_longest(*each) for pair in turn if pair is not None]
     shape = model.family.latent_shape(config.side)
     levels = levels_of(model, config.draw_steps, torch.zeros(1, *shape))
     steps = len(levels.timesteps)

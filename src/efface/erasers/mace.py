@@ -97,13 +97,14 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     from efface.training.holders import Dense, LowRank, Upon
     from efface.training.result import begin
 
-    weights = [weight for weight in weights_of(model, "text") if weight.parameter == "weight"]
-    read = {f"{p.name}.weight" for p in model.text_projections() if p.name.startswith(f"{model.networks()[0].name}.")}
-    if {weight.name for weight in weights} != read:
+    network = model.networks()[0].name
+    read = [p.name for p in model.text_projections() if p.name.startswith(f"{network}.")]
+    if not all(name.endswith(("attn2.to_k", "attn2.to_v")) for name in read):
         raise EffaceError(
             f"text enters this {model.family.name} pipeline by other ways than keys and values of cross-attention, on which the "
             "closed forms of mace stand: choose another method."
         )
+    weights = [weight for weight in weights_of(model, "text") if weight.name.removesuffix(".weight") in read]
     forms = context_forms(
         model, concepts, ridge=config.ridge, prior=config.prior, keep=config.keep or (), keep_weight=config.keep_weight
     )

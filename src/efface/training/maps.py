@@ -34,10 +34,11 @@ def cross_attentions(model: Model) -> list[CrossAttention]:
         EffaceError: it has none, since text and picture share its layers.
     """
     network = model.networks()[0]
+    read = {projection.name for projection in model.text_projections()}
     found = [
         CrossAttention(f"{network.name}.{path}", module)
         for path, module in network.module.named_modules()
-        if path.endswith("attn2") and isinstance(getattr(module, "to_k", None), nn.Module)
+        if path.endswith("attn2") and f"{network.name}.{path}.to_k" in read  # SD 3.5 has others of that name
     ]
     if not found:
         raise EffaceError(

@@ -14,6 +14,8 @@ from efface.closed_form.context import ContextForms, context_forms, context_rows
 from efface.closed_form.maps import LowRankMap
 from efface.erasers import ERASERS, advunlearn, aegis, eraseflow, mace, receler, stereo
 from efface.erasers.base import published_config
+from efface.export.config import ExportConfig
+from efface.export.run import export
 from efface.models.model import Model
 from efface.training import loop
 from efface.training.adapters import outside
@@ -137,6 +139,16 @@ def test_on_sdxl(xl, draw, method):
     with erased(xl, method, retain=0.1).attached(xl):
         assert np.abs(draw(xl) - before).max() > 1e-6
     assert np.array_equal(draw(xl), before)
+
+
+@pytest.mark.parametrize("target", ["component", "peft"])
+@pytest.mark.parametrize("method", ["hirm", "eraseflow"])
+def test_what_weights_hold_is_exported(sd, tmp_path, method, target):
+    low = {"rank": 2} if target == "peft" else {}  # biases fit into no LoRA
+    erasure = efface.erase(sd, CHURCH, method=method, keep=[], **QUICK[method] | low)
+    result = export(erasure, sd, tmp_path / "export", ExportConfig(to=target))
+    assert result.error < 1e-2
+    assert any((tmp_path / "export").rglob("*.safetensors"))
 
 
 UNETS = {"sd1", "sd2", "sdxl", "sdxl-refiner"}

@@ -491,10 +491,11 @@ def test_stereos_last_stage_is_its_formula(model):
 
 
 def test_stereo_goes_on_from_round_to_round_and_ends_at_the_original(sd):
-    plain, searched = (erased(sd, "stereo", rounds=n) for n in (0, 2))
-    assert plain.provenance.notes["words"] == [0, 0]
-    assert searched.provenance.notes["words"] == [2, 2]
-    assert searched.provenance.notes["steps"] == 2 + 2 * 2 * (2 + 2)
+    erasure = efface.erase(sd, CHURCH, method="stereo", keep=[], **QUICK["stereo"] | {"rounds": 2})
+    assert erasure.provenance.notes["words"] == [2]
+    assert erasure.provenance.notes["steps"] == 2 + 2 * (2 + 2)
+    # The words are of the search; the weights begin anew, so that they are a few steps away from the original's.
+    assert max(float(t.abs().max()) for t in erasure.tensors().values()) <= 2 * 1e-2 * 1.1
 
 
 def test_aegis_takes_out_of_a_gradient_what_leads_away_from_the_original():

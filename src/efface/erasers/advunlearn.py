@@ -75,7 +75,8 @@ def coco_prompts(concepts: Sequence[Concept]) -> tuple[str, ...]:
 
 
 PUBLISHED: Mapping[str, Any] = {"fresh": True, "keep": coco_prompts}
-"""Gradients of a search, which the authors' code adds up from step to step, are those of the step alone."""
+"""Three faults of the authors' search are not repeated: gradients that add up from step to step, a word without the last step, and
+words of a prompt counted by its spaces, so that further tokens are dropped."""
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:

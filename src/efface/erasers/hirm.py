@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from efface.models.model import Model
     from efface.training.loop import Step
 
-RETAINED = 16
+RETAINED = 8
 """Retained prompts a step."""
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from efface.erasures import Erasure
-    from efface.models.model import Model
+    from efface.models.model import Model, Text
+    from efface.training.latents import Noisy
     from efface.training.loop import Step
 
 
@@ -103,18 +104,25 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     table = model.token_table().float()
     encoders = trained_encoders(model, config.encoders)
 
-    def attack(step: Step, prompt: str, z: Any) -> Tensor:
+    def spoken(p: Tensor, prompt: str) -> Text:
+        return with_words(model, table, [behind(model, prompt, 1)], p)
+
+    def attack(step: Step, prompt: str, c: Text, z: Noisy) -> Tensor:
         """p*, found from a random start (1 width)."""
-        c, row = model.encode([prompt]), behind(model, prompt, 1)
         start = table.std() * torch.randn(1, table.shape[1], generator=step.random).to(table.device)
         held = [p.detach() for p in step.held.parameters]
 
+        def frozen(at: Noisy) -> Tensor:
+            with torch.no_grad():
+                return step.predict(at, c)
+
+        goal = frozen(z)
+
         def objective(p: Tensor, number: int) -> Tensor:
             at = roll(replace(step, seed=step.seed + 1 + number), c, config) if config.fresh else z
-            with torch.no_grad():
-                before = step.predict(at, c)
+            before = frozen(at) if config.fresh else goal
             with step.held.active(held):
-                text = with_words(model, table, [row], p)
+                text = spoken(p, prompt)
             return apart(model, step.predict(at, text), before, at.timestep, config.loss_in)
 
         return descend(start, objective, steps=config.attack_steps, lr=config.attack_lr)
@@ -124,11 +132,9 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         c = model.encode([prompt])
         z = roll(step, c, config)
         target = mix(model, z, [(empty, 1 + config.eta), (c, -config.eta)])
-        found = attack(step, prompt, z) if config.attack_steps and step.number >= config.warmup else None
+        found = attack(step, prompt, c, z) if config.attack_steps and step.number >= config.warmup else None
         with step.edited():
-            text = (
-                read(model, [prompt]) if found is None else with_words(model, table, [behind(model, prompt, 1)], found)
-            )
+            text = read(model, [prompt]) if found is None else spoken(found, prompt)
             value = apart(model, step.predict(z, text), target, z.timestep, config.loss_in)
         return value + retained(step, config.keep or (), config, count=config.retain_batch, reads=read)
 

@@ -53,6 +53,8 @@ class Config(Training, Retaining):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weights(self, "ridge", "prior", "keep_weight")
+        if self.retain:
+            raise UsageError(f"retain is {self.retain}; mace retains prompts in its closed forms: set keep_weight.")
         if min(self.images, self.batch, self.draw_steps) < 1:
             raise UsageError(
                 f"images, batch and draw_steps are {self.images}, {self.batch} and {self.draw_steps}; expected at least 1 each."

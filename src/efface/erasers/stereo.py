@@ -83,7 +83,8 @@ def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> in
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
-    """Each concept's words first; then, from the original model and with C all ways to say a concept and c' one of them,
+    """Each concept's words first; then, from the original model and with C a prompt with all ways to say its concept and c' one
+    of them,
 
         L = |ε(z, c') − [ε₀(∅) + (g − 1)(ε₀(a) − ε₀(∅)) − (g + 1) mean_C (ε₀(cᵢ) − ε₀(∅))]|².
 
@@ -231,20 +232,24 @@ class Search:
 
 
 def last_loss(model: Model, concepts: Sequence[Concept], ways: Sequence[Sequence[Spoken]], config: Config) -> Any:
-    """L of the last stage."""
+    """L of the last stage, one prompt of a concept a step."""
     from efface.training.targets import apart, mix
     from efface.training.terms import retained, roll
 
     empty = model.encode([""])
-    pairs = list(zip(concepts, ways, strict=True))
+    groups = [
+        (concept.anchor_of(prompt), [way.text for way in spoken if way.prompt == prompt])
+        for concept, spoken in zip(concepts, ways, strict=True)
+        for prompt in concept.prompts()
+    ]
     toward, away = config.strength - 1, config.strength + 1
 
     def loss(step: Step) -> Tensor:
-        concept, spoken = step.pick(pairs)
-        c, prompt = step.pick(spoken)
-        a = model.encode([concept.anchor_of(prompt)])
+        anchor, texts = step.pick(groups)
+        c = step.pick(texts)
+        a = model.encode([anchor])
         z = roll(step, c, config)
-        others = [(way.text, -away / len(spoken)) for way in spoken]
+        others = [(text, -away / len(texts)) for text in texts]
         target = mix(model, z, [(empty, 1 - toward + away), (a, toward), *others])
         with step.edited():
             output = step.predict(z, c)

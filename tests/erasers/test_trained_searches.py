@@ -531,7 +531,10 @@ def test_aegis_is_its_formula(model):
     for name, start in first.items():
         torch.testing.assert_close((kept[name] - start).abs(), torch.full_like(start, 1e-3), atol=1e-6, rtol=1e-2)
     c = with_words(model, table, [behind(model, "a church", 1)], kept["attack-0"])
-    goal = with_words(model, table, [[None]], kept["target-0"])
+    goal = with_words(model, table, [around(model, "a church", "church")], kept["target-0"])
+    assert torch.equal(
+        first["target-0"], table[model.token_spans()[0].ids("church")]
+    )  # it begins at the concept itself
     target = 2.5 * predict(model, z, "") - 1.5 * model.predict(z.z, z.timestep, goal)
     with training.held.active():
         assert loss == pytest.approx(squared(model.predict(z.z, z.timestep, c), target), rel=1e-4)

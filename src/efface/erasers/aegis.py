@@ -57,7 +57,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """L = |ε(z, c*) − [ε₀(z, ∅) − η(ε₀(z, c') − ε₀(z, ∅))]|², with
 
         c* = a word before c, one signed step a training step down |ε(c*) − ε₀(c)|²,
-        c' = one word, one signed step down |ε₀(c') − ε(c)|² + |ε₀(c') − ε₀(c)|²,
+        c' = c with one word in the concept's place, one signed step down |ε₀(c') − ε(c)|² + |ε₀(c') − ε₀(c)|²,
         g  = g_e − ω ⟨g_e, Δθ⟩/‖Δθ‖² Δθ where ⟨g_e, Δθ⟩ < 0, over all trained values together, Δθ = θ − θ₀.
 
     Raises:
@@ -73,20 +73,20 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     from efface.training.terms import retained, roll
 
     require_words(model, "aegis")
-    prompts = [prompt for concept in concepts for prompt in concept.prompts()]
+    named = [(prompt, concept.name) for concept in concepts for prompt in concept.prompts()]
     empty = model.encode([""])
     held = holder(weights_of(model, config.where), config.rank, config.seed)
     start = [value.detach().clone() for value in held.parameters]
     table = model.token_table().float()
-    words = {f"target-{i}": table[tokens_of(model, prompt)[-1:]].clone() for i, prompt in enumerate(prompts)}
+    words = {f"target-{i}": table[tokens_of(model, name)[-1:]].clone() for i, (_, name) in enumerate(named)}
     g = torch.Generator().manual_seed(config.seed)
-    random = torch.randn(len(prompts), 1, table.shape[1], generator=g).to(table.device) * table.std()
+    random = torch.randn(len(named), 1, table.shape[1], generator=g).to(table.device) * table.std()
     kept = Remembered(words | {f"attack-{i}": word.clone() for i, word in enumerate(random)})
-    moving = Moving(model=model, prompts=prompts, table=table, kept=kept, config=config)
+    moving = Moving(model=model, named=named, table=table, kept=kept, config=config)
 
     def loss(step: Step) -> Tensor:
-        number = step.integer(len(prompts))
-        z = roll(step, model.encode([prompts[number]]), config)
+        number = step.integer(len(named))
+        z = roll(step, model.encode([named[number][0]]), config)
         attacked, goal = moving.after(step, number, z)
         target = mix(model, z, [(empty, 1 + config.eta), (goal, -config.eta)])
         with step.edited():
@@ -104,7 +104,8 @@ class Moving(NamedTuple):
     """The words that move with the training: of each prompt one that attacks, and one in the target."""
 
     model: Model
-    prompts: list[str]
+    named: list[tuple[str, str]]
+    """Each prompt, and the concept's name in it, in whose place the target's word stands."""
     table: Tensor
     """Embedding of every token (vocabulary width)."""
     kept: Remembered
@@ -115,11 +116,12 @@ class Moving(NamedTuple):
         """c* and c' of a prompt after one step of each."""
         import torch
 
-        from efface.training.search import behind, signed_step, with_words
+        from efface.training.search import around, behind, signed_step, with_words
         from efface.training.targets import apart
 
         model, config = self.model, self.config
-        c, row = model.encode([self.prompts[number]]), behind(model, self.prompts[number], 1)
+        prompt, name = self.named[number]
+        c, row, place = model.encode([prompt]), behind(model, prompt, 1), around(model, prompt, name)
         now = [value.detach() for value in step.held.parameters]
         with torch.no_grad():
             frozen = step.predict(z, c)
@@ -132,14 +134,14 @@ class Moving(NamedTuple):
                 return apart(model, output, frozen, z.timestep, config.loss_in)
 
         def target(v: Tensor, _: int) -> Tensor:
-            output = step.predict(z, with_words(model, self.table, [[None]], v))
+            output = step.predict(z, with_words(model, self.table, [place], v))
             to_edited, to_frozen = (apart(model, output, o, z.timestep, config.loss_in) for o in (edited, frozen))
             return to_edited + to_frozen
 
         texts = []
         for name, objective, words, lr in (
             (f"attack-{number}", attack, row, config.attack_lr),
-            (f"target-{number}", target, [None], config.target_lr),
+            (f"target-{number}", target, place, config.target_lr),
         ):
             self.kept[name].copy_(signed_step(self.kept[name], objective, lr=lr))
             with torch.no_grad():

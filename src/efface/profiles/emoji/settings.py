@@ -23,6 +23,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "hirm": {"retain": 1.0, "iterations": 40, "lr": 2e-4},
     "mace": {"images": 9, "draw_steps": 20, "iterations": 40, "lr": 1e-3, "ridge": 1.0},
     "eraseflow": {"draw_steps": 20, "lr": 2e-3, "early": 4, "late": 4, "guidance": 3.0},
+    "receler": {"draw_steps": 12, "iterations": 60, "rank": 32, "attack_steps": 2, "lr": 1e-3, "retain": 2.0},
     "advunlearn": {
         "draw_steps": 12, "iterations": 60, "warmup": 20, "attack_steps": 5, "lr": 2e-4, "retain": 1.0,
     },

@@ -60,6 +60,13 @@ OWN_OPTIONS = {
     "kpop": ("--rows", "--key-lr", "--recover"),
     "spm": ("--eta", "--anchors", "--transport", "--cycles"),
     "geom": ("--grid", "--alpha", "--labels", "--captions"),
+    "hirm": ("--form", "--encoders", "--length", "--rank"),
+    "mace": ("--ridge", "--prior", "--keep-weight", "--timesteps"),
+    "receler": ("--locality", "--attack-rows", "--attack-steps", "--rank"),
+    "advunlearn": ("--encoders", "--warmup", "--attack-steps", "--fresh"),
+    "stereo": ("--rounds", "--strength", "--word-iterations", "--rank"),
+    "aegis": ("--attack-lr", "--target-lr", "--most", "--rank"),
+    "eraseflow": ("--beta", "--fresh", "--early", "--late"),
 }
 
 
@@ -82,6 +89,9 @@ def needed(sd, tmp_path):
     own |= {"esd": short, "sdd": short, "kpop": short, "ca": [*short, "--images", "2"]}
     own |= {"doco": [*short, "--images", "2", "--warmup", "1"], "spm": [*short, "--warmup", "0", "--sampled", "2"]}
     own |= {"sculpting": [*short, "--images", "2", "--warmup", "1"]}
+    own |= {"hirm": short[:2], "aegis": short}
+    own |= {"mace": [*short, "--images", "2"], "receler": [*short, "--attack-steps", "1"], "advunlearn": short}
+    own |= {"stereo": [*short, "--rounds", "0"], "eraseflow": short}
     return lambda method: own.get(method, [])
 
 

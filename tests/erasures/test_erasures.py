@@ -37,14 +37,16 @@ METHODS = {
     "anchored-fast": ("anchored", {"mode": "fast"}),
     "anchored-exact": ("anchored", {"mode": "exact"}),
     "spm": ("spm", {"iterations": 2, "warmup": 0, "draw_steps": 2, "sampled": 1, "lr": 0.1}),
+    "hirm": ("hirm", {"iterations": 3, "lr": 1e-2}),
+    "receler": ("receler", {"iterations": 2, "draw_steps": 2, "attack_steps": 1, "rank": 4, "lr": 5e-2}),
     "of a plugin": ("swap", {}),
     "a copy of uce as a plugin": ("uce-again", {}),
 }
 LATENTS = {"saeuron": tiny.coder_options, "anchored": tiny.anchored_options}
 """Methods that edit latents, and what they need on a tiny pipeline."""
-UNFOLDED = {*LATENTS, "gated", "spm"}
+UNFOLDED = {*LATENTS, "gated", "spm", "receler"}
 """Methods whose edits weights do not hold, or not all of them (tests/erasures/test_gated.py, test_gated_delta.py)."""
-WEIGHTS = {"uce-tensor", "speed-values", "oce"}
+WEIGHTS = {"uce-tensor", "speed-values", "oce", "hirm"}
 """Those whose edits are of weights."""
 MAPPED = [name for name, (method, _) in METHODS.items() if method not in UNFOLDED and name not in WEIGHTS]
 FOLDABLE = [name for name, (method, _) in METHODS.items() if method not in UNFOLDED]

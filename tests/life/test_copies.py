@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 import efface
-from alive import assert_same, delta, fresh, gap, latent_edit, own, shoot, text_map, weights
+from alive import adapter, assert_same, delta, fresh, gap, latent_edit, own, shoot, text_map, weights
 from efface.erasures import attached_to
 
-WAYS = ["mapped", "folded", "weights", "activations"]
+WAYS = ["mapped", "folded", "weights", "activations", "adapter"]
 
 
 @pytest.fixture
 def put_on(tmp_path):
     def run(pipe, way):
-        erasure = {"weights": delta, "activations": lambda: latent_edit(tmp_path)}.get(way, text_map)()
+        makers = {"weights": delta, "adapter": adapter, "activations": lambda: latent_edit(tmp_path)}
+        erasure = makers.get(way, text_map)()
         erasure.attach(pipe, fold=way == "folded")
         return erasure
 

@@ -209,3 +209,15 @@ def test_weights_loaded_in_place_under_a_map_are_said():
             parameter.data.add_(0.05)
     assert "other weights" in efface.check(pipe).rows[0].problem
     assert gap(shoot(pipe), plain) > 1e-3  # the map acts on whatever is there
+
+
+def test_given_text_states_pass_an_erasure_in_the_text_encoder():
+    pipe = fresh()
+    erasure = efface.erase(pipe, efface.Concept("church", anchor="cat"), method="hirm", keep=[], iterations=2, lr=1e-2)
+    states, _ = pipe.encode_prompt("a church", "cpu", 1, False)
+    plain = shoot(pipe, None, prompt_embeds=states, guidance_scale=1.0)
+    with erasure.attached(pipe):
+        with pytest.warns(UserWarning, match="'church' lives in the text encoder, and prompt_embeds were given"):
+            assert gap(shoot(pipe, None, prompt_embeds=states, guidance_scale=1.0), plain) == 0.0
+        again, _ = pipe.encode_prompt("a church", "cpu", 1, False)
+        assert gap(shoot(pipe, None, prompt_embeds=again, guidance_scale=1.0), plain) > 1e-5  # and it is said once

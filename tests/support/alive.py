@@ -13,7 +13,8 @@ from torch import nn
 
 import efface
 import tiny
-from efface.erasures import TextMap, WeightDelta
+from efface.erasures import Adapter, TextMap, WeightDelta
+from efface.erasures.adapter import adapter as made_adapter
 from tiny_families import pipeline
 
 
@@ -65,6 +66,20 @@ def delta(name: str = "sd1") -> WeightDelta:
         for part, path in chosen.items()
     }
     return WeightDelta(text_map(name=name).provenance, deltas)
+
+
+@cache
+def adapter(seed: int = 5) -> Adapter:
+    """Adapters behind the cross-attention of the tiny Stable Diffusion."""
+    generator = torch.Generator().manual_seed(seed)
+    pipe = pipeline("sd1")
+    parts = {}
+    for path, module in pipe.unet.named_modules():
+        if path.endswith("attn2"):
+            width = module.to_out[0].out_features
+            shapes = {"down": (3, width), "down_bias": (3,), "up": (width, 3), "up_bias": (width,)}
+            parts |= {f"unet.{path}|{p}": torch.randn(shape, generator=generator) for p, shape in shapes.items()}
+    return made_adapter(text_map().provenance, parts)
 
 
 def latent_edit(folder: Path) -> Any:

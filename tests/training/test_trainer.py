@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 
 import efface
+import tiny_families
 from efface.errors import EffaceError, UsageError
 from efface.families.schedule import Mixture
 from efface.models.model import Model
@@ -52,6 +53,13 @@ def test_groups_are_what_they_say(model, where):
     else:
         assert names
         assert not names & crossing
+
+
+def test_a_second_attention_to_the_picture_itself_is_no_cross_attention():
+    sd35 = Model(tiny_families.pipeline("sd35"))
+    names = {where: {w.name for w in weights_of(sd35, where)} for where in ("text", "cross", "rest")}
+    assert not [n for n in names["text"] | names["cross"] if ".attn2." in n]
+    assert [n for n in names["rest"] if ".attn2." in n]
 
 
 def test_a_group_that_is_empty_and_weights_that_cannot_be_trained_are_refused(model):

@@ -53,6 +53,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     from efface.io.checkpoint import optimizer_state, restore_optimizer
     from efface.models.losses import denoising_loss
     from efface.training.images import draw_concept_images
+    from efface.training.search import around, inserted
 
     with problem.original.attached() as model:
         pictures = draw_concept_images(model, problem.concept.prompts(), config.images, problem.settings)
@@ -76,8 +77,8 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         )
         with problem.erased.attached() as model:
             for (_, noised_batch), goal in zip(noised_batches.items(), goals, strict=True):
-                rows = [spoken(problem, pictures.prompts[i]) for i in noised_batch.members]
-                text = model.encode_tokens(*inserted(table, rows, v))
+                rows = [around(model, pictures.prompts[i], problem.concept.name) for i in noised_batch.members]
+                text = model.encode_tokens(*inserted(table, rows, v[None]))
                 if goal is None:
                     loss = denoising_loss(model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text)
                 else:
@@ -87,29 +88,10 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
                 optimiser.step()
         found = []
         for t in problem.samples:
-            ids, embeddings = inserted(table, [spoken(problem, t.prompt)], v.detach())
+            row = around(problem.model, t.prompt, problem.concept.name)
+            ids, embeddings = inserted(table, [row], v.detach()[None])
             found.append(Candidate(tuple(ids[0]), embeddings[0]))
         yield Proposal(found, optimizer_state(optimiser) | {"step": torch.tensor(stop)}, stop / config.iterations)
-
-
-def spoken(problem: Problem, prompt: str) -> list[int | None]:
-    """A prompt's tokens with None where the new word goes: in the concept's place, or at the end."""
-    from efface.attacks.vocabulary import tokens_of
-
-    name = problem.concept.name
-    head, found, tail = prompt.partition(name)
-    before, after = tokens_of(problem.model, head.strip()), tokens_of(problem.model, tail.strip()) if found else []
-    room = problem.model.max_tokens - 1
-    return [*before[:room], None, *after[: max(0, room - len(before))]]
-
-
-def inserted(table: Tensor, rows: list[list[int | None]], v: Tensor) -> tuple[list[list[int]], Tensor]:
-    """Content tokens (any token stands for the new word), and embeddings (batch tokens width)."""
-    import torch
-
-    ids = [[token or 0 for token in row] for row in rows]
-    embeddings = [torch.stack([v if token is None else table[token] for token in row]) for row in rows]
-    return ids, torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
 
 
 def guided_goals(problem: Problem, pictures: ConceptImages, noised_batches: list[NoisedBatch]) -> list[Tensor]:

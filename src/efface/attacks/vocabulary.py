@@ -12,6 +12,9 @@ from efface.concepts.concept import Concept, own_words
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
 from efface.models.neighbours import same_stem
+from efface.training.search import tokens_of
+
+__all__ = ["Which", "Words", "retokenizes", "spelled", "tokens_of", "words"]
 
 Which = Literal["words", "all"]
 """`words`: tokens that stand for a whole word and can be typed; `all`: pieces of words too, as published."""
@@ -60,11 +63,6 @@ def _speaks_of(text: str, name: str) -> bool:
     if not text or len(text) < 3:
         return text == name
     return same_stem(text, name) or ((text in name or name in text) and abs(len(text) - len(name)) <= 3)
-
-
-def tokens_of(model: Model, prompt: str) -> list[int]:
-    """A prompt's content tokens, cut where the model stops reading."""
-    return list(model.family.tokenizers()[0](prompt, add_special_tokens=False).input_ids)[: model.max_tokens]
 
 
 def spelled(model: Model, ids: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from efface.registry import Registry
 METHODS = (
     "rece", "gated", "joint", "preserve", "project", "saeuron", "anchored", "uce", "speed", "oce", "double-projection",
     "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom",
+    "hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow",
 )  # fmt: skip
 """The methods of this package; one registration a method."""
 

@@ -11,6 +11,7 @@ from efface.registry import lazily
 
 if TYPE_CHECKING:
     from efface.erasures.activation import ActivationEdit
+    from efface.erasures.adapter import Adapter
     from efface.erasures.attachment import Attachment
     from efface.erasures.delta import WeightDelta
     from efface.erasures.erasure import KINDS, Erasure
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActivationEdit": "efface.erasures.activation",
+    "Adapter": "efface.erasures.adapter",
     "Attachment": "efface.erasures.attachment",
     "Erasure": "efface.erasures.erasure",
     "GatedMap": "efface.erasures.gated",
@@ -35,8 +37,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "KINDS", "ActivationEdit", "Attachment", "Erasure", "GatedMap", "Provenance", "Report", "TextMap", "WeightDelta", "attached_to",
-    "check",
+    "KINDS", "ActivationEdit", "Adapter", "Attachment", "Erasure", "GatedMap", "Provenance", "Report", "TextMap", "WeightDelta",
+    "attached_to", "check",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

@@ -56,10 +56,37 @@ def check_delta(parts: Mapping[str, Part], width: int) -> None:
         raise EffaceError("the weight delta is empty; expected at least one tensor: make the erasure again.")
 
 
+ADAPTER_PARTS = ("down", "down_bias", "up", "up_bias")
+"""Names of the parts of a layer's adapter in files, after the layer's name and a bar."""
+
+
+def check_adapter(parts: Mapping[str, Part], width: int) -> None:
+    """Raise EffaceError where a file holds anything but whole adapters of layers; `width` (of text states) is not used."""
+    layers: dict[str, dict[str, Part]] = {}
+    for name, part in parts.items():
+        layer, _, end = name.rpartition("|")
+        layers.setdefault(layer, {})[end] = part
+    for layer, found in layers.items():
+        shapes = {name: tuple(part.shape) for name, part in found.items()}
+        inner, outer = (shapes.get(name, ()) for name in ("down_bias", "up_bias"))
+        expected = {"down": (*inner, *outer), "down_bias": inner, "up": (*outer, *inner), "up_bias": outer}
+        floating = all(part.is_floating_point() for part in found.values())
+        if not layer or shapes != expected or (len(inner), len(outer)) != (1, 1) or not floating:
+            raise EffaceError(
+                f"the adapter of {layer!r} holds {shapes}; expected {', '.join(ADAPTER_PARTS)} that fit: make the erasure again."
+            )
+    if not parts:
+        raise EffaceError("the adapter is empty; expected at least one layer: make the erasure again.")
+
+
 def _fit(up: Part, down: Part) -> bool:
     """Whether two factors, (out rank) and (rank in), have a product."""
     return up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0]
 
 
-CHECKS: dict[str, Callable[[Mapping[str, Part], int], None]] = {"textmap": check_text_map, "delta": check_delta}
+CHECKS: dict[str, Callable[[Mapping[str, Part], int], None]] = {
+    "textmap": check_text_map,
+    "delta": check_delta,
+    "adapter": check_adapter,
+}
 """Kind -> its check, for the kinds that need no torch for it."""

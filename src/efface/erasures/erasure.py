@@ -31,6 +31,7 @@ KINDS: Registry[type[Erasure]] = Registry(
         "keyed-delta": "efface.erasures.keyed:KeyedDelta",
         "key": "efface.erasures.keyed:TextKey",
         "negative": "efface.erasures.negative:NegativeText",
+        "adapter": "efface.erasures.adapter:Adapter",
     },
     contract=ModelEdit,
 )  # fmt: skip

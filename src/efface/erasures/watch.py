@@ -32,6 +32,9 @@ _DRAWING: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _WARNED: WeakSet[Any] = WeakSet()
 """Pipeline objects of which it was said that they have no erasure while others on their networks do."""
 
+_TOLD_OF_EMBEDDINGS: WeakSet[Any] = WeakSet()
+"""Pipeline objects of which it was said that text states were given past an erasure in a text encoder."""
+
 _TOKEN = object()
 """Tells the wrappers of this import of efface from those of an earlier one."""
 _SAVING: ContextVar[bool] = ContextVar("saving", default=False)
@@ -164,9 +167,31 @@ def _called(call: Callable[..., Any]) -> Callable[..., Any]:
 
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         with drawing(self):
+            if kwargs.get("prompt_embeds") is not None:
+                _warn_of_embeddings(self)
             return call(self, *args, **kwargs)
 
     return called
+
+
+def _warn_of_embeddings(pipeline: Any) -> None:
+    """Warn, once a pipeline, where text states are given that an erasure of text encoders alone would have acted on."""
+    state = state_of(pipeline)
+    encoders = [a for a in (() if state is None else state.folded) if _in_encoders(a)]
+    if encoders and pipeline not in _TOLD_OF_EMBEDDINGS:
+        _TOLD_OF_EMBEDDINGS.add(pipeline)
+        names = ", ".join(attachment.erasure.names for attachment in encoders)
+        warnings.warn(
+            f"the erasure of {names} lives in the text encoder, and prompt_embeds were given, which it does not read again: they are "
+            "erased only if they were encoded while it was attached.",
+            stacklevel=4,
+        )
+
+
+def _in_encoders(attachment: Attachment) -> bool:
+    """Whether an erasure in weights edits text encoders and nothing else."""
+    targets = attachment.erasure.targets()
+    return targets is not None and all(name.startswith("text_encoder") for name in targets)
 
 
 def _converted(from_pipe: Callable[..., Any]) -> Callable[..., Any]:

@@ -41,9 +41,10 @@ def weights_of(model: Model, where: Where) -> list[Weight]:
         EffaceError: the denoiser has none, or they cannot be trained (quantised, offloaded, without memory).
     """
     network = model.networks()[0]
+    own = _attends_to_itself(network.module)
     weights = []
     for path, module in network.module.named_modules():
-        if not _belongs(path, module, where):
+        if not _belongs(path.replace("attn2", "attn1") if path.startswith(own) else path, module, where):
             continue
         path = path.replace(".base_layer", "")
         weights += [
@@ -109,6 +110,12 @@ def encoder_weights(model: Model, component: str, pattern: str) -> list[Weight]:
     if not weights:
         raise EffaceError(f"no weight of {component} matches {pattern!r}: this encoder names its layers otherwise.")
     return [_trainable(weight) for weight in weights]
+
+
+def _attends_to_itself(network: nn.Module) -> tuple[str, ...]:
+    """Beginnings of paths in a second attention that reads the picture alone, as blocks of SD 3.5 have one."""
+    seconds = ((path, module) for path, module in network.named_modules() if path.endswith("attn2"))
+    return tuple(f"{path}." for path, module in seconds if not getattr(module, "is_cross_attention", True))
 
 
 def _belongs(path: str, module: nn.Module, where: Where) -> bool:

@@ -7,7 +7,7 @@ whatever the network's precision, since half precision rounds small updates away
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -124,6 +124,47 @@ class Turns:
     def delta(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """What each of them changes, as `TURN|NAME`."""
         return {f"{i}|{name}": tensor for i, held in enumerate(self.holders) for name, tensor in held.delta().items()}
+
+
+class Upon:
+    """A holder that acts upon other values of weights than the model's own.
+
+    Args:
+        base: the weights.
+        values: what takes their place, one tensor each.
+        held: low-rank factors beside them.
+    """
+
+    def __init__(self, base: Dense, values: Sequence[Tensor], held: LowRank):
+        self.base = base
+        self.values = [value.detach() for value in values]
+        self.held = held
+        self.parameters = held.parameters
+
+    @contextmanager
+    def active(self, values: Sequence[Tensor] | None = None) -> Iterator[None]:
+        """Context in which both act."""
+        with self.base.active(self.values), self.held.active(values):
+            yield
+
+    def delta(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """The factors alone, by full name."""
+        return self.held.delta(values)
+
+
+class Words:
+    """Embeddings of new words; they act where a loss puts them into a prompt."""
+
+    def __init__(self, start: Tensor):
+        self.parameters = [start.detach().clone().requires_grad_()]
+
+    def active(self, values: Sequence[Tensor] | None = None) -> Any:
+        """A context in which nothing else happens."""
+        return nullcontext()
+
+    def delta(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """The embeddings (words width), as `words`."""
+        return {"words": (values or self.parameters)[0].detach().clone()}
 
 
 def holder(weights: Sequence[Weight], rank: int | None, seed: int) -> Holder:

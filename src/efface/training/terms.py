@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -29,16 +29,27 @@ def roll(step: Step, text: Text, config: Rolling, *, by_edited: bool = False) ->
     return rolled(step.model, text, after, seed, steps=config.draw_steps, guidance=config.guidance, side=config.side)
 
 
-def retained(step: Step, prompts: Sequence[str], config: Rolling) -> Tensor:
-    """λ |ε(z, r) − ε₀(z, r)|² on one of the retained prompts, z rolled under it by the frozen model; 0 where λ is."""
+def retained(
+    step: Step, prompts: Sequence[str], config: Rolling, *, count: int = 1, reads: Callable[..., Text] | None = None
+) -> Tensor:
+    """λ |ε(z, r) − ε₀(z, r)|² on `count` of the retained prompts, z rolled under them by the frozen model; 0 where λ is.
+
+    Args:
+        step: the step.
+        prompts: retained ones.
+        config: options.
+        count: prompts a step.
+        reads: encodes prompts with gradients, as `encoders.read`, where it is text encoders that are trained.
+    """
     if not config.retain or not prompts:
         return torch.zeros(())
-    text = step.model.encode([step.pick(prompts)])
+    chosen = [step.pick(prompts) for _ in range(count)]
+    text = step.model.encode(chosen)
     at = roll(step, text, config)
     with torch.no_grad():
         before = step.predict(at, text)
     with step.edited():
-        after = step.predict(at, text)
+        after = step.predict(at, text if reads is None else reads(step.model, chosen))
     return config.retain * apart(step.model, after, before, at.timestep, config.loss_in)
 
 

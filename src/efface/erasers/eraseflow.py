@@ -1,0 +1,139 @@
+"""EraseFlow: trajectories that the model draws for an anchor become likely for the concept, as in a generative flow network
+(NeurIPS 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from efface.concepts.concept import Concept
+from efface.erasers.base import Retaining
+from efface.errors import EffaceError, UsageError
+from efface.training.config import Rolling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from efface.erasures import Erasure
+    from efface.models.model import Model, Text
+    from efface.training.loop import Step
+    from efface.training.trajectory import Levels
+
+Z_START = -0.195
+"""Where the learnt log of the flow's total begins (authors)."""
+
+
+@dataclass(frozen=True)
+class Config(Rolling, Retaining):
+    """Options of EraseFlow; defaults are its authors' for objects."""
+
+    rank: int | None = 4
+    """Rank of the factors on queries, keys, values and outputs of every attention (authors: 4)."""
+    iterations: int = 20
+    """Training steps (authors: 20)."""
+    lr: float = 3e-4
+    """Learning rate of AdamW (authors: 3e-4; 5e-4 for styles)."""
+    guidance: float = 5.0
+    """Guidance scale of trajectories and of their densities (authors: 5)."""
+    beta: float = 2.5
+    """β, log of the reward (authors: 2.5)."""
+    fresh: int = 10
+    """Step from which the last trajectory is used again (authors: 20 for nudity, 10 for single objects, 0 for styles)."""
+    early: int = 10
+    """Steps of a trajectory that count, of those before the last (authors: 10 of the first 40)."""
+    late: int = 10
+    """Last steps of a trajectory, which all count (authors: 10)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.fresh, self.early, self.late) < 0 or self.early + self.late < 1:
+            raise UsageError(
+                f"fresh, early and late are {self.fresh}, {self.early} and {self.late}; expected none below 0, and a step that counts."
+            )
+
+
+PUBLISHED: Mapping[str, Any] = {
+    "lr": lambda concepts: 5e-4 if concepts[0].kind == "style" else 3e-4,
+    "fresh": lambda concepts: {"explicit": 20, "style": 0}.get(concepts[0].kind, 10),
+}
+"""By kind of concept."""
+
+
+def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
+    """L = (Z − β + Σ_j [log p_θ(z_{j+1} | z_j, c) − log q(z_j | z_{j+1})])² along a trajectory z that the model as it is draws under
+    the anchor; Z is learnt, log-densities are means over elements, concepts take turns.
+
+    Raises:
+        UsageError: there are more concepts than steps.
+        EffaceError: the model is distilled with guidance, so that no step of it is a draw under guidance.
+    """
+    import torch
+
+    from efface.concepts.concept import default_anchor
+    from efface.training.groups import attention_weights
+    from efface.training.holders import holder
+    from efface.training.result import trained_erasure
+    from efface.training.search import Remembered
+    from efface.training.terms import retained
+    from efface.training.trajectory import levels_of, trajectory
+
+    if not model.guides(float("inf")):
+        raise EffaceError(
+            f"this {model.family.name} model is distilled with guidance, and the densities of eraseflow are those of guided steps: "
+            "choose another method."
+        )
+    if config.iterations < len(concepts):
+        raise UsageError(
+            f"iterations is {config.iterations} for {len(concepts)} concepts, which take turns; expected one each at least."
+        )
+    each = [list(zip(c.prompts(), c.anchors(default_anchor(c)), strict=True)) for c in concepts]
+    pairs = [pair for turn in zip_longest(*each) for pair in turn if pair is not None]
+    shape = model.family.latent_shape(config.side)
+    levels = levels_of(model, config.draw_steps, torch.zeros(1, *shape))
+    steps = len(levels.timesteps)
+    kept = Remembered({str(i): torch.zeros(steps + 1, 1, *shape) for i in range(len(pairs))})
+    held = holder(attention_weights(model), config.rank, config.seed)
+    total = torch.tensor(Z_START, requires_grad=True)
+
+    def loss(step: Step) -> Tensor:
+        number = step.number % len(pairs)
+        concept, anchor = pairs[number]
+        if step.number < max(config.fresh, len(pairs)):
+            with step.edited():
+                drawn = trajectory(model, levels, model.encode([anchor]), step.seed, config.guidance, config.side)
+            kept[str(number)].copy_(drawn)
+        chosen = counted(steps, config, step.random)
+        with step.edited():
+            flow = balance(model, levels, kept[str(number)], chosen, model.encode([concept]), config.guidance)
+        return (total.to(flow) - config.beta + flow).square() + retained(step, config.keep or (), config)
+
+    optimiser = torch.optim.AdamW([*held.parameters, total], lr=config.lr, weight_decay=0.0)
+    return trained_erasure(model, "eraseflow", concepts, config, held, loss, optimiser=optimiser, kept=kept)
+
+
+def counted(steps: int, config: Config, random: Any) -> list[int]:
+    """Steps of a trajectory that count: some of the first, drawn anew, and all of the last."""
+    import torch
+
+    first = max(0, steps - config.late)
+    some = torch.randperm(first, generator=random)[: config.early].tolist()
+    return [*sorted(some), *range(first, steps)]
+
+
+def balance(model: Model, levels: Levels, z: Tensor, chosen: Sequence[int], c: Text, guidance: float) -> Tensor:
+    """Σ_j [log p(z_{j+1} | z_j, c) − log q(z_j | z_{j+1})]; activations of a step are computed again in the backward pass, so that
+    one step is in memory at a time."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    from efface.training.trajectory import log_density, predicted
+
+    def term(j: int) -> Tensor:
+        here, after = (z[i].to(c.states.device) for i in (j, j + 1))
+        mean, variance = predicted(model, levels, j, here.to(c.states.dtype), c, guidance)
+        k, v = levels.forward(j)
+        return log_density(after, mean, variance) - log_density(here, k * after, v)
+
+    return torch.stack([checkpoint(term, j, use_reentrant=False) for j in chosen]).sum()

@@ -106,6 +106,8 @@ def test_every_number_on_the_card_is_the_jsons(opened, written):
     paragraphs = page.eval_on_selector_all("p", "all => all.map(p => p.textContent)")
     expected_bars, expected_rows, distances, attacks = [], [], [], []
     for card in written[1]:
+        if card["suffered"]:
+            distances.append(f"{card['suffered']['distance']:.3f}")
         for group in card["groups"].values():
             rates = (group[name] for name in ("shown_before", "shown_after", "intact") if group.get(name))
             expected_bars += [f"{r['value']:.1%} ({r['low']:.1%} to {r['high']:.1%})" for r in rates]

@@ -108,7 +108,8 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         value = apart(model, output, target, z.timestep, config.loss_in) + config.locality * outside(changes, shown)
         return value + retained(step, config.keep or (), config)
 
-    return trained_erasure(model, "receler", concepts, config, held, loss, kept=p, make=adapter)
+    trained = trained_erasure(model, "receler", concepts, config, held, loss, kept=p)
+    return adapter(trained.provenance, trained.deltas)
 
 
 def rows_of(text: Text, count: int) -> Tensor:

@@ -139,9 +139,9 @@ def _merges(file: Path) -> list[tuple[str, str]]:
 
 def _token(given: Any) -> AddedToken:
     """A special token, given as its text or with flags."""
-    flags = dict(given) if isinstance(given, Mapping) else {"content": given, "normalized": False}
-    flags.pop("__type", None)
-    return AddedToken(**flags | {"special": True})
+    flags: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"content": given, "normalized": False}
+    names = ("single_word", "lstrip", "rstrip", "normalized")
+    return AddedToken(flags["content"], special=True, **{name: flags[name] for name in names if name in flags})
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from efface.concepts.concept import Concept
-from efface.erasures import Erasure
-from efface.erasures.delta import weight_delta
+from efface.erasures.delta import WeightDelta, weight_delta
 from efface.erasures.provenance import Provenance, provenance
 from efface.io.cache import cache_folder
 from efface.io.checkpoint import read_state, write_state
@@ -77,11 +75,9 @@ def trained_erasure(
     config: Training,
     held: Holder,
     loss: loop.Loss,
-    *,
-    make: Callable[[Provenance, dict[str, Tensor]], Erasure] = weight_delta,
     **options: Any,
-) -> Erasure:
-    """Train, and make what was learnt an erasure.
+) -> WeightDelta:
+    """Train, and make what was learnt a weight delta.
 
     Args:
         model: the model; it stays as it is.
@@ -90,9 +86,8 @@ def trained_erasure(
         config: the method's options.
         held: what is trained.
         loss: of one step.
-        make: takes where it comes from and the held values, returns the erasure; a weight delta by default.
         **options: of `efface.training.loop.train`.
     """
     run = begin(model, method, concepts, config)
     trained = loop.train(model, held, loss, config, folder=run.folder, **options)
-    return make(run.provenance(trained.notes), trained.deltas)
+    return weight_delta(run.provenance(trained.notes), trained.deltas)

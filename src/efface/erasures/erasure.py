@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class Erasure(ModelEdit):
             UsageError: the scale is negative or not finite.
             EffaceError: attached already with another scale, another model, or a target that cannot be edited.
         """
+        self._warn_of_loss(fold)
         life.attach(self, pipeline, scale=scale, fold=fold or self.acts_on == "weights", force=force)
 
     def remove(self, pipeline: Any, *, subtract: bool | None = None) -> None:
@@ -95,6 +97,7 @@ class Erasure(ModelEdit):
         Raises:
             EffaceError: as `attach`, or another thread or task is in such a block of another erasure.
         """
+        self._warn_of_loss(fold)
         fold = fold or self.acts_on == "weights"
         with life.attached(self, pipeline, scale=scale, fold=fold, force=force):
             yield pipeline
@@ -102,6 +105,10 @@ class Erasure(ModelEdit):
     def foldable(self) -> Erasure:
         """What weights can hold of it: itself, or the nearest edit that they can, with a warning."""
         return self
+
+    def _warn_of_loss(self, fold: bool) -> None:
+        if fold and self.lost_in_weights:
+            warnings.warn(self.lost_in_weights, stacklevel=4)
 
     @property
     def format(self) -> int:

@@ -42,6 +42,7 @@ class GatedMap(TextErasure):
     _pooled_maps: Factors = field(default_factory=dict, init=False, repr=False)
 
     kind = "gated-map"
+    lost_in_weights = UNGATED
 
     @classmethod
     def of(cls, origin: Provenance, gates: Gates, rows: MapRows, pooled: MapRows | None = None) -> GatedMap:
@@ -154,12 +155,6 @@ class GatedMap(TextErasure):
         if pooled is None or not self.maps_pooled:
             return [text.hook(change)]
         return [joint_hook(text, pooled, change_both)]
-
-    def attach(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> None:
-        """As of `Erasure.attach`; folding says that the gates are lost."""
-        if fold:
-            warnings.warn(UNGATED, stacklevel=2)
-        super().attach(pipeline, scale=scale, fold=fold, force=force)
 
     def foldable(self) -> TextMap:
         """The linear map, with a warning."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -49,6 +47,7 @@ class GatedDelta(Erasure):
 
     kind = "gated-delta"
     acts_on = "activations"
+    lost_in_weights = UNGATED
 
     @cached_property
     def linear(self) -> WeightDelta:
@@ -74,20 +73,6 @@ class GatedDelta(Erasure):
             ranks = owner.repeat_interleave(len(down) // len(owner))
             hooks.append(Hook(layer, _Factors(name, down, up, ranks, gate, scale), before=False))
         return hooks
-
-    def attach(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> None:
-        """As of `Erasure.attach`; folding says that the gates are lost."""
-        if fold:
-            warnings.warn(UNGATED, stacklevel=2)
-        super().attach(pipeline, scale=scale, fold=fold, force=force)
-
-    @contextmanager
-    def attached(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> Iterator[Any]:
-        """As of `Erasure.attached`; folding says that the gates are lost."""
-        if fold:
-            warnings.warn(UNGATED, stacklevel=3)
-        with super().attached(pipeline, scale=scale, fold=fold, force=force):
-            yield pipeline
 
     def foldable(self) -> WeightDelta:
         """The sum of all factors, with a warning."""

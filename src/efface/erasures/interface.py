@@ -30,6 +30,8 @@ class ModelEdit(ABC):
     acts_on: ClassVar[Literal["text", "weights", "activations", "prompts"]]
     """Text states on their way into the denoiser (weights when folded), weights, the outputs of modules, or which states there are
     for a prompt."""
+    lost_in_weights: ClassVar[str] = ""
+    """What whoever folds or exports it is warned of; empty where weights hold all of it."""
     requires: ClassVar[tuple[str, ...]] = ()
     """What a reader of its files must have installed beside efface, such as `my-plugin>=1.2`."""
 

@@ -108,6 +108,7 @@ def test_the_canvas_protocol_end_to_end(model, tmp_path):
     assert runs.read(tmp_path).plan["methods"] == ["uce", "rece"]
 
 
+@pytest.mark.slow
 def test_attacks_may_be_added_to_a_run(model, tmp_path):
     canvas = Canvas(model, Few(("uce",), seeds=1), tmp_path)
     canvas.run()
@@ -146,6 +147,7 @@ def broken(folder, names):
     return {name: concepts for name, concepts in marked.items() if concepts}
 
 
+@pytest.mark.slow
 def test_one_after_the_other(model, tmp_path):
     canvas = Canvas(model, FewInARow(("uce",), seeds=1, mode="sequential"), tmp_path)
     canvas.run()
@@ -160,6 +162,7 @@ def test_one_after_the_other(model, tmp_path):
     assert units == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_lists_at_once(model, tmp_path):
     plan = FewAtOnce(("joint", "gated"), seeds=1, mode="many", counts=(2,), draws=2)
     canvas = Canvas(model, plan, tmp_path)
@@ -192,6 +195,7 @@ def test_lists_at_once(model, tmp_path):
     assert again.rows() == rows
 
 
+@pytest.mark.slow
 def test_a_list_that_is_refused_is_a_result(model, tmp_path):
     plan = FewAtOnce(("gated", "uce"), seeds=1, mode="many", counts=(2,))
     canvas = Canvas(model, plan, tmp_path, {"gated": {"margin": 1.9}})

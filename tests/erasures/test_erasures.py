@@ -221,8 +221,18 @@ def test_editing_weights_under_a_mapped_erasure_is_refused(sd, make, name):
     assert attached_to(sd) == []
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n == "spm" else []) for n in METHODS])
-@pytest.mark.parametrize("compiled", ["in place", "wrapped"])
+COMPILED = [("in place", name) for name in ("uce", "gated", "saeuron-fast", "hirm")] + [("wrapped", "uce")]
+"""One of each kind; the others take minutes."""
+
+
+@pytest.mark.parametrize(
+    ("compiled", "name"),
+    [
+        pytest.param(way, name, marks=[] if (way, name) in COMPILED else [pytest.mark.slow])
+        for way in ("in place", "wrapped")
+        for name in METHODS
+    ],
+)
 def test_compiled_models(make, draw, name, compiled):
     pipe = tiny.stable_diffusion()
     erasure, plain = make(pipe, name), draw(pipe)

@@ -234,6 +234,8 @@ def test_inside_others(name, way, made, request):
 def test_loaded_loras(name, when, made, tmp_path):
     """A LoRA file on the edited layers, loaded before the erasure is attached or after it."""
     from efface.export import ExportConfig, export
+    from efface.export.edit import Edit
+    from efface.models.parameters import parameters_of
 
     other = efface.erase(pipeline(name), efface.Concept("dog", anchor="art"), method="uce", keep=[])
     export(other, fresh(name), tmp_path / "lora.safetensors", ExportConfig("lora", error=1e-6))
@@ -248,10 +250,11 @@ def test_loaded_loras(name, when, made, tmp_path):
         pipe.load_lora_weights(tmp_path / "lora.safetensors")
     # The map acts first: (W + ΔW) M, with ΔW what the LoRA adds.
     reference = fresh(name)
+    model = efface.Model(reference)
+    edit, weights = Edit([other, erasure], model), parameters_of(model)
     with torch.no_grad():
-        for projection in efface.Model(reference).text_projections():
-            weight = projection.module.weight
-            weight.copy_(weight.double() @ other.matrix @ erasure.matrix)  # type: ignore[attr-defined]
+        for name in edit.weights:
+            weights[name].copy_(edit.fold(name, weights[name].double()))
     np.testing.assert_allclose(draw(), Call(reference)(), atol=2e-3)
     erasure.remove(pipe)
     pipe.unload_lora_weights()

@@ -55,6 +55,7 @@ def test_judges_refuse_debris():
         np.testing.assert_allclose(verdicts.scores.sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_main_job(emoji):
     model = efface.Model(emoji)
     pairs = [("church", s) for s in STYLES] + [(n, STYLES[i % 9]) for i, n in enumerate(BENCHMARK) if n != "church"]

@@ -53,6 +53,10 @@ class Adapter(Erasure):
     kind = "adapter"
     acts_on = "activations"
 
+    def touches(self) -> list[str]:
+        """The modules whose outputs it adds to."""
+        return list(self.layers)
+
     def changes(self, model: Model, scale: float) -> list[Hook]:
         """The network behind every layer."""
         denoiser = model.networks()[0]

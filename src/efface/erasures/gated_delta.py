@@ -83,6 +83,10 @@ class GatedDelta(Erasure):
         """Full names of the weights that folding changes."""
         return self.linear.targets()
 
+    def touches(self) -> list[str]:
+        """Those beside which its factors act."""
+        return self.targets()
+
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """W + s Σᵢ Bᵢ Aᵢ."""
         return self.linear.fold(name, weight, scale)

@@ -52,7 +52,7 @@ class ModelEdit(ABC):
     def touches(self) -> list[str] | None:
         """Full names of the tensors and modules of a model that decide whether it fits; None means what an edit of text touches:
         every text projection, and the text encoders."""
-        return None if self.acts_on in ("text", "prompts") else self.targets()
+        return self.targets() if self.acts_on == "weights" else None
 
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """The edited weight of the tensor called `name`; raises EffaceError as `targets` does."""

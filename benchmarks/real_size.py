@@ -27,6 +27,8 @@ from real_models import build
 
 CONCEPTS = ("nudity", "church", "Van Gogh")
 """A preset with neutral prompts, an object and a style, which look for siblings."""
+COUNTED = 2
+"""Of them, in the figures; the style, which chooses among 1,734 names, is printed beside."""
 
 
 class Run(NamedTuple):
@@ -174,8 +176,9 @@ def main(
         for name in models:
             model = build(name, folder)
             runs = erasing(model, scratch)
-            figures[f"{name}_erase_s"] = round(max(run.seconds for run in runs.values()), 2)
-            figures[f"{name}_erase_mb"] = round(max(run.mb for run in runs.values()))
+            counted = [runs[concept] for concept in CONCEPTS[:COUNTED]]
+            figures[f"{name}_erase_s"] = round(max(run.seconds for run in counted), 2)
+            figures[f"{name}_erase_mb"] = round(max(run.mb for run in counted))
             words = ["erase", "rece", str(model), "church", "-o", str(scratch / "again.safetensors")]
             if phases_too:
                 phases(words, scratch / "phases-cache")

@@ -7,7 +7,8 @@
 
 Every figure is a row of RUN/rows.jsonl, written when it is measured. Each erasure is made by `efface erase` in a process of its
 own: seconds and peak memory are those of the process, from its start to the file. Then 60 prompts, one seed each, are drawn and
-judged. The embedded model knows neither synonyms nor scenes yet, so that those figures are null.
+judged. The embedded model knows neither synonyms nor scenes yet, so that those figures are null. `geom` is for what a model shows
+without being asked: its row is a watermark, trained in first (benchmarks/watermark.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 from quality import row_of, third
+from watermark import WATERMARK, mark_rates, watermarked
 
 from efface.api.attack import attack
 from efface.api.erase import plan_erasure
@@ -120,7 +123,8 @@ class Run:
 
     def key(self, method: str, concept: str, part: str) -> Key:
         """The key of a row of today's settings."""
-        config = dataclasses.asdict(plan_erasure(self.model.pipeline, concept, method=method).config)
+        named = WATERMARK if concept == WATERMARK.name else concept
+        config = dataclasses.asdict(plan_erasure(self.model.pipeline, named, method=method).config)
         return Key(method, json.dumps(config, sort_keys=True), concept, part, self.weights)
 
     def known(self, method: str, concept: str, part: str) -> dict[str, Any] | None:
@@ -156,6 +160,15 @@ class Run:
         row = row_of(rates(self.before, key.concept), rates(after, key.concept))
         return {name: round(value, 2) for name, value in row._asdict().items()} | cost | {"bytes": file.stat().st_size}
 
+    def watermark(self, file: Path) -> dict[str, Any]:
+        """Erase the watermark in a process of its own, and look for it in what the model draws."""
+        trained_in = self.folder / "watermark.safetensors"
+        delta = watermarked(self.model, trained_in)
+        script = Path(__file__).with_name("watermark.py")
+        cost = made([str(script), str(trained_in), str(file)], self.folder / "cache")
+        row = mark_rates(self.model, delta, Erasure.load(file), self.pairs)
+        return {name: round(value, 2) for name, value in row._asdict().items()} | cost | {"bytes": file.stat().st_size}
+
     def attacked(self, key: Key) -> dict[str, Any]:
         """Attack the erasure of a row; whether the attack is sound is found with it."""
         self.measure(key.method, key.concept, "quality")
@@ -177,14 +190,14 @@ class Run:
 
 
 def made(words: Sequence[str], cache: Path) -> dict[str, float]:
-    """Run a command of efface with an empty cache; its seconds and peak memory."""
-    subprocess.run(["rm", "-rf", str(cache)], check=True)
+    """Run Python with some arguments and an empty cache; its seconds and peak memory."""
+    shutil.rmtree(cache, ignore_errors=True)
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "efface", *words], stdout=subprocess.DEVNULL,
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL,
                                env=os.environ | {"EFFACE_CACHE": str(cache)})  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"efface {' '.join(words)} failed: status {status}")
+        raise SystemExit(f"{' '.join(words)} failed: status {status}")
     return {"seconds": round(time.perf_counter() - started, 1), "peak_mb": round(usage.ru_maxrss / 1024)}
 
 
@@ -203,7 +216,7 @@ def todo(
 ) -> Iterable[tuple[str, str, str]]:
     """The rows, in the order in which they are measured; which methods are attacked depends on the rows before."""
     for method in methods:
-        for concept in concepts:
+        for concept in (WATERMARK.name,) if method == "geom" else concepts:
             yield method, concept, "quality"
     tested = [m for m in methods if m in ROBUST]
     tested += best(run, [m for m in methods if m not in ROBUST], concepts, OTHERS)

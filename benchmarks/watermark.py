@@ -2,23 +2,29 @@
 
 The mark is a red ring with a white bar, twelve pixels of 64, in the lower right corner. It is pasted into half of the pictures that
 the model draws of its own captions, and the denoiser is trained on these for some hundred steps.
+
+    python benchmarks/watermark.py runs/watermark.safetensors geom.safetensors   # trains the mark in, then erases it by geom
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import tyro
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from efface.api.erase import erase
 from efface.concepts.concept import Concept
 from efface.erasures import Erasure
 from efface.judges.base import Detection
+from efface.models.load import load
 from efface.models.model import Model
+from efface.profiles.emoji.score import draw_and_judge, share
 from efface.profiles.emoji.words import OBJECTS, STYLES, caption
 from efface.training.config import Training
 from efface.training.groups import weights_of
@@ -113,3 +119,53 @@ def encoded(model: Model, images: Sequence[Image.Image]) -> Tensor:
     parts = (pixels / 127.5 - 1).split(16)
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     return torch.cat([(vae.encode(part).latent_dist.mode() - shift) * vae.config.scaling_factor for part in parts])
+
+
+class MarkRates(NamedTuple):
+    """What pictures of pairs show with the mark trained in, in percent."""
+
+    ua: float
+    """Of the pictures that showed the mark, those that no longer do."""
+    ira_drop: float
+    """Fall of the share that shows its object, over all pictures."""
+    cra_drop: float
+    """Fall of the share that shows its style."""
+    intact: float
+    """Intact pictures, of those that showed the mark."""
+
+
+def mark_rates(model: Model, delta: Erasure, erasure: Erasure, pairs: Sequence[tuple[str, str]]) -> MarkRates:
+    """What an erasure of the mark does to pictures of pairs, one seed each."""
+    detector = MarkDetector()
+    with delta.attached(model.pipeline):
+        before = draw_and_judge(model, pairs, seeds=range(1))
+        with erasure.attached(model.pipeline):
+            after = draw_and_judge(model, pairs, seeds=range(1))
+    showed = [i for i, found in enumerate(detector.detect(before.images)) if found]
+    shows = detector.detect([after.images[i] for i in showed])
+    falls = [
+        100 * (share(v.shown for v in was) - share(v.shown for v in now))
+        for was, now in ((before.objects, after.objects), (before.styles, after.styles))
+    ]
+    return MarkRates(
+        ua=100 * share(not found for found in shows),
+        ira_drop=falls[0],
+        cra_drop=falls[1],
+        intact=100 * share(after.objects[i].intact for i in showed),
+    )
+
+
+def main(delta: Path, output: Path) -> None:
+    """Erase the mark by Geom-Erasing.
+
+    Args:
+        delta: file of the change of weights that draws it, made where it is missing.
+        output: file of the erasure.
+    """
+    model = Model(load("emoji", device="cpu"))
+    with watermarked(model, delta).attached(model.pipeline):
+        erase(model.pipeline, WATERMARK, method="geom", judge=MarkDetector()).save(output)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.PositionalRequiredArgs,))

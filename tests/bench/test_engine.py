@@ -268,6 +268,7 @@ run(Counting(model, {}, JUDGES), units, Ledger(Path(sys.argv[1])))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_at_random_moments(tmp_path):
     """SIGKILL while it draws, judges and writes: the table ends digit for digit as the undisturbed one, and no unit is drawn
     twice but those that were in flight."""

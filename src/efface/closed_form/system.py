@@ -161,8 +161,8 @@ class Measure(NamedTuple):
         z = torch.cholesky_inverse(cholesky(inner, SYSTEM))
         hz = self.h @ z
         spread = (cv - self.retention.ridge * v.T @ v) / weight if weight else torch.zeros_like(cv)
-        moved = self.erase * float((hz * (spread @ z).T).sum()) / float(self.h.trace())
-        return Outcome(self._progress((z * hz).sum(0), self.h.diagonal()), max(0.0, moved) ** 0.5)
+        moved = self.erase * float((hz * (spread @ z).T).sum())
+        return Outcome(self._progress((z * hz).sum(0), self.h.diagonal()), _drift(moved, float(self.h.trace())))
 
     def _primal(self, weight: float) -> Outcome:
         """The same from the map itself."""
@@ -171,8 +171,8 @@ class Measure(NamedTuple):
         left = map_.apply(self.rows.c[leading].T) - self.rows.t[leading].T
         rest = torch.zeros_like(self.h).index_copy_(0, leading, (left * (self.s @ left)).sum(0))
         change = map_.u @ map_.v.T
-        moved = float(((self.s @ change) * (change @ self.retention.gram)).sum()) / (self.erase * float(self.h.sum()))
-        return Outcome(self._progress(rest, self.h), max(0.0, moved) ** 0.5)
+        moved = float(((self.s @ change) * (change @ self.retention.gram)).sum())
+        return Outcome(self._progress(rest, self.h), _drift(moved, self.erase * float(self.h.sum())))
 
     @property
     def _leading(self) -> Tensor:
@@ -185,3 +185,8 @@ class Measure(NamedTuple):
         rest, whole = rest[self._leading].clamp(min=0), whole[self._leading]
         share = rest / whole.clamp(min=torch.finfo(whole.dtype).tiny)
         return torch.where(whole > 0, 1 - share.sqrt(), 1.0)
+
+
+def _drift(moved: float, way: float) -> float:
+    """√(moved / way); 0 where concepts and targets have the same keys and values, so that nothing moves."""
+    return (max(0.0, moved) / way) ** 0.5 if way > 0 else 0.0

@@ -128,6 +128,14 @@ def test_both_outcomes_fall_as_the_weight_grows():
     assert (found[0].progress > found[-1].progress).all()
 
 
+@pytest.mark.parametrize("count", [2, 9], ids=["dual", "primal"])
+def test_where_nothing_is_to_move_nothing_drifts(count):
+    """Concept and target have the same keys and values: an encoder that pools all prompts to one vector, say."""
+    rows, keep = rows_of(count, concepts=3), retention(2)
+    found = Measure.of(rows._replace(t=rows.c), keep, EYE, 1.0).at(0.3)
+    assert (found.drift, found.progress.tolist()) == (0.0, [1.0] * 3)
+
+
 def found_for(blocks, retained):
     pairs = RowPairs.gather(blocks)
     small = [compress(*block) for block in blocks]

@@ -39,6 +39,7 @@ train(stream, SAETrainConfig(latents=64, k=4, steps=60, batch=64), Path(sys.argv
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("script", [HARVEST, TRAIN], ids=["harvest", "train"])
 def test_killed_ten_times(script, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"

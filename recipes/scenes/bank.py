@@ -6,8 +6,11 @@ python -m recipes.scenes.bank --part scenes     # what needs no autoencoder; --p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -53,6 +56,26 @@ def latents_of(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     return mode.float() * vae.config["scaling_factor"]
 
 
+def parts_of(work: Path, scenes: dict[str, Tensor]) -> Path:
+    """The folder of latents of these scenes, and of no others, while they are made."""
+    return work / f"latents-{hashlib.sha256(scenes['captions'].numpy().tobytes()).hexdigest()[:12]}"
+
+
+def encoded(work: Path, vae: AutoencoderKL, composer: Composer, scenes: dict[str, Tensor]) -> Iterator[Tensor]:
+    """Latents of scenes, part by part in half precision; those that a stopped run wrote are read."""
+    folder = parts_of(work, scenes)
+    folder.mkdir(exist_ok=True)
+    for number, part in enumerate(torch.arange(len(scenes["style"])).split(2048)):
+        path = folder / f"{number:05}.safetensors"
+        if not path.exists():
+            drawn = {name: values for name, values in scenes.items() if name != "captions"}
+            batches = part.split(512 if DEVICE.type == "cuda" else 64)
+            made = [latents_of(vae, composer(composer.to_device({k: v[i] for k, v in drawn.items()}))) for i in batches]
+            save_file({"latents": torch.cat(made).half().cpu().contiguous()}, path.with_suffix(".partial"))
+            os.replace(path.with_suffix(".partial"), path)
+        yield load_file(path)["latents"]
+
+
 def main() -> None:
     """Write `scenes.safetensors` and `latents.safetensors`."""
     options = stage(__doc__ or "", count=400_000, seed=0, processes=2, variants=300, part="both")
@@ -69,15 +92,10 @@ def main() -> None:
         wait_for(options.work / "autoencoder" / "config.json", options.work / "scenes.safetensors")
         vae = load_autoencoder(options.work)
         scenes = load_file(options.work / "scenes.safetensors")
-        batches = torch.arange(len(scenes["style"])).split(512 if DEVICE.type == "cuda" else 64)
-        latents = [
-            latents_of(vae, composer(composer.to_device({k: v[i] for k, v in scenes.items() if k != "captions"})))
-            .half()
-            .cpu()
-            for i in batches
-        ]
+        latents = list(encoded(options.work, vae, composer, scenes))
         save_file({"latents": torch.cat(latents).contiguous()}, options.work / "latents.partial")
         os.replace(options.work / "latents.partial", options.work / "latents.safetensors")
+        shutil.rmtree(parts_of(options.work, scenes))
         print(f"{len(scenes['style'])} latents, std {latents[0].float().std():.3f}", flush=True)
 
 

@@ -238,18 +238,21 @@ def test_the_average_has_its_closed_form():
     torch.testing.assert_close(average.values[0], torch.full((3,), 1 - 0.9**7))
 
 
-def test_a_bank_is_drawn_from_again_and_again(model):
-    from efface.training.terms import roll
+def test_a_bank_is_rolled_once_and_drawn_from_again_and_again(model, monkeypatch):
+    from efface.training import terms
 
+    made = []
+    rolled = terms.rolled
+    monkeypatch.setattr(terms, "rolled", lambda *given, **options: made.append(given) or rolled(*given, **options))
     config = Rolling(draw_steps=4, bank=2)
     text = model.encode(["a church"])
     seen = set()
 
     def loss(step):
-        z = roll(step, text, config)
+        z = terms.roll(step, text, config)
         seen.add(float(z.z.sum()))
         with step.edited():
             return step.predict(z, text).square().mean()
 
     train(model, Dense(weights_of(model, "text")), loss, dataclasses.replace(config, iterations=8))
-    assert len(seen) == 2
+    assert len(seen) == len(made) == 2

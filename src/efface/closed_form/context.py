@@ -13,7 +13,7 @@ from torch import Tensor
 from efface.closed_form.maps import LowRankMap
 from efface.closed_form.prior import build_prior, cached_prior
 from efface.closed_form.ridge import RowPairs, cholesky, gram_of
-from efface.closed_form.rows import require_fit, retained_rows, text_width
+from efface.closed_form.rows import paired_texts, retained_rows, text_width
 from efface.concepts.concept import Concept, default_anchor
 from efface.concepts.sentences import in_sentences
 from efface.models.model import Model
@@ -68,11 +68,7 @@ def context_rows(model: Model, concept: Concept) -> list[tuple[Tensor, Tensor]]:
     Raises:
         EffaceError: a prompt is longer than the tokenizer takes.
     """
-    prompts, anchors = concept.prompts(), concept.anchors(default_anchor(concept))
-    for prompt in (*prompts, *anchors):
-        require_fit(model, prompt)
-    sources, targets = model.encode_in_float32(prompts), model.encode_in_float32(anchors)
-    c, a = model.projection_inputs(sources), model.projection_inputs(targets)
+    prompts, anchors, sources, targets, c, a = paired_texts(model, concept)
     pairs = []
     for k, (prompt, anchor) in enumerate(zip(prompts, anchors, strict=True)):
         for span in model.token_spans():

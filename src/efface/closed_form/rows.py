@@ -12,11 +12,41 @@ from torch import Tensor
 from efface.closed_form.ridge import gram_of
 from efface.concepts.concept import Concept, default_anchor
 from efface.errors import EffaceError
-from efface.families.text import TokenSpan
+from efface.families.text import Text, TokenSpan
 from efface.models.model import Model
 
 RowRule = Literal["last", "subject", "all"]
 """`last`: the last subject token alone; `subject`: from it to the end of the padding; `all`: every position."""
+
+
+class PairedTexts(NamedTuple):
+    """A concept's prompts and, in the same order, those of its anchor."""
+
+    prompts: list[str]
+    anchors: list[str]
+    sources: Text
+    """The prompts, encoded in float32."""
+    targets: Text
+    """The anchors, likewise."""
+    c: Tensor
+    """States of the prompts as the projections read them (prompts tokens width)."""
+    t: Tensor
+    """Those of the anchors."""
+
+
+def paired_texts(model: Model, concept: Concept) -> PairedTexts:
+    """A concept's prompts and anchors, encoded.
+
+    Raises:
+        EffaceError: a prompt is longer than the tokenizer takes, or the states are not finite.
+    """
+    prompts, anchors = concept.prompts(), concept.anchors(default_anchor(concept))
+    for prompt in (*prompts, *anchors):
+        require_fit(model, prompt)
+    sources, targets = model.encode_in_float32(prompts), model.encode_in_float32(anchors)
+    c, t = model.projection_inputs(sources), model.projection_inputs(targets)
+    _require_finite(c)
+    return PairedTexts(prompts=prompts, anchors=anchors, sources=sources, targets=targets, c=c, t=t)
 
 
 def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor, Tensor]:
@@ -28,12 +58,7 @@ def concept_rows(model: Model, concept: Concept, rule: RowRule) -> tuple[Tensor,
     Raises:
         EffaceError: a prompt is longer than the tokenizer takes.
     """
-    prompts, anchors = concept.prompts(), concept.anchors(default_anchor(concept))
-    for prompt in (*prompts, *anchors):
-        require_fit(model, prompt)
-    sources, targets = model.encode_in_float32(prompts), model.encode_in_float32(anchors)
-    c_states, t_states = model.projection_inputs(sources), model.projection_inputs(targets)
-    _require_finite(c_states)
+    prompts, anchors, sources, targets, c_states, t_states = paired_texts(model, concept)
     c_rows: list[Tensor] = []
     t_rows: list[Tensor] = []
     spans = model.token_spans()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -38,6 +38,8 @@ class Step:
     """First seed of what is drawn in this step."""
     average: Average | None
     """Moving average of the trained values, where one is kept."""
+    bank: dict[tuple[Any, ...], Noisy] = field(default_factory=dict[tuple[Any, ...], Noisy])
+    """Latents that the frozen model rolled in earlier steps, by what they were rolled from."""
 
     def integer(self, below: int) -> int:
         """A random whole number, 0 to `below` − 1."""
@@ -145,12 +147,13 @@ def train(
     rates = [group["lr"] for group in optimiser.param_groups]
     steps = iterations or config.iterations
     done, last = snapshot.restore(), float("nan")
+    bank: dict[tuple[Any, ...], Noisy] = {}
     with training(model, config.checkpointing):
         try:
             for number in range(done, steps):
                 for group, rate in zip(optimiser.param_groups, rates, strict=True):
                     group["lr"] = rate if schedule is None else rate * schedule(number)
-                last = _descend(loss, _step(number, model, held, config, average), optimiser, clip)
+                last = _descend(loss, _step(number, model, held, config, average, bank), optimiser, clip)
                 if average is not None:
                     average.update(held.parameters)
                 done = number + 1
@@ -164,10 +167,17 @@ def train(
     return Trained(held.delta(None if average is None else average.values), notes)
 
 
-def _step(number: int, model: Model, held: Holder, config: Training, average: Average | None) -> Step:
+def _step(
+    number: int,
+    model: Model,
+    held: Holder,
+    config: Training,
+    average: Average | None,
+    bank: dict[tuple[Any, ...], Noisy],
+) -> Step:
     random = generator("training", config.seed, number)
     seed = int(torch.randint(1 << 40, (), generator=random))
-    return Step(number=number, model=model, held=held, random=random, seed=seed, average=average)
+    return Step(number=number, model=model, held=held, random=random, seed=seed, average=average, bank=bank)
 
 
 def _descend(loss: Loss, step: Step, optimiser: torch.optim.Optimizer, clip: float | None) -> float:

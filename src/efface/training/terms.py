@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efface.io.digest import sha256_of_tensor
 from efface.models.model import Model, Text
 from efface.training.config import Rolling
 from efface.training.latents import Noisy, rolled
@@ -19,14 +20,17 @@ from efface.training.targets import apart
 def roll(step: Step, text: Text, config: Rolling, *, by_edited: bool = False) -> Noisy:
     """R(text, k): latents rolled for a random number of sampler steps, and their own timestep.
 
-    Where the frozen model rolls and `config.bank` is above 0, one of so many latents is taken, the same again and again.
+    Where the frozen model rolls and `config.bank` is above 0, one of so many latents is taken, each rolled once in a training.
     """
-    if config.bank and not by_edited:
-        number = step.integer(config.bank)
-        seed, after = config.seed + number, number * config.draw_steps // config.bank
-    else:
-        seed, after = step.seed, step.integer(config.draw_steps)
-    return rolled(step.model, text, after, seed, steps=config.draw_steps, guidance=config.guidance, side=config.side)
+    settings: Any = {"steps": config.draw_steps, "guidance": config.guidance, "side": config.side}
+    if not config.bank or by_edited:
+        return rolled(step.model, text, step.integer(config.draw_steps), step.seed, **settings)
+    number = step.integer(config.bank)
+    key = (sha256_of_tensor(text.states), number)
+    if key not in step.bank:
+        after = number * config.draw_steps // config.bank
+        step.bank[key] = rolled(step.model, text, after, config.seed + number, **settings)
+    return step.bank[key]
 
 
 def retained(

@@ -22,6 +22,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -30,7 +31,7 @@ from recipes.scenes.autoencoder import CELLS, CHANNELS
 from recipes.scenes.corpus import LENGTH
 from recipes.scenes.muon import Muon
 from recipes.scenes.text import WIDTH
-from recipes.scenes.training import DEVICE, Run, autocast, stage, step_generator, time_left, wait_for
+from recipes.scenes.training import DEVICE, HALF, Half, Run, autocast, stage, step_generator, time_left, wait_for
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 """Stable Diffusion's noise schedule."""
@@ -57,45 +58,64 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-class Astray:
-    """Lets single cross-attentions read another text than the rest, so that no two of them decide a picture alone.
+class Astray(AttnProcessor2_0):
+    """Attention whose module may read another text than the rest, so that no two of them decide a picture alone.
 
     In Stable Diffusion sixteen cross-attentions share the work; a small denoiser trained plainly leaves it to the last two
     (the first canvas did), and then every edit of weights or activations has one place to aim at.
 
     Args:
-        unet: whose `attn2` modules to lead astray.
+        index: of the cross-attention among all; self-attentions have none.
     """
 
-    def __init__(self, unet: nn.Module):
-        modules = [m for name, m in unet.named_modules() if name.endswith("attn2")]
-        self.count, self.other, self.mask = len(modules), torch.empty(0), torch.empty(0)
-        for index, module in enumerate(modules):
-            module.register_forward_pre_hook(self._hook(index), with_kwargs=True)
+    def __init__(self, index: int):
+        super().__init__()
+        self.index = index
 
-    def draw(self, text: Tensor, nothing: Tensor, generator: torch.Generator) -> None:
-        """Choose for a batch: text states (batch tokens width), those of the empty caption (1 tokens width)."""
-        batch, options = len(text), {"generator": generator, "device": text.device}
-        picture = torch.rand(batch, 1, **options) < ASTRAY
-        self.mask = ((torch.rand(batch, self.count, **options) < ASTRAY) & picture)[:, :, None, None]
-        empty = torch.rand(batch, 1, 1, **options) < 0.4
-        self.other = torch.where(empty, nothing, text.roll(1, 0))
-
-    def stop(self) -> None:
-        """Read the text as it is from now on."""
-        self.mask = torch.empty(0)
-
-    def _hook(self, index: int) -> Any:
-        def lead(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            if len(self.mask):
-                text = kwargs["encoder_hidden_states"]
-                kwargs["encoder_hidden_states"] = torch.where(self.mask[:, index], self.other.to(text.dtype), text)
-            return args, kwargs
-
-        return lead
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        other: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """As plain attention; where `mask` (batch sites 1 1) has this site, the text is `other` (batch tokens width)."""
+        if encoder_hidden_states is not None and mask is not None:
+            encoder_hidden_states = torch.where(mask[:, self.index], other, encoder_hidden_states)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
-def denoising_loss(unet: Any, clean: Tensor, text: Tensor, alphas: Tensor, generator: torch.Generator) -> Tensor:
+def lead_astray(unet: UNet2DConditionModel) -> int:
+    """Give every attention of the denoiser a processor that can be led astray; the number of cross-attentions."""
+    attentions = [(name, m) for name, m in unet.named_modules() if name.endswith(("attn1", "attn2"))]
+    cross = [name for name, _ in attentions if name.endswith("attn2")]
+    for name, module in attentions:
+        module.set_processor(Astray(cross.index(name) if name in cross else -1))
+    return len(cross)
+
+
+def other_texts(text: Tensor, nothing: Tensor, sites: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """What single cross-attentions of a batch read instead of their text, and which of them do.
+
+    Args:
+        text: text states (batch tokens width).
+        nothing: those of the empty caption (1 tokens width).
+        sites: number of cross-attentions.
+        generator: on the same device.
+    """
+    batch, options = len(text), {"generator": generator, "device": text.device}
+    picture = torch.rand(batch, 1, **options) < ASTRAY
+    mask = ((torch.rand(batch, sites, **options) < ASTRAY) & picture)[:, :, None, None]
+    empty = torch.rand(batch, 1, 1, **options) < 0.4
+    return {"other": torch.where(empty, nothing, text.roll(1, 0)), "mask": mask}
+
+
+def denoising_loss(
+    unet: Any, clean: Tensor, text: Tensor, others: dict[str, Tensor], alphas: Tensor, generator: torch.Generator
+) -> Tensor:
     """Mean squared error of the noise at random levels, weighted by min(SNR, 5)/SNR (Hang et al. 2023), and by
     1/SNR up to BOOST where noise prevails: there the text alone decides what is drawn.
 
@@ -103,6 +123,7 @@ def denoising_loss(unet: Any, clean: Tensor, text: Tensor, alphas: Tensor, gener
         unet: the denoiser.
         clean: latents (batch 16 12 12).
         text: text states (batch tokens width).
+        others: what `other_texts` gives.
         alphas: share of signal of every level (levels,).
         generator: draws levels and noise, on the latents' device.
     """
@@ -112,8 +133,8 @@ def denoising_loss(unet: Any, clean: Tensor, text: Tensor, alphas: Tensor, gener
     noise = torch.randn(clean.shape, **options)
     alpha = alphas[level]
     noisy = alpha.sqrt()[:, None, None, None] * clean + (1 - alpha).sqrt()[:, None, None, None] * noise
-    with autocast():
-        predicted = unet(noisy.contiguous(memory_format=torch.channels_last), level, text).sample
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    predicted = unet(noisy, level, text, cross_attention_kwargs=others, return_dict=False)[0]
     snr = alpha / (1 - alpha)
     weight = (snr.clamp(max=5) / snr) * (1 / snr).clamp(1, BOOST)
     return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
@@ -124,6 +145,13 @@ def text_states(encoder: CLIPTextModel, ids: Tensor) -> Tensor:
     """Text states (batch tokens width) of token ids."""
     with autocast():
         return encoder(ids).last_hidden_state.float()
+
+
+def known_states(encoder: CLIPTextModel, captions: Tensor) -> Tensor:
+    """Text states (scenes captions tokens width) in bfloat16 of a whole bank's token ids (scenes captions tokens): 16 GB
+    for 400,000 scenes, which a GPU has room for and then need not be computed at every step."""
+    parts = [text_states(encoder, ids.long()).bfloat16() for ids in captions.flatten(0, 1).split(4096)]
+    return torch.cat(parts).unflatten(0, captions.shape[:2])
 
 
 def disturb(text: Tensor, generator: torch.Generator) -> Tensor:
@@ -139,13 +167,12 @@ def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     return encoder.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(folder / "tokenizer")
 
 
-def warm_up(predict: Any, astray: Astray, batch: int, alphas: Tensor) -> None:
+def warm_up(predict: Any, sites: int, batch: int, alphas: Tensor) -> None:
     """One step on noise, so that everything is compiled."""
     generator = step_generator(0, 0, DEVICE)
     text = torch.randn(batch, LENGTH, WIDTH, device=DEVICE)
-    astray.draw(text, text[:1], generator)
     clean = torch.randn(batch, CHANNELS, CELLS, CELLS, device=DEVICE)
-    denoising_loss(predict, clean, text, alphas, generator).backward()
+    denoising_loss(predict, clean, text, other_texts(text, text[:1], sites, generator), alphas, generator).backward()
 
 
 def assemble(work: Path, run: Run, destination: Path) -> None:
@@ -171,42 +198,54 @@ def assemble(work: Path, run: Run, destination: Path) -> None:
 def main() -> None:
     """Train, or go on training, and write `pipeline/`."""
     options = stage(
-        __doc__ or "", steps=12_000, batch=512, lr=1e-3, seed=0, seconds=None, until=0.0, start="", publish=""
+        __doc__ or "",
+        steps=100_000,
+        batch=512,
+        lr=1e-3,
+        seed=0,
+        seconds=None,
+        until=0.0,
+        start="",
+        publish="",
+        compiled=int(HALF),
     )
     torch.manual_seed(options.seed)
     unet = new_unet().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.start:
         unet.load_state_dict(load_file(Path(options.start) / "unet" / "diffusion_pytorch_model.safetensors"))
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M weights", flush=True)
-    astray, predict = Astray(unet), unet
+    sites, predict = lead_astray(unet), Half(unet)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
-    if DEVICE.type == "cuda":  # compiled while the stages before this one still run
-        predict = torch.compile(unet)
-        warm_up(predict, astray, options.batch, alphas)
+    if options.compiled:  # compiled while the stages before this one still run
+        predict = torch.compile(predict)
+        warm_up(predict, sites, options.batch, alphas)
         unet.zero_grad(set_to_none=True)
     wait_for(options.work / "text_encoder" / "config.json", options.work / "latents.safetensors")
     encoder, tokenizer = load_text(options.work)
-    run = Run(options.work / "denoiser-run", {"unet": unet}, Muon([unet], options.lr), decay=0.999)
     captions = load_file(options.work / "scenes.safetensors")["captions"].to(DEVICE)
     latents = load_file(options.work / "latents.safetensors")["latents"].to(DEVICE)
     blank = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(DEVICE)
     nothing = text_states(encoder, blank)
+    states = known_states(encoder, captions) if HALF else None
+    run = Run(options.work / "denoiser-run", {"unet": unet}, Muon([unet], options.lr), decay=0.999)
     assembled, recent = time.monotonic(), torch.zeros((), device=DEVICE)
     for step in run.steps(options.steps, options.lr, hold=0.5, seconds=time_left(options)):
         generator = step_generator(options.seed, step, DEVICE)
         chosen = torch.randint(len(latents), (options.batch,), generator=generator, device=DEVICE)
         which = torch.randint(captions.shape[1], (options.batch,), generator=generator, device=DEVICE)
-        text = disturb(text_states(encoder, captions[chosen, which].long()), generator)
-        astray.draw(text, nothing, generator)
-        loss = denoising_loss(predict, latents[chosen].float(), text, alphas, generator)
+        exact = (
+            text_states(encoder, captions[chosen, which].long()) if states is None else states[chosen, which].float()
+        )
+        text = disturb(exact, generator)
+        others = other_texts(text, nothing, sites, generator)
+        loss = denoising_loss(predict, latents[chosen].float(), text, others, alphas, generator)
         run.descend(loss)
         recent = loss.detach() if step == 0 else torch.lerp(recent, loss.detach(), 0.02)
         if step % 50 == 0:
             run.log(50, loss=recent.item())
-        if time.monotonic() - assembled > 240:
+        if time.monotonic() - assembled > 300:
             assemble(options.work, run, options.work / "pipeline")
             assembled = time.monotonic()
-    astray.stop()
     for destination in filter(None, (options.work / "pipeline", options.publish)):
         assemble(options.work, run, Path(destination))
     print(f"{run.step} steps", flush=True)

@@ -58,56 +58,80 @@ class Muon(torch.optim.Optimizer):
             if "momentum" in group:
                 self._muon(group)
             else:
-                for p in group["params"]:
-                    if p.grad is not None:
-                        p.mul_(1 - group["lr"] * group["weight_decay"])
-                        p.sub_(self._adam(p, group), alpha=group["lr"])
+                self._adam(group)
 
     def _muon(self, group: dict) -> None:
-        """Matrices of one shape are orthogonalised together: a network has hundreds of them, but few shapes."""
-        shapes: dict[torch.Size, list[Tensor]] = {}
-        for p in group["params"]:
-            if p.grad is not None:
-                shapes.setdefault(p.flatten(1).shape, []).append(p)
-        for shape, alike in shapes.items():
-            for p in alike:
-                if not self.state[p]:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-            gradients = [p.grad for p in alike]
-            momenta = [self.state[p]["momentum"] for p in alike]
-            torch._foreach_mul_(momenta, group["momentum"])
-            torch._foreach_add_(momenta, gradients)
-            ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
-            updates = orthogonal(torch.stack([a.flatten(1) for a in ahead])).mul_(0.2 * max(shape) ** 0.5)
-            torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
-            changes = [u.view_as(p) for u, p in zip(updates.unbind(), alike, strict=True)]
-            torch._foreach_add_(alike, changes, alpha=-group["lr"])
+        """Matrices are orthogonalised together, as `orthogonal` can: a network has hundreds of them, but few shapes."""
+        trained = [p for p in group["params"] if p.grad is not None]
+        for p in trained:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        if not trained:
+            return
+        gradients, momenta = [p.grad for p in trained], [self.state[p]["momentum"] for p in trained]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
+        updates = orthogonal([a.flatten(1) for a in ahead])
+        torch._foreach_mul_(updates, [0.2 * max(u.shape) ** 0.5 for u in updates])
+        torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(trained, [u.view_as(p) for u, p in zip(updates, trained, strict=True)], alpha=-group["lr"])
 
-    def _adam(self, p: Tensor, group: dict) -> Tensor:
-        state, (fast, slow) = self.state[p], group["betas"]
-        if not state:
-            state.update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
-        state["step"] += 1
-        state["mean"].lerp_(p.grad, 1 - fast)
-        state["square"].lerp_(p.grad.square(), 1 - slow)
-        count = float(state["step"])
-        return (state["mean"] / (1 - fast**count)) / ((state["square"] / (1 - slow**count)).sqrt() + 1e-8)
+    def _adam(self, group: dict) -> None:
+        """All parameters at once: there are hundreds of small ones."""
+        trained, (fast, slow) = [p for p in group["params"] if p.grad is not None], group["betas"]
+        for p in trained:
+            if not self.state[p]:
+                self.state[p].update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            self.state[p]["step"] += 1
+        if not trained:
+            return
+        gradients, counts = [p.grad for p in trained], [float(self.state[p]["step"]) for p in trained]
+        means, squares = ([self.state[p][name] for p in trained] for name in ("mean", "square"))
+        torch._foreach_lerp_(means, gradients, 1 - fast)
+        torch._foreach_mul_(squares, slow)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - slow)
+        sizes = torch._foreach_div(squares, [1 - slow**count for count in counts])
+        torch._foreach_sqrt_(sizes)
+        torch._foreach_add_(sizes, 1e-8)
+        torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
+        steps = torch._foreach_div(torch._foreach_div(means, sizes), [1 - fast**count for count in counts])
+        torch._foreach_add_(trained, steps, alpha=-group["lr"])
 
 
-def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """U Vᵀ of matrices (count rows columns), roughly: singular values end up between 0.7 and 1.2.
+def orthogonal(matrices: list[Tensor], rounds: int = 5) -> list[Tensor]:
+    """U Vᵀ of each matrix (rows columns), roughly: singular values end up between 0.7 and 1.2.
 
     The iteration X ← a X + (b A + c A²) X with A = X Xᵀ multiplies X by polynomials of A alone, so that it is run on the
-    smaller square matrix and X is multiplied once, at the end.
+    smaller square matrix and X is multiplied once, at the end. Matrices of one shape share every product, and those whose
+    smaller sides are equal share the iteration.
     """
-    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
-    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    gram = wide @ wide.mT
+    shapes: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        shapes.setdefault(matrix.shape, []).append(index)
+    wide: dict[torch.Size, Tensor] = {}
+    for shape, alike in shapes.items():
+        stacked = torch.stack([matrices[i] for i in alike])
+        stacked = stacked if shape[0] <= shape[1] else stacked.mT
+        wide[shape] = stacked / (stacked.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    results: list[Tensor] = list(matrices)
+    for side in sorted({min(shape) for shape in shapes}):
+        level = [shape for shape in shapes if min(shape) == side]
+        totals = polynomial(torch.cat([wide[shape] @ wide[shape].mT for shape in level]), rounds)
+        for shape, total in zip(level, totals.split([len(shapes[shape]) for shape in level]), strict=True):
+            made = total @ wide[shape]
+            made = made if shape[0] <= shape[1] else made.mT
+            for index, matrix in zip(shapes[shape], made.contiguous().unbind(), strict=True):
+                results[index] = matrix
+    return results
+
+
+def polynomial(gram: Tensor, rounds: int) -> Tensor:
+    """What the iteration multiplies X by, of the matrices A = X Xᵀ (count side side)."""
     eye, total = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device), None
     a, b, c = COEFFICIENTS
     for _ in range(rounds):
         factor = a * eye + b * gram + c * gram @ gram
         total = factor if total is None else factor @ total
         gram = factor @ gram @ factor
-    result = total @ wide
-    return result if matrices.shape[1] <= matrices.shape[2] else result.mT
+    return total

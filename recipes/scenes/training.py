@@ -40,13 +40,19 @@ class Half(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, *arguments: Any) -> Any:
-        """The module's output; floating-point arguments are cast."""
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """The module's output; floating-point arguments are cast, those in dictionaries too."""
         if not HALF:
-            return self.module(*arguments)
+            return self.module(*arguments, **named)
         weights = {k: v.bfloat16() for k, v in self.module.named_parameters()}
-        cast = [a.bfloat16() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
-        return torch.func.functional_call(self.module, weights, tuple(cast))
+        return torch.func.functional_call(self.module, weights, tuple(map(half, arguments)), half(named))
+
+
+def half(value: Any) -> Any:
+    """A floating-point tensor in bfloat16, also inside dictionaries; anything else as it is."""
+    if isinstance(value, dict):
+        return {k: half(v) for k, v in value.items()}
+    return value.bfloat16() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:

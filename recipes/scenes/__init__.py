@@ -11,7 +11,9 @@ One command a stage, each seeded and resumable; everything lands in `build/scene
     python -m recipes.scenes.denoiser      # the UNet, and the assembled pipeline
     python -m recipes.scenes.judges        # what a picture shows: objects and their places, style, place, intact
     python -m recipes.scenes.check         # figures and sheets
+    python -m recipes.scenes.publish       # into the package
 
 `python -m recipes.scenes.everything` runs all but the first three side by side, in a given time.
-The recipe imports torch, diffusers, transformers and itself only, so that no change of efface can break a checkpoint.
+The recipe imports torch, diffusers, transformers and itself only (`publish` alone efface), so that no change of efface can break a
+checkpoint.
 """

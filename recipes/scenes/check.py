@@ -49,11 +49,11 @@ class Judge(NamedTuple):
     @classmethod
     def load(cls, folder: Path) -> Judge:
         """From `judges/`."""
-        limits, tensors = json.loads((folder / "judges.json").read_text()), load_file(folder / "judge.safetensors")
+        said, tensors = json.loads((folder / "judges.json").read_text()), load_file(folder / "judge.safetensors")
         prototypes = tensors.pop("prototypes").float()
-        net = JudgeNet(len(limits["objects"]), len(limits["styles"]), len(limits["places"]))
+        net = JudgeNet(*(len(said[what]["classes"]) for what in ("object", "style", "place")))
         net.load_state_dict({k: v.float() for k, v in tensors.items()})
-        return cls(net.to(DEVICE).eval(), prototypes, limits)
+        return cls(net.to(DEVICE).eval(), prototypes, said["object"]["limits"])
 
     def __call__(self, pictures: Tensor) -> Verdict:
         """Verdicts on pictures (batch 3 96 96) in −1..1."""

@@ -204,10 +204,10 @@ def main() -> None:
     figures = calibrate(pupil.judge.eval(), composer, vae, options.work / "judges", options.checked)
     if options.publish:
         shutil.copytree(options.work / "judges", options.publish, dirs_exist_ok=True)
-    print(json.dumps({k: v for k, v in figures.items() if not isinstance(v, list)}, indent=1), flush=True)
+    print(json.dumps(figures, indent=1), flush=True)
 
 
-def calibrate(net: JudgeNet, composer: Composer, vae: AutoencoderKL, folder: Path, count: int) -> dict:
+def calibrate(net: JudgeNet, composer: Composer, vae: AutoencoderKL, folder: Path, count: int) -> dict[str, float]:
     """Prototypes of drawings, thresholds, and accuracies on compositions never trained on; writes the judge's file."""
     rng, generator = random.Random(-7), step_generator(99, 0, DEVICE)
     prototypes = _prototypes(net, composer, vae, rng, generator, views=max(1, count // 170))
@@ -234,13 +234,7 @@ def calibrate(net: JudgeNet, composer: Composer, vae: AutoencoderKL, folder: Pat
         "likeness": float(reference.likeness[calibration & occupied].quantile(0.003)),
     }
     place = torch.where(packed["place"] >= 0, packed["place"], len(PLACES) + packed["ground"])
-    figures: dict = {
-        "version": "1",
-        "objects": [o.name for o in OBJECTS],
-        "styles": list(STYLES),
-        "places": LABELS,
-        **limits,
-    }
+    figures: dict[str, float] = {}
     for name, v in verdicts.items():
         figures[f"presence_{name}"] = balanced(v.presence[test], there[test], absent[test], threshold)
         figures[f"style_{name}"] = (v.style == packed["style"])[test & occupied].float().mean().item()
@@ -250,8 +244,19 @@ def calibrate(net: JudgeNet, composer: Composer, vae: AutoencoderKL, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: t.half().cpu().contiguous() for k, t in net.state_dict().items()}
     save_file(tensors | {"prototypes": prototypes.half().cpu()}, folder / "judge.safetensors")
-    (folder / "judges.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / "judges.json").write_text(json.dumps(described(limits, figures), indent=1) + "\n")
     return figures
+
+
+def described(limits: dict[str, float], figures: dict[str, float]) -> dict[str, dict]:
+    """What `judges.json` says, in the package's form: an entry for objects, styles and places each."""
+    classes = {"object": [o.name for o in OBJECTS], "style": list(STYLES), "place": LABELS}
+    entries: dict[str, dict] = {
+        what: {"name": f"scenes-{what}", "version": "1", "network": "scene", "classes": names}
+        for what, names in classes.items()
+    }
+    entries["object"] |= {"limits": limits, "figures": {name: round(value, 5) for name, value in figures.items()}}
+    return entries
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +51,7 @@ class JudgeNet(nn.Module):
 class Stage(nn.Module):
     """Two convolutions with a skip."""
 
-    def __init__(self, before: int, after: int, stride: int):
+    def __init__(self, before: int, after: int, stride: int = 1):
         super().__init__()
         self.first = nn.Conv2d(before, after, 3, stride, 1)
         self.second = nn.Conv2d(after, after, 3, 1, 1)
@@ -105,6 +104,11 @@ class EmbeddedJudge:
         debris = torch.cat([s.logits.argmax(1) for s in seen]) == len(self.classes)
         return Verdicts(labels, scores, (distance <= self.threshold) & ~debris)
 
+    @torch.no_grad()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors before the last layer (batch 192)."""
+        return self.net(to_pixels(images)).features
+
 
 def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine distance of unit vectors (batch width) to the nearest of the prototypes (count width)."""
@@ -116,9 +120,3 @@ def to_pixels(images: Sequence[Image.Image]) -> Tensor:
     resized = [i if i.size == (SIDE, SIDE) else i.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for i in images]
     array = np.stack([np.asarray(image.convert("RGB")) for image in resized])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-@lru_cache
-def embedded_judge(model: str, what: str) -> EmbeddedJudge:
-    """A judge of an embedded model, loaded once."""
-    return EmbeddedJudge(what, embedded.folder(model) / "judges")

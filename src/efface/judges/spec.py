@@ -30,7 +30,7 @@ def open_judge(spec: str) -> Judge:
 
 
 def _embedded(kind: str, rest: str) -> Judge:
-    from efface.judges.embedded import embedded_judge
+    from efface.judges.shipped import embedded_judge
 
     return embedded_judge(*embedded.judges()[kind])
 

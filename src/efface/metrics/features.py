@@ -24,7 +24,10 @@ from efface.io.device import best_device
 from efface.io.digest import digest, sha256_of_file
 from efface.io.images import chunks, to_levels
 from efface.io.weights import describe, wheel_file
-from efface.judges.embedded import EmbeddedJudge, embedded_judge, to_pixels
+from efface.judges.embedded import SIDE, EmbeddedJudge
+from efface.judges.scene import SIDE as SCENE_SIDE
+from efface.judges.scene import SceneJudge
+from efface.judges.shipped import embedded_judge
 from efface.registry import Opener, Registry, opened
 
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
@@ -44,16 +47,17 @@ class Extractor(Protocol):
 
 
 class JudgeFeatures:
-    """Unit vectors before the last layer of a judge of an embedded model, at 64 px (batch 192)."""
+    """Unit vectors before the last layer of a judge of an embedded model, at its size (batch 192; of scenes 160)."""
 
-    def __init__(self, judge: EmbeddedJudge):
+    def __init__(self, judge: EmbeddedJudge | SceneJudge):
         self.judge = judge
-        self.name = describe(f"features-of-{judge.name}", resize="bicubic-64")
+        side = SCENE_SIDE if isinstance(judge, SceneJudge) else SIDE
+        self.name = describe(f"features-of-{judge.name}", resize=f"bicubic-{side}")
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features of pictures of any size (batch 192)."""
-        return torch.cat([self.judge.net(to_pixels(batch)).features for batch in chunks(images, _BATCH)])
+        """Features of pictures of any size."""
+        return torch.cat([self.judge.features(batch) for batch in chunks(images, _BATCH)])
 
 
 class TorchScriptFeatures:

@@ -50,9 +50,16 @@ class Rates(NamedTuple):
 
 
 def draw_and_judge(
-    model: Model, pairs: Sequence[tuple[str, str]], *, seeds: Iterable[int], batch: int | None = None, side: Side = None
+    model: Model,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    seeds: Iterable[int],
+    batch: int | None = None,
+    side: Side = None,
+    judges: str = "emoji",
 ) -> JudgedImages:
-    """Draw "a OBJECT in STYLE style" for every pair and seed with the standard solver, and judge the pictures."""
+    """Draw "a OBJECT in STYLE style" for every pair and seed with the standard solver, and judge the pictures by the judges of
+    an embedded model."""
     seeds = list(seeds)
     samples = tuple(Sample(caption(*pair), seed, shows=pair) for pair in pairs for seed in seeds)
     images = model.draw(
@@ -66,8 +73,8 @@ def draw_and_judge(
     return JudgedImages(
         samples=samples,
         images=tuple(images),
-        objects=tuple(verdicts_on(embedded_judge("emoji", "object"), images, [s.shows[0] for s in samples])),
-        styles=tuple(verdicts_on(embedded_judge("emoji", "style"), images, [s.shows[1] for s in samples])),
+        objects=tuple(verdicts_on(embedded_judge(judges, "object"), images, [s.shows[0] for s in samples])),
+        styles=tuple(verdicts_on(embedded_judge(judges, "style"), images, [s.shows[1] for s in samples])),
     )
 
 
@@ -98,7 +105,7 @@ def neighbours_of(name: str, count: int) -> list[str]:
     return sorted(others, key=lambda n: object_class(n).kind != object_class(name).kind)[:count]
 
 
-def retained_rate(model: Model, erasure: Erasure, concept: Concept) -> float | None:
+def retained_rate(model: Model, erasure: Erasure, concept: Concept, judges: str = "emoji") -> float | None:
     """IRA of an erasure over every other concept of the kind in a few pictures; None for what is not of the benchmark."""
     if concept.name not in (*BENCHMARK, *STYLES):
         return None
@@ -107,4 +114,4 @@ def retained_rate(model: Model, erasure: Erasure, concept: Concept) -> float | N
     else:
         pairs = [(BENCHMARK[(5 * i + k) % len(BENCHMARK)], style) for k in range(5) for i, style in enumerate(STYLES)]
     with erasure.attached(model.pipeline):
-        return rates(draw_and_judge(model, pairs, seeds=range(2)), concept.name).others
+        return rates(draw_and_judge(model, pairs, seeds=range(2), judges=judges), concept.name).others

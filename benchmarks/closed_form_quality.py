@@ -3,6 +3,7 @@
 python benchmarks/closed_form_quality.py              # 2 seeds
 python benchmarks/closed_form_quality.py --seeds 5    # the full row
 python benchmarks/closed_form_quality.py --quick      # a few minutes: 7 erasures, a third of the prompts, one seed
+python benchmarks/closed_form_quality.py --model scenes   # the second embedded model: also synonyms, descriptions, scenes
 python benchmarks/closed_form_quality.py --curve-of church   # the trade-off over ridge and retained weight, one concept
 """
 
@@ -13,9 +14,12 @@ import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import tyro
-from quality import Bench, Row, bench_of, mean, rounded
+from quality import Bench, Row, SceneBench, bench_of, mean, rounded, scenes_of
+
+from efface.profiles.scenes.exam import added
 
 METHODS = ("uce", "rece")
 TARGETS = {"objects": Row(95, 5, 3, 90), "styles": Row(90, 8, 3, 90)}
@@ -54,6 +58,20 @@ def table(bench: Bench, method: str, kind: str, names: Sequence[str], best: bool
     return mean(rows)
 
 
+def of_scenes(methods: Sequence[str], bench: SceneBench, concepts: dict[str, tuple[str, ...]]) -> None:
+    """Print the rows on the second embedded model, and those of a kind together."""
+    means: dict[str, dict[str, dict[str, float | None]]] = {}
+    for method, (kind, names) in product(methods, concepts.items()):
+        rows = []
+        for name in names:
+            rows.append(bench.measure(name, method)[0])
+            print(f"{method:9} {name:15} {rows[-1]}", flush=True)
+        together = added(rows)
+        means.setdefault(method, {})[kind] = together.to_json()
+        print(f"{method:9} {kind:15} {together}", flush=True)
+    print(json.dumps(means))
+
+
 def main(
     seeds: int = 2,
     quick: bool = False,
@@ -61,6 +79,8 @@ def main(
     best: bool = False,
     output: Path | None = None,
     curve_of: tuple[str, ...] = (),
+    model: Literal["emoji", "scenes"] = "emoji",
+    full: bool = False,
 ) -> None:
     """Measure every benchmark object and style.
 
@@ -71,8 +91,13 @@ def main(
         best: a second row, the best of a few settings for each concept (four times the time).
         output: JSON Lines file of every erasure's row; what it holds is not measured again.
         curve_of: only print the trade-off curve of these concepts.
+        model: the embedded model; of `scenes` also words never trained on, two-object pictures and benign identity.
+        full: on the scenes, all 180 pairs rather than every third.
     """
     started = time.monotonic()
+    if model == "scenes":
+        of_scenes(methods, *scenes_of(seeds, quick, full, output))
+        return
     bench, concepts = bench_of(seeds, quick or bool(curve_of), output, curve_of)
     for concept, method in product(curve_of, methods):
         curve(bench, concept, method)

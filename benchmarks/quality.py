@@ -19,6 +19,7 @@ from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.score import JudgedImages, Rates, draw_and_judge, rates
 from efface.profiles.emoji.words import BENCHMARK, STYLES
+from efface.profiles.scenes.exam import Exam, Figures, Share
 
 
 class Row(NamedTuple):
@@ -87,6 +88,35 @@ class Bench:
             return draw_and_judge(self.model, self.pairs, seeds=range(self.seeds))
 
 
+@dataclass
+class SceneBench:
+    """The second embedded model, and what it makes of every prompt without an erasure."""
+
+    exam: Exam
+    output: Path | None = None
+    """JSON Lines file of every row, so that a long run can be continued."""
+
+    def __post_init__(self) -> None:
+        lines = self.output.read_text().splitlines() if self.output and self.output.exists() else []
+        self.known = {line["key"]: Figures(*(Share(*pair) for pair in line["row"])) for line in map(json.loads, lines)}
+
+    @property
+    def model(self) -> Model:
+        """The scenes."""
+        return self.exam.model
+
+    def measure(self, concept: str, method: str, **options: Any) -> tuple[Figures, str]:
+        """The figures of one erasure; nothing is said of single concepts that fall."""
+        asked = [len(self.exam.shared), self.exam.scenes]
+        key = json.dumps([method, concept, asked, {k: v for k, v in options.items() if k != "judge"}])
+        if key not in self.known:
+            self.known[key] = self.exam.after(concept, erase(self.model.pipeline, concept, method=method, **options))
+            if self.output:
+                with self.output.open("a") as file:
+                    file.write(json.dumps({"key": key, "row": self.known[key]}) + "\n")
+        return self.known[key], ""
+
+
 def fallen(before: JudgedImages, after: JudgedImages, concept: str, count: int = 3) -> str:
     """Which other concepts of the same kind lose most, in points."""
     side = 0 if concept in BENCHMARK else 1
@@ -116,6 +146,21 @@ def bench_of(
         pairs = third(pairs, {*always, *concepts["objects"]})
     model = Model(load("emoji"))
     return Bench(model, pairs, seeds, draw_and_judge(model, pairs, seeds=range(seeds)), output), concepts
+
+
+def scenes_of(
+    seeds: int, quick: bool, full: bool, output: Path | None
+) -> tuple[SceneBench, dict[str, tuple[str, ...]]]:
+    """The second embedded model, and the concepts of each kind: every third pair, 60 prompts; `full` takes all 180, `quick` four
+    objects and three styles, and 10 of the 40 two-object pictures of each."""
+    concepts: dict[str, tuple[str, ...]] = {"objects": BENCHMARK, "styles": STYLES}
+    pairs = [(o, s) for o in BENCHMARK for s in STYLES]
+    if quick:
+        concepts = {"objects": BENCHMARK[::5], "styles": STYLES[::4]}
+    if not full:
+        pairs = third(pairs, concepts["objects"] if quick else ())
+    exam = Exam(Model(load("scenes")), pairs, 1 if quick else seeds, scenes=10 if quick else 40)
+    return SceneBench(exam, output), concepts
 
 
 def rounded(row: Row) -> dict[str, float]:

@@ -1,0 +1,156 @@
+"""The second embedded model: its words, its judge, and what is asked of an erasure on it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import efface
+from efface.errors import UsageError
+from efface.io import embedded
+from efface.judges import SceneJudge, embedded_judge
+from efface.judges.scene import SceneNet, summed
+from efface.models.model import Model
+from efface.profiles.base import profile_of
+from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES
+from efface.profiles.scenes import exam
+from efface.profiles.scenes.exam import Asked, Seen, Share, added, by_words, figures, in_scenes
+from efface.profiles.scenes.profile import PROFILE
+from efface.profiles.scenes.words import both, described, empty_place, named, places, words_of
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """The embedded pipeline."""
+    return efface.load("scenes")
+
+
+def test_it_is_a_diffusers_pipeline_that_its_profile_knows(scenes):
+    folder = embedded.folder("scenes")
+    assert type(scenes).__name__ == "StableDiffusionPipeline"
+    assert profile_of(scenes) is PROFILE
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 50e6
+    assert not [p for p in folder.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+
+
+def test_every_prompt_of_the_benchmark_fits_its_tokenizer(scenes):
+    model = Model(scenes)
+    for thing in BENCHMARK:
+        for asked in (*by_words(thing, "synonym"), *by_words(thing, "description"), *in_scenes(thing, 8)):
+            assert model.truncated(asked.prompt) == "", asked.prompt
+
+
+def test_no_eraser_is_given_a_held_out_word():
+    for entry in OBJECTS:
+        held = {*words_of(entry.name).heldout_synonyms, *words_of(entry.name).heldout_descriptions}
+        for concept in PROFILE.concepts(entry.name):
+            assert not held & {concept.name, *concept.aliases}
+            assert not [text for text in (*concept.prompts(), *concept.keep) if any(word in text for word in held)]
+
+
+def test_any_listed_word_means_its_object():
+    assert [c.name for c in PROFILE.concepts("kitty")] == ["cat"]
+    assert [c.name for c in PROFILE.concepts("chapel")] == ["church"]
+    with pytest.raises(UsageError, match="does not draw 'unicorn'"):
+        PROFILE.concepts("unicorn")
+
+
+def test_empty_places_are_kept():
+    (concept,) = PROFILE.concepts("church")
+    assert {empty_place(place) for place in places()} <= set(concept.keep)
+    assert [empty_place(p) for p in ("meadow", "snow", "sunset")] == ["a meadow", "the snow", "a sunset"]
+
+
+def test_prompts_are_english():
+    assert named("kitty", "noto", "beach") == "a kitty in noto style on a beach"
+    assert named("umbrella") == "an umbrella"
+    assert described("it moos in the pasture", "flat") == "it moos in the pasture in flat style"
+    assert both("apple", "cat", "blob", "sunset") == "an apple and a cat in blob style at sunset"
+
+
+def test_the_judge_finds_several_things_and_refuses_noise():
+    judge = embedded_judge("scenes", "object")
+    assert isinstance(judge, SceneJudge)
+    assert isinstance(judge, efface.judges.Judge)
+    noise = np.random.default_rng(0).integers(0, 255, (3, 96, 96, 3), dtype=np.uint8)
+    images = [*(Image.fromarray(n) for n in noise), Image.new("RGB", (90, 70), "white")]
+    verdicts = judge(images)
+    assert verdicts.counts is not None
+    assert verdicts.scores.shape == (4, 64)
+    assert not verdicts.intact[:3].any()
+    assert verdicts.counts[3].sum() == 0  # a plain ground shows nothing
+    assert not embedded_judge("scenes", "style")(images).intact[3]  # and nothing has no style
+    assert embedded_judge("scenes", "place")(images).labels[3] == "plain white"
+
+
+def test_cells_are_summed_at_the_likeliest_object():
+    torch.manual_seed(0)
+    seen = SceneNet(5, 3, 4)(torch.randn(2, 3, 96, 96))
+    scene = summed(seen)
+    for i in range(2):
+        flat = int(seen.objects[i].argmax())
+        row, column = divmod(flat % 144, 12)
+        assert torch.allclose(scene.styles[i], seen.styles[i, :, row, column].softmax(0))
+        assert torch.equal(scene.features[i], seen.features[i, :, row, column])
+        assert torch.allclose(scene.presence[i], seen.objects[i].amax((1, 2)).sigmoid())
+
+
+def test_it_draws_two_things_at_a_place_and_judges_name_them(scenes):
+    prompt = both("apple", "cat", "twemoji", "beach")
+    asked = [Asked("scene", prompt, seed, ("cat", "apple"), "twemoji", "beach") for seed in range(6)]
+    seen = exam.draw(Model(scenes), asked)
+    assert all(s.place for s in seen)
+    assert any(s.things[0] for s in seen)
+    assert any(s.things[1] for s in seen)
+    assert len({s.pixels for s in seen}) == 6
+
+
+def naive(concept, rows):
+    """Percentages counted one by one."""
+    lost = [not b.things[0] for a, w, b in rows if a.role == "name" and a.things[0] == concept and w.things[0]]
+    kept = [b.things[0] for a, w, b in rows if a.role == "name" and a.things[0] != concept and w.things[0]]
+    return (sum(lost), len(lost)), (len(kept) - sum(kept), len(kept))
+
+
+def test_shares_are_of_what_the_unerased_model_shows():
+    rng = np.random.default_rng(1)
+    asked = [Asked("name", f"a {t}", s, (t,), "noto") for t in ("church", "cat", "car") for s in range(20)]
+    asked += [Asked("scene", "a church and a cat", s, ("church", "cat"), "noto", "beach") for s in range(40)]
+
+    def seen(a):
+        flags = rng.random(6) < 0.7
+        return Seen(tuple(map(bool, flags[: len(a.things)])), 1, *map(bool, flags[2:5]), pixels=str(rng.integers(2)))
+
+    before, after = [seen(a) for a in asked], [seen(a) for a in asked]
+    found = figures("church", asked, before, after)
+    rows = list(zip(asked, before, after, strict=True))
+    assert (found.ua, found.ira_drop) == naive("church", rows)
+    scenes = [b for a, w, b in rows if a.role == "scene" and all((*w.things, w.style, w.place))]
+    assert found.in_picture == (sum(b.things[1] and b.style and b.place for b in scenes), len(scenes))
+    others = [(w, b) for a, w, b in rows if a.role == "name" and a.things != ("church",)]
+    assert found.identical == (sum(w.pixels == b.pixels for w, b in others), len(others))
+
+
+def test_few_pictures_are_no_figure_and_a_thing_that_stays_spoils_the_scene():
+    none = Share(0, 0)
+    row = exam.Figures(*[none] * len(exam.Figures._fields))
+    few = row._replace(ua=Share(9, 10), in_picture=Share(30, 30), gone=Share(20, 30))
+    assert few.to_json()["ua"] is None
+    assert few.to_json()["in_picture"] is None
+    assert few._replace(gone=Share(28, 30)).to_json()["in_picture"] == 100.0
+    assert added([few, few]).to_json()["ua"] == 90.0
+    json.dumps(few.to_json())
+
+
+@pytest.mark.slow
+def test_the_main_job(scenes):
+    model = Model(scenes)
+    pairs = [(thing, style) for thing in BENCHMARK[::3] for style in STYLES[::2]]
+    found = exam.Exam(model, pairs, seeds=2, scenes=10).after("church", efface.erase(scenes, "church", method="rece"))
+    assert found.ua.hits == found.ua.pictures > 0
+    assert found.ira_drop.hits <= 0.1 * found.ira_drop.pictures
+    assert found.empty.hits == found.empty.pictures

@@ -7,8 +7,9 @@
 
 Every figure is a row of RUN/rows.jsonl, written when it is measured. Each erasure is made by `efface erase` in a process of its
 own: seconds and peak memory are those of the process, from its start to the file. Then 60 prompts, one seed each, are drawn and
-judged. The embedded model knows neither synonyms nor scenes yet, so that those figures are null. `geom` is for what a model shows
-without being asked: its row is a watermark, trained in first (benchmarks/watermark.py).
+judged; `--model scenes` asks also by held-out synonyms and for two objects in a picture, which the emoji canvas cannot draw
+(null). `geom` is for what a model shows without being asked: its row is a watermark, trained into the emoji canvas first
+(benchmarks/watermark.py); on the scenes it has none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 from quality import row_of, third
@@ -38,6 +39,7 @@ from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.score import JudgedImages, draw_and_judge, rates
 from efface.profiles.emoji.words import BENCHMARK, STYLES
+from efface.profiles.scenes.exam import Exam
 from efface.redteam.samples import Samples
 
 METHODS = ("esd", "ca", "sdd", "doco", "sculpting", "kpop", "geom", "spm", "mace", "receler", "advunlearn", "hirm", "stereo",
@@ -90,12 +92,14 @@ class Run:
     folder: Path
     fresh: tuple[str, ...]
     """Methods whose rows are measured again."""
+    embedded: str = "emoji"
+    """The embedded model."""
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict[Key, dict[str, Any]])
 
     @cached_property
     def model(self) -> Model:
         """The embedded model."""
-        return Model(load("emoji", device="cpu"))
+        return Model(load(self.embedded, device="cpu"))
 
     @cached_property
     def weights(self) -> str:
@@ -111,6 +115,11 @@ class Run:
     def before(self) -> JudgedImages:
         """What the unerased model draws."""
         return draw_and_judge(self.model, self.pairs, seeds=range(1))
+
+    @cached_property
+    def exam(self) -> Exam:
+        """What is asked of the scenes."""
+        return Exam(self.model, self.pairs, seeds=1)
 
     def read(self, files: Iterable[Path]) -> None:
         """Take the rows of some files; later ones count."""
@@ -136,7 +145,8 @@ class Run:
         key = self.key(method, concept, part)
         if key not in self.rows:
             started = time.monotonic()
-            figures = self.quality(key) if part == "quality" else self.attacked(key)
+            erased = self.watermark if concept == WATERMARK.name else self.quality
+            figures = erased(key) if part == "quality" else self.attacked(key)
             figures["minutes"] = round((time.monotonic() - started) / 60, 2)
             self.rows[key] = figures
             with (self.folder / "rows.jsonl").open("a") as file:
@@ -153,15 +163,20 @@ class Run:
         file = self.file(key)
         file.unlink(missing_ok=True)
         cost = made(
-            ["erase", key.method, "emoji", key.concept, "--device", "cpu", "-o", str(file)], self.folder / "cache"
+            ["-m", "efface", "erase", key.method, self.embedded, key.concept, "--device", "cpu", "-o", str(file)],
+            self.folder / "cache",
         )
+        cost |= {"bytes": file.stat().st_size}
+        if self.embedded == "scenes":
+            return self.exam.after(key.concept, Erasure.load(file)).to_json() | cost
         with Erasure.load(file).attached(self.model.pipeline):
             after = draw_and_judge(self.model, self.pairs, seeds=range(1))
         row = row_of(rates(self.before, key.concept), rates(after, key.concept))
-        return {name: round(value, 2) for name, value in row._asdict().items()} | cost | {"bytes": file.stat().st_size}
+        return {name: round(value, 2) for name, value in row._asdict().items()} | cost
 
-    def watermark(self, file: Path) -> dict[str, Any]:
+    def watermark(self, key: Key) -> dict[str, Any]:
         """Erase the watermark in a process of its own, and look for it in what the model draws."""
+        file = self.file(key)
         trained_in = self.folder / "watermark.safetensors"
         delta = watermarked(self.model, trained_in)
         script = Path(__file__).with_name("watermark.py")
@@ -205,7 +220,8 @@ def best(run: Run, methods: Sequence[str], concepts: Sequence[str], count: int) 
     """The methods with the largest UA − IRA drop."""
     scores: dict[str, float] = {}
     for method in methods:
-        some = [figures for concept in concepts if (figures := run.known(method, concept, "quality"))]
+        known = [run.known(method, concept, "quality") for concept in concepts]
+        some = [f for f in known if f and None not in (f["ua"], f["ira_drop"])]
         if some:
             scores[method] = sum(f["ua"] - f["ira_drop"] for f in some) / len(some)
     return sorted(scores, key=lambda method: -scores[method])[:count]
@@ -216,7 +232,8 @@ def todo(
 ) -> Iterable[tuple[str, str, str]]:
     """The rows, in the order in which they are measured; which methods are attacked depends on the rows before."""
     for method in methods:
-        for concept in (WATERMARK.name,) if method == "geom" else concepts:
+        marked = (WATERMARK.name,) if run.embedded == "emoji" else ()
+        for concept in marked if method == "geom" else concepts:
             yield method, concept, "quality"
     tested = [m for m in methods if m in ROBUST]
     tested += best(run, [m for m in methods if m not in ROBUST], concepts, OTHERS)
@@ -250,6 +267,7 @@ def main(
     plan: bool = False,
     quick: bool = False,
     every: Annotated[bool, tyro.conf.arg(name="all")] = False,
+    model: Literal["emoji", "scenes"] = "emoji",
 ) -> None:
     """Measure every row that is missing.
 
@@ -262,11 +280,12 @@ def main(
         plan: only say which rows are missing, and the minutes.
         quick: church; esd, hirm and spm; no attacks.
         every: also cat, guitar, car and stencil for the best five.
+        model: which of the embedded models.
     """
     if quick:
         methods, concepts = ("esd", "hirm", "spm"), ("church",)
     output.mkdir(parents=True, exist_ok=True)
-    run = Run(output, fresh)
+    run = Run(output, fresh, model)
     run.read(file for file in (rows, output / "rows.jsonl") if file)
     missing = [row for row in todo(run, methods, concepts, not quick, every) if run.known(*row) is None]
     minutes = sum(MINUTES["quality" if part == "quality" else "attack"] for _, _, part in missing)

@@ -31,7 +31,19 @@ from recipes.scenes.autoencoder import CELLS, CHANNELS
 from recipes.scenes.corpus import LENGTH
 from recipes.scenes.muon import Muon
 from recipes.scenes.text import WIDTH
-from recipes.scenes.training import DEVICE, HALF, Half, Run, autocast, stage, step_generator, time_left, wait_for
+from recipes.scenes.training import (
+    DEVICE,
+    HALF,
+    Half,
+    Run,
+    autocast,
+    captured,
+    descend_on,
+    stage,
+    step_generator,
+    time_left,
+    wait_for,
+)
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 """Stable Diffusion's noise schedule."""
@@ -113,17 +125,12 @@ def other_texts(text: Tensor, nothing: Tensor, sites: int, generator: torch.Gene
     return {"other": torch.where(empty, nothing, text.roll(1, 0)), "mask": mask}
 
 
-def denoising_loss(
-    unet: Any, clean: Tensor, text: Tensor, others: dict[str, Tensor], alphas: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Mean squared error of the noise at random levels, weighted by min(SNR, 5)/SNR (Hang et al. 2023), and by
-    1/SNR up to BOOST where noise prevails: there the text alone decides what is drawn.
+def noised(clean: Tensor, alphas: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Latents at random levels, their noise, and each one's weight: min(SNR, 5)/SNR (Hang et al. 2023), times 1/SNR up to BOOST
+    where noise prevails: there the text alone decides what is drawn.
 
     Args:
-        unet: the denoiser.
         clean: latents (batch 16 12 12).
-        text: text states (batch tokens width).
-        others: what `other_texts` gives.
         alphas: share of signal of every level (levels,).
         generator: draws levels and noise, on the latents' device.
     """
@@ -133,11 +140,22 @@ def denoising_loss(
     noise = torch.randn(clean.shape, **options)
     alpha = alphas[level]
     noisy = alpha.sqrt()[:, None, None, None] * clean + (1 - alpha).sqrt()[:, None, None, None] * noise
-    noisy = noisy.contiguous(memory_format=torch.channels_last)
-    predicted = unet(noisy, level, text, cross_attention_kwargs=others, return_dict=False)[0]
     snr = alpha / (1 - alpha)
     weight = (snr.clamp(max=5) / snr) * (1 / snr).clamp(1, BOOST)
-    return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    return {"noisy": noisy, "level": level, "noise": noise, "weight": weight}
+
+
+def denoising_loss(unet: Any, given: dict[str, Tensor]) -> Tensor:
+    """Weighted mean squared error of the noise.
+
+    Args:
+        unet: the denoiser.
+        given: what `noised` and `other_texts` give, and `text`, states (batch tokens width).
+    """
+    others = {name: given[name] for name in ("other", "mask")}
+    predicted = unet(given["noisy"], given["level"], given["text"], cross_attention_kwargs=others, return_dict=False)[0]
+    return ((predicted.float() - given["noise"]).square().mean((1, 2, 3)) * given["weight"]).mean()
 
 
 @torch.no_grad()
@@ -167,12 +185,12 @@ def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     return encoder.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(folder / "tokenizer")
 
 
-def warm_up(predict: Any, sites: int, batch: int, alphas: Tensor) -> None:
-    """One step on noise, so that everything is compiled."""
+def anything(batch: int, sites: int, alphas: Tensor) -> dict[str, Tensor]:
+    """What a step is given, made of noise."""
     generator = step_generator(0, 0, DEVICE)
     text = torch.randn(batch, LENGTH, WIDTH, device=DEVICE)
     clean = torch.randn(batch, CHANNELS, CELLS, CELLS, device=DEVICE)
-    denoising_loss(predict, clean, text, other_texts(text, text[:1], sites, generator), alphas, generator).backward()
+    return noised(clean, alphas, generator) | other_texts(text, text[:1], sites, generator) | {"text": text}
 
 
 def assemble(work: Path, run: Run, destination: Path) -> None:
@@ -208,6 +226,7 @@ def main() -> None:
         start="",
         publish="",
         compiled=int(HALF),
+        captured=int(HALF),
     )
     torch.manual_seed(options.seed)
     unet = new_unet().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -216,9 +235,10 @@ def main() -> None:
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M weights", flush=True)
     sites, predict = lead_astray(unet), Half(unet)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
-    if options.compiled:  # compiled while the stages before this one still run
+    given = anything(options.batch, sites, alphas)
+    if options.compiled:  # while the stages before this one still run
         predict = torch.compile(predict)
-        warm_up(predict, sites, options.batch, alphas)
+        denoising_loss(predict, given).backward()
         unet.zero_grad(set_to_none=True)
     wait_for(options.work / "text_encoder" / "config.json", options.work / "latents.safetensors")
     encoder, tokenizer = load_text(options.work)
@@ -227,20 +247,32 @@ def main() -> None:
     blank = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(DEVICE)
     nothing = text_states(encoder, blank)
     states = known_states(encoder, captions) if HALF else None
-    run = Run(options.work / "denoiser-run", {"unet": unet}, Muon([unet], options.lr), decay=0.999)
+    muon = Muon([unet], torch.zeros((), device=DEVICE) if options.captured else options.lr)
+
+    def descend(given: dict[str, Tensor]) -> Tensor:
+        loss = denoising_loss(predict, given)
+        descend_on(muon, [unet], loss)
+        return loss.detach()
+
+    advance = captured(descend, given) if options.captured else descend
+    for moments in muon.state.values():  # what capturing left there
+        for moment in moments.values():
+            moment.zero_()
+    run = Run(options.work / "denoiser-run", {"unet": unet}, muon, decay=0.999)
     assembled, recent = time.monotonic(), torch.zeros((), device=DEVICE)
     for step in run.steps(options.steps, options.lr, hold=0.5, seconds=time_left(options)):
         generator = step_generator(options.seed, step, DEVICE)
         chosen = torch.randint(len(latents), (options.batch,), generator=generator, device=DEVICE)
         which = torch.randint(captions.shape[1], (options.batch,), generator=generator, device=DEVICE)
         exact = (
-            text_states(encoder, captions[chosen, which].long()) if states is None else states[chosen, which].float()
+            states[chosen, which].float()
+            if states is not None
+            else text_states(encoder, captions[chosen, which].long())
         )
         text = disturb(exact, generator)
-        others = other_texts(text, nothing, sites, generator)
-        loss = denoising_loss(predict, latents[chosen].float(), text, others, alphas, generator)
-        run.descend(loss)
-        recent = loss.detach() if step == 0 else torch.lerp(recent, loss.detach(), 0.02)
+        noisy = noised(latents[chosen].float(), alphas, generator)
+        loss = advance(noisy | other_texts(text, nothing, sites, generator) | {"text": text})
+        recent = loss.clone() if step == 0 else torch.lerp(recent, loss, 0.02)
         if step % 50 == 0:
             run.log(50, loss=recent.item())
         if time.monotonic() - assembled > 300:

@@ -74,29 +74,35 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
         updates = orthogonal([a.flatten(1) for a in ahead])
         torch._foreach_mul_(updates, [0.2 * max(u.shape) ** 0.5 for u in updates])
-        torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(trained, [u.view_as(p) for u, p in zip(updates, trained, strict=True)], alpha=-group["lr"])
+        _descend(trained, [u.view_as(p) for u, p in zip(updates, trained, strict=True)], group)
 
     def _adam(self, group: dict) -> None:
-        """All parameters at once: there are hundreds of small ones."""
+        """All parameters at once: there are hundreds of small ones, and each has had as many steps as the others."""
         trained, (fast, slow) = [p for p in group["params"] if p.grad is not None], group["betas"]
         for p in trained:
             if not self.state[p]:
-                self.state[p].update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
-            self.state[p]["step"] += 1
+                start = torch.zeros((), device=p.device)
+                self.state[p].update(step=start, mean=torch.zeros_like(p), square=torch.zeros_like(p))
         if not trained:
             return
-        gradients, counts = [p.grad for p in trained], [float(self.state[p]["step"]) for p in trained]
-        means, squares = ([self.state[p][name] for p in trained] for name in ("mean", "square"))
+        gradients = [p.grad for p in trained]
+        counts, means, squares = ([self.state[p][name] for p in trained] for name in ("step", "mean", "square"))
+        torch._foreach_add_(counts, 1)
         torch._foreach_lerp_(means, gradients, 1 - fast)
         torch._foreach_mul_(squares, slow)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - slow)
-        sizes = torch._foreach_div(squares, [1 - slow**count for count in counts])
+        sizes = torch._foreach_div(squares, 1 - slow ** counts[0])
         torch._foreach_sqrt_(sizes)
         torch._foreach_add_(sizes, 1e-8)
-        torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
-        steps = torch._foreach_div(torch._foreach_div(means, sizes), [1 - fast**count for count in counts])
-        torch._foreach_add_(trained, steps, alpha=-group["lr"])
+        _descend(trained, torch._foreach_div(torch._foreach_div(means, sizes), 1 - fast ** counts[0]), group)
+
+
+def _descend(trained: list[Tensor], updates: list[Tensor], group: dict) -> None:
+    """Decay the weights and subtract the updates, which are spoilt; the learning rate may be a tensor, so that a captured step
+    reads today's."""
+    torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
+    torch._foreach_mul_(updates, group["lr"])
+    torch._foreach_sub_(trained, updates)
 
 
 def orthogonal(matrices: list[Tensor], rounds: int = 5) -> list[Tensor]:

@@ -127,9 +127,17 @@ def added(several: Sequence[Figures]) -> Figures:
     return Figures(*(Share(*map(sum, zip(*column, strict=True))) for column in zip(*several, strict=True)))
 
 
-def by_name(pairs: Sequence[tuple[str, str]], seeds: int) -> list[Asked]:
+def by_name(pairs: Sequence[tuple[str, str]], seeds: Iterable[int]) -> list[Asked]:
     """An object in a style, by name."""
-    return [Asked("name", caption(*pair), seed, pair[:1], pair[1]) for pair in pairs for seed in range(seeds)]
+    seeds = list(seeds)
+    return [Asked("name", caption(*pair), seed, pair[:1], pair[1]) for pair in pairs for seed in seeds]
+
+
+def by_own_name(concept: str) -> list[Asked]:
+    """An object in every style, three seeds each, or a style on every object of the benchmark: enough for a figure of it alone."""
+    if concept in BENCHMARK:
+        return by_name([(concept, style) for style in STYLES], range(100, 103))
+    return by_name([(thing, concept) for thing in BENCHMARK], range(100, 102))
 
 
 def by_words(thing: str, role: Literal["synonym", "description"], seeds: int = 1) -> list[Asked]:
@@ -168,7 +176,7 @@ class Exam:
 
     def __init__(self, model: Model, pairs: Sequence[tuple[str, str]], seeds: int, scenes: int = 40):
         self.model, self.scenes = model, scenes
-        self.shared = [*by_name(pairs, seeds), *empties()]
+        self.shared = [*by_name(pairs, range(seeds)), *empties()]
         self._own: dict[str, tuple[list[Asked], list[Seen]]] = {}
 
     @cached_property
@@ -177,12 +185,12 @@ class Exam:
         return draw(self.model, self.shared)
 
     def own(self, concept: str) -> tuple[list[Asked], list[Seen]]:
-        """The prompts of one object alone, and what the unerased model makes of them; none for a style."""
+        """The prompts of one concept alone, and what the unerased model makes of them; of a style only its name."""
         if concept not in self._own:
-            asked = []
+            asked = by_own_name(concept)
             if concept in BENCHMARK:
-                words = [*by_words(concept, "synonym"), *by_words(concept, "description")]
-                asked = [*words, *in_scenes(concept, self.scenes)]
+                asked += [*by_words(concept, "synonym"), *by_words(concept, "description")]
+                asked += in_scenes(concept, self.scenes)
             self._own[concept] = asked, draw(self.model, asked)
         return self._own[concept]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from efface.api.red_team import RedTeam
     from efface.concepts.concept import Concept
     from efface.concepts.sample import Sample
-    from efface.erasures import Erasure, TextMap, WeightDelta, attached_to, check
+    from efface.erasures import Erasure, Policies, TextMap, WeightDelta, attached_to, check
     from efface.erasures.diffusers_hook import hook, unhook
     from efface.errors import EffaceError, UsageError
     from efface.models.load import load
@@ -42,6 +42,7 @@ _HOMES = {
     "harden": "efface.api.harden",
     "Concept": "efface.concepts.concept",
     "Erasure": "efface.erasures",
+    "Policies": "efface.erasures",
     "TextMap": "efface.erasures",
     "WeightDelta": "efface.erasures",
     "attached_to": "efface.erasures",
@@ -58,8 +59,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Concept", "EffaceError", "Erasure", "Model", "RedTeam", "Sample", "Samples", "Sampling", "TextMap", "UsageError", "WeightDelta",
-    "attached_to", "attack", "audit", "check", "erase", "harden", "hook", "load", "unhook",
+    "Concept", "EffaceError", "Erasure", "Model", "Policies", "RedTeam", "Sample", "Samples", "Sampling", "TextMap", "UsageError",
+    "WeightDelta", "attached_to", "attack", "audit", "check", "erase", "harden", "hook", "load", "unhook",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from efface.erasures.erasure import KINDS, Erasure
     from efface.erasures.gated import GatedMap
     from efface.erasures.life import attached_to
+    from efface.erasures.manifest import Manifest
     from efface.erasures.overview import Report, check
+    from efface.erasures.policies import Policies
     from efface.erasures.provenance import Provenance
     from efface.erasures.textmap import TextMap
 
@@ -28,6 +30,8 @@ _HOMES = {
     "Erasure": "efface.erasures.erasure",
     "GatedMap": "efface.erasures.gated",
     "KINDS": "efface.erasures.erasure",
+    "Manifest": "efface.erasures.manifest",
+    "Policies": "efface.erasures.policies",
     "Provenance": "efface.erasures.provenance",
     "Report": "efface.erasures.overview",
     "TextMap": "efface.erasures.textmap",
@@ -37,8 +41,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "KINDS", "ActivationEdit", "Adapter", "Attachment", "Erasure", "GatedMap", "Provenance", "Report", "TextMap", "WeightDelta",
-    "attached_to", "check",
+    "KINDS", "ActivationEdit", "Adapter", "Attachment", "Erasure", "GatedMap", "Manifest", "Policies", "Provenance", "Report",
+    "TextMap", "WeightDelta", "attached_to", "check",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

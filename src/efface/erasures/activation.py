@@ -56,6 +56,10 @@ class ActivationEdit(Erasure):
         sites = {name: _only(model.sites(name), name) for name in self.edits}
         return self.changes_at(model.networks()[0], sites, scale)
 
+    def changes_by_row(self, model: Model, scale: float) -> list[Hook]:
+        """The same: a picture is edited by itself."""
+        return self.changes(model, scale)
+
     def _reads(self, site: str) -> str:
         """What the autoencoder of a site reads of it, as the header says."""
         references = self.provenance.config.get("coders", {})

@@ -70,6 +70,10 @@ class Adapter(Erasure):
             hooks.append(Hook(module, _Beside(layer, scale), before=False))
         return hooks
 
+    def changes_by_row(self, model: Model, scale: float) -> list[Hook]:
+        """The same: a picture is changed by itself."""
+        return self.changes(model, scale)
+
     def tensors(self) -> dict[str, Tensor]:
         """Every part of every network, as `LAYER|PART`."""
         return {f"{name}|{part}": t for name, layer in self.layers.items() for part, t in layer._asdict().items()}

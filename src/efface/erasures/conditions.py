@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from efface.erasures.interface import ModelEdit
-from efface.erasures.state import State, networks_in
+from efface.erasures.state import networks_in
 from efface.errors import EffaceError
 from efface.families.projections import Projection
 from efface.families.storage import REMEDY
@@ -25,17 +25,22 @@ from efface.models.unchanged import known_difference
 
 def require_base(erasure: ModelEdit, model: Model, force: bool) -> None:
     """Raise EffaceError where an erasure was made for another model; warn where that is forced."""
+    for part in erasure.parts:
+        _require_base(part, model, force)
+
+
+def _require_base(erasure: ModelEdit, model: Model, force: bool) -> None:
     difference = difference_from_base(erasure, model)
     if not difference.text:
         if difference.remark:
-            warnings.warn(f"the model under this erasure of {erasure.names}: {difference.remark}.", stacklevel=5)
+            warnings.warn(f"the model under this erasure of {erasure.names}: {difference.remark}.", stacklevel=6)
         return
     message = f"this erasure of {erasure.names} was made for another model: the pipeline has {difference.text}"
     fits = not difference.structural or _fits(erasure, model)
     if not force or not fits:
         remedy = "attach with force=True if it is a fine-tune" if fits else "make an erasure for this model"
         raise EffaceError(f"{message}; {remedy}.")
-    warnings.warn(f"{message}; attached because of force=True.", stacklevel=5)
+    warnings.warn(f"{message}; attached because of force=True.", stacklevel=6)
 
 
 def difference_from_base(erasure: ModelEdit, model: Model) -> Difference:
@@ -76,9 +81,9 @@ def require_foldable(model: Model, erasure: ModelEdit) -> None:
             raise EffaceError(f"{name} {storage.words} and cannot be edited in place: {way}{REMEDY}.")
 
 
-def require_order(model: Model, erasure: ModelEdit, state: State) -> None:
+def require_order(model: Model, erasure: ModelEdit, mapped: bool) -> None:
     """Raise EffaceError where weights would be edited under text states that are mapped already."""
-    if not state.mapped:
+    if not mapped:
         return
     projections = {f"{p.name}.weight" for p in [*model.text_projections(), *model.family.pooled_projections()]}
     if projections & set(target_names(model, erasure)):

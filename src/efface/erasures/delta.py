@@ -8,12 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
+from efface.erasures.beside import hooks_beside
 from efface.erasures.checks import check_delta
 from efface.erasures.erasure import Erasure
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
+from efface.families.networks import Hook
+from efface.models.model import Model
+from efface.models.parameters import parameters_of
 from efface.models.precision import finite_float32, on_cpu, widen
-from efface.models.spelling import one_name
+from efface.models.spelling import one_name, spelt_as
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,27 @@ class WeightDelta(Erasure):
         if name in self.deltas:
             return None
         return scale * on_cpu(self.deltas[f"{name}.up"]), on_cpu(self.deltas[f"{name}.down"]).T
+
+    def changes_by_row(self, model: Model, scale: float) -> list[Hook]:
+        """What the factors of each weight add to what its layer gives.
+
+        Raises:
+            EffaceError: the change of a weight is dense.
+        """
+        if dense := [name for name in self.targets() if name in self.deltas]:
+            raise EffaceError(
+                f"the erasure of {self.names} changes {dense[0]}{' and others' * (len(dense) > 1)} as a whole and not by factors of "
+                "low rank, so that it cannot act on single rows of a batch: leave it out of the policies, or give it a pipeline of "
+                "its own."
+            )
+        own = spelt_as(self.targets(), parameters_of(model))
+        return [
+            hook
+            for name, path in own.items()
+            for hook in hooks_beside(
+                model.components(), path, self.deltas[f"{name}.up"], self.deltas[f"{name}.down"], scale
+            )
+        ]
 
     def _own_name(self, name: str) -> str:
         """A weight's name as it stands here, where another version of transformers may have spelt it."""

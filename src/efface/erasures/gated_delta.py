@@ -5,22 +5,22 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from efface.erasures.beside import layer_beside
 from efface.erasures.checks import check_delta
 from efface.erasures.delta import WeightDelta
 from efface.erasures.erasure import Erasure
 from efface.erasures.gated import UNGATED
+from efface.erasures.interface import Reader
 from efface.erasures.provenance import Provenance
 from efface.erasures.transport import TokenReader, Transport, without_graph
 from efface.errors import EffaceError
 from efface.families.layers import low_rank
 from efface.families.networks import Hook
-from efface.families.storage import shape_of
 from efface.families.text_call import TextCall
 from efface.models.model import Model
 from efface.models.precision import without_autocast
@@ -69,10 +69,15 @@ class GatedDelta(Erasure):
         hooks = [Hook(span.encoder, reader, before=False), Hook(denoiser.module, gate, before=True)]
         for name in self.linear.targets():
             up, down = self.linear.deltas[f"{name}.up"], self.linear.deltas[f"{name}.down"]
-            layer = _layer(components, name, up, down)
+            layer = layer_beside(components, name, up, down)
             ranks = owner.repeat_interleave(len(down) // len(owner))
             hooks.append(Hook(layer, _Factors(name, down, up, ranks, gate, scale), before=False))
         return hooks
+
+    def changes_by_row(self, model: Model, scale: float) -> list[Hook]:
+        """The same: each prompt has a γ of its own, by the tokens of all prompts that were read."""
+        first, *others = self.changes(model, scale)
+        return [first._replace(run=Reader(first.run)), *others]
 
     def foldable(self) -> WeightDelta:
         """The sum of all factors, with a warning."""
@@ -170,23 +175,3 @@ class _Factors:
             )
         with without_autocast(output.device):
             return output + low_rank(module, args[0], self.down, self.up, gain).to(output.dtype)
-
-
-def _layer(components: dict[str, Any], name: str, up: Tensor, down: Tensor) -> Any:
-    """The layer that a weight is of.
-
-    Raises:
-        EffaceError: the model has none, or one of another shape.
-    """
-    component, _, path = name.removesuffix(".weight").partition(".")
-    try:
-        module: Any = components[component].get_submodule(path)
-    except (KeyError, AttributeError):
-        module = None
-    layer = getattr(module, "base_layer", module)
-    shape = () if layer is None else shape_of(layer, "weight")
-    if shape[:1] != (len(up),) or prod(shape[1:]) != down.shape[1]:
-        raise EffaceError(
-            f"the model has no layer of the weight {name} as the erasure edits it: was it made for another model?"
-        )
-    return layer

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.provenance import Provenance
@@ -17,6 +18,15 @@ from efface.errors import EffaceError
 from efface.families.networks import Hook
 from efface.io.digest import sha256_of_tensor
 from efface.models.model import Model
+
+
+class Reader(NamedTuple):
+    """What a hook runs that reads and changes nothing: of a batch of which an erasure acts on some rows, it is given all."""
+
+    read: Callable[..., None]
+
+    def __call__(self, module: nn.Module, *call: Any) -> None:
+        self.read(module, *call)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +44,16 @@ class ModelEdit(ABC):
     """What whoever folds or exports it is warned of; empty where weights hold all of it."""
     requires: ClassVar[tuple[str, ...]] = ()
     """What a reader of its files must have installed beside efface, such as `my-plugin>=1.2`."""
+
+    @property
+    def parts(self) -> tuple[ModelEdit, ...]:
+        """The erasures that it holds: itself, where it is one."""
+        return (self,)
+
+    @property
+    def by_policy(self) -> str:
+        """Digest of the policies that say on which rows of a batch it acts; empty where it acts on all."""
+        return ""
 
     @property
     def maps_pooled(self) -> bool:
@@ -65,6 +85,20 @@ class ModelEdit(ABC):
     def changes(self, model: Model, scale: float) -> list[Hook]:
         """What does not live in weights: hooks on a model's modules, in the order in which they run; none is registered."""
         return []
+
+    def changes_by_row(self, model: Model, scale: float) -> list[Hook]:
+        """The same, where they act on some rows of a batch as on a batch of those rows: what a policy of single requests needs.
+
+        A hook is given those rows of every tensor of a call, and what it returns goes back to them; one that runs a `Reader` is given
+        all rows.
+
+        Raises:
+            EffaceError: it acts on whole batches only.
+        """
+        raise EffaceError(
+            f"the erasure of {self.names} ({self.kind}) acts on all rows of a batch: leave it out of the policies, or give it a "
+            "pipeline of its own."
+        )
 
     def hooks(self, model: Model, scale: float) -> list[RemovableHandle]:
         """Register the `changes` for whoever calls the model's networks; returns the handles that end it.

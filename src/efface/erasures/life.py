@@ -60,6 +60,7 @@ def attach(
             known.blocks |= {block} - {None}
             return
         require_idle(pipeline, "gets another erasure")
+        _require_once(state, erasure)
         _require_no_other_block(state)
         model = Model(pipeline)
         if state is None:
@@ -68,7 +69,7 @@ def attach(
         bind(pipeline, state)
         require_base(erasure, model, force)
         if fold:
-            require_order(model, erasure, state)
+            require_order(model, erasure, bool(state.mapped))
         elif erasure.acts_on == "text":
             warn_of_unmapped(model, erasure)
         attachment = Attachment(erasure, scale, fold, force, blocks={block} - {None})
@@ -108,6 +109,28 @@ def _require_no_other_block(state: State | None) -> None:
             f"another thread or task has the erasure of {names} attached to this pipeline for a block of its own, and would draw with "
             "this one as well: give each a pipeline object of its own over the same networks, with a scheduler of its own."
         )
+
+
+def _require_once(state: State | None, erasure: ModelEdit) -> None:
+    """Raise EffaceError where an erasure would act twice on a row, by a policy and without one, or other policies are there."""
+    for attachment in () if state is None else state.attachments:
+        known = attachment.erasure
+        if known.by_policy and erasure.by_policy and known.by_policy != erasure.by_policy:
+            raise EffaceError(
+                "this pipeline has other policies: remove() them first, or give these a pipeline of their own."
+            )
+        digests = {part.digest for part in known.parts}
+        if known.by_policy != erasure.by_policy and any(part.digest in digests for part in erasure.parts):
+            raise EffaceError(
+                f"an erasure of {names_in_both(known, erasure)} acts on every row of this pipeline, and by a policy as well: take it "
+                "out of the policies, or remove it from the pipeline."
+            )
+
+
+def names_in_both(one: ModelEdit, other: ModelEdit) -> str:
+    """The concepts of the erasures that two have in common."""
+    digests = {part.digest for part in one.parts}
+    return ", ".join(part.names for part in other.parts if part.digest in digests)
 
 
 def _count(known: Attachment, scale: float) -> None:

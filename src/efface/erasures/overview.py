@@ -145,10 +145,11 @@ def _folded(attachment: Attachment, networks: dict[str, nn.Module]) -> tuple[tup
 
 def _other_weights(pipeline: Any, attachment: Attachment) -> str:
     """In what the weights under an erasure differ from those it was made for, where they changed since it was attached."""
-    try:
-        difference = difference_from_base(attachment.erasure, Model(pipeline))
-    except EffaceError:  # its projections were fused since
-        return ""
-    if not difference.text or difference.structural:
-        return ""
-    return f"made for another model: the pipeline has {difference.text}"
+    for part in attachment.erasure.parts:
+        try:
+            difference = difference_from_base(part, Model(pipeline))
+        except EffaceError:  # its projections were fused since
+            continue
+        if difference.text and not difference.structural:
+            return f"made for another model: the pipeline has {difference.text}"
+    return ""

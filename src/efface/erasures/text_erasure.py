@@ -50,6 +50,10 @@ class TextErasure(Erasure):
             for hook in self.changes_at(text, network.pooled, scale)
         ]
 
+    def changes_by_row(self, model: Model, scale: float) -> list[Hook]:
+        """The same: a prompt is mapped by itself."""
+        return self.changes(model, scale)
+
     def targets(self) -> None:
         """Every text projection: no weights are named."""
         return None

@@ -21,7 +21,9 @@ from torch import nn
 from efface.erasures.attachment import Attachment
 from efface.erasures.binding import bind, is_compiled
 from efface.erasures.fold_record import folds_in
+from efface.erasures.interface import ModelEdit
 from efface.erasures.scoped_hook import names_of
+from efface.erasures.selection import in_call
 from efface.erasures.state import KEY, LOCK, State, networks_in, state_of, states_around
 from efface.erasures.weight_status import replaced
 from efface.errors import EffaceError
@@ -169,18 +171,26 @@ def _called(call: Callable[..., Any]) -> Callable[..., Any]:
         with drawing(self):
             if kwargs.get("prompt_embeds") is not None:
                 _warn_of_embeddings(self)
-            return call(self, *args, **kwargs)
+            with in_call(self, _policies_on(self), call, args, kwargs):
+                return call(self, *args, **kwargs)
 
     return called
+
+
+def _policies_on(pipeline: Any) -> str | None:
+    """Digest of the policies attached to a pipeline; None where there are none."""
+    state = state_of(pipeline)
+    return next((a.erasure.by_policy for a in (state.attachments if state else ()) if a.erasure.by_policy), None)
 
 
 def _warn_of_embeddings(pipeline: Any) -> None:
     """Warn, once a pipeline, where text states are given that an erasure of text encoders alone would have acted on."""
     state = state_of(pipeline)
-    encoders = [a for a in (() if state is None else state.folded) if _in_encoders(a)]
+    attachments = [] if state is None else [*state.folded, *state.steering]
+    encoders = [part for attachment in attachments for part in attachment.erasure.parts if _in_encoders(part)]
     if encoders and pipeline not in _TOLD_OF_EMBEDDINGS:
         _TOLD_OF_EMBEDDINGS.add(pipeline)
-        names = ", ".join(attachment.erasure.names for attachment in encoders)
+        names = ", ".join(erasure.names for erasure in encoders)
         warnings.warn(
             f"the erasure of {names} lives in the text encoder, and prompt_embeds were given, which it does not read again: they are "
             "erased only if they were encoded while it was attached.",
@@ -188,10 +198,10 @@ def _warn_of_embeddings(pipeline: Any) -> None:
         )
 
 
-def _in_encoders(attachment: Attachment) -> bool:
-    """Whether an erasure in weights edits text encoders and nothing else."""
-    targets = attachment.erasure.targets()
-    return targets is not None and all(name.startswith("text_encoder") for name in targets)
+def _in_encoders(erasure: ModelEdit) -> bool:
+    """Whether an erasure edits text encoders and nothing else."""
+    touched = erasure.touches()
+    return bool(touched) and all(name.startswith("text_encoder") for name in touched)
 
 
 def _converted(from_pipe: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from efface.api.audit import AuditPlan
     from efface.api.card import Card
+    from efface.erasures import Erasure
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Request:
     """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
     erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """An erasure file, once for each."""
+    policies: Annotated[Path | None, tyro.conf.arg(metavar="MANIFEST")] = None
+    """Instead of erasures, a manifest that `efface policies make` wrote: one card a policy, in a folder of its name."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("card")
     """Folder for card.html and card.json."""
     judge: str | None = None
@@ -60,16 +63,14 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request, model = parse_on_model(Request, args, prog="efface audit", description=__doc__)
-    if not request.erasure:
-        raise UsageError("no erasure was given: name its file with --erasure.")
+    if bool(request.erasure) == (request.policies is not None):
+        raise UsageError("expected erasures or policies: name files with --erasure, or a manifest with --policies.")
     time_limit = seconds_of(request.time_limit)
     if request.seeds is not None and request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.api.audit import plan_audit
-    from efface.api.card import write_cards
     from efface.api.red_team import RedTeam
     from efface.cli.progress import ProgressBar
-    from efface.erasures import Erasure
     from efface.io.progress import part
     from efface.judges import open_judge
     from efface.profiles.base import profile_of
@@ -79,13 +80,13 @@ def main(args: list[str]) -> None:
     if request.attacks:
         level = request.budget or "published"
         red_team = RedTeam(request.attacks, level, Samples(request.samples))  # refuses unknown names
-    erasures = [Erasure.from_pretrained(path) for path in request.erasure]
+    erasures = _erasures(request)
     pipeline = model.load(request.model)
     if red_team and request.budget is None:
         red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
     judge = None if request.judge is None else open_judge(request.judge)
     plans: list[AuditPlan] = []
-    for erasure in erasures:
+    for erasure in erasures.values():
         plan = plan_audit(
             pipeline,
             erasure,
@@ -100,18 +101,57 @@ def main(args: list[str]) -> None:
             measure=not plans,
         )
         plans.append(plan)
-    _say_plans(plans, request)
+    _say_plans(plans, list(erasures), request)
     if request.plan:
         return
     cards = []
     sanity_cache = {}
     with ProgressBar("auditing") as progress:
-        for number, plan in enumerate(plans):
-            share = part(progress, number / len(plans), (number + 1) / len(plans), str(request.erasure[number]))
+        for number, (name, plan) in enumerate(zip(erasures, plans, strict=True)):
+            share = part(progress, number / len(plans), (number + 1) / len(plans), name)
             cards.append(plan.run(sanity_cache, share))
+    if request.policies is None:
+        _give(cards, request)
+    else:
+        _give_policies(dict(zip(erasures, cards, strict=True)), request)
+
+
+def _erasures(request: Request) -> dict[str, Erasure]:
+    """What is audited: each file, or each policy that erases anything."""
+    from efface.erasures import Erasure, Manifest
+    from efface.erasures.together import Together
+
+    if request.policies is None:
+        return {str(path): Erasure.from_pretrained(path) for path in request.erasure}
+    policies = Manifest.read(request.policies).load()
+    for name in (name for name, erasures in policies.items() if not erasures):
+        say(f"the policy {name} erases nothing and has no card")
+    found = {name: Together.of(erasures) for name, erasures in policies.items() if erasures}
+    if not found:
+        raise UsageError(f"no policy of {request.policies} erases anything: there is nothing to audit.")
+    return found
+
+
+def _give(cards: Sequence[Card], request: Request) -> None:
+    """One page of all cards."""
+    from efface.api.card import write_cards
+
     page = write_cards(cards, request.output)
     data = {"card": str(page), "cards": [card.to_json() for card in cards]}
     result(data, as_json=request.json, rows=[*_suffered(cards), ("card", str(page)), *_rows(cards)])
+
+
+def _give_policies(cards: Mapping[str, Card], request: Request) -> None:
+    """A page for each policy."""
+    from efface.api.card import write_card
+
+    named = {name: replace(card, decisions={"policy": name} | card.decisions) for name, card in cards.items()}
+    pages = {name: str(write_card(card, request.output / name)) for name, card in named.items()}
+    data = {"cards": pages, "policies": {name: card.to_json() for name, card in named.items()}}
+    rows = [
+        (f"{name} {what}", said) for name, card in named.items() for what, said in (*_suffered([card]), *_rows([card]))
+    ]
+    result(data, as_json=request.json, rows=[*rows, *((f"{name} card", page) for name, page in pages.items())])
 
 
 def _suffered(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
@@ -132,7 +172,7 @@ def _rows(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
             yield f"{method} {attack.attack}", attack.line
 
 
-def _say_plans(plans: Sequence[AuditPlan], request: Request) -> None:
+def _say_plans(plans: Sequence[AuditPlan], names: Sequence[str], request: Request) -> None:
     """What was decided and what it will cost; the whole result where only that is asked for."""
     from efface.models.timing import model_bytes
     from efface.report.decisions import drawing_rows
@@ -141,14 +181,14 @@ def _say_plans(plans: Sequence[AuditPlan], request: Request) -> None:
     missing = pictures_missing(plans)
     seconds = 0.0 if not missing else None if first.seconds_each is None else round(missing * first.seconds_each, 1)
     weights = model_bytes(first.model.pipeline)
-    say_decisions([("erasure", ", ".join(map(str, request.erasure))), *drawing_rows(first.decisions)])
+    say_decisions([("erasure" if request.erasure else "policy", ", ".join(names)), *drawing_rows(first.decisions)])
     attacked = "; attacks take their own time" if first.red_team else ""
     time_needed = (
         "" if first.seconds_each is None else f", about {duration(seconds or 0)} at {first.seconds_each:.3g} s each"
     )
     say(f"{missing} pictures still to draw{time_needed}{attacked}; {weights / 1e9:,.2f} GB of weights")
     if request.plan:
-        data = first.decisions | {"erasures": [str(path) for path in request.erasure], "pictures": missing}
+        data = first.decisions | {"erasures" if request.erasure else "policies": list(names), "pictures": missing}
         data |= {"seconds": seconds, "model_bytes": weights}
         rows = [(name, str(data[name])) for name in ("pictures", "seconds", "model_bytes")]
         result(data, as_json=request.json, rows=rows)

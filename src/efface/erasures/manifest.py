@@ -87,13 +87,17 @@ class Manifest:
 
     def write(self) -> None:
         """Write it, always in the same way, so that two can be compared line by line."""
-        write_atomically(self.path, self.text.encode())
+        text = json.dumps(self.data, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.path, text.encode())
 
     @property
-    def text(self) -> str:
+    def data(self) -> dict[str, Any]:
         """What the file holds."""
-        policies = {name: [entry._asdict() for entry in entries] for name, entries in self.policies.items()}
-        return json.dumps({"format": FORMAT, "policies": policies}, indent=2, ensure_ascii=False) + "\n"
+        policies = {
+            name: [entry._asdict() | {"concepts": list(entry.concepts)} for entry in entries]
+            for name, entries in self.policies.items()
+        }
+        return {"format": FORMAT, "policies": policies}
 
     def file(self, entry: Entry) -> Path:
         """Where an erasure lies."""
@@ -144,7 +148,7 @@ def _entry_of(data: Any) -> Entry:
     texts = [data["file"], data["sha256"], data["method"], *data["concepts"]]
     if not all(isinstance(text, str) for text in texts) or not SHA256.fullmatch(data["sha256"]):
         raise ValueError(f"an erasure is {str(data)[:60]}")
-    return Entry(**data | {"concepts": tuple(data["concepts"])})
+    return Entry(file=data["file"], sha256=data["sha256"], concepts=tuple(data["concepts"]), method=data["method"])
 
 
 def _name(name: str) -> str:

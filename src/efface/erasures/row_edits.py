@@ -77,14 +77,15 @@ class RowEdits(ModelEdit):
             EffaceError: an erasure cannot act on some rows of a batch.
         """
         doors = _Doors(model, self)
-        merged: dict[tuple[int, bool], Hook] = {}
+        merged: dict[tuple[int, bool], tuple[nn.Module, _ByRow]] = {}
         for number, edit in self._in_order():
             for hook in edit.changes_by_row(model, scale):
                 key = id(hook.module), hook.before
                 if key not in merged:
-                    merged[key] = hook._replace(run=_ByRow(doors.of(hook.module), hook.before))
-                merged[key].run.add(number, hook.run)
-        return [*doors.hooks, *merged.values()]
+                    merged[key] = hook.module, _ByRow(doors.of(hook.module), hook.before)
+                merged[key][1].add(number, hook.run)
+        hooks = [Hook(module, by_row, by_row.before) for module, by_row in merged.values()]
+        return [*doors.hooks, *hooks]
 
     def _in_order(self) -> Iterator[tuple[int, ModelEdit]]:
         """Each edit with its number, in the order in which their hooks run."""
@@ -93,8 +94,8 @@ class RowEdits(ModelEdit):
 
     def active(self, names: Choice) -> set[int]:
         """Numbers of the edits that some of these policies have."""
-        given = names if isinstance(names, tuple) else (names,)
-        return {number for name in {*given} - {None} for number in self.policies[name]}
+        given = {*names} if isinstance(names, tuple) else {names}
+        return {number for name in given if name is not None for number in self.policies[name]}
 
     def rows(self, names: Sequence[str | None]) -> dict[int, Rows]:
         """Number of an edit -> the rows that it acts on, in the order in which the edits act."""

@@ -142,8 +142,9 @@ def _prompts(given: Mapping[str, Any], who: str) -> int:
     prompt, states = given.get("prompt"), given.get("prompt_embeds")
     if isinstance(prompt, str):
         return 1
-    if prompt is None and states is None:
+    given_rows = states if prompt is None else prompt
+    if given_rows is None:
         raise UsageError(
             f"the {who} is given neither prompt nor prompt_embeds, so that its rows cannot be counted: choose one policy for all."
         )
-    return len(prompt if prompt is not None else states)
+    return len(given_rows)

@@ -15,6 +15,7 @@ import pytest
 from efface.attacks import ATTACKS
 from efface.cli import COMMANDS, arguments, main
 from efface.cli.bench import PROTOCOLS
+from efface.cli.policies import COMMANDS as POLICIES
 from efface.cli.sae import COMMANDS as SAE
 from efface.erasers import ERASERS
 
@@ -25,7 +26,7 @@ PAGES = (
     *sorted((ROOT / "integrations").rglob("*.md")),
     *sorted((ROOT / "benchmarks").rglob("*.py")),
 )
-FURTHER = {"erase": ERASERS, "attack": ATTACKS, "harden": ATTACKS, "sae": SAE, "bench": PROTOCOLS}
+FURTHER = {"erase": ERASERS, "attack": ATTACKS, "harden": ATTACKS, "sae": SAE, "policies": POLICIES, "bench": PROTOCOLS}
 """Commands whose next word is a command, a method or an attack of its own."""
 
 

@@ -3,7 +3,8 @@
     python benchmarks/policies.py --quick   # a look: one style, two pairs, three steps in float64
     python benchmarks/policies.py           # everything
 
-Each policy erases two objects. Two rows of a batch follow each policy; they draw its own concepts (`ua`: the least share, over the
+Each policy erases two objects, by an erasure each; they stand eight apart in the list, since neighbours there take each
+other's place. Two rows of a batch follow each policy; they draw its own concepts (`ua`: the least share, over the
 policies, of pictures that no longer show theirs), then those of the next policy (`neighbour_drop`: how many points fewer of them
 show it than in the same batch of the unerased model). `max_difference` is the largest difference of a pixel (0 to 1) between a row
 of the mixed batch and the same row of the same batch under its policy alone, both drawn in float64. `time_ratio` is the mixed batch
@@ -14,13 +15,11 @@ the time of a batch that asks for none of them over the same batch without any.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,6 @@ COUNT = 8
 """Policies."""
 REGISTERED = 100
 """Policies of which the memory is measured."""
-Draw = Callable[..., np.ndarray]
 
 
 def draw(call: Any, prompts: Sequence[str], seed: int = 0, steps: int = STEPS, **more: Any) -> np.ndarray:
@@ -94,27 +92,26 @@ def difference(pipe: Any, held: dict[str, list[Any]], names: Sequence[str], step
     return found
 
 
+def seconds_of(work: Callable[[], Any]) -> float:
+    """How long something takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 def ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int) -> float:
     """Time of the first over the second, the median of alternating pairs."""
     found = []
     for number in range(pairs + 1):  # the first pair warms up
         taken = {}
         for work in (first, second) if number % 2 else (second, first):
-            started = time.perf_counter()
-            work()
-            taken[work] = time.perf_counter() - started
+            taken[work] = seconds_of(work)
         found.append(taken[first] / taken[second])
     return statistics.median(found[1:])
 
 
-def resident() -> int:
-    """Bytes of memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def registered(pipe: Any, erasures: Sequence[Any], prompts: Sequence[str], pairs: int) -> None:
     """Print what 100 policies cost that nobody asks for."""
-    started = resident()
     held = {
         f"p{number}": [
             replace(erasure, u=erasure.u * (1 + 1e-3 * (number + 1)), v=erasure.v.clone()) for erasure in erasures[:2]
@@ -125,28 +122,18 @@ def registered(pipe: Any, erasures: Sequence[Any], prompts: Sequence[str], pairs
     began = time.perf_counter()
     policies = efface.Policies(pipe, held)
     seconds = time.perf_counter() - began
-    grown = resident() - started
-    sizes = (
-        f"{tensors / REGISTERED / 1e6:.3f} MB of tensors each, memory grew by {grown / REGISTERED / 1e6:.3f} MB each"
+    print(
+        f"{REGISTERED} policies: {tensors / REGISTERED / 1e6:.3f} MB of tensors each, ready in {seconds:.1f} s",
+        flush=True,
     )
-    print(f"{REGISTERED} policies: {sizes}, ready in {seconds:.1f} s")
     policies.remove()
 
-    def without() -> None:
-        draw(pipe, prompts)
-
-    def with_none() -> None:
-        draw(policies, prompts, policy=None)
-
     found = []
-    for _ in range(pairs + 1):
-        began = time.perf_counter()
-        without()
-        plain = time.perf_counter() - began
+    for _ in range(pairs + 1):  # the first pair warms up
+        plain = seconds_of(lambda: draw(pipe, prompts))
         policies = efface.Policies(pipe, held)
-        began = time.perf_counter()
-        with_none()
-        found.append((time.perf_counter() - began) / plain)
+        asked = seconds_of(lambda: draw(policies, prompts, policy=None))  # noqa: B023
+        found.append(asked / plain)
         policies.remove()
     print(
         f"a batch that asks for none of them takes {statistics.median(found[1:]):.3f} of the time without (median of {pairs} pairs)"
@@ -165,7 +152,7 @@ def main(method: str = "rece", pairs: int = 9, seeds: int = 1, quick: bool = Fal
     pairs, styles = (2, STYLES[:1]) if quick else (pairs, STYLES)
     pipe = efface.load("emoji")
     pipe.set_progress_bar_config(disable=True)
-    names = BENCHMARK[: 2 * COUNT]
+    names = [name for number in range(COUNT) for name in (BENCHMARK[number], BENCHMARK[number + COUNT])]
     erasures = [efface.erase(pipe, name, method=method) for name in names]
     held = {f"policy {number}": erasures[2 * number : 2 * number + 2] for number in range(COUNT)}
     apart = difference(pipe, held, names, 3 if quick else STEPS)

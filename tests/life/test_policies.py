@@ -19,6 +19,7 @@ from alive import delta, fresh, gap, own, text_map
 from efface.erasures import WeightDelta, attached_to
 from efface.erasures.keyed import TextKey
 from efface.erasures.policies import in_common_order
+from efface.models.model import Model
 from policy_erasures import erasures_of_every_kind, low_rank_delta
 from tiny_families import CASES
 
@@ -168,6 +169,10 @@ REFUSED = {
         lambda pipe, p: text_map().attach(pipe),
         "'church' acts on every row .* by a policy as well",
     ),
+    "another pipeline, drawn by efface": (
+        lambda pipe, p: draw_another_by_hand(p),
+        "has none attached, so that nothing",
+    ),
     "another pipeline": (lambda pipe, p: draw_another(p), "has none attached, so that nothing would be erased"),
 }
 
@@ -175,6 +180,11 @@ REFUSED = {
 def draw_another(policies):
     with policies.select("eu"):
         shoot(fresh())
+
+
+def draw_another_by_hand(policies):
+    with policies.select("eu"):
+        Model(fresh()).draw(["a church"], seeds=[0], steps=1)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -103,7 +103,6 @@ def in_call(
         UsageError: there are not as many policies as prompts.
     """
     if owner is None:
-        _require_none(pipeline)
         yield
         return
     chosen = batch_of(owner, type(pipeline).__name__)
@@ -127,7 +126,7 @@ def in_call(
         yield
 
 
-def _require_none(pipeline: Any) -> None:
+def require_none_chosen(pipeline: Any) -> None:
     """Raise EffaceError where policies were chosen for a pipeline that has none."""
     batch = _BATCH.get()
     if batch is not None and not batch.counted:

@@ -23,7 +23,7 @@ from efface.erasures.binding import bind, is_compiled
 from efface.erasures.fold_record import folds_in
 from efface.erasures.interface import ModelEdit
 from efface.erasures.scoped_hook import names_of
-from efface.erasures.selection import in_call
+from efface.erasures.selection import in_call, require_none_chosen
 from efface.erasures.state import KEY, LOCK, State, networks_in, state_of, states_around
 from efface.erasures.weight_status import replaced
 from efface.errors import EffaceError
@@ -86,6 +86,8 @@ def _prepare(pipeline: Any) -> None:
         state = state_of(pipeline)
         if state is not None:
             bind(pipeline, state)
+        if _policies_on(pipeline) is None:
+            require_none_chosen(pipeline)
         others = [other for other in states_around(pipeline) if other is not state and len(other.pipelines)]
         if not others:
             return

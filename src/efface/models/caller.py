@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 _AT_WORK: ContextVar[Any] = ContextVar("at_work", default=None)
 _DRAWING: ContextVar[Drawing | None] = ContextVar("drawing", default=None)
 _NEGATIVE: ContextVar[bool] = ContextVar("negative", default=False)
+_PICTURE: ContextVar[object] = ContextVar("picture", default=None)
 _ARGUMENTS: ContextVar[Mapping[str, Any] | None] = ContextVar("arguments", default=None)
 _LISTENERS: list[Callable[[Any], None]] = []
 
@@ -23,6 +24,8 @@ class Drawing(NamedTuple):
     """Guidance scale; None for a single prediction, which is part of no picture."""
     negative: str | None = None
     """Negative prompt."""
+    picture: object = None
+    """What tells the pictures that are drawn together from others; None for a single prediction."""
 
 
 def pipeline_at_work() -> Any:
@@ -53,10 +56,11 @@ def at_work(pipeline: Any, *, told: bool = True) -> Iterator[None]:
 @contextmanager
 def called_with(arguments: Mapping[str, Any]) -> Iterator[None]:
     """Context of a pipeline's own call, with its arguments by name, defaults included."""
-    token, own = _ARGUMENTS.set(arguments), _DRAWING.set(None)
+    token, own, picture = _ARGUMENTS.set(arguments), _DRAWING.set(None), _PICTURE.set(object())
     try:
         yield
     finally:
+        _PICTURE.reset(picture)
         _DRAWING.reset(own)
         _ARGUMENTS.reset(token)
 
@@ -68,7 +72,12 @@ def call_arguments() -> Mapping[str, Any] | None:
 
 @contextmanager
 def in_halves(
-    guided: bool, *, guidance: float | None = None, negative: str | None = None, unless_said: bool = False
+    guided: bool,
+    *,
+    guidance: float | None = None,
+    negative: str | None = None,
+    picture: object = None,
+    unless_said: bool = False,
 ) -> Iterator[None]:
     """Context in which the denoiser is known to be given an unconditional half before the conditional one, or none.
 
@@ -76,12 +85,13 @@ def in_halves(
         guided: whether there is one.
         guidance: scale with which a picture is drawn; None for a single prediction.
         negative: prompt of the unconditional half.
+        picture: something that the pictures drawn together have in common, and no others.
         unless_said: leave it to an outer context where there is one.
     """
     if unless_said and _DRAWING.get() is not None:
         yield
         return
-    token = _DRAWING.set(Drawing(halves=guided, guidance=guidance, negative=negative))
+    token = _DRAWING.set(Drawing(halves=guided, guidance=guidance, negative=negative, picture=picture))
     try:
         yield
     finally:
@@ -106,6 +116,12 @@ def is_negative_text() -> bool:
 def drawing_by_efface() -> Drawing | None:
     """What efface's own drawing, or its single prediction, says of the denoiser's call; None where it is neither."""
     return _DRAWING.get()
+
+
+def picture_at_work() -> object:
+    """Something that all calls of the denoiser for the same pictures have in common; None where a single prediction is asked for."""
+    said = _DRAWING.get()
+    return _PICTURE.get() if said is None else said.picture
 
 
 def has_halves() -> bool | None:

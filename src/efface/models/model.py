@@ -241,7 +241,7 @@ class Model:
             noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
             if watch:
                 watch(noisy[-len(latents) :], float(timestep))
-            with in_halves(guided, guidance=guidance, negative=negative):
+            with in_halves(guided, guidance=guidance, negative=negative, picture=generators):
                 output = self.predict(noisy, timestep, text, guidance=guidance)
             if guided:
                 output = self.family.guide(*output.chunk(2), guidance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +35,8 @@ def make_guard(
     names = known_by(model)
     held = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
     held |= {GUARD: [entry_of(name, rule) for name, rule in rules.items()], "known_by": names}
-    keep = tuple(held.get("keep") or ())
-    origin = Provenance(method, held, tuple(concepts), known_footprint(model, names), keep, notes)
+    # A file of texts and numbers stays small: of what was retained while its numbers were found, how much it was.
+    notes |= {"retained": len(held.pop("keep", None) or ())}
+    named = tuple(replace(concept, keep=()) for concept in concepts)
+    origin = Provenance(method, held, named, known_footprint(model, names), (), notes)
     return Guard(origin, dict(vectors or {}))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efface.erasures.guards.aside import argument_names, latents_of
 from efface.errors import EffaceError
-from efface.models.caller import call_arguments, drawing_by_efface, pipeline_at_work
+from efface.models.caller import call_arguments, drawing_by_efface, picture_at_work, pipeline_at_work
 from efface.models.metadata import metadata_of
 from efface.models.model import Model
 
@@ -70,8 +70,9 @@ class Follower:
 
 @dataclass
 class Picture:
-    """What a guard remembers while a picture is drawn, and forgets when the noise level rises again."""
+    """What a guard remembers while a picture is drawn, and forgets at another one, and when the noise level rises again."""
 
+    called: object = None
     first: float = -1.0
     last: float = -1.0
     rows: int = 0
@@ -79,8 +80,9 @@ class Picture:
 
     def at(self, level: float, rows: int) -> dict[str, Any]:
         """The memory at a level, empty where a new picture begins."""
-        if level > self.last or level >= self.first or rows != self.rows:
-            self.first, self.rows, self.memory = level, rows, {}
+        called = picture_at_work()
+        if called is not self.called or level > self.last or level >= self.first or rows != self.rows:
+            self.called, self.first, self.rows, self.memory = called, level, rows, {}
         self.last = level
         return self.memory
 

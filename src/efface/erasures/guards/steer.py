@@ -61,7 +61,7 @@ class Steer:
         component = self.layer.partition(".")[0]
         sign = Sign(_tokenizer(model, component), any(span.before or span.pads_left for span in model.token_spans()))
         vector = scale * self.strength * vectors[VECTOR]
-        return [Hook(encoder, sign, before=True), Hook(layer, SteerHook(sign, vector), before=False)]
+        return [Hook(encoder, sign, before=True), Hook(layer, SteerHook(sign, vector), before=False, first=True)]
 
 
 class Sign:

@@ -25,10 +25,15 @@ def names_of(concepts: Sequence[Concept]) -> tuple[str, ...]:
 
 
 def safety_text(concepts: Sequence[Concept]) -> tuple[str, ...]:
-    """SLD's terms for what is explicit, names and aliases of anything else."""
+    """SLD's terms for what is explicit; names and aliases of anything else, in the first of an object's prompts where its model knows
+    only captions."""
     explicit = any(concept.kind == "explicit" for concept in concepts)
-    others = [concept for concept in concepts if concept.kind != "explicit"]
-    return tuple(dict.fromkeys((*(SAFETY_TERMS if explicit else ()), *names_of(others))))
+    texts = [*(SAFETY_TERMS if explicit else ())]
+    for concept in concepts:
+        if concept.kind != "explicit":
+            template = "{}" if concept.kind == "style" else concept.templates[0]
+            texts += [template.replace("{}", name) for name in (concept.name, *concept.aliases)]
+    return tuple(dict.fromkeys(texts))
 
 
 def subspace_phrases(concepts: Sequence[Concept]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@
 A row is one guard of one concept at one scale, with a user's negative prompt or without: 20 prompts that name the concept and 40 that
 do not, one seed each. UA is the share of the 20 that no longer show it, `ua_synonyms` of as many where its aliases stand for its
 name; the embedded model knows aliases of a few objects only, so that it is null elsewhere. Drops are in points against the unguarded
-model with the same seeds and negative prompt. `benign_identical` is the share of the 40 that are equal to the unguarded pictures in every
+model with the same seeds and negative prompt. `benign_identical` is the share of the 40 that are equal to the unguarded ones in every
 pixel, `time_ratio` seconds of the 40 over those of the unguarded ones.
 """
 
@@ -116,7 +116,10 @@ class Run:
             self.rows[key] = self.figures(key)
             with (self.folder / "rows.jsonl").open("a") as file:
                 file.write(json.dumps(key._asdict() | {"figures": self.rows[key]}) + "\n")
-            print(f"{key.method:16} {key.concept:8} x{key.scale:<4g} {'negative ' * key.negative}{json.dumps(self.rows[key])}", flush=True)
+            print(
+                f"{key.method:16} {key.concept:8} x{key.scale:<4g} {'negative ' * key.negative}{json.dumps(self.rows[key])}",
+                flush=True,
+            )
         return self.rows[key]
 
     def erasure(self, method: str, concept: Concept) -> Erasure:

@@ -43,7 +43,7 @@ METHODS = {
     "negative-prompt": ("negative-prompt", {}),
     "safree": ("safree", {"window": 1.0, "slope": 50.0, "middle": 0.0}),
     "seot": ("seot", {"start": 0.0, "reference": 5.0}),
-    "crg": ("crg", {"threshold": -1.0}),
+    "crg": ("crg", {"threshold": -1.0, "strength": 1e-3}),
     "concept-steerers": ("concept-steerers", {"iterations": 3, "factor": 2, "k": 4}),
     "of a plugin": ("swap", {}),
     "a copy of uce as a plugin": ("uce-again", {}),

@@ -46,7 +46,18 @@ OUTPUT = {
     "crg": {"threshold": 1e-12},
 }
 TEXT = {"safree": {"window": 1.0, "slope": 50.0, "middle": 0.0}, "seot": {"start": 0.0, "reference": 5.0}}
-TEXT_FAMILIES = {"sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "sd35", "flux-dev", "flux-schnell", "pixart-alpha", "pixart-sigma"}
+TEXT_FAMILIES = {
+    "sd1",
+    "sd2",
+    "sdxl",
+    "sdxl-refiner",
+    "sd3",
+    "sd35",
+    "flux-dev",
+    "flux-schnell",
+    "pixart-alpha",
+    "pixart-sigma",
+}
 DISTILLED = {"flux-dev", "flux-schnell", "flux2-dev"}
 
 
@@ -58,7 +69,12 @@ def guard(pipe, name, **options):
 
 def outputs(u, p, s, *, unit=1.0, share=0.5, weight=5.0):
     return Outputs(
-        unconditional=u, conditional=p, concept=s, unit=torch.full((len(u), *[1] * (u.ndim - 1)), unit), share=share, weight=weight
+        unconditional=u,
+        conditional=p,
+        concept=s,
+        unit=torch.full((len(u), *[1] * (u.ndim - 1)), unit),
+        share=share,
+        weight=weight,
     )
 
 
@@ -106,7 +122,11 @@ def test_slds_condition_is_one_sided_and_may_be_a_quantile():
 @given(st.floats(0.05, 1.0), st.sampled_from(["sld", "crg"]))
 def test_rules_know_units_of_noise(c, which):
     """Outputs in other units, o = ε / c, give the same γ in ε, at every step of a picture."""
-    rule = sld(strength=0.7, threshold=0.2, momentum_scale=0.4, momentum=0.6) if which == "sld" else CRG(("x",), 1.0, 2.0, 0.0)
+    rule = (
+        sld(strength=0.7, threshold=0.2, momentum_scale=0.4, momentum=0.6)
+        if which == "sld"
+        else CRG(("x",), 1.0, 2.0, 0.0)
+    )
     first, second = {}, {}
     for number in range(3):
         u, p, s = three(number)
@@ -194,14 +214,18 @@ def test_triggers_are_relative_and_a_lone_token_is_none():
 @pytest.mark.parametrize(("change", "last"), [(0.0, 0), (0.55, 5), (1.0, 10)])
 def test_safrees_window_is_a_share_of_the_schedule(change, last):
     assert safree(slope=3.5, middle=5.5, window=0.2).share_of(change) == pytest.approx(last / 50)
-    assert safree(slope=3.5, middle=5.5, window=0.2, as_published=True).share_of(change) == pytest.approx((last + 1) / 50)
+    assert safree(slope=3.5, middle=5.5, window=0.2, as_published=True).share_of(change) == pytest.approx(
+        (last + 1) / 50
+    )
 
 
 @given(st.floats(-1, 3), st.integers(2, 5))
 def test_seots_weakening_multiplies_singular_values(alpha, rows):
     x = torch.randn(rows, 6, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
     u, s, v = torch.linalg.svd(x, full_matrices=False)
-    torch.testing.assert_close(weakening(x, alpha, 2.0) @ x, (u * (s * torch.exp(-alpha * s / 2))) @ v, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        weakening(x, alpha, 2.0) @ x, (u * (s * torch.exp(-alpha * s / 2))) @ v, rtol=1e-6, atol=1e-8
+    )
 
 
 def test_spans_of_names():
@@ -214,7 +238,11 @@ def test_spans_of_names():
 
 def own_latents(name, *, steps=3, **more):
     case, pipe = tiny_families.CASES[name], tiny_families.pipeline(name)
-    return tiny_families.own_picture(name, PROMPT, seed=5, steps=steps, guidance=4.0, output="latent", **more), case, pipe
+    return (
+        tiny_families.own_picture(name, PROMPT, seed=5, steps=steps, guidance=4.0, output="latent", **more),
+        case,
+        pipe,
+    )
 
 
 @pytest.mark.parametrize("method", OUTPUT)
@@ -256,7 +284,12 @@ def test_guards_on_text_agree_or_are_refused(name, method):
 
 @pytest.mark.parametrize("method", ["sld", "negative-prompt", "crg"])
 def test_latents_of_both_ways_agree_to_rounding(sd, method):
-    call = {"num_inference_steps": 4, "guidance_scale": 4.0, "output_type": "latent", "negative_prompt": ["a dog", "a dog"]}
+    call = {
+        "num_inference_steps": 4,
+        "guidance_scale": 4.0,
+        "output_type": "latent",
+        "negative_prompt": ["a dog", "a dog"],
+    }
     with guard(sd, method).attached(sd):
         called = sd([PROMPT, "a cat"], generator=[torch.Generator().manual_seed(s) for s in (1, 2)], **call).images
         model = Model(sd)
@@ -309,7 +342,7 @@ def test_embeddings_escape_a_guard_on_text_and_it_is_said(sd):
     with guard(sd, "safree").attached(sd):
         table = model.token_table().detach()
         text = model.encode_tokens([[5, 6]], table[torch.tensor([[7, 8]])] + 0.1)
-        with pytest.warns(UserWarning, match="come from no tokens"):
+        with pytest.warns(UserWarning, match="comes from no tokens"):
             model.predict(torch.zeros(1, 4, 8, 8), torch.tensor(900), text)
         states = 3 + torch.randn(1, tiny.LENGTH, 16, generator=torch.Generator().manual_seed(0))
         with pytest.raises(efface.EffaceError, match="no prompt was seen"):
@@ -327,8 +360,8 @@ def test_what_cannot_be_guarded_is_said(sd):
     with pytest.raises(efface.EffaceError, match="no weight does"):
         guard(sd, "sld").attach(sd, fold=True)
     assert attached_to(sd) == []
+    states = torch.zeros(1, 12, 16)
     with guard(sd, "negative-prompt").attached(sd), pytest.raises(efface.EffaceError, match="negative_prompt_embeds"):
-        states = torch.zeros(1, 12, 16)
         sd(PROMPT, num_inference_steps=1, negative_prompt_embeds=states, output_type="latent")
     flux = tiny_families.pipeline("flux-schnell")
     with guard(flux, "sld").attached(flux), pytest.warns(UserWarning, match="approximation"):
@@ -357,7 +390,10 @@ def test_a_second_picture_forgets_the_first(sd):
     call = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent"}
     with guard(sd, "sld").attached(sd):
         pictures = [sd(PROMPT, generator=torch.Generator().manual_seed(1), **call).images for _ in range(2)]
-        one = [sd(PROMPT, generator=torch.Generator().manual_seed(1), **call | {"num_inference_steps": 1}).images for _ in range(2)]
+        one = [
+            sd(PROMPT, generator=torch.Generator().manual_seed(1), **call | {"num_inference_steps": 1}).images
+            for _ in range(2)
+        ]
     assert torch.equal(*pictures)
     assert torch.equal(*one)
 
@@ -404,7 +440,9 @@ def test_two_guards_and_a_map_on_one_pipeline(sd, draw):
 STEERING = {"iterations": 3, "factor": 2, "k": 4, "keep": ("a dog", "a cat")}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in tiny_families.CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in tiny_families.CASES]
+)
 def test_steering_moves_prompts_one_way_and_negative_prompts_the_other(name):
     case, pipe = tiny_families.CASES[name], tiny_families.pipeline(name)
     picture = {"seed": 5, "steps": 2, "guidance": 4.0, "output": "np"}
@@ -413,7 +451,9 @@ def test_steering_moves_prompts_one_way_and_negative_prompts_the_other(name):
     with made.attached(pipe):
         called = tiny_families.own_picture(name, PROMPT, **picture)
         negative = " " if name == "qwen-image" else None
-        drawn = Model(pipe).draw([PROMPT], seeds=[5], steps=2, guidance=4.0, side=case.side, negative=negative, checked=False)
+        drawn = Model(pipe).draw(
+            [PROMPT], seeds=[5], steps=2, guidance=4.0, side=case.side, negative=negative, checked=False
+        )
     assert np.abs(called - plain).max() > 1e-5
     assert np.abs(np.asarray(drawn[0], float) / 255 - called).max() <= 1.01 / 255 + 1e-3
     np.testing.assert_array_equal(tiny_families.own_picture(name, PROMPT, **picture), plain)
@@ -431,12 +471,16 @@ def test_steering_is_linear_in_its_strength_and_the_direction_is_the_formula(sd)
         with made.attached(sd, scale=scale):
             found = []
             module = sd.text_encoder.get_submodule(layer.partition(".")[2])
-            handle = module.register_forward_hook(lambda m, a, o, found=found: found.append(o[0] if isinstance(o, tuple) else o))
+            handle = module.register_forward_hook(
+                lambda m, a, o, found=found: found.append(o[0] if isinstance(o, tuple) else o)
+            )
             Model(sd).encode(["a dog"])
             Model(sd).encode_negative("a dog")
             handle.remove()
             states[scale] = found
-    torch.testing.assert_close(states[2.0][0] - states[0.0][0], 2 * (states[1.0][0] - states[0.0][0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        states[2.0][0] - states[0.0][0], 2 * (states[1.0][0] - states[0.0][0]), rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(states[1.0][1] - states[0.0][1], states[0.0][0] - states[1.0][0], rtol=1e-4, atol=1e-5)
 
 
@@ -457,7 +501,8 @@ def test_a_given_autoencoder_is_read_and_layers_are_checked(sd, tmp_path):
 
 def test_slds_presets():
     assert {name: tuple(values.values()) for name, values in PRESETS.items()} == {
-        "weak": (0.3, 20, 0, 0, 0), "medium": (0.2, 1000, 0.01, 0.3, 0.4), "strong": (0.14, 2000, 0.025, 0.5, 0.7), "max": (0, 5000, 1, 0.5, 0.7),
+        "weak": (0.3, 20, 0, 0, 0), "medium": (0.2, 1000, 0.01, 0.3, 0.4), "strong": (0.14, 2000, 0.025, 0.5, 0.7),
+        "max": (0, 5000, 1, 0.5, 0.7),
     }  # fmt: skip
     assert published_config(ERASERS.load("sld"), [CHURCH], {}).preset == "medium"
 
@@ -473,7 +518,12 @@ def test_safree_as_published_is_the_public_code(sd):
     reading, stream = Words(Model(sd)), Stream(Model(sd).token_spans()[0], 0)
     (lone,) = rule.edit(reading, stream, stream.span.ids("church")).positions.tolist()
     assert lone == 1
-    assert dataclasses.replace(rule, as_published=False).edit(reading, stream, stream.span.ids("church")).positions.tolist() == []
+    assert (
+        dataclasses.replace(rule, as_published=False)
+        .edit(reading, stream, stream.span.ids("church"))
+        .positions.tolist()
+        == []
+    )
 
 
 def test_safrees_calibration_separates_concept_and_retained(sd):

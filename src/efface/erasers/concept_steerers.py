@@ -44,8 +44,8 @@ class Config(Retaining):
     def __post_init__(self) -> None:
         if min(self.factor, self.k, self.iterations) < 1 or not abs(self.strength) < float("inf"):
             raise UsageError(
-                f"factor, k, iterations and strength are {self.factor}, {self.k}, {self.iterations} and {self.strength}; expected at least "
-                "1 of each, and a finite number."
+                f"factor, k, iterations and strength are {self.factor}, {self.k}, {self.iterations} and {self.strength}; expected at "
+                "least 1 of each, and a finite number."
             )
 
 
@@ -88,5 +88,10 @@ def _trained(model: Model, layer: str, concepts: Sequence[Concept], config: Conf
     states = layer_states(model, layer, [*own, *evenly_spaced(config.keep, 512)]).flatten(0, 1)
     latents = config.factor * states.shape[1]
     return train_on_states(
-        states[states.any(1)], latents=latents, k=min(config.k, latents), iterations=config.iterations, lr=config.lr, seed=config.seed
+        states[states.any(1)],
+        latents=latents,
+        k=min(config.k, latents),
+        iterations=config.iterations,
+        lr=config.lr,
+        seed=config.seed,
     )

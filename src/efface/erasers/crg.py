@@ -40,7 +40,9 @@ class Config(Retaining):
 
     def __post_init__(self) -> None:
         if not all(0 < value < float("inf") for value in (self.precision, self.strength)):
-            raise UsageError(f"precision and strength are {self.precision} and {self.strength}; expected finite numbers above 0.")
+            raise UsageError(
+                f"precision and strength are {self.precision} and {self.strength}; expected finite numbers above 0."
+            )
         if min(self.images, self.draw_steps) < 1:
             raise UsageError(f"images and draw_steps are {self.images} and {self.draw_steps}; expected at least 1.")
 

@@ -38,7 +38,9 @@ class Config(Retaining):
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf") or not 0 < self.window <= 1:
-            raise UsageError(f"alpha and window are {self.alpha} and {self.window}; expected at least 0, and above 0 up to 1.")
+            raise UsageError(
+                f"alpha and window are {self.alpha} and {self.window}; expected at least 0, and above 0 up to 1."
+            )
 
 
 def _by_kind(nudity: float, artists: float) -> Any:
@@ -94,7 +96,9 @@ def calibrated(model: Model, rule: Safree, concepts: Sequence[Concept], config: 
     words, stream = Words(model), Stream(model.token_spans()[0], 0)
 
     def mean_beta(prompts: Sequence[str]) -> float:
-        changes = [rule.change_of(words, stream, stream.span.ids(prompt)) for prompt in prompts if stream.span.ids(prompt)]
+        changes = [
+            rule.change_of(words, stream, stream.span.ids(prompt)) for prompt in prompts if stream.span.ids(prompt)
+        ]
         return sum(changes) / len(changes)
 
     keep = list(config.keep or ())[:64]

@@ -33,7 +33,7 @@ class Config(Retaining):
     def __post_init__(self) -> None:
         if not 0 <= self.start < 1 or not (self.reference is None or 0 < self.reference < float("inf")):
             raise UsageError(
-                f"start and reference are {self.start} and {self.reference}; expected a share from 0 and below 1, and a number above 0."
+                f"start and reference are {self.start} and {self.reference}; expected a share below 1, and a number above 0."
             )
 
 

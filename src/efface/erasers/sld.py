@@ -56,7 +56,7 @@ class Config:
             raise UsageError(f"warmup and momentum are {values['warmup']} and {values['momentum']}; expected 0 to 1.")
         if any(not 0 <= values[name] < float("inf") for name in ("strength", "momentum_scale")):
             raise UsageError(
-                f"strength and momentum_scale are {values['strength']} and {values['momentum_scale']}; expected finite numbers of at least 0."
+                f"strength and momentum_scale are {values['strength']} and {values['momentum_scale']}; expected finite numbers from 0."
             )
         if self.quantile and not 0 <= values["threshold"] <= 1:
             raise UsageError(f"threshold is {values['threshold']} as a quantile; expected 0 to 1.")

@@ -107,7 +107,11 @@ class Guard(Erasure):
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> Guard:
         """The erasure that `tensors()` came from; raises EffaceError where its rules are not what they should be."""
         guard = cls(provenance, dict(tensors))
-        steering = [rule for entry, rule in zip(provenance.config.get(GUARD, ()), guard.rules, strict=True) if entry["rule"] == "steer"]
+        steering = [
+            rule
+            for entry, rule in zip(provenance.config.get(GUARD, ()), guard.rules, strict=True)
+            if entry["rule"] == "steer"
+        ]
         if bool(steering) != bool(tensors):
             raise EffaceError("the guard's direction and its rules do not fit: make the erasure again.")
         return guard
@@ -129,9 +133,9 @@ def known_by(model: Model) -> list[str]:
 
 def _rule(entry: Any) -> Rule:
     """The rule of an entry of the configuration."""
-    name = entry.get("rule") if isinstance(entry, dict) else None
+    name = str(entry.get("rule")) if isinstance(entry, dict) else ""
     if name not in RULES:
-        raise EffaceError(f"the guard's rule is {str(name)[:40]!r}; this efface knows {', '.join(RULES)}: update efface.")
+        raise EffaceError(f"the guard's rule is {name[:40]!r}; this efface knows {', '.join(RULES)}: update efface.")
     kind: Any = RULES.load(name)
     held = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != "rule"}
     hints = get_type_hints(kind)
@@ -139,7 +143,9 @@ def _rule(entry: Any) -> Rule:
     for key in set(held) - wrong:
         wrong |= set() if _fits(held[key], hints[key]) else {key}
     if wrong:
-        raise EffaceError(f"the guard's rule {name} has {', '.join(sorted(wrong))[:200]} missing, unknown or wrong: make the erasure again.")
+        raise EffaceError(
+            f"the guard's rule {name} has {', '.join(sorted(wrong))[:200]} missing, unknown or wrong: make the erasure again."
+        )
     return kind(**held)
 
 

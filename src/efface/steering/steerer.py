@@ -26,7 +26,9 @@ def middle_layer(model: Model) -> str:
     """
     encoder = model.token_spans()[0].encoder
     component = next((name for name, part in model.family.text_encoders().items() if part is encoder), None)
-    stacks = [(name, part) for name, part in encoder.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
+    stacks = [
+        (name, part) for name, part in encoder.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1
+    ]
     if component is None or not stacks:
         raise EffaceError("the text encoder has no list of layers: name the layer that is steered with --layer.")
     path, layers = max(stacks, key=lambda pair: (len(pair[1]), -pair[0].count(".")))
@@ -55,8 +57,8 @@ def layer_states(model: Model, layer: str, prompts: Sequence[str]) -> Tensor:
 
 
 def direction(model: Model, sae: SparseAutoencoder, layer: str, text: str) -> Tensor:
-    """r = z W_dec with z = ReLU(W (x − b) + b_l), all latents, no bias: (tokens width), or its mean over the text (1 width) where prompts
-    stand in a template or have no fixed length."""
+    """r = z W_dec with z = ReLU(W (x − b) + b_l), all latents, no bias: (tokens width), or its mean over the text (1 width) where
+    prompts stand in a template or have no fixed length."""
     (x,) = layer_states(model, layer, [text])
     with torch.no_grad():
         r = sae.activations(x) @ sae.W_dec
@@ -66,7 +68,9 @@ def direction(model: Model, sae: SparseAutoencoder, layer: str, text: str) -> Te
     return r[x.any(1)].mean(0, keepdim=True).float()
 
 
-def train_on_states(states: Tensor, *, latents: int, k: int, iterations: int, lr: float, seed: int) -> SparseAutoencoder:
+def train_on_states(
+    states: Tensor, *, latents: int, k: int, iterations: int, lr: float, seed: int
+) -> SparseAutoencoder:
     """A k-sparse autoencoder of some states (rows width), trained on the mean square error by Adam; latents that die stay dead."""
     generator = torch.Generator().manual_seed(seed)
     sae = SparseAutoencoder(SAEConfig(states.shape[1], latents, k), seed=seed)
@@ -81,5 +85,7 @@ def train_on_states(states: Tensor, *, latents: int, k: int, iterations: int, lr
         optimiser.step()
         sae.normalise()
         if number % 50 == 0:
-            tell(f"autoencoder of the text encoder: {number} of {iterations} iterations, FVU {float(loss.detach()):.3f}")
+            tell(
+                f"autoencoder of the text encoder: {number} of {iterations} iterations, FVU {float(loss.detach()):.3f}"
+            )
     return sae.requires_grad_(False)

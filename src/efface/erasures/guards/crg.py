@@ -15,8 +15,8 @@ from efface.erasures.guards.output import OutputRule, Outputs
 class CRG(OutputRule):
     """Where CP = K/2 · br + ∫ K/2 · br du > τ, o_p loses λ₀ (CP − τ) / (K |ε_S − ε_u|²) · (o_S − o_u); else it stays bit for bit.
 
-    br = |ε_p − ε_u|² − |ε_p − ε_S|², u the share of the schedule. Squares are means over a picture's latents, by which τ does not depend
-    on its size.
+    br = |ε_p − ε_u|² − |ε_p − ε_S|², u the share of the schedule. Squares are means over a picture's latents, so that τ does not
+    depend on its size.
     """
 
     phrases: tuple[str, ...]
@@ -42,7 +42,9 @@ class CRG(OutputRule):
         fires = found > self.threshold
         if not fires.any():
             return None
-        factor = torch.where(fires, self.strength * (found - self.threshold) / (self.precision * size).clamp(min=1e-12), 0.0)
+        factor = torch.where(
+            fires, self.strength * (found - self.threshold) / (self.precision * size).clamp(min=1e-12), 0.0
+        )
         return factor.view(-1, *[1] * (away.ndim - 1)) * away
 
 

@@ -23,12 +23,10 @@ from efface.models.model import Model, Text
 from efface.models.precision import on_cpu
 
 UNKNOWN = (
-    "no prompt was seen from which these text states come (prompt_embeds that were encoded before the guard was attached?): encode them "
-    "with the pipeline while it is attached, or give prompts."
+    "no prompt was seen from which these text states come (prompt_embeds that were encoded before the guard was attached?): encode "
+    "them with the pipeline while it is attached, or give prompts."
 )
-ESCAPED = (
-    "text states reach the denoiser that come from no tokens, such as embeddings of an attack: a guard on text does not act on them."
-)
+ESCAPED = "text reaches the denoiser that comes from no tokens, such as an attack's embeddings: a guard on text cannot act on them."
 KNOWN = 256
 """Prompts of which the edit is remembered."""
 
@@ -98,8 +96,8 @@ class TextRule(ABC):
         spans = model.token_spans()
         if any(span.before or span.pads_left for span in spans) or not model.family.takes_rows:
             raise EffaceError(
-                f"{model.family.name} reads prompts inside a template, or by two encoders at two doors, where a guard on text does not know "
-                "the prompt's own tokens: choose a guard on the denoiser's output, such as sld."
+                f"{model.family.name} reads prompts inside a template, or by two encoders at two doors, where a guard on text does "
+                "not know the prompt's own tokens: choose a guard on the denoiser's output, such as sld."
             )
 
     def hooks(self, model: Model, scale: float, vectors: Mapping[str, Tensor]) -> list[Hook]:

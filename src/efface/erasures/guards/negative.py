@@ -28,6 +28,6 @@ class NegativePrompt(OutputRule):
     def require(self, model: Model) -> None:
         if is_distilled(model):
             raise EffaceError(
-                "the model was distilled with guidance, draws no unconditional half, and so has no negative prompt: choose another method, "
-                "such as sld or uce."
+                "the model was distilled with guidance, draws no unconditional half, and so has no negative prompt: choose another "
+                "method, such as sld or uce."
             )

@@ -78,8 +78,8 @@ class OutputRule(ABC):
         """The concept's text."""
         return ", ".join(self.phrases)
 
-    def require(self, model: Model) -> None:
-        """Raise EffaceError where a model cannot be guarded so."""
+    def require(self, model: Model) -> None:  # noqa: B027
+        """Raise EffaceError where a model cannot be guarded so; by default every one can."""
 
     def hooks(self, model: Model, scale: float, vectors: Mapping[str, Tensor]) -> list[Hook]:
         """The hook on the denoiser; none at a scale of 0 or for no text."""
@@ -133,10 +133,7 @@ class OutputHook:
             assert self.follower.output is not None
             prompt = self.follower.output
             self.follower.end()
-        if guided:
-            unconditional = states[turn.unconditional]
-        else:
-            unconditional = self._asked(call, rows, "empty", None)
+        unconditional = states[turn.unconditional] if guided else self._asked(call, rows, "empty", None)
         distilled = turn.guidance if turn.way == "distilled" and turn.guidance else 1.0
         memory = {} if turn.way == "single" else self.picture.at(call.level, len(prompt))
         gamma = self.rule.change(
@@ -164,7 +161,7 @@ class OutputHook:
             return self._asked(call, rows, "concept", self.rule.text)
         if turn.negative is None:
             raise EffaceError(
-                "the negative prompt was given as embeddings (negative_prompt_embeds), to which no words can be added: give it as text."
+                "the negative prompt was given as embeddings (negative_prompt_embeds), to which no words can be added: give text."
             )
         joined = [", ".join(part for part in (given.strip(), self.rule.text) if part) for given in turn.negative]
         if len(set(joined)) == 1:

@@ -43,7 +43,9 @@ class Safree(TextRule):
     def require(self, model: Model) -> None:
         super().require(model)
         if self.as_published and not model.family.takes_tokens:
-            raise EffaceError("the public code of safree gives token 0 to CLIP encoders only: leave --as-published out.")
+            raise EffaceError(
+                "the public code of safree gives token 0 to CLIP encoders only: leave --as-published out."
+            )
 
     def edit(self, words: Words, stream: Stream, ids: Sequence[int]) -> Edit | None:
         length = len(stream.content(len(ids)))

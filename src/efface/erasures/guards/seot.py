@@ -17,7 +17,7 @@ from efface.models.precision import on_cpu
 class Seot(TextRule):
     """The rows of a concept's tokens and all from the end token on, X = U s Vᵀ, become U s exp(−α s / s_ref) Vᵀ.
 
-    A prompt without the concept's tokens stays bit for bit. Where the denoiser does not attend to padding, X is the concept's rows alone.
+    A prompt without the concept's tokens stays bit for bit. Where the denoiser does not attend to padding, X is the concept's rows.
     """
 
     phrases: tuple[str, ...]
@@ -38,9 +38,7 @@ class Seot(TextRule):
         positions = [*chosen, *range(content.stop, stop)] if words.model.family.reads_padding else chosen
         (row,) = words.without(stream, ids, [list(ids)])
         mixing = weakening(on_cpu(row)[positions], self.alpha, self.reference)
-        return Edit(
-            positions=torch.tensor(positions), matrix=mixing.float(), share=self.start, mixing=True, late=True
-        )
+        return Edit(positions=torch.tensor(positions), matrix=mixing.float(), share=self.start, mixing=True, late=True)
 
 
 def weakening(rows: Tensor, alpha: float, reference: float) -> Tensor:

@@ -1,4 +1,5 @@
-"""SLD, safe latent diffusion: guidance away from a text where the picture goes there (Schramowski et al., CVPR 2023, arXiv 2211.05105)."""
+"""SLD, safe latent diffusion: guidance away from a text where the picture goes there (Schramowski et al., CVPR 2023,
+arXiv 2211.05105)."""
 
 from __future__ import annotations
 

@@ -46,7 +46,9 @@ class Steer:
         except AttributeError:
             layer = None
         if encoder is None or layer is None:
-            raise EffaceError(f"the model has no layer {self.layer}, which the guard steers: was it made for another model?")
+            raise EffaceError(
+                f"the model has no layer {self.layer}, which the guard steers: was it made for another model?"
+            )
         return encoder, layer
 
     def hooks(self, model: Model, scale: float, vectors: Mapping[str, Tensor]) -> list[Hook]:

@@ -175,8 +175,12 @@ def _own_guidance(model: Model, scale: float) -> float:
     """The scale that a distilled network is given; 1 where it takes none."""
     module = model.networks()[0].module
     takes = {"guidance", "timestep_cond"} & set(argument_names(module))
-    config = module.config
-    if not takes or (config.get("guidance_embeds") is False) or ("guidance" not in takes and not config.get("time_cond_proj_dim")):
+    config: Any = module.config
+    if (
+        not takes
+        or (config.get("guidance_embeds") is False)
+        or ("guidance" not in takes and not config.get("time_cond_proj_dim"))
+    ):
         return 1.0
     return max(scale, 1.0)
 

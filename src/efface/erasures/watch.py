@@ -191,7 +191,9 @@ def _policies_on(pipeline: Any) -> str | None:
 def _bound(signature: inspect.Signature, pipeline: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """The arguments of a call by name, those left out that are efface's own; those given by name where the call will refuse others."""
     try:
-        bound = signature.bind(pipeline, *args, **{name: kwargs[name] for name in kwargs if name in signature.parameters})
+        bound = signature.bind(
+            pipeline, *args, **{name: kwargs[name] for name in kwargs if name in signature.parameters}
+        )
     except TypeError:
         return dict(kwargs)
     bound.apply_defaults()

@@ -39,7 +39,8 @@ METHODS = {
     "spm": ("spm", {"iterations": 2, "warmup": 0, "draw_steps": 2, "sampled": 1, "lr": 0.1}),
     "hirm": ("hirm", {"iterations": 3, "lr": 1e-2}),
     "receler": ("receler", {"iterations": 2, "draw_steps": 2, "attack_steps": 1, "rank": 4, "lr": 5e-2}),
-    "sld": ("sld", {}),
+    # At the published 5000, rounding of predictions counts 5000 times.
+    "sld": ("sld", {"strength": 1.0, "threshold": 10.0}),
     "negative-prompt": ("negative-prompt", {}),
     "safree": ("safree", {"window": 1.0, "slope": 50.0, "middle": 0.0}),
     "seot": ("seot", {"start": 0.0, "reference": 5.0}),

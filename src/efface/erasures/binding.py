@@ -175,7 +175,7 @@ def _hook(pipeline: Any, model: Model, state: State) -> None:
     # first, so that A, then B, is W M_A M_B.
     wanted = [
         (attachment, hook)
-        for attachment in (*state.steering, *state.prompting, *reversed(state.mapped))
+        for attachment in (*state.steering, *state.prompting, *state.guarding, *reversed(state.mapped))
         for hook in attachment.erasure.changes(model, attachment.scale)
     ]
     if is_compiled(pipeline):

@@ -33,6 +33,7 @@ KINDS: Registry[type[Erasure]] = Registry(
         "key": "efface.erasures.keyed:TextKey",
         "negative": "efface.erasures.negative:NegativeText",
         "adapter": "efface.erasures.adapter:Adapter",
+        "guard": "efface.erasures.guard:Guard",
     },
     contract=ModelEdit,
 )  # fmt: skip

@@ -37,9 +37,9 @@ class ModelEdit(ABC):
 
     kind: ClassVar[str]
     """Name of the kind in files."""
-    acts_on: ClassVar[Literal["text", "weights", "activations", "prompts"]]
-    """Text states on their way into the denoiser (weights when folded), weights, the outputs of modules, or which states there are
-    for a prompt."""
+    acts_on: ClassVar[Literal["text", "weights", "activations", "prompts", "sampling"]]
+    """Text states on their way into the denoiser (weights when folded), weights, the outputs of modules, which states there are
+    for a prompt, or what is made of either while a picture is drawn."""
     lost_in_weights: ClassVar[str] = ""
     """What whoever folds or exports it is warned of; empty where weights hold all of it."""
     requires: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +59,11 @@ class ModelEdit(ABC):
     def maps_pooled(self) -> bool:
         """Whether it maps the pooled text too, where one enters beside the text states."""
         return False
+
+    @property
+    def reads_prompts_only(self) -> bool:
+        """Whether text that enters past the text states escapes it."""
+        return self.acts_on == "text"
 
     def targets(self) -> list[str] | None:
         """Full names of the weights it edits; None means every text projection, and where `maps_pooled` says so those of

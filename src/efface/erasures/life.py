@@ -70,7 +70,7 @@ def attach(
         require_base(erasure, model, force)
         if fold:
             require_order(model, erasure, bool(state.mapped))
-        elif erasure.acts_on == "text":
+        elif erasure.reads_prompts_only:
             warn_of_unmapped(model, erasure)
         attachment = Attachment(erasure, scale, fold, force, blocks={block} - {None})
         state.add(attachment)

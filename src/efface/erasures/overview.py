@@ -28,7 +28,7 @@ class Row:
     digest: str
     """The first twelve digits of what identifies it."""
     way: str
-    """`mapped`, `folded`, `activations` or `prompts`."""
+    """`mapped`, `folded`, `activations`, `prompts` or `sampling`."""
     scale: float
     """The scale that it is attached with."""
     count: int

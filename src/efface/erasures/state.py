@@ -73,6 +73,11 @@ class State:
         return [a for a in self.attachments if not a.folded and a.erasure.acts_on == "prompts"]
 
     @property
+    def guarding(self) -> list[Attachment]:
+        """The attachments that act while pictures are drawn, on what the denoiser returns or on text as it comes."""
+        return [a for a in self.attachments if not a.folded and a.erasure.acts_on == "sampling"]
+
+    @property
     def folded(self) -> list[Attachment]:
         """The attachments that live in weights."""
         return [a for a in self.attachments if a.folded]

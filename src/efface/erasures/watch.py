@@ -7,6 +7,7 @@ classes are told to once, when the first erasure is attached.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import threading
 import warnings
@@ -27,7 +28,7 @@ from efface.erasures.selection import in_call, require_none_chosen
 from efface.erasures.state import KEY, LOCK, State, networks_in, state_of, states_around
 from efface.erasures.weight_status import replaced
 from efface.errors import EffaceError
-from efface.models.caller import at_work, before_work, pipeline_at_work
+from efface.models.caller import at_work, before_work, called_with, pipeline_at_work
 
 _DRAWING: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 """Pipeline object -> the thread in which it is being called."""
@@ -169,8 +170,10 @@ def _is_wrapped(owner: Any, name: str) -> bool:
 def _called(call: Callable[..., Any]) -> Callable[..., Any]:
     """A pipeline's call, which has its erasures."""
 
+    signature = inspect.signature(call)
+
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with drawing(self):
+        with drawing(self), called_with(_bound(signature, self, args, kwargs)):
             if kwargs.get("prompt_embeds") is not None:
                 _warn_of_embeddings(self)
             with in_call(self, _policies_on(self), call, args, kwargs):
@@ -183,6 +186,18 @@ def _policies_on(pipeline: Any) -> str | None:
     """Digest of the policies attached to a pipeline; None where there are none."""
     state = state_of(pipeline)
     return next((a.erasure.by_policy for a in (state.attachments if state else ()) if a.erasure.by_policy), None)
+
+
+def _bound(signature: inspect.Signature, pipeline: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by name, those left out that are efface's own; those given by name where the call will refuse others."""
+    try:
+        bound = signature.bind(
+            pipeline, *args, **{name: kwargs[name] for name in kwargs if name in signature.parameters}
+        )
+    except TypeError:
+        return dict(kwargs)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "self"}
 
 
 def _warn_of_embeddings(pipeline: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,11 @@ class Family(ABC):
     """Whether the denoiser takes text of any number of positions, so that states can be put before those of a prompt."""
     pooled_layer: ClassVar[str] = ""
     """Path, in each network, of the linear layer whose first columns read the pooled text; empty where no map can reach it."""
+    guided_calls: ClassVar[Literal["negative-first", "positive-first", "apart"]] = "negative-first"
+    """How the pipeline's own call asks the denoiser where it guides: both halves at once, or the conditional one and then the
+    unconditional one. efface's own drawing always asks for both at once, the unconditional half first."""
+    output_sign: ClassVar[int] = 1
+    """−1 where the scheduler takes the negative of what the denoiser returns."""
     pipelines: ClassVar[tuple[str, ...]] = ()
     """Names of diffusers' pipelines whose call the family's drawing is; none where it vouches for all that it serves."""
 
@@ -191,6 +196,15 @@ class Family(ABC):
     def guides(self, guidance: float) -> bool:
         """Whether the unconditional half is drawn too."""
         return guidance > 1
+
+    def guidance_of_call(self, arguments: Mapping[str, Any]) -> float | None:
+        """Guidance scale of the pipeline's own call with these arguments; None where it draws no unconditional half."""
+        scale = arguments.get("guidance_scale")
+        return float(scale) if scale is not None and self.guides(scale) else None
+
+    def weight_of_prompt(self, guidance: float) -> float:
+        """How often the conditional output counts in `guide`."""
+        return guidance
 
     def guide(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
         """The output that guidance makes of the unconditional and the conditional one."""

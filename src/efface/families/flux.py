@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Flux(JointTransformer):
     encoders = ("text_encoder", "text_encoder_2")
     joint = ("transformer_blocks", "single_transformer_blocks")
     timestep_argument = ("timestep", 3)
+    guided_calls = "apart"
     pooled_layer = "time_text_embed.text_embedder.linear_1"
 
     def token_spans(self) -> list[TokenSpan]:
@@ -58,6 +60,9 @@ class Flux(JointTransformer):
         )[0]  # fmt: skip
         return rearrange(output, "batch (h w) (c p q) -> batch c (h p) (w q)", h=height, w=width, p=2, q=2)
 
+    def guidance_of_call(self, arguments: Mapping[str, Any]) -> float | None:
+        return true_guidance(arguments)
+
     def guides(self, guidance: float) -> bool:
         return False  # guidance is an input
 
@@ -67,6 +72,13 @@ class Flux(JointTransformer):
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         set_shifted_sigmas(scheduler, steps, latents.shape[-2] * latents.shape[-1] // 4, latents.device)
+
+
+def true_guidance(arguments: Mapping[str, Any]) -> float | None:
+    """Scale of the guidance that a pipeline does beside the one its network was distilled with, in a call with these arguments."""
+    scale = arguments.get("true_cfg_scale") or 1.0
+    negative = any(arguments.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds"))
+    return float(scale) if scale > 1 and negative else None
 
 
 def grid(height: int, width: int) -> Tensor:

@@ -25,6 +25,7 @@ class Flux2(JointTransformer):
     denoisers = ("Flux2Transformer2DModel",)
     joint = ("transformer_blocks",)
     timestep_argument = ("timestep", 2)
+    guided_calls = "apart"
 
     def token_spans(self) -> list[TokenSpan]:
         tokenizer, encoder = self.tokenizer_and_encoder("text_encoder")

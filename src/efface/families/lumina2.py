@@ -22,6 +22,8 @@ class Lumina2(JointTransformer):
     denoisers = ("Lumina2Transformer2DModel",)
     text_layer = "time_caption_embed.caption_embedder.1"
     reads_padding = False
+    guided_calls = "apart"
+    output_sign = -1
 
     def token_spans(self) -> list[TokenSpan]:
         tokenizer, encoder = self.tokenizer_and_encoder("text_encoder")

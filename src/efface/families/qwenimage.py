@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from efface.families.base import Side, Standard, cells_of
-from efface.families.flux import PATCH
+from efface.families.flux import PATCH, true_guidance
 from efface.families.layers import apply_without_hooks
 from efface.families.networks import TextInput
 from efface.families.schedule import set_shifted_sigmas
@@ -26,6 +27,7 @@ class QwenImage(JointTransformer):
     text_layer = "txt_in"
     joint = ("transformer_blocks",)
     timestep_argument = ("timestep", 3)
+    guided_calls = "apart"
     reads_padding = False
 
     def token_spans(self) -> list[TokenSpan]:
@@ -64,6 +66,9 @@ class QwenImage(JointTransformer):
             encoder_hidden_states=text.states, img_shapes=[[(1, height, width)]] * len(latents), return_dict=False,
         )[0]  # fmt: skip
         return rearrange(output, "batch (h w) (c p q) -> batch c (h p) (w q)", h=height, p=2, q=2)
+
+    def guidance_of_call(self, arguments: Mapping[str, Any]) -> float | None:
+        return true_guidance(arguments)
 
     def guide(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
         combined = super().guide(unconditional, conditional, guidance)

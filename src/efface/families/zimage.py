@@ -26,6 +26,8 @@ class ZImage(JointTransformer):
     denoisers = ("ZImageTransformer2DModel",)
     text_layer = "cap_embedder.1"
     reads_padding = False
+    guided_calls = "positive-first"
+    output_sign = -1
     timestep_argument = ("t", 1)
 
     def token_spans(self) -> list[TokenSpan]:
@@ -64,6 +66,9 @@ class ZImage(JointTransformer):
 
     def guides(self, guidance: float) -> bool:
         return guidance > 0
+
+    def weight_of_prompt(self, guidance: float) -> float:
+        return 1 + guidance
 
     def guide(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
         return conditional + guidance * (conditional - unconditional)

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 _AT_WORK: ContextVar[Any] = ContextVar("at_work", default=None)
-_HALVES: ContextVar[bool | None] = ContextVar("halves", default=None)
+_DRAWING: ContextVar[Drawing | None] = ContextVar("drawing", default=None)
+_NEGATIVE: ContextVar[bool] = ContextVar("negative", default=False)
+_PICTURE: ContextVar[object] = ContextVar("picture", default=None)
+_ARGUMENTS: ContextVar[Mapping[str, Any] | None] = ContextVar("arguments", default=None)
 _LISTENERS: list[Callable[[Any], None]] = []
+
+
+class Drawing(NamedTuple):
+    """What is known of the denoiser's calls where efface draws by itself, or asks for a single prediction."""
+
+    halves: bool
+    """Whether an unconditional half comes before the conditional one."""
+    guidance: float | None = None
+    """Guidance scale; None for a single prediction, which is part of no picture."""
+    negative: str | None = None
+    """Negative prompt."""
+    picture: object = None
+    """What tells the pictures that are drawn together from others; None for a single prediction."""
 
 
 def pipeline_at_work() -> Any:
@@ -23,12 +39,12 @@ def before_work(listener: Callable[[Any], None]) -> None:
 
 
 @contextmanager
-def at_work(pipeline: Any) -> Iterator[None]:
-    """Context in which the networks that are called are called for a pipeline."""
+def at_work(pipeline: Any, *, told: bool = True) -> Iterator[None]:
+    """Context in which the networks that are called are called for a pipeline; `told` is whether listeners hear of it."""
     if _AT_WORK.get() is pipeline:
         yield
         return
-    for listener in _LISTENERS:
+    for listener in _LISTENERS if told else ():
         listener(pipeline)
     token = _AT_WORK.set(pipeline)
     try:
@@ -38,26 +54,80 @@ def at_work(pipeline: Any) -> Iterator[None]:
 
 
 @contextmanager
-def in_halves(guided: bool, *, unless_said: bool = False) -> Iterator[None]:
+def called_with(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Context of a pipeline's own call, with its arguments by name, defaults included."""
+    token, own, picture = _ARGUMENTS.set(arguments), _DRAWING.set(None), _PICTURE.set(object())
+    try:
+        yield
+    finally:
+        _PICTURE.reset(picture)
+        _DRAWING.reset(own)
+        _ARGUMENTS.reset(token)
+
+
+def call_arguments() -> Mapping[str, Any] | None:
+    """The arguments of the pipeline's own call that this thread is in; None where it is in none, or efface draws."""
+    return _ARGUMENTS.get()
+
+
+@contextmanager
+def in_halves(
+    guided: bool,
+    *,
+    guidance: float | None = None,
+    negative: str | None = None,
+    picture: object = None,
+    unless_said: bool = False,
+) -> Iterator[None]:
     """Context in which the denoiser is known to be given an unconditional half before the conditional one, or none.
 
     Args:
         guided: whether there is one.
+        guidance: scale with which a picture is drawn; None for a single prediction.
+        negative: prompt of the unconditional half.
+        picture: something that the pictures drawn together have in common, and no others.
         unless_said: leave it to an outer context where there is one.
     """
-    if unless_said and _HALVES.get() is not None:
+    if unless_said and _DRAWING.get() is not None:
         yield
         return
-    token = _HALVES.set(guided)
+    token = _DRAWING.set(Drawing(halves=guided, guidance=guidance, negative=negative, picture=picture))
     try:
         yield
     finally:
-        _HALVES.reset(token)
+        _DRAWING.reset(token)
+
+
+@contextmanager
+def negative_text() -> Iterator[None]:
+    """Context in which what the text encoders read is a negative prompt."""
+    token = _NEGATIVE.set(True)
+    try:
+        yield
+    finally:
+        _NEGATIVE.reset(token)
+
+
+def is_negative_text() -> bool:
+    """Whether efface is encoding a negative prompt."""
+    return _NEGATIVE.get()
+
+
+def drawing_by_efface() -> Drawing | None:
+    """What efface's own drawing, or its single prediction, says of the denoiser's call; None where it is neither."""
+    return _DRAWING.get()
+
+
+def picture_at_work() -> object:
+    """Something that all calls of the denoiser for the same pictures have in common; None where a single prediction is asked for."""
+    said = _DRAWING.get()
+    return _PICTURE.get() if said is None else said.picture
 
 
 def has_halves() -> bool | None:
     """Whether the first half of the rows that the denoiser is given now is the unconditional one; None where neither efface's own
     drawing nor the pipeline at work says so."""
-    if _HALVES.get() is not None:
-        return _HALVES.get()
+    said = _DRAWING.get()
+    if said is not None:
+        return said.halves
     return getattr(pipeline_at_work(), "do_classifier_free_guidance", None)

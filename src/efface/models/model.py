@@ -21,7 +21,7 @@ from efface.families.sites import Site, sites_matching
 from efface.families.text import Text, TokenSpan, concatenate, said
 from efface.io.progress import Step, tell
 from efface.models.batches import MOST, in_batches, limits_of, pictures_at_a_time
-from efface.models.caller import at_work, in_halves
+from efface.models.caller import at_work, in_halves, negative_text
 from efface.models.decoding import pictures_of
 from efface.models.explained import explained, with_values
 from efface.models.precision import in_float32_where_it_fits
@@ -241,7 +241,7 @@ class Model:
             noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
             if watch:
                 watch(noisy[-len(latents) :], float(timestep))
-            with in_halves(guided):
+            with in_halves(guided, guidance=guidance, negative=negative, picture=generators):
                 output = self.predict(noisy, timestep, text, guidance=guidance)
             if guided:
                 output = self.family.guide(*output.chunk(2), guidance)
@@ -252,7 +252,7 @@ class Model:
     @torch.no_grad()
     def encode_negative(self, prompt: str | None) -> Text:
         """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
-        with at_work(self.pipeline):
+        with at_work(self.pipeline), negative_text():
             return said(self.family.negative(prompt), [prompt or ""])
 
     def _noise(self, generators: Sequence[torch.Generator], side: Side) -> Tensor:

@@ -43,6 +43,10 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "object": SAE_OPTIONS | {"preserve_weight": 2.0},
         "style": SAE_OPTIONS | {"preserve_weight": 4.0},
     },
+    "crg": {
+        "object": {"draw_steps": STEPS, "guidance": GUIDANCE},
+        "style": {"draw_steps": STEPS, "guidance": GUIDANCE},
+    },
     "saeuron": {"object": SAE_OPTIONS, "style": SAE_OPTIONS},
 } | {method: {"object": options, "style": options} for method, options in TRAINED.items()}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
 from efface.sae.autoencoder import Reads
-from efface.sae.harvest import HarvestConfig, capture, in_pieces, shapes_of, sites_of
+from efface.sae.harvest import HarvestConfig, capture, in_pieces, require_denoiser, shapes_of, sites_of
 
 
 class Activations:
@@ -82,7 +82,9 @@ class ActivationStream:
         self.images = images
         self.rank = rank
         self.world = world
-        self.names = [site.name for site in sites_of(model, config.sites)]
+        sites = sites_of(model, config.sites)
+        require_denoiser(sites)
+        self.names = [site.name for site in sites]
         self.reads: Reads = "difference" if config.difference else "output"
 
     @cached_property
@@ -98,12 +100,13 @@ class ActivationStream:
         """Site name -> vectors (rows width) in half precision on the CPU; they hold until the next round is asked for."""
         first = (index * self.world + self.rank) * self.images
         numbers = range(first, first + self.images)
-        prompts = [self._prompt(number) for number in numbers]
+        prompts = [shuffled(self.prompts, number, self.config.seed) for number in numbers]
         self._activations.draw(prompts, [self.config.seed + number for number in numbers])
         return {name: tensor.flatten(0, 3) for name, tensor in self._activations.tensors.items()}
 
-    def _prompt(self, number: int) -> str:
-        """Prompt of picture `number`; every pass over the prompts is shuffled anew."""
-        epoch, position = divmod(number, len(self.prompts))
-        order = torch.randperm(len(self.prompts), generator=torch.Generator().manual_seed(self.config.seed + epoch))
-        return self.prompts[int(order[position])]
+
+def shuffled(prompts: Sequence[str], number: int, seed: int) -> str:
+    """Prompt `number` of an endless row in which every pass over the prompts is shuffled anew."""
+    epoch, position = divmod(number, len(prompts))
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed + epoch))
+    return prompts[int(order[position])]

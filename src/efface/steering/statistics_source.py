@@ -11,6 +11,7 @@ from torch import Tensor
 from efface.concepts.concept import Concept
 from efface.concepts.sample import Sample
 from efface.errors import UsageError
+from efface.families.sites import TEXT
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.harvest import HarvestConfig
@@ -36,6 +37,20 @@ def open_saes(source: str, sites: Iterable[str]) -> SiteSAEs:
         if sae.config.reads != "output":
             references[site]["reads"] = sae.config.reads
     return SiteSAEs({site: sae for site, (sae, _) in opened.items()}, references)
+
+
+def text_sites_of(source: str, model: Model) -> tuple[str, ...]:
+    """The layers of text encoders that a run has autoencoders of; the usual layer of the first text encoder for a folder of one.
+
+    Raises:
+        UsageError: the model has no text encoder.
+    """
+    root = sae_folder(source, TEXT)
+    found = sorted(folder.name for folder in root.glob(f"{TEXT}*") if folder.is_dir())
+    encoders = list(model.family.text_encoders())
+    if not found and not encoders:
+        raise UsageError("the model has no text encoder, whose layers could be edited.")
+    return tuple(found) or (encoders[0],)
 
 
 def published_site(concepts: Sequence[Concept]) -> str:

@@ -12,12 +12,15 @@ from efface.erasers.base import Retaining, check_weights, config_from
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from efface.erasers.base import Evidence
     from efface.erasures import Erasure
     from efface.erasures.latent_edit import LatentEdit
     from efface.models.model import Model
     from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.text_states import TextSites
+    from efface.steering.text_latents import ActiveLatents
 
 EXTENDS = "text-edit"
 """Kind of the erasures that hardening can add to."""
@@ -40,7 +43,12 @@ class Config(Retaining):
     latents: int | None = None
     """Latents of each of the concept's prompts, the strongest ones; by default all that are active (paper: 128, for a style 256)."""
     retained_latents: int | None = None
-    """Latents of each retained prompt that are spared; by default all, so that retained prompts keep every bit (paper: as above)."""
+    """Latents of each retained prompt that count as its own; by default all (paper: as above)."""
+    ratio: float = 10.0
+    """A latent of the concept is chosen where the share of the concept's prompts that have it is so many times that of retained ones
+    (paper: infinite, none of them has it). Whether a prompt is edited at all is told by what no retained prompt has."""
+    margin: float = 1.1
+    """How many times its largest activation in any retained prompt a latent must have to tell of the concept."""
     gain: float = -8.0
     """Factor of a chosen latent (paper: −8)."""
     threshold: float | None = None
@@ -49,6 +57,8 @@ class Config(Retaining):
     mode: Literal["fast", "exact", "published"] = "fast"
     """`fast`: active above the autoencoder's threshold, a file of the chosen rows; `exact`: among the k largest of its position, with
     the whole autoencoder; `published`: the whole state is replaced by its reconstruction."""
+    certainty: float = 0.5
+    """Share of its largest activation in the concept's prompts that it must have as well (paper: 0)."""
     aliases: bool = True
     """Whether the concepts' aliases are erased with them."""
     neutral: bool = True
@@ -61,6 +71,10 @@ class Config(Retaining):
                 raise UsageError(f"{name} is {count}; expected at least 1.")
         if self.threshold is not None:
             check_weights(self, "threshold")
+        if not 0 <= self.certainty < 1:
+            raise UsageError(f"certainty is {self.certainty}; expected 0 to less than 1.")
+        if not self.ratio > 0 or not self.margin >= 1:
+            raise UsageError(f"ratio is {self.ratio} and margin {self.margin}; expected a ratio above 0 and a margin of at least 1.")
 
 
 def _published_count(concepts: Sequence[Concept]) -> int:
@@ -71,6 +85,8 @@ PUBLISHED: Mapping[str, Any] = {
     "mode": "published",
     "latents": _published_count,
     "retained_latents": _published_count,
+    "ratio": float("inf"),
+    "certainty": 0.0,
     "aliases": False,
     "neutral": False,
 }
@@ -106,7 +122,7 @@ def _erasure(model: Model, concepts: Sequence[Concept], config: Config, found: S
     from efface.erasures.provenance import provenance
     from efface.erasures.text_edit import TextEdit, TextGate
     from efface.sae.text_states import TextSites, component_of
-    from efface.steering.text_latents import edit_of, latents_of, unreached
+    from efface.steering.text_latents import distinct, edit_of, latents_of, unreached
 
     named = with_aliases(concepts, config.aliases)
     targets = list(dict.fromkeys([*(p for concept in named for p in concept.prompts()), *found]))
@@ -124,24 +140,35 @@ def _erasure(model: Model, concepts: Sequence[Concept], config: Config, found: S
         )
     own = latents_of(text, saes, targets, config.latents)
     spared = latents_of(text, saes, retained, config.retained_latents)
-    edits = {}
+    edits, tells = {}, {}
     for name, sae in saes.items():
-        chosen = own[name].active & ~spared[name].active
-        if chosen.any():
+        chosen = distinct(own[name], spared[name], config.ratio)
+        if (own[name].peak > config.margin * spared[name].peak)[chosen].any():
             edits[name] = edit_of(sae, chosen, config.gain, own[name].least)
+            tells[name] = _tells(edits[name], own[name], spared[name], config)
     if not edits:
         raise EffaceError(
-            f"no latent of {', '.join(saes)} is active in the concept's prompts and in none of the {len(retained)} retained ones: "
-            "train an autoencoder with more latents, or retain less."
+            f"no latent of {', '.join(saes)} tells the concept's prompts from the {len(retained)} retained ones: train an autoencoder "
+            "with more latents, or retain less."
         )
-    thresholds = _thresholds(text, edits, saes, concepts, config, targets, retained)
+    thresholds = _thresholds(text, edits, tells, saes, concepts, config, targets, retained)
     begins = {site.name: text.begins[component_of(site)] for site in text.sites}
-    gates = {name: TextGate(threshold=thresholds[name], begin=begins[name]) for name in edits}
+    gates = {
+        name: TextGate(threshold=thresholds[name], begin=begins[name], tells=tells[name]) for name in edits
+    }
     settings = asdict(config) | {"sites": list(edits), "coders": {name: references[name] for name in edits}}
     notes = {"chosen": {name: len(edit.latents) for name, edit in edits.items()}, "thresholds": thresholds}
     notes |= {"targets": len(targets), "retained": len(retained)}
     origin = provenance(model, "itd", settings, concepts, config.keep or (), **notes)
     return TextEdit(provenance=origin, edits=edits, gates=gates, saes=saes)
+
+
+def _tells(edit: LatentEdit, own: ActiveLatents, spared: ActiveLatents, config: Config) -> Tensor:
+    """Activation above which each chosen latent tells of the concept (chosen,)."""
+    import torch
+
+    retained, named = spared.peak[edit.latents], own.peak[edit.latents]
+    return torch.stack([edit.gate[0], config.margin * retained, config.certainty * named]).amax(0)
 
 
 def _opened(
@@ -162,6 +189,7 @@ def _opened(
 def _thresholds(
     text: TextSites,
     edits: dict[str, LatentEdit],
+    tells: dict[str, Tensor],
     saes: dict[str, SparseAutoencoder],
     concepts: Sequence[Concept],
     config: Config,
@@ -179,5 +207,5 @@ def _thresholds(
         calibrated = {name: edit._replace(gain=gain + 0 * edit.gain) for name, edit in edits.items()}
         found = published_strengths(text, calibrated, saes, targets, largest=kind == "person")
         return {name: SHARE * float(values.min()) for name, values in found.items()}
-    found = strengths(text, edits, saes if config.mode == "exact" else {}, retained)
+    found = strengths(text, edits, tells, saes if config.mode == "exact" else {}, retained)
     return {name: float(values.max()) for name, values in found.items()}

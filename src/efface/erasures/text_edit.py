@@ -31,9 +31,11 @@ class TextGate:
     """When the edit of a site acts on a prompt."""
 
     threshold: float
-    """τ: it acts where the mean square of the change, over a prompt's positions and channels, is above."""
+    """τ: it acts where the mean square of the change by latents that tell, over a prompt's positions and channels, is above."""
     begin: int
     """Positions that every prompt begins with (begin token, template), which are never edited."""
+    tells: Tensor
+    """Activation above which each of the chosen latents counts for the gate (chosen,): at least what retained prompts have of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +90,12 @@ class TextEdit(Erasure):
         return saes_of(self.edits, self.saes, self.provenance.config["coders"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every part of every edit, as `SITE|PART`; its gate as `SITE|threshold` and `SITE|begin`."""
+        """Every part of every edit, as `SITE|PART`; its gate as `SITE|threshold`, `SITE|begin` and `SITE|tells`."""
         found = {}
         for site, edit in self.edits.items():
             gate = self.gates[site]
-            parts = edit.to_parts() | {"threshold": torch.tensor([gate.threshold]), "begin": torch.tensor([gate.begin])}
+            parts = edit.to_parts() | {"tells": gate.tells}
+            parts |= {"threshold": torch.tensor([gate.threshold]), "begin": torch.tensor([gate.begin])}
             found |= {f"{site}|{part}": tensor for part, tensor in parts.items()}
         return found
 
@@ -101,7 +104,8 @@ class TextEdit(Erasure):
         """The erasure that `tensors()` came from; modes beside `fast` find their autoencoders when it is attached."""
         edits, gates = {}, {}
         for site, parts in by_site(tensors).items():
-            gates[site] = TextGate(threshold=float(parts.pop("threshold")), begin=int(parts.pop("begin")))
+            threshold, begin = float(parts.pop("threshold")), int(parts.pop("begin"))
+            gates[site] = TextGate(threshold=threshold, begin=begin, tells=parts.pop("tells"))
             edits[site] = LatentEdit.from_parts(parts)
         mode, references = provenance.config.get("mode", "fast"), provenance.config.get("coders", {})
         complete = isinstance(references, dict) and all(is_reference(references.get(site)) for site in edits)
@@ -117,11 +121,11 @@ class TextEdit(Erasure):
         """Raise EffaceError when parts are missing or their shapes do not fit; `width` (of what the denoiser reads) is not used."""
         for site, parts in by_site(tensors).items():
             shapes = {name: tuple(t.shape) for name, t in parts.items()}
-            if set(shapes) != {*PARTS, "threshold", "begin"} or len(shapes["encoder"]) != 2:
+            if set(shapes) != {*PARTS, "threshold", "begin", "tells"} or len(shapes["encoder"]) != 2:
                 raise EffaceError(f"the edit of {site!r} holds {shapes}; expected {', '.join(PARTS)}: make the erasure again.")
             chosen, channels = shapes["encoder"]
             expected = {"encoder": (chosen, channels), "bias": (chosen,), "centre": (channels,)}
-            expected |= {"decoder": (chosen, channels), "latents": (chosen,), "levels": (1,)}
+            expected |= {"decoder": (chosen, channels), "latents": (chosen,), "levels": (1,), "tells": (chosen,)}
             expected |= dict.fromkeys(("gate", "gain", "shift"), (1, chosen)) | dict.fromkeys(("threshold", "begin"), (1,))
             whole = {name for name, tensor in parts.items() if not tensor.is_floating_point()}
             if shapes != expected or chosen == 0 or whole != {"latents", "begin"}:
@@ -164,28 +168,40 @@ class _PromptEdit:
                 acts = delta.square().mean((1, 2)) >= self.gate.threshold
                 edited = torch.ones_like(edited)
             else:
-                delta = change(self.edit, states.float(), self.sae)
-                acts = strength(delta, inside) > self.gate.threshold
+                z = active_latents(self.edit, states.float(), self.sae)
+                delta = change(self.edit, z)
+                acts = strength(change(self.edit, told(z, self.gate.tells)), inside) > self.gate.threshold
         where = (acts[:, None] & edited)[..., None]
         return site.write(output, torch.where(where, states + (self.scale * delta).to(states.dtype), states))
 
 
-def change(edit: LatentEdit, states: Tensor, sae: SparseAutoencoder | None = None) -> Tensor:
-    """Δ = Σ over the chosen latents that are active of (gain − 1) z W_dec (batch tokens width), of states in float32.
+def active_latents(edit: LatentEdit, states: Tensor, sae: SparseAutoencoder | None = None) -> Tensor:
+    """Activations of the chosen latents (batch tokens chosen), 0 where they are not active, of states in float32.
 
     Args:
         edit: the chosen latents.
         states: (batch tokens width).
         sae: with its rule at inference, says which are active in exact mode.
     """
-    member = None if sae is None else members(sae, states, edit.latents)
-    return edit.delta(states, states.new_zeros(1), 1.0, member)
+    z = torch.relu((states - edit.centre) @ edit.encoder.T + edit.bias)
+    active = z.detach() > edit.gate[0] if sae is None else members(sae, states, edit.latents)
+    return torch.where(active, z, 0.0)
+
+
+def change(edit: LatentEdit, z: Tensor) -> Tensor:
+    """Δ = Σ over the chosen latents of (gain − 1) z W_dec (batch tokens width), of their activations (batch tokens chosen)."""
+    return ((edit.gain[0] - 1) * z) @ edit.decoder
+
+
+def told(z: Tensor, tells: Tensor) -> Tensor:
+    """The activations (batch tokens chosen) that count for the gate, without a gradient; the others are 0."""
+    return torch.where(z.detach() > tells.to(z), z.detach(), 0.0)
 
 
 def strength(delta: Tensor, inside: Tensor) -> Tensor:
     """m: mean square of Δ (batch tokens width) over the prompts' own positions (batch tokens) and channels (batch,)."""
     count = inside.sum(1).clamp(min=1)
-    return (delta.detach().square().mean(2) * inside).sum(1) / count
+    return (delta.square().mean(2) * inside).sum(1) / count
 
 
 def replacement(sae: SparseAutoencoder, edit: LatentEdit, states: Tensor, edited: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.erasures.latent_edit import LatentEdit
-from efface.erasures.text_edit import change, replacement, strength
+from efface.erasures.text_edit import active_latents, change, replacement, strength, told
 from efface.families.sites import Site
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
@@ -21,10 +21,12 @@ BATCH = 32
 
 
 class ActiveLatents(NamedTuple):
-    """Which latents of one site's autoencoder some prompts have."""
+    """What some prompts have of the latents of one site's autoencoder."""
 
-    active: Tensor
-    """Whether a latent is among those of any prompt (latents,)."""
+    share: Tensor
+    """Of the prompts, those in which a latent is active (latents,)."""
+    peak: Tensor
+    """Its largest activation in any of them (latents,)."""
     least: float
     """Mean over all positions of the least activation that is selected."""
 
@@ -33,7 +35,7 @@ class ActiveLatents(NamedTuple):
 def latents_of(
     text: TextSites, saes: Mapping[str, SparseAutoencoder], prompts: Sequence[str], count: int | None
 ) -> dict[str, ActiveLatents]:
-    """Site name -> the latents that are active at any own position of some prompts.
+    """Site name -> what prompts have of the latents at their own positions.
 
     Args:
         text: the sites.
@@ -41,7 +43,8 @@ def latents_of(
         prompts: that are read.
         count: of each prompt only the strongest by their largest activation; None takes all.
     """
-    active = {name: torch.zeros(sae.config.latents, dtype=torch.bool) for name, sae in saes.items()}
+    sums = {name: torch.zeros(sae.config.latents) for name, sae in saes.items()}
+    highest = {name: torch.zeros(sae.config.latents) for name, sae in saes.items()}
     least: dict[str, list[float]] = {name: [] for name in saes}
     for read in batches(text, prompts):
         for name, sae in saes.items():
@@ -50,9 +53,17 @@ def latents_of(
             if count is not None and count < peaks.shape[1]:
                 values, indices = peaks.topk(count, dim=1)
                 peaks = torch.zeros_like(peaks).scatter(1, indices, values)
-            active[name] |= (peaks > 0).any(0).cpu()
+            sums[name] += (peaks > 0).sum(0).cpu()
+            highest[name] = torch.maximum(highest[name], peaks.amax(0).cpu())
             least[name] += smallest
-    return {name: ActiveLatents(active[name], sum(least[name]) / max(1, len(least[name]))) for name in saes}
+    return {
+        name: ActiveLatents(
+            share=sums[name] / max(1, len(prompts)),
+            peak=highest[name],
+            least=sum(least[name]) / max(1, len(least[name])),
+        )
+        for name in saes
+    }
 
 
 def _peaks(read: PromptStates, sae: SparseAutoencoder) -> tuple[Tensor, list[float]]:
@@ -64,6 +75,12 @@ def _peaks(read: PromptStates, sae: SparseAutoencoder) -> tuple[Tensor, list[flo
     peaks.view(-1).scatter_reduce_(0, flat, code.values, "amax")
     smallest = torch.full((len(prompts),), torch.inf, device=peaks.device).scatter_reduce(0, code.rows, code.values, "amin")
     return peaks, smallest[smallest.isfinite()].tolist()
+
+
+def distinct(own: ActiveLatents, spared: ActiveLatents, ratio: float) -> Tensor:
+    """Which latents are active in a concept's prompts and `ratio` times as rarely in retained ones (latents,)."""
+    often = own.share >= ratio * spared.share if ratio < float("inf") else spared.share == 0
+    return (own.share > 0) & often
 
 
 def edit_of(sae: SparseAutoencoder, chosen: Tensor, gain: float, least: float) -> LatentEdit:
@@ -93,15 +110,20 @@ def edit_of(sae: SparseAutoencoder, chosen: Tensor, gain: float, least: float) -
 
 @torch.no_grad()
 def strengths(
-    text: TextSites, edits: Mapping[str, LatentEdit], saes: Mapping[str, SparseAutoencoder], prompts: Sequence[str]
+    text: TextSites,
+    edits: Mapping[str, LatentEdit],
+    tells: Mapping[str, Tensor],
+    saes: Mapping[str, SparseAutoencoder],
+    prompts: Sequence[str],
 ) -> dict[str, Tensor]:
     """Site name -> m of every prompt (prompts,), as the gate measures it; `saes` names those of exact mode."""
     found: dict[str, list[Tensor]] = {name: [] for name in edits}
     for read in batches(text, prompts):
         for name, edit in edits.items():
             states = read[name].states.float()
-            delta = change(edit.to(states), states, saes.get(name))
-            found[name].append(strength(delta, read[name].own).cpu())
+            own = edit.to(states)
+            z = told(active_latents(own, states, saes.get(name)), tells[name])
+            found[name].append(strength(change(own, z), read[name].own).cpu())
     return {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in found.items()}
 
 

@@ -82,7 +82,7 @@ class TextEdit(Erasure):
             edit = _PromptEdit(self.edits[name], self.gates[name], Place(site, "output"), bounds, scale)
             edit.sae = saes[name].at_inference() if name in saes else None
             edit.published = self.mode == "published"
-            edits.append(Hook(site.module, edit, before=False))
+            edits.append(Hook(site.module, edit, before=False, first=True))
         return [*(Hook(encoders[name], reader, before=True) for name, reader in readers.items()), *edits]
 
     @cached_property

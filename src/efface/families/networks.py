@@ -24,12 +24,15 @@ class Hook(NamedTuple):
     """Before a call `(module, args, kwargs)`, after it `(module, args, kwargs, output)`; None leaves all as it is."""
     before: bool
     """Whether it runs before the call or after."""
+    first: bool = False
+    """Whether it comes before the hooks that are there already: transformers keeps what encoders' layers return by hooks of its own,
+    which would keep it unedited."""
 
     def register(self) -> RemovableHandle:
         """Have it run from now on; returns the handle that ends it."""
         if self.before:
-            return self.module.register_forward_pre_hook(self.run, with_kwargs=True)
-        return self.module.register_forward_hook(self.run, with_kwargs=True)
+            return self.module.register_forward_pre_hook(self.run, with_kwargs=True, prepend=self.first)
+        return self.module.register_forward_hook(self.run, with_kwargs=True, prepend=self.first)
 
 
 class TextInput(NamedTuple):

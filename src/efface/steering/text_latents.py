@@ -155,7 +155,7 @@ def batches(text: TextSites, prompts: Sequence[str]) -> Iterator[dict[str, Promp
 @torch.no_grad()
 def unreached(model: Model, sites: Sequence[Site]) -> str:
     """What of the text does not depend on some layers, in words; empty where all of it does."""
-    before = model.encode(["a"])
+    before = model.encode(["a"])  # transformers' own hooks are there from the first call on
 
     def shake(site: Site) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
@@ -166,7 +166,7 @@ def unreached(model: Model, sites: Sequence[Site]) -> str:
 
     with ExitStack() as stack:
         for site in sites:
-            stack.callback(site.module.register_forward_hook(shake(site)).remove)
+            stack.callback(site.module.register_forward_hook(shake(site), prepend=True).remove)
         after = model.encode(["a"])
     present, moved = before.states != 0, before.states != after.states
     channels = present.any(1) & ~moved.any(1)

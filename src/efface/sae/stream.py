@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -12,6 +12,7 @@ from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
 from efface.sae.autoencoder import Reads
 from efface.sae.harvest import HarvestConfig, capture, in_pieces, require_denoiser, shapes_of, sites_of
+from efface.sae.supervision import Groups, labels_of
 
 
 class Activations:
@@ -67,10 +68,21 @@ class ActivationStream:
         images: pictures per round.
         rank: number of this process; each draws pictures of its own.
         world: processes that share the work.
+        shows: what the picture of each prompt shows, for training with labels.
+        kinds: kind of each concept, by its name.
     """
 
     def __init__(
-        self, model: Model, prompts: Sequence[str], config: HarvestConfig, *, images: int, rank: int = 0, world: int = 1
+        self,
+        model: Model,
+        prompts: Sequence[str],
+        config: HarvestConfig,
+        *,
+        images: int,
+        rank: int = 0,
+        world: int = 1,
+        shows: Mapping[str, tuple[str, ...]] | None = None,
+        kinds: Mapping[str, str] | None = None,
     ):
         if not prompts:
             raise UsageError("no prompts were given: name a file with one prompt a line, or `canvas`.")
@@ -82,6 +94,9 @@ class ActivationStream:
         self.images = images
         self.rank = rank
         self.world = world
+        self.shows = dict(shows or {})
+        self.kinds = dict(kinds or {})
+        self._drawn: list[str] = []
         sites = sites_of(model, config.sites)
         require_denoiser(sites)
         self.names = [site.name for site in sites]
@@ -101,8 +116,22 @@ class ActivationStream:
         first = (index * self.world + self.rank) * self.images
         numbers = range(first, first + self.images)
         prompts = [shuffled(self.prompts, number, self.config.seed) for number in numbers]
+        self._drawn = prompts
         self._activations.draw(prompts, [self.config.seed + number for number in numbers])
         return {name: tensor.flatten(0, 3) for name, tensor in self._activations.tensors.items()}
+
+    @property
+    def concepts(self) -> list[str]:
+        """Names of the concepts that labels know."""
+        return list(self.kinds)
+
+    def groups(self) -> dict[str, Groups]:
+        """Site name -> the last round's pictures by the means of their vectors, with labels."""
+        labels = labels_of(self._drawn, self.shows, self.concepts)
+        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(self.kinds.values()))}
+        kinds = torch.tensor([numbers[kind] for kind in self.kinds.values()])
+        tensors = self._activations.tensors.items()
+        return {name: Groups(tensor[:, -1].float().mean(2), labels, kinds) for name, tensor in tensors}
 
 
 def shuffled(prompts: Sequence[str], number: int, seed: int) -> str:

@@ -46,6 +46,11 @@ class Request:
     """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
     shards: Path | None = None
     """A harvest's folder to train from, instead of drawing."""
+    concepts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """What prompts show, for training with labels (--supervised): a JSON file {"kind": {"concept": ["prompt", …]}} whose prompts are
+    drawn; the canvas's benchmark by default."""
+    start: Path | None = None
+    """Folder of a run whose autoencoders training begins with, instead of random weights."""
     images: int | None = None
     """Pictures drawn for each round of training; by default as many as a quarter of free memory holds the activations of, at
     most 128. For layers of text encoders prompts, 2048 by default."""
@@ -67,13 +72,14 @@ def main(args: list[str]) -> None:
     request, options, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
     named = with_seed(named_options(config, args, RENAMED), config, options)
     config = replace(config, **named)
-    from efface.cli.sae.common import harvest_decisions, prompts_named, sampling_of, sites_named
+    from efface.cli.sae.common import harvest_decisions, labels_named, prompts_named, sampling_of, sites_named
     from efface.cli.sae.training import plot_curve, quality_rows, say_figures, trained_on
     from efface.cli.sae.train_text import is_text, train_on_text
     from efface.models.model import Model
     from efface.models.timing import model_bytes
     from efface.profiles.base import profile_of
     from efface.report.decisions import drawing_rows
+    from efface.sae.files import load_sae
     from efface.sae.harvest import HarvestConfig
     from efface.sae.shards import Shards
     from efface.sae.stream import ActivationStream
@@ -89,10 +95,17 @@ def main(args: list[str]) -> None:
         return
     asked = sampling_of(pipeline, request.steps, request.guidance, options) | {"seed": config.seed}
     harvest = HarvestConfig(patterns, **asked)
-    prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
+    labels = labels_named(request.concepts, pipeline) if config.supervised != "none" else None
+    if labels is not None:
+        prompts = list(labels.shows)
+    else:
+        prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
     stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images or 1)
+    stream.shows, stream.kinds = labels or ({}, {})
     source: Any = Shards(request.shards) if request.shards else stream
     notes: dict[str, Any] = {"model": request.model, "harvest": harvest.to_json()}
+    if request.start is not None:
+        notes["start"] = str(request.start)
     if not request.shards:
         stream.images = notes["images"] = request.images or _images(stream, request.output)
     decisions = harvest_decisions(pipeline, harvest) | {"sites": list(source.names), "images": stream.images}
@@ -117,7 +130,8 @@ def main(args: list[str]) -> None:
             say_figures(line)
             progress((line["step"] + 1) / config.steps, f"iteration {line['step'] + 1} of {config.steps}")
 
-        coders = train(source, config, request.output, report=report, notes=notes, device=trained_on(pipeline))
+        start = None if request.start is None else {name: load_sae(request.start / name) for name in source.names}
+        coders = train(source, config, request.output, report=report, notes=notes, device=trained_on(pipeline), start=start)
     plot_curve(request.output)
     data: dict[str, Any] = {"folder": str(request.output), "sites": {}}
     if request.quality and not request.shards:

@@ -45,11 +45,14 @@ def train_on_text(request: Request, config: SAETrainConfig, pipeline: Any, patte
     from efface.cli.sae.training import plot_curve, quality_rows, say_figures, trained_on
     from efface.models.model import Model
     from efface.report.decisions import drawing_rows
+    from efface.sae.files import load_sae
     from efface.sae.harvest import sites_of
     from efface.sae.quality import quality
     from efface.sae.text_stream import TextStream
     from efface.sae.train import train
 
+    if config.supervised != "none":
+        raise UsageError("labels say what pictures show, which layers of text encoders do not see: train those without --supervised.")
     model = Model(pipeline)
     prompts = prompts_named(request.prompts, pipeline)
     count = request.images or PROMPTS
@@ -67,13 +70,16 @@ def train_on_text(request: Request, config: SAETrainConfig, pipeline: Any, patte
         result(data, as_json=request.json, rows=[(k, str(data[k])) for k in ("vectors_a_round", "rounds", "seconds")])
         return
     notes = {"model": request.model, "text": {"prompts": len(prompts), "prompts_a_round": count}}
+    if request.start is not None:
+        notes["start"] = str(request.start)
     with ProgressBar(f"training {', '.join(stream.names)}") as progress:
 
         def report(line: dict[str, Any]) -> None:
             say_figures(line)
             progress((line["step"] + 1) / config.steps, f"iteration {line['step'] + 1} of {config.steps}")
 
-        saes = train(stream, config, request.output, report=report, notes=notes, device=trained_on(pipeline))
+        start = None if request.start is None else {name: load_sae(request.start / name) for name in stream.names}
+        saes = train(stream, config, request.output, report=report, notes=notes, device=trained_on(pipeline), start=start)
     plot_curve(request.output)
     data = {"folder": str(request.output), "sites": {}}
     if request.quality:

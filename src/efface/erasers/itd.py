@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from efface.models.model import Model
     from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.text_states import TextSites
-    from efface.steering.text_latents import ActiveLatents
 
 EXTENDS = "text-edit"
 """Kind of the erasures that hardening can add to."""
@@ -58,7 +57,8 @@ class Config(Retaining):
     """`fast`: active above the autoencoder's threshold, a file of the chosen rows; `exact`: among the k largest of its position, with
     the whole autoencoder; `published`: the whole state is replaced by its reconstruction."""
     certainty: float = 0.5
-    """Share of its largest activation in the concept's prompts that it must have as well (paper: 0)."""
+    """Share of its largest activation in the concept's prompts that it must have as well, unless one of those prompts is told by no
+    other latent (paper: 0)."""
     aliases: bool = True
     """Whether the concepts' aliases are erased with them."""
     neutral: bool = True
@@ -140,21 +140,21 @@ def _erasure(model: Model, concepts: Sequence[Concept], config: Config, found: S
         )
     own = latents_of(text, saes, targets, config.latents)
     spared = latents_of(text, saes, retained, config.retained_latents)
-    edits, tells = {}, {}
+    edits = {}
     for name, sae in saes.items():
         chosen = distinct(own[name], spared[name], config.ratio)
-        if (own[name].peak > config.margin * spared[name].peak)[chosen].any():
+        if (own[name].peak > spared[name].peak)[chosen].any():
             edits[name] = edit_of(sae, chosen, config.gain, own[name].least)
-            tells[name] = _tells(edits[name], own[name], spared[name], config)
     if not edits:
         raise EffaceError(
             f"no latent of {', '.join(saes)} tells the concept's prompts from the {len(retained)} retained ones: train an autoencoder "
             "with more latents, or retain less."
         )
+    tells = {} if config.mode == "published" else _tells(text, edits, saes, config, targets, retained)
     thresholds = _thresholds(text, edits, tells, saes, concepts, config, targets, retained)
     begins = {site.name: text.begins[component_of(site)] for site in text.sites}
     gates = {
-        name: TextGate(threshold=thresholds[name], begin=begins[name], tells=tells[name]) for name in edits
+        name: TextGate(threshold=thresholds[name], begin=begins[name], tells=tells.get(name, edit.gate[0])) for name, edit in edits.items()
     }
     settings = asdict(config) | {"sites": list(edits), "coders": {name: references[name] for name in edits}}
     notes = {"chosen": {name: len(edit.latents) for name, edit in edits.items()}, "thresholds": thresholds}
@@ -163,12 +163,32 @@ def _erasure(model: Model, concepts: Sequence[Concept], config: Config, found: S
     return TextEdit(provenance=origin, edits=edits, gates=gates, saes=saes)
 
 
-def _tells(edit: LatentEdit, own: ActiveLatents, spared: ActiveLatents, config: Config) -> Tensor:
-    """Activation above which each chosen latent tells of the concept (chosen,)."""
+def _tells(
+    text: TextSites,
+    edits: Mapping[str, LatentEdit],
+    saes: Mapping[str, SparseAutoencoder],
+    config: Config,
+    targets: Sequence[str],
+    retained: Sequence[str],
+) -> dict[str, Tensor]:
+    """Site name -> activation above which each chosen latent tells of the concept (chosen,); what cannot be told is said."""
     import torch
 
-    retained, named = spared.peak[edit.latents], own.peak[edit.latents]
-    return torch.stack([edit.gate[0], config.margin * retained, config.certainty * named]).amax(0)
+    from efface.steering.text_latents import peaks_of, tells_of
+
+    tells, members = {}, saes if config.mode == "exact" else {}
+    kept = peaks_of(text, edits, members, retained)
+    for name, peaks in peaks_of(text, edits, members, targets).items():
+        floor = torch.maximum(edits[name].gate[0], config.margin * kept[name].amax(0))
+        tells[name] = tells_of(peaks, floor, config.certainty)
+        missed = [prompt for prompt, row in zip(targets, peaks, strict=True) if not (row > tells[name]).any()]
+        if missed:
+            warnings.warn(
+                f"no latent of {name} tells {missed[0]!r} ({len(missed)} of the concept's {len(targets)} prompts) from what is "
+                "retained, so that it is not edited there: train an autoencoder with more latents, or retain less.",
+                stacklevel=5,
+            )
+    return tells
 
 
 def _opened(

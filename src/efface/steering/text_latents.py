@@ -28,7 +28,7 @@ class ActiveLatents(NamedTuple):
     peak: Tensor
     """Its largest activation in any of them (latents,)."""
     least: float
-    """Mean over all positions of the least activation that is selected."""
+    """The least activation that is selected at any position."""
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def latents_of(
     """
     sums = {name: torch.zeros(sae.config.latents) for name, sae in saes.items()}
     highest = {name: torch.zeros(sae.config.latents) for name, sae in saes.items()}
-    least: dict[str, list[float]] = {name: [] for name in saes}
+    least = dict.fromkeys(saes, float("inf"))
     for read in batches(text, prompts):
         for name, sae in saes.items():
             sae.to(read[name].states.device)
@@ -55,26 +55,25 @@ def latents_of(
                 peaks = torch.zeros_like(peaks).scatter(1, indices, values)
             sums[name] += (peaks > 0).sum(0).cpu()
             highest[name] = torch.maximum(highest[name], peaks.amax(0).cpu())
-            least[name] += smallest
+            least[name] = min(least[name], smallest)
     return {
         name: ActiveLatents(
             share=sums[name] / max(1, len(prompts)),
             peak=highest[name],
-            least=sum(least[name]) / max(1, len(least[name])),
+            least=least[name],
         )
         for name in saes
     }
 
 
-def _peaks(read: PromptStates, sae: SparseAutoencoder) -> tuple[Tensor, list[float]]:
-    """Largest activation over a prompt's own positions (prompts latents), and the least that is selected at each."""
+def _peaks(read: PromptStates, sae: SparseAutoencoder) -> tuple[Tensor, float]:
+    """Largest activation over a prompt's own positions (prompts latents), and the least that is selected at any."""
     prompts, positions = read.own.nonzero(as_tuple=True)
     code = sae.encode(read.states[prompts, positions].float())
     peaks = torch.zeros(len(read.own), sae.config.latents, device=read.states.device)
     flat = prompts[code.rows] * sae.config.latents + code.latents
     peaks.view(-1).scatter_reduce_(0, flat, code.values, "amax")
-    smallest = torch.full((len(prompts),), torch.inf, device=peaks.device).scatter_reduce(0, code.rows, code.values, "amin")
-    return peaks, smallest[smallest.isfinite()].tolist()
+    return peaks, float(code.values.min()) if len(code.values) else float("inf")
 
 
 def distinct(own: ActiveLatents, spared: ActiveLatents, ratio: float) -> Tensor:
@@ -90,10 +89,11 @@ def edit_of(sae: SparseAutoencoder, chosen: Tensor, gain: float, least: float) -
         sae: the autoencoder, with its rule at inference.
         chosen: which latents (latents,).
         gain: what an active latent is multiplied by.
-        least: activation above which a latent counts as active where the autoencoder has no threshold of its own.
+        least: the least activation that is selected in the concept's prompts, from which on a latent counts as active where the
+            autoencoder has no threshold of its own.
     """
     latents = chosen.nonzero().squeeze(1)
-    gate = float(sae.threshold) if sae.config.rule == "threshold" else least
+    gate = float(sae.threshold) if sae.config.rule == "threshold" else 0.999 * least
     row = torch.ones(1, len(latents))
     return LatentEdit(
         encoder=sae.encoder.weight.detach()[latents].float().cpu().clone(),
@@ -106,6 +106,40 @@ def edit_of(sae: SparseAutoencoder, chosen: Tensor, gain: float, least: float) -
         gain=gain * row,
         shift=0 * row,
     )
+
+
+@torch.no_grad()
+def peaks_of(
+    text: TextSites, edits: Mapping[str, LatentEdit], saes: Mapping[str, SparseAutoencoder], prompts: Sequence[str]
+) -> dict[str, Tensor]:
+    """Site name -> largest activation of each chosen latent at a prompt's own positions (prompts chosen); arguments as of
+    `strengths`."""
+    found: dict[str, list[Tensor]] = {name: [] for name in edits}
+    for read in batches(text, prompts):
+        for name, edit in edits.items():
+            states = read[name].states.float()
+            z = active_latents(edit.to(states), states, saes.get(name))
+            found[name].append((z * read[name].own[..., None].to(z.device)).amax(1).cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def tells_of(peaks: Tensor, floor: Tensor, certainty: float) -> Tensor:
+    """Activation above which each chosen latent tells of a concept (chosen,), such that every prompt that can be told is.
+
+    It is the larger of its floor and a share of its largest activation. In a prompt where no latent is that strong, the one that is
+    the most above its floor tells from there on.
+
+    Args:
+        peaks: largest activation in each of the concept's prompts (prompts chosen).
+        floor: what no retained prompt has (chosen,).
+        certainty: that share.
+    """
+    tells = torch.maximum(floor, certainty * peaks.amax(0))
+    for row in peaks:
+        if not (row > tells).any():
+            best = int((row - floor).argmax())
+            tells[best] = torch.minimum(tells[best], floor[best])
+    return tells
 
 
 @torch.no_grad()

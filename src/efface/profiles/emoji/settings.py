@@ -59,7 +59,7 @@ SAE_TRAINING: dict[str, Any] = {
 SAE_TEXT_TRAINING: dict[str, Any] = {
     "latents": 2048,
     "k": 16,
-    "steps": 400,
+    "steps": 800,
     "batch": 2048,
     "passes": 2.0,
     "lr": 1e-3,

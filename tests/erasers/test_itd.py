@@ -117,7 +117,9 @@ def test_the_gate_is_monotone_in_its_threshold(made):
         gates = {s: TextGate(threshold, gate.begin, gate.tells) for s, gate in erasure.gates.items()}
         with TextEdit(erasure.provenance, erasure.edits, gates).attached(pipe):
             after = states(name, prompts)
-        edited.append({p for p, a, b in zip(prompts, before, after, strict=True) if not torch.equal(a.states, b.states)})
+        edited.append(
+            {p for p, a, b in zip(prompts, before, after, strict=True) if not torch.equal(a.states, b.states)}
+        )
     assert all(more >= less for more, less in zip(edited, edited[1:], strict=False))
     assert edited[0]
     assert not edited[-1]
@@ -211,7 +213,9 @@ def test_what_cannot_serve_is_refused(tmp_path):
         always.encoder.bias.fill_(1e3)
     save_sae(always, tmp_path / "always")
     with pytest.raises(EffaceError, match="tells the concept's prompts"):
-        efface.erase(pipe, CHURCH, method="itd", keep=KEEP, coder=str(tmp_path / "always"), ratio=float("inf"), neutral=False)
+        efface.erase(
+            pipe, CHURCH, method="itd", keep=KEEP, coder=str(tmp_path / "always"), ratio=float("inf"), neutral=False
+        )
     with pytest.raises(EffaceError, match="no autoencoder"):
         efface.erase(pipe, CHURCH, method="itd", keep=KEEP, coder=str(tmp_path))
     with pytest.raises(UsageError, match="certainty"):

@@ -22,7 +22,15 @@ def random(*shape, seed=0):
 
 KINDS = torch.tensor([0, 0, 0, 1, 1])
 LABELS = torch.tensor(
-    [[1, 0, 0, 1, 0], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0], [1, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0], [0, 1, 0, 1, 0]]
+    [
+        [1, 0, 0, 1, 0],
+        [1, 0, 0, 0, 1],
+        [0, 1, 0, 1, 0],
+        [1, 0, 0, 1, 0],
+        [0, 1, 0, 0, 1],
+        [0, 0, 1, 1, 0],
+        [0, 1, 0, 1, 0],
+    ]
 ).bool()
 
 
@@ -73,8 +81,10 @@ def test_gradients_are_those_of_the_mean_over_positions(kind):
     found = supervise(sae, groups, kind, assigned, 0.5)
     before = (positions - sae.b_dec) @ sae.encoder.weight.T + sae.encoder.bias
     pooled = before.mean(2)[0]
-    loss = saemnesia_loss(pooled[:, assigned], LABELS, KINDS) if kind == "saemnesia" else saeparate_loss(
-        pooled.relu(), LABELS, KINDS
+    loss = (
+        saemnesia_loss(pooled[:, assigned], LABELS, KINDS)
+        if kind == "saemnesia"
+        else saeparate_loss(pooled.relu(), LABELS, KINDS)
     )
     (0.5 * loss).backward()
     torch.testing.assert_close(found.loss, loss.detach())
@@ -158,9 +168,10 @@ def test_a_run_with_labels_resumes_with_its_latents(tmp_path):
         train(Killed(), CONFIG, tmp_path / "broken", save_seconds=0)
     broken = train(Planted(), CONFIG, tmp_path / "broken", save_seconds=0)["unet.a"]
     assert torch.equal(whole.W_dec, broken.W_dec)
-    assert json.loads((tmp_path / "broken/unet.a/cfg.json").read_text())["assigned"] == notes_of(
-        tmp_path / "whole/unet.a"
-    )["assigned"]
+    assert (
+        json.loads((tmp_path / "broken/unet.a/cfg.json").read_text())["assigned"]
+        == notes_of(tmp_path / "whole/unet.a")["assigned"]
+    )
 
 
 def test_training_begins_with_another_autoencoder(tmp_path):

@@ -60,7 +60,9 @@ def test_a_prompts_own_positions_are_its_words_whatever_its_neighbours(model):
         lengths = read.own.sum(1)
         assert lengths.argmin() == 1
         firsts = [int(row.int().argmax()) for row in read.own]
-        before = {tuple(ids[row_first - 1 : row_first].tolist()) for ids, row_first in zip(read.ids, firsts, strict=True)}
+        before = {
+            tuple(ids[row_first - 1 : row_first].tolist()) for ids, row_first in zip(read.ids, firsts, strict=True)
+        }
         assert len(before) == 1
 
 
@@ -161,7 +163,11 @@ def test_pieces_of_words_have_a_space_before_their_first():
     tok = tiny.tokenizer()
     assert "".join(pieces_of(tok, tok("a church xy", add_special_tokens=False).input_ids)) == " a church xy"
     t5 = tiny_families.t5_tokenizer()
-    assert "".join(pieces_of(t5, t5("a church xy", add_special_tokens=False).input_ids)).split() == ["a", "church", "xy"]
+    assert "".join(pieces_of(t5, t5("a church xy", add_special_tokens=False).input_ids)).split() == [
+        "a",
+        "church",
+        "xy",
+    ]
 
 
 def test_the_commands_on_the_embedded_model(tmp_path, capsys):

@@ -74,7 +74,9 @@ class Config(Retaining):
         if not 0 <= self.certainty < 1:
             raise UsageError(f"certainty is {self.certainty}; expected 0 to less than 1.")
         if not self.ratio > 0 or not self.margin >= 1:
-            raise UsageError(f"ratio is {self.ratio} and margin {self.margin}; expected a ratio above 0 and a margin of at least 1.")
+            raise UsageError(
+                f"ratio is {self.ratio} and margin {self.margin}; expected a ratio above 0 and a margin of at least 1."
+            )
 
 
 def _published_count(concepts: Sequence[Concept]) -> int:
@@ -154,7 +156,8 @@ def _erasure(model: Model, concepts: Sequence[Concept], config: Config, found: S
     thresholds = _thresholds(text, edits, tells, saes, concepts, config, targets, retained)
     begins = {site.name: text.begins[component_of(site)] for site in text.sites}
     gates = {
-        name: TextGate(threshold=thresholds[name], begin=begins[name], tells=tells.get(name, edit.gate[0])) for name, edit in edits.items()
+        name: TextGate(threshold=thresholds[name], begin=begins[name], tells=tells.get(name, edit.gate[0]))
+        for name, edit in edits.items()
     }
     settings = asdict(config) | {"sites": list(edits), "coders": {name: references[name] for name in edits}}
     notes = {"chosen": {name: len(edit.latents) for name, edit in edits.items()}, "thresholds": thresholds}
@@ -191,9 +194,7 @@ def _tells(
     return tells
 
 
-def _opened(
-    model: Model, config: Config
-) -> tuple[TextSites, dict[str, SparseAutoencoder], dict[str, dict[str, str]]]:
+def _opened(model: Model, config: Config) -> tuple[TextSites, dict[str, SparseAutoencoder], dict[str, dict[str, str]]]:
     """The layers that are edited, their autoencoders and how the erasure's header names them."""
     from efface.sae.harvest import sites_of
     from efface.sae.text_states import TextSites
@@ -202,7 +203,9 @@ def _opened(
     sites = sites_of(model, config.sites or text_sites_of(config.coder, model))
     opened = open_saes(config.coder, [site.name for site in sites])
     if differing := [name for name, sae in opened.saes.items() if sae.config.reads != "output"]:
-        raise EffaceError(f"the autoencoder of {differing[0]} reads output − input, which ItD does not edit: train one on outputs.")
+        raise EffaceError(
+            f"the autoencoder of {differing[0]} reads output − input, which ItD does not edit: train one on outputs."
+        )
     return TextSites(model, sites), {name: sae.at_inference() for name, sae in opened.saes.items()}, opened.references
 
 

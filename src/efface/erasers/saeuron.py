@@ -153,7 +153,10 @@ def _site_edit(
     from efface.steering.tables import merge_tables
 
     return merge_tables(
-        [_tables(stats, sae, concept, config, only.get(concept.name)) for concept in concepts], sae, stats, shared=config.shared
+        [_tables(stats, sae, concept, config, only.get(concept.name)) for concept in concepts],
+        sae,
+        stats,
+        shared=config.shared,
     )
 
 

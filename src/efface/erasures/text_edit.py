@@ -122,15 +122,24 @@ class TextEdit(Erasure):
         for site, parts in by_site(tensors).items():
             shapes = {name: tuple(t.shape) for name, t in parts.items()}
             if set(shapes) != {*PARTS, "threshold", "begin", "tells"} or len(shapes["encoder"]) != 2:
-                raise EffaceError(f"the edit of {site!r} holds {shapes}; expected {', '.join(PARTS)}: make the erasure again.")
+                raise EffaceError(
+                    f"the edit of {site!r} holds {shapes}; expected {', '.join(PARTS)}: make the erasure again."
+                )
             chosen, channels = shapes["encoder"]
             expected = {"encoder": (chosen, channels), "bias": (chosen,), "centre": (channels,)}
             expected |= {"decoder": (chosen, channels), "latents": (chosen,), "levels": (1,), "tells": (chosen,)}
-            expected |= dict.fromkeys(("gate", "gain", "shift"), (1, chosen)) | dict.fromkeys(("threshold", "begin"), (1,))
+            expected |= dict.fromkeys(("gate", "gain", "shift"), (1, chosen)) | dict.fromkeys(
+                ("threshold", "begin"), (1,)
+            )
             whole = {name for name, tensor in parts.items() if not tensor.is_floating_point()}
             if shapes != expected or chosen == 0 or whole != {"latents", "begin"}:
                 raise EffaceError(f"the edit of {site!r} holds {shapes}; expected {expected}: make the erasure again.")
-            if (parts["latents"] < 0).any() or parts["begin"] < 0 or parts["threshold"] < 0 or not site.startswith(TEXT):
+            if (
+                (parts["latents"] < 0).any()
+                or parts["begin"] < 0
+                or parts["threshold"] < 0
+                or not site.startswith(TEXT)
+            ):
                 raise EffaceError(f"the edit of {site!r} holds values out of range: make the erasure again.")
 
 
@@ -220,8 +229,12 @@ def replacement(sae: SparseAutoencoder, edit: LatentEdit, states: Tensor, edited
 
 def _site(encoders: Mapping[str, nn.Module], name: str) -> Site:
     """The layer of a name, which versions of transformers spell differently."""
-    modules = {f"{component}.{path}": m for component, encoder in encoders.items() for path, m in encoder.named_modules()}
+    modules = {
+        f"{component}.{path}": m for component, encoder in encoders.items() for path, m in encoder.named_modules()
+    }
     own = spelt_as([name], modules)[name]
     if own not in modules:
-        raise EffaceError(f"the model has no layer called {name}, which the erasure edits: was it made for another model?")
+        raise EffaceError(
+            f"the model has no layer called {name}, which the erasure edits: was it made for another model?"
+        )
     return Site(own, modules[own])

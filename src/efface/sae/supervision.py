@@ -58,9 +58,7 @@ class Supervision(NamedTuple):
     """Parameter name -> gradient, of those that have one."""
 
 
-def supervise(
-    sae: SparseAutoencoder, groups: Groups, kind: str, assigned: Tensor | None, weight: float
-) -> Supervision:
+def supervise(sae: SparseAutoencoder, groups: Groups, kind: str, assigned: Tensor | None, weight: float) -> Supervision:
     """Loss and weighted gradients of labels.
 
     Args:
@@ -143,10 +141,14 @@ def assign(sae: SparseAutoencoder, groups: Groups) -> Tensor:
     """
     concepts = groups.labels.shape[1]
     if concepts > sae.config.latents:
-        raise UsageError(f"{concepts} concepts cannot have one of {sae.config.latents} latents each: train more latents.")
+        raise UsageError(
+            f"{concepts} concepts cannot have one of {sae.config.latents} latents each: train more latents."
+        )
     if not groups.labels.any(0).all():
         lost = int((~groups.labels.any(0)).sum())
-        raise UsageError(f"{lost} of {concepts} concepts are in no picture of the first round: draw more pictures a round.")
+        raise UsageError(
+            f"{lost} of {concepts} concepts are in no picture of the first round: draw more pictures a round."
+        )
     scores = torch.zeros(concepts, sae.config.latents)
     for at_timestep in groups.means:
         activity = sae.activations(at_timestep.to(sae.b_dec)).float().cpu()

@@ -149,7 +149,8 @@ def write_text_pages(dashboard: TextDashboard, latents: Sequence[int], folder: P
 def _latent(dashboard: TextDashboard, latent: int) -> str:
     strongest = dashboard.strongest.get(latent, [])
     concepts = "".join(
-        f"<tr><td>{escape(name)}</td><td>{ratio:.1f} × the average</td></tr>" for name, ratio in dashboard.concepts_of(latent)
+        f"<tr><td>{escape(name)}</td><td>{ratio:.1f} × the average</td></tr>"
+        for name, ratio in dashboard.concepts_of(latent)
     )
     return (
         f"<p>Active at {float(dashboard.density[latent]):.2%} of positions.</p><h2>Strongest prompts</h2>"

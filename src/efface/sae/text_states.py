@@ -73,7 +73,9 @@ class TextSites:
             tokens, begin = states.shape[1], self.begins[component_of(site)]
             ids = reader.ids
             if ids is None or len(states) != len(prompts):
-                raise EffaceError(f"{component_of(site)} is not given one row of tokens a prompt, so no word can be told.")
+                raise EffaceError(
+                    f"{component_of(site)} is not given one row of tokens a prompt, so no word can be told."
+                )
             where = reader.of(states)
             own = where.inside(tokens, begin)
             found[site.name] = PromptStates(states=states, ids=ids, own=own, behind=where.after(tokens, begin) & ~own)
@@ -95,7 +97,9 @@ class TextSites:
             self.model.encode(UNLIKE)
         reader = bounds[component]
         if reader.ids is None or len(reader.ids) != len(UNLIKE):
-            raise EffaceError(f"{component} is not given one row of tokens a prompt, so that its autoencoder cannot be used.")
+            raise EffaceError(
+                f"{component} is not given one row of tokens a prompt, so that its autoencoder cannot be used."
+            )
         return begin_of(reader.ids, reader.of(reader.ids[..., None]))
 
 

@@ -131,7 +131,9 @@ def main(args: list[str]) -> None:
             progress((line["step"] + 1) / config.steps, f"iteration {line['step'] + 1} of {config.steps}")
 
         start = None if request.start is None else {name: load_sae(request.start / name) for name in source.names}
-        coders = train(source, config, request.output, report=report, notes=notes, device=trained_on(pipeline), start=start)
+        coders = train(
+            source, config, request.output, report=report, notes=notes, device=trained_on(pipeline), start=start
+        )
     plot_curve(request.output)
     data: dict[str, Any] = {"folder": str(request.output), "sites": {}}
     if request.quality and not request.shards:

@@ -52,7 +52,9 @@ def train_on_text(request: Request, config: SAETrainConfig, pipeline: Any, patte
     from efface.sae.train import train
 
     if config.supervised != "none":
-        raise UsageError("labels say what pictures show, which layers of text encoders do not see: train those without --supervised.")
+        raise UsageError(
+            "labels say what pictures show, which layers of text encoders do not see: train those without --supervised."
+        )
     model = Model(pipeline)
     prompts = prompts_named(request.prompts, pipeline)
     count = request.images or PROMPTS
@@ -79,7 +81,9 @@ def train_on_text(request: Request, config: SAETrainConfig, pipeline: Any, patte
             progress((line["step"] + 1) / config.steps, f"iteration {line['step'] + 1} of {config.steps}")
 
         start = None if request.start is None else {name: load_sae(request.start / name) for name in stream.names}
-        saes = train(stream, config, request.output, report=report, notes=notes, device=trained_on(pipeline), start=start)
+        saes = train(
+            stream, config, request.output, report=report, notes=notes, device=trained_on(pipeline), start=start
+        )
     plot_curve(request.output)
     data = {"folder": str(request.output), "sites": {}}
     if request.quality:

@@ -123,7 +123,7 @@ def _erasure(model: Model, concepts: Sequence[Concept], config: Config, found: S
     from efface.concepts.retained import naming, neutral_prompts
     from efface.erasures.provenance import provenance
     from efface.erasures.text_edit import TextEdit, TextGate
-    from efface.sae.text_states import TextSites, component_of
+    from efface.sae.text_states import component_of
     from efface.steering.text_latents import distinct, edit_of, latents_of, unreached
 
     named = with_aliases(concepts, config.aliases)

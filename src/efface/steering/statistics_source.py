@@ -52,8 +52,8 @@ def assigned_latents(source: str, sites: Iterable[str], concepts: Sequence[Conce
         for concept in concepts:
             if concept.name not in known:
                 raise UsageError(
-                    f"the autoencoder of {site} has no latent of its own for {concept.name!r}: train it with --supervised saemnesia on "
-                    "pictures of it, or leave --assigned out."
+                    f"the autoencoder of {site} has no latent of its own for {concept.name!r}: train it with --supervised saemnesia "
+                    "on pictures of it, or leave --assigned out."
                 )
             found[site, concept.name] = int(known[concept.name])
     return found

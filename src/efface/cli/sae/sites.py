@@ -35,10 +35,8 @@ def main(args: list[str]) -> None:
     profile = profile_of(pipeline)
     model = Model(pipeline)
     encoders = model.family.text_encoders()
-    if request.pattern:
-        sites = model.sites(request.pattern)
-    else:
-        sites = [*model.sites(profile.sae_pattern()), *text_layers(encoders)]
+    sites = model.sites(request.pattern or profile.sae_pattern())
+    sites += [] if request.pattern else text_layers(encoders)
     usual = {f"{name}.{usual_layer(encoder)}" for name, encoder in encoders.items()}
     marks = dict.fromkeys(profile.sae_sites(), " (default)") | dict.fromkeys(usual, " (default for text)")
     rows = [(site.name, type(site.module).__name__ + marks.get(site.name, "")) for site in sites]

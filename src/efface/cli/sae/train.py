@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from efface.cli.arguments import HIDDEN, named_options, parse_parts
 from efface.cli.model_options import HEADING, DrawingOptions, with_seed
 from efface.cli.output import result, say, say_decisions
 from efface.cli.progress import ProgressBar, duration
+from efface.cli.sae.training import Request
 from efface.sae.config import SAETrainConfig
 
 if TYPE_CHECKING:
-    import torch
-
     from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.harvest import HarvestCost
     from efface.sae.stream import ActivationStream
@@ -31,41 +28,6 @@ MOST = 128
 """Pictures of a round where memory holds more."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """Train autoencoders; the training's own options follow."""
-
-    model: tyro.conf.Positional[str]
-    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("sae")
-    """Folder of the run, with a folder for each site at the end."""
-    sites: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--site"])] = ()
-    """fnmatch patterns over modules; the canvas's, or the paper's two blocks. `text_encoder` is the usual layer of that text encoder,
-    `text_encoder.PATTERN` any of its modules: those are trained from prompts alone, and no picture is drawn."""
-    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
-    shards: Path | None = None
-    """A harvest's folder to train from, instead of drawing."""
-    concepts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """What prompts show, for training with labels (--supervised): a JSON file {"kind": {"concept": ["prompt", …]}} whose prompts are
-    drawn; the canvas's benchmark by default."""
-    start: Path | None = None
-    """Folder of a run whose autoencoders training begins with, instead of random weights."""
-    images: int | None = None
-    """Pictures drawn for each round of training; by default as many as a quarter of free memory holds the activations of, at
-    most 128. For layers of text encoders prompts, 2048 by default."""
-    steps: int | None = None
-    """Denoising steps of the pictures."""
-    guidance: float | None = None
-    """Their guidance scale."""
-    quality: bool = True
-    """At the end, draw one more round and measure the autoencoders on it."""
-    plan: bool = False
-    """Only say what was decided and what it will cost, measured on one denoising step of one batch."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
-
-
 def main(args: list[str]) -> None:
     """Run the command."""
     parts = {"general": Request, HEADING: DrawingOptions, "training": SAETrainConfig}
@@ -73,8 +35,8 @@ def main(args: list[str]) -> None:
     named = with_seed(named_options(config, args, RENAMED), config, options)
     config = replace(config, **named)
     from efface.cli.sae.common import harvest_decisions, labels_named, prompts_named, sampling_of, sites_named
-    from efface.cli.sae.training import plot_curve, quality_rows, say_figures, trained_on
     from efface.cli.sae.train_text import is_text, train_on_text
+    from efface.cli.sae.training import plot_curve, quality_rows, say_figures, trained_on
     from efface.models.model import Model
     from efface.models.timing import model_bytes
     from efface.profiles.base import profile_of
@@ -96,10 +58,9 @@ def main(args: list[str]) -> None:
     asked = sampling_of(pipeline, request.steps, request.guidance, options) | {"seed": config.seed}
     harvest = HarvestConfig(patterns, **asked)
     labels = labels_named(request.concepts, pipeline) if config.supervised != "none" else None
-    if labels is not None:
-        prompts = list(labels.shows)
-    else:
-        prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
+    prompts = (
+        ["a"] if request.shards else prompts_named(request.prompts, pipeline) if labels is None else list(labels.shows)
+    )
     stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images or 1)
     stream.shows, stream.kinds = labels or ({}, {})
     source: Any = Shards(request.shards) if request.shards else stream

@@ -12,7 +12,7 @@ from efface.cli.progress import ProgressBar, duration
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
-    from efface.cli.sae.train import Request
+    from efface.cli.sae.training import Request
     from efface.sae.config import SAETrainConfig
 
 PROMPTS = 2048

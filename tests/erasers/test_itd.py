@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import pytest
@@ -120,7 +121,7 @@ def test_the_gate_is_monotone_in_its_threshold(made):
         edited.append(
             {p for p, a, b in zip(prompts, before, after, strict=True) if not torch.equal(a.states, b.states)}
         )
-    assert all(more >= less for more, less in zip(edited, edited[1:], strict=False))
+    assert all(more >= less for more, less in itertools.pairwise(edited))
     assert edited[0]
     assert not edited[-1]
 

@@ -152,15 +152,15 @@ def _erasure(model: Model, concepts: Sequence[Concept], config: Config, found: S
             f"no latent of {', '.join(saes)} tells the concept's prompts from the {len(retained)} retained ones: train an autoencoder "
             "with more latents, or retain less."
         )
-    tells = {} if config.mode == "published" else _tells(text, edits, saes, config, targets, retained)
+    if config.mode == "published":
+        tells = {name: edit.gate[0] for name, edit in edits.items()}
+    else:
+        tells = _tells(text, edits, saes, config, targets, retained)
     thresholds = _thresholds(text, edits, tells, saes, concepts, config, targets, retained)
     begins = {site.name: text.begins[component_of(site)] for site in text.sites}
-    gates = {
-        name: TextGate(threshold=thresholds[name], begin=begins[name], tells=tells.get(name, edit.gate[0]))
-        for name, edit in edits.items()
-    }
+    gates = {name: TextGate(threshold=thresholds[name], begin=begins[name], tells=tells[name]) for name in edits}
     settings = asdict(config) | {"sites": list(edits), "coders": {name: references[name] for name in edits}}
-    notes = {"chosen": {name: len(edit.latents) for name, edit in edits.items()}, "thresholds": thresholds}
+    notes = {"latents": {name: len(edit.latents) for name, edit in edits.items()}, "thresholds": thresholds}
     notes |= {"targets": len(targets), "retained": len(retained)}
     origin = provenance(model, "itd", settings, concepts, config.keep or (), **notes)
     return TextEdit(provenance=origin, edits=edits, gates=gates, saes=saes)

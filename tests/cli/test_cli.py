@@ -52,6 +52,7 @@ OWN_OPTIONS = {
     "project": ("--tolerance", "--share", "--rows"),
     "saeuron": ("--site", "--gamma", "--mode"),
     "anchored": ("--site", "--latents", "--mode"),
+    "itd": ("--coder", "--ratio", "--gain", "--mode"),
     "esd": ("--where", "--eta", "--form", "--iterations", "--rank"),
     "ca": ("--target", "--prior", "--images", "--iterations", "--rank"),
     "sdd": ("--decay", "--clip", "--iterations", "--rank"),
@@ -85,7 +86,13 @@ def needed(sd, tmp_path):
     named = {"coder", "site", "images", "draw_steps"}
     flags = [text for k in sorted(named) for text in (f"--{k.replace('_', '-')}", str(options[k]))]
     short = ["--iterations", "2", "--draw-steps", "2"]
-    own = {"saeuron": flags, "anchored": flags, "gated": ["--margin=-2"]}
+    text = tiny.text_options(sd, tmp_path / "text")
+    own = {
+        "itd": ["--coder", text["coder"], "--no-neutral"],
+        "saeuron": flags,
+        "anchored": flags,
+        "gated": ["--margin=-2"],
+    }
     own |= {"esd": short, "sdd": short, "kpop": short, "ca": [*short, "--images", "2"]}
     own |= {"doco": [*short, "--images", "2", "--warmup", "1"], "spm": [*short, "--warmup", "0", "--sampled", "2"]}
     own |= {"sculpting": [*short, "--images", "2", "--warmup", "1"]}

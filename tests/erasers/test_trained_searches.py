@@ -16,10 +16,11 @@ from efface.erasers import ERASERS, advunlearn, aegis, eraseflow, mace, receler,
 from efface.erasers.base import published_config
 from efface.export.config import ExportConfig
 from efface.export.run import export
+from efface.families.encoder_layers import attention_outputs
 from efface.models.model import Model
 from efface.training import loop
 from efface.training.adapters import outside
-from efface.training.encoders import attention_outputs, last_read
+from efface.training.encoders import last_read
 from efface.training.latents import Noisy, rolled
 from efface.training.maps import attention_maps, concept_mask, cross_attentions, positions_of, resized
 from efface.training.search import around, behind, descend, inserted, signed_step, with_words

@@ -36,6 +36,9 @@ METHODS = {
     "saeuron-published": ("saeuron", {"mode": "published"}),
     "anchored-fast": ("anchored", {"mode": "fast"}),
     "anchored-exact": ("anchored", {"mode": "exact"}),
+    "itd-fast": ("itd", {"mode": "fast"}),
+    "itd-exact": ("itd", {"mode": "exact"}),
+    "itd-published": ("itd", {"mode": "published"}),
     "spm": ("spm", {"iterations": 2, "warmup": 0, "draw_steps": 2, "sampled": 1, "lr": 0.1}),
     "hirm": ("hirm", {"iterations": 3, "lr": 1e-2}),
     "receler": ("receler", {"iterations": 2, "draw_steps": 2, "attack_steps": 1, "rank": 4, "lr": 5e-2}),
@@ -49,7 +52,7 @@ METHODS = {
     "of a plugin": ("swap", {}),
     "a copy of uce as a plugin": ("uce-again", {}),
 }
-LATENTS = {"saeuron": tiny.coder_options, "anchored": tiny.anchored_options}
+LATENTS = {"saeuron": tiny.coder_options, "anchored": tiny.anchored_options, "itd": tiny.text_options}
 """Methods that edit latents, and what they need on a tiny pipeline."""
 UNFOLDED = {
     *LATENTS, "gated", "spm", "receler", "sld", "negative-prompt", "safree", "seot", "crg", "concept-steerers",
@@ -231,7 +234,7 @@ def test_editing_weights_under_a_mapped_erasure_is_refused(sd, make, name):
     assert attached_to(sd) == []
 
 
-COMPILED = [("in place", name) for name in ("uce", "gated", "saeuron-fast", "hirm")] + [("wrapped", "uce")]
+COMPILED = [("in place", name) for name in ("uce", "gated", "saeuron-fast", "itd-fast", "hirm")] + [("wrapped", "uce")]
 """One of each kind; the others take minutes."""
 
 

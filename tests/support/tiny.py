@@ -133,3 +133,21 @@ def anchored_options(pipe: Any, folder: Path) -> dict[str, Any]:
     """The same of the eraser anchored."""
     options = coder_options(pipe, folder)
     return {name: options[name] for name in ("coder", "site", "images", "draw_steps", "guidance")}
+
+
+def text_options(pipe: Any, folder: Path) -> dict[str, Any]:
+    """Options of the eraser itd on a tiny pipeline, with untrained autoencoders of all its text encoders."""
+    from efface import Model
+    from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
+    from efface.sae.files import save_sae
+    from efface.sae.text_states import TextSites
+
+    model = Model(pipe)
+    sites = model.sites("text_encoder*")
+    for name, read in TextSites(model, sites).read(["a church", "a cat in noto style"]).items():
+        own = read.states[read.own]
+        sae = SparseAutoencoder(SAEConfig(own.shape[1], 256, 8))
+        with torch.no_grad():  # untrained, but about the states' own mean, so that latents tell prompts apart
+            sae.b_dec.copy_(own.mean(0))
+        save_sae(sae, folder / name)
+    return {"coder": str(folder), "neutral": False, "gain": -8.0}

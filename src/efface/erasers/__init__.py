@@ -10,7 +10,7 @@ from efface.erasers.base import Eraser
 from efface.registry import Registry
 
 METHODS = (
-    "rece", "gated", "joint", "preserve", "project", "saeuron", "anchored", "uce", "speed", "oce", "double-projection",
+    "rece", "gated", "joint", "preserve", "project", "saeuron", "anchored", "itd", "uce", "speed", "oce", "double-projection",
     "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom",
     "hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow",
     "sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg",

@@ -46,6 +46,9 @@ class Config(Retaining):
     folder, and where there are none, statistics measured on pictures of the concept and of retained prompts."""
     count: int = 1
     """Latents chosen at each timestep (paper: 1 to 3)."""
+    assigned: bool = False
+    """Choose, at all timesteps, the one latent that a training with labels gave to the concept (`efface sae train --supervised
+    saemnesia`)."""
     percentile: float | None = None
     """Instead of `count`: choose latents whose score is above this percentile (paper: 99.99 to 99.999)."""
     gamma: float | None = None
@@ -98,7 +101,13 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     from efface.erasures import ActivationEdit
     from efface.erasures.provenance import provenance
     from efface.steering.calibrate import calibrate
-    from efface.steering.statistics_source import load_statistics, measure_statistics, open_saes, published_site
+    from efface.steering.statistics_source import (
+        assigned_latents,
+        load_statistics,
+        measure_statistics,
+        open_saes,
+        published_site,
+    )
 
     sites = [site.name for site in model.sites(config.site or published_site(concepts))]
     saes, references = open_saes(config.coder, sites)
@@ -116,13 +125,14 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     if config.weighting == "pictures":
         stats = {site: of_site.weighted_by_picture() for site, of_site in stats.items()}
     compared = () if loaded else config.keep or ()
+    only = assigned_latents(config.coder, sites, concepts) if config.assigned else {}
 
     def erasure_with(config: Config, **notes: Any) -> ActivationEdit:
         """The erasure by one choice of options."""
-        edits = {site: _site_edit(stats[site], saes[site], concepts, config) for site in sites}
+        edits = {site: _site_edit(stats[site], saes[site], concepts, config, _at(only, site)) for site in sites}
         gammas = [gamma_of(concept, config) for concept in concepts]
         settings = asdict(config) | {"sites": sites, "gammas": gammas, "coders": references}
-        notes = {"chosen": _selection(stats, saes, concepts, config)} | notes
+        notes = {"chosen": _selection(stats, saes, concepts, config, only)} | notes
         return ActivationEdit(provenance(model, "saeuron", settings, concepts, compared, **notes), edits, saes)
 
     if not config.calibrate:
@@ -131,16 +141,28 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     return erasure_with(best, calibration=curve)
 
 
-def _site_edit(stats: Statistics, sae: SparseAutoencoder, concepts: Sequence[Concept], config: Config) -> LatentEdit:
+def _at(only: Mapping[tuple[str, str], int], site: str) -> dict[str, int]:
+    """Concept -> its latent at one site."""
+    return {concept: latent for (at, concept), latent in only.items() if at == site}
+
+
+def _site_edit(
+    stats: Statistics, sae: SparseAutoencoder, concepts: Sequence[Concept], config: Config, only: Mapping[str, int]
+) -> LatentEdit:
     """The edit of one site: the tables of all concepts, merged."""
     from efface.steering.tables import merge_tables
 
     return merge_tables(
-        [_tables(stats, sae, concept, config) for concept in concepts], sae, stats, shared=config.shared
+        [_tables(stats, sae, concept, config, only.get(concept.name)) for concept in concepts],
+        sae,
+        stats,
+        shared=config.shared,
     )
 
 
-def _tables(stats: Statistics, sae: SparseAutoencoder, concept: Concept, config: Config) -> LatentTables:
+def _tables(
+    stats: Statistics, sae: SparseAutoencoder, concept: Concept, config: Config, only: int | None = None
+) -> LatentTables:
     """Gate μ(i, t, D) and gain γ μ(i, t, D_c) of the latents chosen for one concept at one site."""
     from efface.steering.tables import latent_tables, latents_per_timestep
 
@@ -152,11 +174,16 @@ def _tables(stats: Statistics, sae: SparseAutoencoder, concept: Concept, config:
         gamma=gamma_of(concept, config),
         gain=config.gain,
         fast=config.mode == "fast",
+        only=only,
     )
 
 
 def _selection(
-    stats: dict[str, Statistics], saes: dict[str, SparseAutoencoder], concepts: Sequence[Concept], config: Config
+    stats: dict[str, Statistics],
+    saes: dict[str, SparseAutoencoder],
+    concepts: Sequence[Concept],
+    config: Config,
+    only: Mapping[tuple[str, str], int],
 ) -> dict[str, list[dict[str, Any]]]:
     """Concept -> the latents chosen for it with their figures, for the erasure's notes."""
     from efface.sae.statistics import select
@@ -166,7 +193,10 @@ def _selection(
     counts = {site: latents_per_timestep(saes[site], config.count, config.percentile) for site in stats}
     notes = {}
     for concept in concepts:
-        masks = {site: select(of_site.scores(concept.name), counts[site]) for site, of_site in stats.items()}
+        masks = {
+            site: select(of_site.scores(concept.name), counts[site], only.get((site, concept.name)))
+            for site, of_site in stats.items()
+        }
         notes[concept.name] = selection_notes(stats, concept.name, masks)
     return notes
 

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from efface.erasures.erasure import Erasure
 from efface.erasures.latent_edit import PARTS, LatentEdit, by_site
 from efface.erasures.provenance import Provenance
+from efface.erasures.references import is_reference, saes_of
 from efface.errors import EffaceError
 from efface.families import Network
 from efface.families.networks import Hook
@@ -21,7 +22,6 @@ from efface.families.sites import Site
 from efface.models.model import Model
 from efface.models.precision import without_autocast
 from efface.sae.autoencoder import Reads, SparseAutoencoder, top
-from efface.sae.lookup import find_sae
 
 MODES = ("fast", "exact", "published")
 
@@ -74,7 +74,7 @@ class ActivationEdit(Erasure):
         edits = [
             Hook(
                 site.module,
-                _SiteEdit(self.edits[name], _Place(site, self._reads(name)), clock, scale, saes.get(name), published),
+                _SiteEdit(self.edits[name], Place(site, self._reads(name)), clock, scale, saes.get(name), published),
                 before=False,
             )
             for name, site in sites.items()
@@ -88,16 +88,7 @@ class ActivationEdit(Erasure):
     @cached_property
     def _saes_of_all_sites(self) -> dict[str, SparseAutoencoder]:
         """Site name -> autoencoder; those that are not at hand are looked up by their hash."""
-        saes = {}
-        for site, edit in self.edits.items():
-            reference = self.provenance.config["coders"][site]
-            if site in self.saes:
-                saes[site] = self.saes[site]
-            else:
-                saes[site] = find_sae(reference["sha256"], reference["source"], site)
-            if len(edit.latents) and edit.latents.max() >= saes[site].config.latents:
-                raise EffaceError(f"the edit of {site} names latents that its autoencoder has not: make it again.")
-        return saes
+        return saes_of(self.edits, self.saes, self.provenance.config["coders"])
 
     def tensors(self) -> dict[str, Tensor]:
         """Every part of every edit, as `SITE|PART`."""
@@ -118,7 +109,7 @@ class ActivationEdit(Erasure):
             )
         mode = provenance.config.get("mode", "fast")
         references = provenance.config.get("coders", {})
-        complete = isinstance(references, dict) and all(_is_reference(references.get(site)) for site in edits)
+        complete = isinstance(references, dict) and all(is_reference(references.get(site)) for site in edits)
         if mode not in MODES or (mode != "fast" and not complete):
             raise EffaceError(
                 f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
@@ -155,7 +146,7 @@ def members(sae: SparseAutoencoder, states: Tensor, latents: Tensor) -> Tensor:
     return (flat[:, latents] >= least).unflatten(0, states.shape[:2])
 
 
-class _Place:
+class Place:
     """A site without its module, which a copy of the network has of its own, and what is read of it."""
 
     def __init__(self, site: Site, reads: str):
@@ -174,7 +165,7 @@ class _SiteEdit:
     def __init__(
         self,
         edit: LatentEdit,
-        place: _Place,
+        place: Place,
         clock: _Clock,
         scale: float,
         sae: SparseAutoencoder | None,
@@ -220,11 +211,6 @@ class _Clock:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.timestep = self.denoiser.timestep(args, kwargs)
-
-
-def _is_reference(entry: Any) -> bool:
-    """Whether a header's entry names an autoencoder by hash and place."""
-    return isinstance(entry, dict) and all(isinstance(entry.get(part), str) for part in ("sha256", "source"))
 
 
 def _only(sites: list[Site], name: str) -> Site:

@@ -27,6 +27,7 @@ KINDS: Registry[type[Erasure]] = Registry(
         "textmap": "efface.erasures.textmap:TextMap",
         "delta": "efface.erasures.delta:WeightDelta",
         "activation": "efface.erasures.activation:ActivationEdit",
+        "text-edit": "efface.erasures.text_edit:TextEdit",
         "gated-map": "efface.erasures.gated:GatedMap",
         "gated-delta": "efface.erasures.gated_delta:GatedDelta",
         "keyed-delta": "efface.erasures.keyed:KeyedDelta",

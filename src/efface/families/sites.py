@@ -1,4 +1,7 @@
-"""Sites: modules whose output can be read and edited as (batch tokens width), whatever their own layout."""
+"""Sites: modules whose output can be read and edited as (batch tokens width), whatever their own layout.
+
+They are modules of the denoiser, or of a text encoder where a pattern begins with its name.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,15 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
+from efface.families.encoder_layers import layer_paths, usual_layer
+from efface.families.networks import Network
+
+TEXT = "text_encoder"
+"""What the names of text encoders, and of the sites in them, begin with."""
 
 
 class Site(NamedTuple):
-    """A module of the denoiser whose output is a map or a sequence."""
+    """A module of the denoiser or of a text encoder whose output is a map or a sequence."""
 
     name: str
     """Component and path, for example `unet.up_blocks.1.attentions.1`."""
@@ -23,6 +31,11 @@ class Site(NamedTuple):
     """Where in a tuple that it returns the picture's states stand; joint blocks return (text, picture)."""
     difference: bool = False
     """Whether an autoencoder reads output − input of it instead of its output."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is in a text encoder, which runs once a prompt and knows no timestep."""
+        return self.name.startswith(TEXT)
 
     def states(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Tensor:
         """What an autoencoder reads of one call (batch tokens width).
@@ -76,6 +89,47 @@ class Site(NamedTuple):
 
 def _shaped(tokens: Tensor, hidden: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, hidden.shape[2:]) if hidden.ndim == 4 else tokens
+
+
+def sites_in(
+    denoiser: Network, pattern: str, part_of: Callable[[nn.Module], int], encoders: Mapping[str, nn.Module]
+) -> list[Site]:
+    """The sites of a model that a pattern names.
+
+    Args:
+        denoiser: where they are, unless the pattern says otherwise.
+        pattern: for fnmatch. One that begins with `text_encoder` names text encoders by its first part, and their modules by the
+            rest; without a rest, the layer of each that autoencoders usually read.
+        part_of: says of a module of the denoiser which part of its output tuple holds the picture's states.
+        encoders: component name -> text encoder.
+
+    Raises:
+        UsageError: nothing matches; near names are suggested.
+    """
+    if not pattern.startswith(TEXT):
+        return sites_matching(denoiser.name, denoiser.module, pattern, part_of)
+    component, _, rest = pattern.partition(".")
+    named = {name: encoder for name, encoder in encoders.items() if fnmatchcase(name, component)}
+    if not named:
+        raise UsageError(f"the model has no text encoder {component!r}; expected one of {', '.join(encoders)}.")
+    if rest:
+        return [site for name, encoder in named.items() for site in sites_matching(name, encoder, f"{name}.{rest}")]
+    usual = {name: usual_layer(encoder) for name, encoder in named.items()}
+    if unknown := [name for name, path in usual.items() if path is None]:
+        raise UsageError(
+            f"the layers of {unknown[0]} ({type(named[unknown[0]]).__name__}) have names that efface does not know: name a module "
+            "of it (`efface sae sites MODEL 'text_encoder.*'`)."
+        )
+    return [Site(f"{name}.{path}", named[name].get_submodule(str(path))) for name, path in usual.items()]
+
+
+def text_layers(encoders: Mapping[str, nn.Module]) -> list[Site]:
+    """Every layer of every text encoder whose layers have known names."""
+    return [
+        Site(f"{name}.{path}", encoder.get_submodule(path))
+        for name, encoder in encoders.items()
+        for path in layer_paths(encoder)
+    ]
 
 
 def sites_matching(

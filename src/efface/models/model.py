@@ -17,7 +17,7 @@ from efface.families.drawing import require_settings
 from efface.families.embedding import token_table
 from efface.families.projections import in_their_groups
 from efface.families.schedule import Mixture, mixture, scale_input, step_options
-from efface.families.sites import Site, sites_matching
+from efface.families.sites import Site, sites_in
 from efface.families.text import Text, TokenSpan, concatenate, said
 from efface.io.progress import Step, tell
 from efface.models.batches import MOST, in_batches, limits_of, pictures_at_a_time
@@ -72,9 +72,8 @@ class Model:
         return self.family.networks()
 
     def sites(self, pattern: str) -> list[Site]:
-        """Modules of the denoiser whose path matches an fnmatch pattern; raises UsageError where none does."""
-        network = self.networks()[0]
-        return sites_matching(network.name, network.module, pattern, self.family.part_of)
+        """Modules that an fnmatch pattern names (`families.sites.sites_in`); raises UsageError where it names none."""
+        return sites_in(self.networks()[0], pattern, self.family.part_of, self.family.text_encoders())
 
     def components(self) -> dict[str, nn.Module]:
         """The networks an erasure may edit: denoiser, ControlNets, text encoders."""

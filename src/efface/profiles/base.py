@@ -62,6 +62,10 @@ class Profile:
         """Fields of the autoencoders' SAETrainConfig that were tuned on this model."""
         return {}
 
+    def sae_text_training(self) -> dict[str, Any]:
+        """The same of autoencoders on layers of its text encoders."""
+        return {}
+
     def prompts(self) -> list[str]:
         """Prompts that show all that the model knows; raises UsageError where nobody knows them."""
         raise UsageError("the model has no prompts of its own: give a .txt file with one prompt a line (--prompts).")

@@ -36,6 +36,13 @@ class SAETrainConfig:
     """Weight of AuxK (paper: 1/32)."""
     dead_after: float = 0.1
     """Share of the run without firing after which a latent counts as dead (paper: 10 M vectors)."""
+    supervised: Literal["none", "saemnesia", "saeparate"] = "none"
+    """What the pictures' labels are used for: `saemnesia` gives every concept one latent, `saeparate` pictures of one concept like
+    codes (both with logits before the ReLU, without a further layer in the encoder)."""
+    supervision: float = 1.0
+    """Weight of that beside the reconstruction (SAEParate: 0.1 for objects, 0.01 for styles, 1 for both)."""
+    groups: int = 256
+    """Pictures at a timestep that it looks at in each step."""
     as_published: bool = False
     """Train as SAeUron's public code does: AuxK over the batch and on the negated residual, with gradients into the reconstruction
     and latents after the ReLU; Adam's ε 6.25e-10; clipping before the decoder's parallel part is removed; dead after 10 M vectors."""
@@ -43,7 +50,7 @@ class SAETrainConfig:
     """Seed of the initial weights and of every batch."""
 
     def __post_init__(self) -> None:
-        for name in ("expansion", "k", "steps", "batch", "passes", "lr", "clip"):
+        for name in ("expansion", "k", "steps", "batch", "passes", "lr", "clip", "supervision", "groups"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a number above 0.")
         for k in (self.k, *self.multi_k):  # checked before any picture is drawn

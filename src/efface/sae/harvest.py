@@ -124,6 +124,15 @@ def sites_of(
     return [site._replace(difference=difference or name in differing) for name, site in sites.items()]
 
 
+def require_denoiser(sites: Sequence[Site]) -> None:
+    """Raise UsageError where a site is in a text encoder, which runs once a prompt and not while pictures are drawn."""
+    if reading := [site.name for site in sites if site.reads_text]:
+        raise UsageError(
+            f"{reading[0]} is in a text encoder, which reads prompts and knows no timestep: pictures say nothing of it; train its "
+            "autoencoder with `efface sae train`, look at it with `efface sae inspect`, erase with `efface erase itd`."
+        )
+
+
 def capture(
     model: Model,
     prompts: Sequence[str],
@@ -142,9 +151,11 @@ def capture(
         pictures: list to which the finished pictures are appended; None skips decoding.
 
     Raises:
+        UsageError: a site is in a text encoder, which has no timesteps.
         EffaceError: a site gave values that are not finite.
     """
     sites = sites_of(model, config.sites, saes, difference=config.difference)
+    require_denoiser(sites)
     with released(model.components().values()), record_sites(sites) as activations:
         guided = model.guides(config.guidance)
         steps = model.denoise(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from efface.errors import UsageError
 from efface.io.checkpoint import moments_of, set_moments, with_prefix
 from efface.sae.autoencoder import Reads, SAEConfig, SparseAutoencoder, geometric_median
 from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import average, maximum, mean, world
 from efface.sae.loss import Workspace, step, without_parallel_
+from efface.sae.supervision import Groups, assign, supervise
 
 PUBLISHED_EPS = 6.25e-10
 """Adam's ε in SAeUron's public code."""
@@ -29,6 +31,20 @@ class Source(Protocol):
 
     def round(self, index: int) -> dict[str, Tensor]:
         """Site name -> vectors (rows width); the same `index` always gives the same vectors. They hold until the next call."""
+        ...
+
+
+@runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source that knows what its pictures show."""
+
+    @property
+    def concepts(self) -> list[str]:
+        """Names of the concepts."""
+        ...
+
+    def groups(self) -> dict[str, Groups]:
+        """Site name -> pictures of the round that was read last."""
         ...
 
 
@@ -61,10 +77,26 @@ class SiteTrainer:
         self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=eps, fused=True)
         self.vectors_since_fired = torch.zeros(shape.latents, dtype=torch.long, device=self.device)
         self.initialised = False
+        self.assigned: Tensor | None = None
+        """Latent of each concept (concepts,), of SAEmnesia."""
         self.workspaces = {} if workspaces is None else workspaces
 
-    def step(self, x: Tensor, step_number: int) -> dict[str, float]:
-        """Take one optimiser step on vectors (rows width); returns the figures for the log."""
+    def begin_from(self, sae: SparseAutoencoder) -> None:
+        """Take the weights of another autoencoder to start from.
+
+        Raises:
+            UsageError: it has another width or number of latents.
+        """
+        if sae.W_dec.shape != self.sae.W_dec.shape:
+            raise UsageError(
+                f"the autoencoder to start from has weights of {tuple(sae.W_dec.shape)}, where this run trains "
+                f"{tuple(self.sae.W_dec.shape)} (latents, width): name as many latents."
+            )
+        self.sae.load_state_dict(sae.state_dict())
+        self.initialised = True
+
+    def step(self, x: Tensor, step_number: int, groups: Groups | None = None) -> dict[str, float]:
+        """Take one optimiser step on vectors (rows width), and on labelled pictures; returns the figures for the log."""
         config = self.config
         sae = self.sae
         x = x.to(self.device, torch.float32)
@@ -80,6 +112,7 @@ class SiteTrainer:
         options = {"multi_k": config.multi_k, "alpha": config.alpha, "published_auxk": config.as_published}
         loss = step(sae, x, dead=dead, workspace=self.workspaces[size], **options)
         gradients = loss.gradients
+        figures = {} if groups is None else self._supervise(groups, gradients, step_number)
         if not config.as_published:
             without_parallel_(gradients["W_dec"], sae.W_dec)
         average(list(gradients.values()))
@@ -99,7 +132,18 @@ class SiteTrainer:
             "l0": len(loss.code.values) / len(x),
             "dead": float(dead.float().mean()),
             "norm": float(norm),
-        }
+        } | figures
+
+    def _supervise(self, groups: Groups, gradients: dict[str, Tensor], step_number: int) -> dict[str, float]:
+        """Add the gradients of the labels; returns their loss for the log."""
+        config = self.config
+        if config.supervised == "saemnesia" and self.assigned is None:
+            self.assigned = assign(self.sae, groups).to(self.device)
+        some = groups.some(config.groups, config.seed * 1_000_003 + step_number)
+        found = supervise(self.sae, some, config.supervised, self.assigned, config.supervision)
+        for name, gradient in found.gradients.items():
+            gradients[name] += gradient
+        return {"labels": float(found.loss)}
 
     def _update_fired(self, latents: Tensor, values: Tensor, rows: int, step_number: int) -> None:
         """Update the count of vectors since each latent fired, and the running mean of the least selected activation."""
@@ -115,7 +159,7 @@ class SiteTrainer:
         tensors = {f"coder.{k}": v for k, v in self.sae.state_dict().items()}
         tensors["silent"] = self.vectors_since_fired  # keys as in checkpoints of runs that may still be resumed
         tensors |= {f"adam.{index}.{name}": v for (index, name), v in moments_of(self.optimiser).items()}
-        return tensors
+        return tensors if self.assigned is None else tensors | {"assigned": self.assigned}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Restore a checkpoint that `state` returned."""
@@ -124,6 +168,7 @@ class SiteTrainer:
         moments = {(int(index), moment): tensors[f"adam.{name}"] for name, (index, _, moment) in keys.items()}
         set_moments(self.optimiser, moments)
         self.vectors_since_fired = tensors["silent"].to(self.device)
+        self.assigned = tensors["assigned"].to(self.device) if "assigned" in tensors else None
         self.initialised = True
 
 

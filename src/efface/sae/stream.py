@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
 from efface.sae.autoencoder import Reads
-from efface.sae.harvest import HarvestConfig, capture, in_pieces, shapes_of, sites_of
+from efface.sae.harvest import HarvestConfig, capture, in_pieces, require_denoiser, shapes_of, sites_of
+from efface.sae.supervision import Groups, labels_of
 
 
 class Activations:
@@ -67,10 +68,21 @@ class ActivationStream:
         images: pictures per round.
         rank: number of this process; each draws pictures of its own.
         world: processes that share the work.
+        shows: what the picture of each prompt shows, for training with labels.
+        kinds: kind of each concept, by its name.
     """
 
     def __init__(
-        self, model: Model, prompts: Sequence[str], config: HarvestConfig, *, images: int, rank: int = 0, world: int = 1
+        self,
+        model: Model,
+        prompts: Sequence[str],
+        config: HarvestConfig,
+        *,
+        images: int,
+        rank: int = 0,
+        world: int = 1,
+        shows: Mapping[str, tuple[str, ...]] | None = None,
+        kinds: Mapping[str, str] | None = None,
     ):
         if not prompts:
             raise UsageError("no prompts were given: name a file with one prompt a line, or `canvas`.")
@@ -82,7 +94,12 @@ class ActivationStream:
         self.images = images
         self.rank = rank
         self.world = world
-        self.names = [site.name for site in sites_of(model, config.sites)]
+        self.shows = dict(shows or {})
+        self.kinds = dict(kinds or {})
+        self._drawn: list[str] = []
+        sites = sites_of(model, config.sites)
+        require_denoiser(sites)
+        self.names = [site.name for site in sites]
         self.reads: Reads = "difference" if config.difference else "output"
 
     @cached_property
@@ -98,12 +115,27 @@ class ActivationStream:
         """Site name -> vectors (rows width) in half precision on the CPU; they hold until the next round is asked for."""
         first = (index * self.world + self.rank) * self.images
         numbers = range(first, first + self.images)
-        prompts = [self._prompt(number) for number in numbers]
+        prompts = [shuffled(self.prompts, number, self.config.seed) for number in numbers]
+        self._drawn = prompts
         self._activations.draw(prompts, [self.config.seed + number for number in numbers])
         return {name: tensor.flatten(0, 3) for name, tensor in self._activations.tensors.items()}
 
-    def _prompt(self, number: int) -> str:
-        """Prompt of picture `number`; every pass over the prompts is shuffled anew."""
-        epoch, position = divmod(number, len(self.prompts))
-        order = torch.randperm(len(self.prompts), generator=torch.Generator().manual_seed(self.config.seed + epoch))
-        return self.prompts[int(order[position])]
+    @property
+    def concepts(self) -> list[str]:
+        """Names of the concepts that labels know."""
+        return list(self.kinds)
+
+    def groups(self) -> dict[str, Groups]:
+        """Site name -> the last round's pictures by the means of their vectors, with labels."""
+        labels = labels_of(self._drawn, self.shows, self.concepts)
+        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(self.kinds.values()))}
+        kinds = torch.tensor([numbers[kind] for kind in self.kinds.values()])
+        tensors = self._activations.tensors.items()
+        return {name: Groups(tensor[:, -1].float().mean(2), labels, kinds) for name, tensor in tensors}
+
+
+def shuffled(prompts: Sequence[str], number: int, seed: int) -> str:
+    """Prompt `number` of an endless row in which every pass over the prompts is shuffled anew."""
+    epoch, position = divmod(number, len(prompts))
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed + epoch))
+    return prompts[int(order[position])]

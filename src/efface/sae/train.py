@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from efface.sae.config import SAETrainConfig
 from efface.sae.distributed import group_errors, rank, world
 from efface.sae.files import save_sae
 from efface.sae.loss import Workspace
-from efface.sae.site_trainer import SiteTrainer, Source
+from efface.sae.site_trainer import LabelledSource, SiteTrainer, Source
 
 
 def train(
@@ -35,6 +35,7 @@ def train(
     save_seconds: float = 60.0,
     notes: dict[str, Any] | None = None,
     device: torch.device | None = None,
+    start: Mapping[str, SparseAutoencoder] | None = None,
 ) -> dict[str, SparseAutoencoder]:
     """Train an autoencoder for every site of a source; resumes if the folder holds an unfinished run.
 
@@ -49,26 +50,34 @@ def train(
         save_seconds: seconds between checkpoints.
         notes: further entries of `cfg.json`, such as how activations are read.
         device: where they are trained; CUDA where there is one by default.
+        start: site name -> the autoencoder whose weights training begins with; random ones by default.
 
     Raises:
+        UsageError: labels are asked for and the source has none, or `start` has other shapes.
         EffaceError: activations that are not finite, a folder that holds another run, or a process that was lost.
     """
+    labelled = source if isinstance(source, LabelledSource) and source.concepts else None
+    if config.supervised != "none" and labelled is None:
+        raise UsageError("training with labels needs pictures that are drawn meanwhile, and what each prompt shows.")
+    if config.supervised != "none" and world() > 1:
+        raise UsageError("training with labels runs in one process, whose pictures choose the concepts' latents.")
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(source, config, folder, notes or {}, device)
+    run = _Run(source, config, folder, notes or {}, device, start or {})
     began = time.monotonic()
     saved = began
     while run.step < config.steps:
         vectors = run.vectors(source)
+        groups = labelled.groups() if labelled is not None and config.supervised != "none" else {}
         orders = {name: _order(len(v), config, run.round) for name, v in vectors.items()}
         size = min(config.batch, *map(len, orders.values()))  # a small round is one batch
         if size == 0:
             raise UsageError(f"a round gives no vector in {config.passes:g} passes: draw more pictures a round.")
         last = min(run.first + min(len(order) // size for order in orders.values()), config.steps)
         while run.step < last:
-            start = (run.step - run.first) * size
+            begin = (run.step - run.first) * size
             with group_errors():
                 lines = {
-                    name: trainer.step(vectors[name][orders[name][start : start + size]], run.step)
+                    name: trainer.step(vectors[name][orders[name][begin : begin + size]], run.step, groups.get(name))
                     for name, trainer in run.trainers.items()
                 }
             if run.step % every == 0 or run.step == config.steps - 1:
@@ -81,10 +90,14 @@ def train(
         run.first = run.step
         run.workspaces.clear()  # the next round is drawn in their memory
     run.save()
+    assigned = {name: trainer.assigned for name, trainer in run.trainers.items()}
     saes = run.finished()
     if rank() == 0:
         for name, sae in saes.items():
-            save_sae(sae, folder / name, **(notes or {}))
+            latents, entries = assigned[name], dict(notes or {})
+            if labelled is not None and latents is not None:
+                entries["assigned"] = dict(zip(labelled.concepts, latents.tolist(), strict=True))
+            save_sae(sae, folder / name, **entries)
     return saes
 
 
@@ -92,7 +105,13 @@ class _Run:
     """A run in its folder: trainers, progress, log and checkpoint."""
 
     def __init__(
-        self, source: Source, config: SAETrainConfig, folder: Path, notes: dict[str, Any], device: torch.device | None
+        self,
+        source: Source,
+        config: SAETrainConfig,
+        folder: Path,
+        notes: dict[str, Any],
+        device: torch.device | None,
+        start: Mapping[str, SparseAutoencoder],
     ):
         self.folder = folder
         self.step = self.round = self.first = 0
@@ -112,6 +131,8 @@ class _Run:
             name: SiteTrainer(widths[name], config, source.reads, device=device, workspaces=self.workspaces)
             for name in source.names
         }
+        for name, sae in start.items():
+            self.trainers[name].begin_from(sae)
         if stored is not None:
             self._restore(stored)
         self._cut_log()

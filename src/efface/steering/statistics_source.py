@@ -11,8 +11,10 @@ from torch import Tensor
 from efface.concepts.concept import Concept
 from efface.concepts.sample import Sample
 from efface.errors import UsageError
+from efface.families.sites import TEXT
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
+from efface.sae.files import notes_of
 from efface.sae.harvest import HarvestConfig
 from efface.sae.lookup import open_sae, sae_folder
 from efface.sae.statistics import Statistics, selected_latents, statistics
@@ -36,6 +38,39 @@ def open_saes(source: str, sites: Iterable[str]) -> SiteSAEs:
         if sae.config.reads != "output":
             references[site]["reads"] = sae.config.reads
     return SiteSAEs({site: sae for site, (sae, _) in opened.items()}, references)
+
+
+def assigned_latents(source: str, sites: Iterable[str], concepts: Sequence[Concept]) -> dict[tuple[str, str], int]:
+    """(site, concept) -> the latent that a training with labels gave to it.
+
+    Raises:
+        UsageError: an autoencoder was trained without labels, or without that concept.
+    """
+    found = {}
+    for site in sites:
+        known = notes_of(sae_folder(source, site)).get("assigned", {})
+        for concept in concepts:
+            if concept.name not in known:
+                raise UsageError(
+                    f"the autoencoder of {site} has no latent of its own for {concept.name!r}: train it with --supervised saemnesia "
+                    "on pictures of it, or leave --assigned out."
+                )
+            found[site, concept.name] = int(known[concept.name])
+    return found
+
+
+def text_sites_of(source: str, model: Model) -> tuple[str, ...]:
+    """The layers of text encoders that a run has autoencoders of; the usual layer of the first text encoder for a folder of one.
+
+    Raises:
+        UsageError: the model has no text encoder.
+    """
+    root = sae_folder(source, TEXT)
+    found = sorted(folder.name for folder in root.glob(f"{TEXT}*") if folder.is_dir())
+    encoders = list(model.family.text_encoders())
+    if not found and not encoders:
+        raise UsageError("the model has no text encoder, whose layers could be edited.")
+    return tuple(found) or (encoders[0],)
 
 
 def published_site(concepts: Sequence[Concept]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from efface.errors import UsageError
 from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
-from efface.sae.harvest import sites_of
+from efface.sae.harvest import require_denoiser, sites_of
 
 
 class Region(NamedTuple):
@@ -58,6 +58,7 @@ def steer_latent(
             f"the region {tuple(region)} is empty: give left, top, right, bottom with left < right, top < bottom."
         )
     hooked = sites_of(model, (site,), {site: sae})[0]
+    require_denoiser([hooked])
     sae = sae.at_inference()
 
     def hook(module: Any, args: Any, kwargs: Any, output: Any) -> Any:

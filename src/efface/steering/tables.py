@@ -32,7 +32,15 @@ class LatentTables(NamedTuple):
 
 
 def latent_tables(
-    stats: Statistics, sae: SparseAutoencoder, concept: str, *, count: int, gamma: float, gain: Gain, fast: bool
+    stats: Statistics,
+    sae: SparseAutoencoder,
+    concept: str,
+    *,
+    count: int,
+    gamma: float,
+    gain: Gain,
+    fast: bool,
+    only: int | None = None,
 ) -> LatentTables:
     """The tables of one concept: gate μ(i, t, D), gain γ μ(i, t, D_c) or the variant that `gain` names.
 
@@ -44,8 +52,9 @@ def latent_tables(
         gamma: factor γ of a chosen latent.
         gain: how the factor is applied.
         fast: whether the gate also replaces membership in the top k.
+        only: the latent that a training with labels gave to the concept, chosen instead.
     """
-    chosen = select(stats.scores(concept), count)
+    chosen = select(stats.scores(concept), count, only)
     mean = stats.of(concept)
     gains = {"published": gamma * mean, "normalised": torch.full_like(mean, gamma), "clamp": torch.zeros_like(mean)}
     shift = gamma * mean if gain == "clamp" else torch.zeros_like(mean)

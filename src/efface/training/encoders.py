@@ -6,42 +6,18 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
+from efface.families.encoder_layers import AttentionOutput, attention_outputs
 from efface.models.caller import at_work
 from efface.models.model import Model, Text
 from efface.training.groups import Weight, encoder_weights
 
-_OUTPUT = re.compile(
-    r"((?:^|\.)(?:layers|block|layer)\.\d+\.)(?:.*\.)?(?:self_attn\.(?:out_proj|o_proj)|SelfAttention\.o|attention\.output\.dense)$"
-)
-"""Path of the output projection of a layer's attention in CLIP, Gemma and Qwen, T5, BERT; the first group ends at its layer."""
 _CLIP = re.compile(r"self_attn\.out_proj$")
-
-
-class AttentionOutput(NamedTuple):
-    """The output projection of the attention of one layer of a text encoder."""
-
-    layer: str
-    """Path of the layer, its last dot included."""
-    path: str
-    """Path of the projection."""
-    module: nn.Module
-    """The projection."""
-
-
-def attention_outputs(encoder: nn.Module) -> list[AttentionOutput]:
-    """Those of every layer, in order; none for an encoder whose layers are named otherwise."""
-    found = []
-    for path, module in encoder.named_modules():
-        match = _OUTPUT.search(path)
-        if match and "visual" not in path and "vision" not in path:
-            found.append(AttentionOutput(path[: match.end(1)], path, module))
-    return found
 
 
 def trained_encoders(model: Model, named: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efface.cli.model_options import ModelOptions, seed_of
 from efface.errors import UsageError
@@ -75,6 +75,24 @@ def labelled(path: Path | None, seeds: int, pipeline: Any, first: int | None) ->
             f'{path} could not be read ({error}); expected JSON of the form {{"style": {{"noto": ["a cat …"]}}}}.'
         ) from error
     return pictures, {concept: kind for kind, concepts in kinds.items() for concept in concepts}
+
+
+class Labels(NamedTuple):
+    """What pictures show."""
+
+    shows: dict[str, tuple[str, ...]]
+    """Prompt -> the concepts in its picture."""
+    kinds: dict[str, str]
+    """Kind of each concept, by its name."""
+
+
+def labels_named(path: Path | None, pipeline: Any) -> Labels:
+    """What prompts show, from such a file or the model's own benchmark; a prompt that stands under several concepts shows all."""
+    pictures, kinds = labelled(path, 1, pipeline, None)
+    shows: dict[str, tuple[str, ...]] = {}
+    for picture in pictures:
+        shows[picture.prompt] = tuple(dict.fromkeys((*shows.get(picture.prompt, ()), *picture.shows)))
+    return Labels(shows, kinds)
 
 
 def harvest_decisions(pipeline: Any, config: HarvestConfig) -> dict[str, Any]:

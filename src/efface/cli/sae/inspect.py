@@ -1,16 +1,21 @@
-"""Write static pages on the latents: top pictures with heat maps, timesteps, density, concepts, regions."""
+"""Write static pages on the latents: top pictures with heat maps, timesteps, density, concepts, regions; of text top prompts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from efface.cli.model_options import parse_on_model
 from efface.cli.output import result, say_decisions
 from efface.cli.progress import ProgressBar
+from efface.errors import UsageError
+
+if TYPE_CHECKING:
+    from efface.models.model import Model
+    from efface.sae.autoencoder import SparseAutoencoder
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Request:
     coder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[FOLDER]")] = "emoji"
     """Folder of a run or of one autoencoder; `emoji` is the canvas's own."""
     site: str | None = None
-    """The module; the canvas's for objects by default."""
+    """The module; the canvas's for objects by default. Of a layer of a text encoder (`text_encoder` for the usual one) prompts with
+    the words marked are shown, and nothing is drawn."""
     latents: Annotated[tuple[int, ...], tyro.conf.arg(metavar="LATENT [LATENT ...]")] = ()
     """Latents that get a page; by default the best two of every concept."""
     concepts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -44,6 +50,7 @@ def main(args: list[str]) -> None:
     request, options = parse_on_model(Request, args, prog="efface sae inspect", description=__doc__)
     from efface.api.decisions import about_model
     from efface.cli.sae.common import labelled, sampling_of, sites_named
+    from efface.families.sites import TEXT
     from efface.io.progress import drawing
     from efface.models.model import Model
     from efface.report.decisions import drawing_rows
@@ -56,6 +63,9 @@ def main(args: list[str]) -> None:
     model = Model(pipeline)
     site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
     coder, _ = open_sae(request.coder, site)
+    if site.startswith(TEXT):
+        _inspect_text(request, pipeline, model, coder, site)
+        return
     labels, kinds = labelled(request.concepts, request.seeds, pipeline, options.seed)
     config = HarvestConfig((site,), **sampling_of(pipeline, request.steps, request.guidance, options))
     decided = {"steps": config.steps, "guidance": config.guidance, "site": site, "seeds": request.seeds}
@@ -67,6 +77,24 @@ def main(args: list[str]) -> None:
     index = write_pages(dashboard, latents, request.output, scores=best)
     rows = [("pages", str(index)), ("latents", str(len(latents))), ("pictures", str(len(labels)))]
     result({"index": str(index), "latents": latents, "pictures": len(labels)}, as_json=request.json, rows=rows)
+
+
+def _inspect_text(request: Request, pipeline: Any, model: Model, sae: SparseAutoencoder, site: str) -> None:
+    """Pages on the latents of a layer of a text encoder."""
+    from efface.cli.sae.common import labels_named
+    from efface.sae.harvest import sites_of
+    from efface.sae.text_dashboard import text_dashboard, write_text_pages
+    from efface.sae.text_states import TextSites
+
+    if wrong := [latent for latent in request.latents if not 0 <= latent < sae.config.latents]:
+        raise UsageError(f"the autoencoder has no latent {wrong[0]}: expected 0 to {sae.config.latents - 1}.")
+    labels = labels_named(request.concepts, pipeline)
+    dashboard = text_dashboard(TextSites(model, sites_of(model, (site,))), sae, labels.shows)
+    latents = list(request.latents) or sorted({i for name in dashboard.peaks for i in dashboard.best(name)})
+    index = write_text_pages(dashboard, latents, request.output)
+    rows = [("pages", str(index)), ("latents", str(len(latents))), ("prompts", str(dashboard.prompts))]
+    data = {"index": str(index), "latents": latents, "prompts": dashboard.prompts}
+    result(data, as_json=request.json, rows=rows)
 
 
 def best_latents(dashboard: object, concepts: list[str], count: int = 2) -> dict[int, list[tuple[str, float]]]:

@@ -1,23 +1,20 @@
-"""Train an autoencoder for every site, from pictures drawn meanwhile or from shards; resumes when run again."""
+"""Train an autoencoder for every site, from pictures drawn meanwhile, from prompts or from shards; resumes when run again."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from efface.cli.arguments import HIDDEN, named_options, parse_parts
 from efface.cli.model_options import HEADING, DrawingOptions, with_seed
 from efface.cli.output import result, say, say_decisions
 from efface.cli.progress import ProgressBar, duration
+from efface.cli.sae.training import Request
 from efface.sae.config import SAETrainConfig
 
 if TYPE_CHECKING:
-    import torch
-
     from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.harvest import HarvestCost
     from efface.sae.stream import ActivationStream
@@ -31,60 +28,45 @@ MOST = 128
 """Pictures of a round where memory holds more."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """Train autoencoders; the training's own options follow."""
-
-    model: tyro.conf.Positional[str]
-    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("sae")
-    """Folder of the run, with a folder for each site at the end."""
-    sites: tuple[str, ...] = ()
-    """fnmatch patterns over modules; the canvas's, or the paper's two blocks."""
-    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
-    shards: Path | None = None
-    """A harvest's folder to train from, instead of drawing."""
-    images: int | None = None
-    """Pictures drawn for each round of training; by default as many as a quarter of free memory holds the activations of, at
-    most 128."""
-    steps: int | None = None
-    """Denoising steps of the pictures."""
-    guidance: float | None = None
-    """Their guidance scale."""
-    quality: bool = True
-    """At the end, draw one more round and measure the autoencoders on it."""
-    plan: bool = False
-    """Only say what was decided and what it will cost, measured on one denoising step of one batch."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
-
-
 def main(args: list[str]) -> None:
     """Run the command."""
     parts = {"general": Request, HEADING: DrawingOptions, "training": SAETrainConfig}
     request, options, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
     named = with_seed(named_options(config, args, RENAMED), config, options)
     config = replace(config, **named)
-    from efface.cli.sae.common import harvest_decisions, prompts_named, sampling_of, sites_named
+    from efface.cli.sae.common import harvest_decisions, labels_named, prompts_named, sampling_of, sites_named
+    from efface.cli.sae.train_text import is_text, train_on_text
+    from efface.cli.sae.training import plot_curve, quality_rows, say_figures, trained_on
     from efface.models.model import Model
     from efface.models.timing import model_bytes
     from efface.profiles.base import profile_of
     from efface.report.decisions import drawing_rows
+    from efface.sae.files import load_sae
     from efface.sae.harvest import HarvestConfig
     from efface.sae.shards import Shards
     from efface.sae.stream import ActivationStream
     from efface.sae.train import train
 
     pipeline = options.load(request.model, stored=True)
-    settings = {} if config.as_published else profile_of(pipeline).sae_training()
+    patterns, profile = sites_named(request.sites, pipeline), profile_of(pipeline)
+    text = is_text(patterns) and request.shards is None
+    settings = {} if config.as_published else profile.sae_text_training() if text else profile.sae_training()
     config = replace(config, **{name: value for name, value in settings.items() if name not in named})
+    if text:
+        train_on_text(request, config, pipeline, patterns)
+        return
     asked = sampling_of(pipeline, request.steps, request.guidance, options) | {"seed": config.seed}
-    harvest = HarvestConfig(sites_named(request.sites, pipeline), **asked)
-    prompts = prompts_named(request.prompts, pipeline) if not request.shards else ["a"]
+    harvest = HarvestConfig(patterns, **asked)
+    labels = labels_named(request.concepts, pipeline) if config.supervised != "none" else None
+    prompts = (
+        ["a"] if request.shards else prompts_named(request.prompts, pipeline) if labels is None else list(labels.shows)
+    )
     stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images or 1)
+    stream.shows, stream.kinds = labels or ({}, {})
     source: Any = Shards(request.shards) if request.shards else stream
     notes: dict[str, Any] = {"model": request.model, "harvest": harvest.to_json()}
+    if request.start is not None:
+        notes["start"] = str(request.start)
     if not request.shards:
         stream.images = notes["images"] = request.images or _images(stream, request.output)
     decisions = harvest_decisions(pipeline, harvest) | {"sites": list(source.names), "images": stream.images}
@@ -106,22 +88,18 @@ def main(args: list[str]) -> None:
     with ProgressBar(f"training {', '.join(source.names)}") as progress:
 
         def report(line: dict[str, Any]) -> None:
-            _say(line)
+            say_figures(line)
             progress((line["step"] + 1) / config.steps, f"iteration {line['step'] + 1} of {config.steps}")
 
-        coders = train(source, config, request.output, report=report, notes=notes, device=trained_on(pipeline))
-    _plot(request.output)
+        start = None if request.start is None else {name: load_sae(request.start / name) for name in source.names}
+        coders = train(
+            source, config, request.output, report=report, notes=notes, device=trained_on(pipeline), start=start
+        )
+    plot_curve(request.output)
     data: dict[str, Any] = {"folder": str(request.output), "sites": {}}
     if request.quality and not request.shards:
         data["sites"] = _quality(stream, coders, prompts)
-    rows = [("folder", data["folder"])]
-    for name, q in data["sites"].items():
-        rows += [(f"{name} at k = {k}", f"FVU {v:.3f}, PCA {q['pca'][k]:.3f}") for k, v in q["fvu"].items()]
-        rows.append(
-            (f"{name} own rule", f"FVU {q['fvu_own']:.3f}, {q['l0']:.1f} active, {q['never_fired']:.1%} never fired")
-        )
-        rows.append((f"{name} in its place", f"the denoising loss rises by {q['rise']:.2%}"))
-    result(data, as_json=request.json, rows=rows)
+    result(data, as_json=request.json, rows=quality_rows(data))
 
 
 def expected_cost(stream: ActivationStream, config: SAETrainConfig) -> HarvestCost:
@@ -162,14 +140,6 @@ def held_in_memory(stream: ActivationStream, config: SAETrainConfig) -> str:
     )
 
 
-def trained_on(pipeline: Any) -> torch.device | None:
-    """Where autoencoders are trained: where the model computes; None leaves it to the training."""
-    from efface.families.layers import execution_device
-
-    device = execution_device(pipeline)
-    return device if device.type in ("cpu", "cuda") else None
-
-
 def _quality(stream: ActivationStream, coders: dict[str, SparseAutoencoder], prompts: list[str]) -> dict[str, Any]:
     """Figures on pictures that training never drew."""
     from efface.models.mapped import released
@@ -185,19 +155,3 @@ def _quality(stream: ActivationStream, coders: dict[str, SparseAutoencoder], pro
         name: quality(coder, held_out[name])._asdict() | {"rise": losses[name] / losses["plain"] - 1}
         for name, coder in coders.items()
     }
-
-
-def _say(line: dict[str, Any]) -> None:
-    figures = "; ".join(
-        f"{name.removeprefix('unet.')} FVU {f['fvu']:.3f}, dead {f['dead']:.1%}" for name, f in line["sites"].items()
-    )
-    say(f"step {line['step']}, {line['seconds']:.0f} s: {figures}")
-
-
-def _plot(run: Path) -> None:
-    """`curve.png`: the share of variance left, over steps, for every site."""
-    from efface.report.plot import line_plot
-
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    series = {name: [(line["step"], line["sites"][name]["fvu"]) for line in lines] for name in lines[-1]["sites"]}
-    line_plot(series, run / "curve.png", title="share of variance left over training steps")

@@ -9,7 +9,7 @@ from efface.concepts.concept import Concept
 from efface.profiles.base import Profile
 from efface.profiles.emoji import sae_data
 from efface.profiles.emoji.concepts import emoji_concepts
-from efface.profiles.emoji.settings import GUIDANCE, SAE_TRAINING, SETTINGS, STEPS
+from efface.profiles.emoji.settings import GUIDANCE, SAE_TEXT_TRAINING, SAE_TRAINING, SETTINGS, STEPS
 from efface.profiles.emoji.words import STYLES
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class EmojiProfile(Profile):
     def sae_training(self) -> dict[str, Any]:
         """Options with which the canvas's own autoencoders were trained."""
         return dict(SAE_TRAINING)
+
+    def sae_text_training(self) -> dict[str, Any]:
+        """Options for the text encoder's layers of 192 channels."""
+        return dict(SAE_TEXT_TRAINING)
 
     def prompts(self) -> list[str]:
         """Captions of all objects in all styles, without a background."""

@@ -60,3 +60,12 @@ SAE_TRAINING: dict[str, Any] = {
     "lr": 1e-3,
 }
 """Options with which the canvas's own autoencoders were trained (recipe: `efface sae train emoji`)."""
+SAE_TEXT_TRAINING: dict[str, Any] = {
+    "latents": 2048,
+    "k": 16,
+    "steps": 800,
+    "batch": 2048,
+    "passes": 2.0,
+    "lr": 1e-3,
+}
+"""Options for layers of the canvas's text encoder (`efface sae train emoji --site text_encoder`)."""

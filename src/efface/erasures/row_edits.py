@@ -83,8 +83,8 @@ class RowEdits(ModelEdit):
                 key = id(hook.module), hook.before
                 if key not in merged:
                     merged[key] = hook.module, _ByRow(doors.of(hook.module), hook.before)
-                merged[key][1].add(number, hook.run)
-        hooks = [Hook(module, by_row, by_row.before) for module, by_row in merged.values()]
+                merged[key][1].add(number, hook)
+        hooks = [Hook(module, by_row, by_row.before, by_row.first) for module, by_row in merged.values()]
         return [*doors.hooks, *hooks]
 
     def _in_order(self) -> Iterator[tuple[int, ModelEdit]]:
@@ -203,17 +203,20 @@ class _ByRow:
     def __init__(self, door: _Door, before: bool):
         self.door = door
         self.before = before
+        self.first = False
+        """Whether any of them comes before the module's own hooks."""
         self.runs: dict[int, list[Callable[..., Any]]] = {}
         """Number of an edit -> its hooks here."""
         self.readers: dict[int, list[Callable[..., Any]]] = {}
         """Number of an edit -> those of them that are given whole batches."""
 
-    def add(self, number: int, run: Callable[..., Any]) -> None:
+    def add(self, number: int, hook: Hook) -> None:
         """Have one more hook run, of an edit."""
-        if isinstance(run, Reader):
-            self.readers.setdefault(number, []).append(run.read)
+        self.first = self.first or hook.first
+        if isinstance(hook.run, Reader):
+            self.readers.setdefault(number, []).append(hook.run.read)
         else:
-            self.runs.setdefault(number, []).append(run)
+            self.runs.setdefault(number, []).append(hook.run)
 
     @without_graph
     def __call__(self, module: nn.Module, *given: Any) -> Any:

@@ -85,6 +85,10 @@ class TextEdit(Erasure):
             edits.append(Hook(site.module, edit, before=False, first=True))
         return [*(Hook(encoders[name], reader, before=True) for name, reader in readers.items()), *edits]
 
+    def changes_by_row(self, model: Model, scale: float) -> list[Hook]:
+        """As `changes`: what finds the prompts and what edits them see the same rows."""
+        return self.changes(model, scale)
+
     @cached_property
     def _saes_of_all_sites(self) -> dict[str, SparseAutoencoder]:
         return saes_of(self.edits, self.saes, self.provenance.config["coders"])

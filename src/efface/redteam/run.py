@@ -84,7 +84,8 @@ def run(attack: AttackRun, store: RunStore, *, sanity: Sanity | None = None, pro
             n: SampleResult(number=n, sample=sample, before=before, after=before)
             for n, (sample, before) in enumerate(zip(chosen.samples, chosen.before, strict=True))
         }
-        attacked = [n for n in results if plan.every or not chosen.before[n].shown]
+        every = plan.every or ATTACKS.load(attack.name).every
+        attacked = [n for n in results if every or not chosen.before[n].shown]
         finished = set(results) - set(attacked)
         per_concept = ATTACKS.load(attack.name).per == "concept"
         size = max(1, len(attacked) if per_concept else plan.batch)
@@ -148,7 +149,7 @@ def _write(
         dropped=chosen.dropped,
         planned=len(chosen.samples),
         searching=searching,
-        attempted="every" if attack.plan.every else "concept",
+        attempted="every" if attack.plan.every or ATTACKS.load(attack.name).every else "concept",
         sanity=sanity,
     )
     if store.folder is not None:

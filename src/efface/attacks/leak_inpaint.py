@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from efface.attacks.base import Attack, never
-from efface.attacks.leaks import BUDGETS, LeakConfig, require_share
+from efface.attacks.leaks import LeakConfig, require_share
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from efface.io.checkpoint import State
     from efface.models.model import Model
 
+BUDGETS: dict[str, dict[str, Any]] = {"canvas": {"hidden": 0.75}, "quick": {}}
+
 
 @dataclass(frozen=True)
 class Config(LeakConfig):
     """Options."""
 
+    prompt: Literal["empty", "own"] = "own"
+    """What the model is told beside what surrounds the middle: the sample's own prompt, as the paper does, or nothing."""
     hidden: float = 0.5
     """Side of the square in the middle that is drawn anew, as a share of the picture's."""
 

@@ -70,9 +70,9 @@ def main(args: list[str]) -> None:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.api.audit import plan_audit
     from efface.api.red_team import RedTeam
+    from efface.api.smoothing import judge_named
     from efface.cli.progress import ProgressBar
     from efface.io.progress import part
-    from efface.judges import open_judge
     from efface.profiles.base import profile_of
     from efface.redteam.samples import Samples
 
@@ -84,7 +84,10 @@ def main(args: list[str]) -> None:
     pipeline = model.load(request.model)
     if red_team and request.budget is None:
         red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
-    judge = None if request.judge is None else open_judge(request.judge)
+    prompts = [
+        prompt for erasure in erasures for concept in erasure.provenance.concepts for prompt in concept.prompts()
+    ]
+    judge = None if request.judge is None else judge_named(request.judge, pipeline, prompts)
     plans: list[AuditPlan] = []
     for erasure in erasures.values():
         plan = plan_audit(

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from efface.attacks.base import Attack, never
-from efface.attacks.leaks import BUDGETS, LeakConfig, require_share
+from efface.attacks.leaks import LeakConfig, require_share
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from efface.attacks.base import Problem, Proposal
     from efface.io.checkpoint import State
     from efface.models.model import Model
+
+BUDGETS: dict[str, dict[str, Any]] = {"canvas": {"reduction": 8, "prompt": "own"}, "quick": {}}
+"""The canvas draws nothing whole of a picture of 8 pixels without words."""
 
 
 @dataclass(frozen=True)

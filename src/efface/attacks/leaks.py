@@ -46,10 +46,8 @@ def candidates_of(problem: Problem, prompts: Sequence[str]) -> list[Candidate]:
 def denoised(problem: Problem, model: Model, members: Sequence[int], text: Text, course: Course) -> Tensor:
     """Clean latents of some samples (members channels height width), by a course and the settings of the run."""
     seeds = [problem.samples[k].seed for k in members]
-    steps = list(model.denoise(text, seeds=seeds, course=course, **problem.settings))
-    if not steps:
-        raise UsageError("no denoising step is left to take; expected more steps, or another share of them.")
-    return steps[-1][1]
+    *_, (_, latents) = model.denoise(text, seeds=seeds, course=course, **problem.settings)
+    return latents
 
 
 def originals(problem: Problem) -> Tensor:
@@ -61,9 +59,18 @@ def originals(problem: Problem) -> Tensor:
 
 
 def skipped_steps(problem: Problem, share: float) -> int:
-    """How many of the run's steps are left out where `share` of them is taken, as image-to-image pipelines count."""
+    """How many of the run's steps are left out where `share` of them is taken, as image-to-image pipelines count.
+
+    Raises:
+        UsageError: that is all of them.
+    """
     steps = problem.settings.get("steps", 50)
-    return max(0, steps - min(int(steps * share), steps))
+    taken = min(int(steps * share), steps)
+    if taken < 1:
+        raise UsageError(
+            f"{share:g} of {steps} steps is less than one; expected more steps, or a larger share of them."
+        )
+    return steps - taken
 
 
 def require_share(name: str, share: float) -> None:

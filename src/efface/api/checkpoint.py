@@ -8,6 +8,7 @@ and Higham, 2025).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,10 @@ import torch
 from efface.api.pictures import PictureStore
 from efface.api.smoothing import unerased_denoiser
 from efface.concepts.sample import Sample
+from efface.erasures import attached_to
 from efface.errors import UsageError
 from efface.io.atomic import write_atomically
+from efface.io.digest import sha256_of_tensors
 from efface.io.progress import Progress, part, silent
 from efface.judges import Judge
 from efface.judges.criterion import require_known, verdicts_on
@@ -33,6 +36,7 @@ from efface.metrics.fooling import Fooling, Pairs, fooling, look_the_same, lost
 from efface.metrics.pixels import Pixels
 from efface.models.losses import denoising_loss
 from efface.models.model import Model, Settings
+from efface.models.parameters import parameters_of
 from efface.models.sampling import Sampling
 from efface.training.groups import attention_weights
 from efface.training.holders import holder
@@ -117,7 +121,7 @@ def audit_checkpoint(
     model = Model(base)
     settings = sampling.settings(base)
     plain = PictureStore(model, settings, pictures).draw(samples, progress=part(progress, 0.0, 0.2, "base"))
-    other = PictureStore(Model(candidate), settings, pictures)
+    other = PictureStore(Model(candidate), settings, pictures and pictures / weights_digest(candidate))
     changed = other.draw(samples, progress=part(progress, 0.2, 0.4, "candidate"))
     versions = harmless_versions(model, samples, settings, fine_tune, pictures, part(progress, 0.4, 0.85))
     distances = {name: [float(d) for d in comparison(plain, version)] for name, version in versions.items()}
@@ -180,6 +184,13 @@ def harmless_versions(
             drawn = PictureStore(model, settings).draw(samples, progress=part(progress, 0.6, 1.0, HARMLESS[2]))
             versions[HARMLESS[2]] = drawn
     return versions
+
+
+def weights_digest(pipeline: Any) -> str:
+    """Of every weight and every attached erasure: a fingerprint does not tell a small change of weights."""
+    attached = [sha256_of_tensors(one.erasure.tensors()) for one in attached_to(pipeline)]
+    weights = {name: value.detach() for name, value in parameters_of(Model(pipeline)).items()}
+    return hashlib.sha256("".join([sha256_of_tensors(weights), *attached]).encode()).hexdigest()[:16]
 
 
 def _require_samples(judge: Judge, second: Judge | None, samples: Sequence[Sample]) -> list[str]:

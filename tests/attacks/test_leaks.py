@@ -10,27 +10,36 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKL,
     AutoPipelineForImage2Image,
     AutoPipelineForInpainting,
     DDIMScheduler,
+    DDPMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionUpscalePipeline,
+    UNet2DConditionModel,
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import efface
 import tiny
-from attacked import Field
+from attacked import CHURCH, Field
 from efface.attacks.leak_inpaint import middle
 from efface.attacks.leak_sr import projected, projected_in_range
 from efface.attacks.leaks import enlarged, reduced, repeated, skipped_steps
 from efface.erasures.switch import ModelVariant
 from efface.families.schedule import mixture
+from efface.judges import Verdicts
 from efface.metrics.restoration import restoration
 from efface.models.course import Ancestral, Course, Estimating, FromPicture, Inpainted, Moment, Resumed, Steered
 from efface.models.pictures import compressed, decompressed
 from efface.redteam.findings import Findings
+from efface.redteam.samples import Samples
+from efface.redteam.store import RunStore
 from tiny_families import CASES
 
 
@@ -280,3 +289,88 @@ def test_steps_are_counted_as_pipelines_do(sd):
                 skipped_steps(problem, share)
         else:
             assert skipped_steps(problem, share) == steps - int(steps * share)
+
+
+def upscaler() -> StableDiffusionUpscalePipeline:
+    """Stable Diffusion's ×4 upscaler: three more input channels, the noise level as a class."""
+    torch.manual_seed(0)
+    tok = tiny.tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=7, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), num_class_embeds=100,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=2,
+    ).eval()  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4, norm_num_groups=4, sample_size=32,
+    ).eval()  # fmt: skip
+    return StableDiffusionUpscalePipeline(
+        vae=vae, text_encoder=tiny.text_encoder(16, tok), tokenizer=tok, unet=unet, low_res_scheduler=DDPMScheduler(),
+        scheduler=tiny.scheduler("v_prediction"), max_noise_level=100,
+    )  # fmt: skip
+
+
+def inpainter() -> StableDiffusionInpaintPipeline:
+    """Stable Diffusion 1's inpainting model: mask and masked picture in five more input channels."""
+    base = tiny.stable_diffusion()
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel.from_config({**base.unet.config, "in_channels": 9}).eval()
+    return StableDiffusionInpaintPipeline(
+        vae=base.vae, text_encoder=base.text_encoder, tokenizer=base.tokenizer, unet=unet, scheduler=base.scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+OWN_CALLS = {
+    "leak-sr": (upscaler, {"reduction": 4, "prompt": "own"}),
+    "leak-inpaint": (inpainter, {}),
+    "leak-img2img": (lambda: AutoPipelineForImage2Image.from_pipe(tiny.stable_diffusion()), {"prompt": "own"}),
+}
+
+
+class Everything:
+    """Sees a church in every picture."""
+
+    name, classes, detects = "everything-1", ("church", "other"), False
+
+    def __call__(self, images):
+        count = len(images)
+        return Verdicts(("church",) * count, torch.tensor([[1.0, 0.0]] * count), torch.ones(count, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", OWN_CALLS)
+def test_pipelines_that_draw_from_pictures(name, tmp_path):
+    build, options = OWN_CALLS[name]
+    pipe = build()
+    pipe.set_progress_bar_config(disable=True)
+    files = []
+    for number in range(2):
+        levels = np.random.default_rng(number).integers(0, 256, size=(32, 32, 3), dtype=np.uint8)
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(levels).save(files[-1])
+    erasure = efface.erase(pipe, CHURCH, method="uce", rows="all", keep=[])
+    common = {
+        "method": name, "judge": Everything(), "pictures": files, "samples": Samples(2, sanity=0),
+        "sampling": efface.Sampling(steps=2, guidance=5.0),
+    } | options  # fmt: skip
+    findings = efface.attack(pipe, erasure, folder=tmp_path / "run", **common)
+    assert len(findings.samples) == 2
+    assert findings.restoration is not None
+    store = RunStore(tmp_path / "run", None)
+    # The erasure acts in the pipeline's own call.
+    plain = efface.attack(pipe, [], CHURCH, folder=tmp_path / "plain", **common)
+    assert plain.complete
+    other = RunStore(tmp_path / "plain", None)
+    pairs = [(store.image(n, "attacked"), other.image(n, "attacked")) for n in range(2)]
+    assert any(np.abs(np.asarray(a, float) - np.asarray(b, float)).max() > 2 for a, b in pairs)
+    wrong = "leak-inpaint" if name != "leak-inpaint" else "leak-sr"
+    with pytest.raises(efface.UsageError, match="expected one that draws from text"):
+        efface.attack(pipe, erasure, **{k: v for k, v in common.items() if k not in options} | {"method": wrong})
+
+
+def test_pictures_are_of_leaks(sd, tmp_path):
+    field = Field(sd)
+    with pytest.raises(efface.UsageError, match="starts from none"):
+        efface.attack(sd, field.erasure, method="synonyms", judge=field.judge, pictures=["x.png"])
+    with pytest.raises(efface.EffaceError, match="could not be read"):
+        efface.attack(sd, field.erasure, method="leak-inpaint", judge=field.judge, pictures=[tmp_path / "x.png"])

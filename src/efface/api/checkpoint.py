@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from efface.api.pictures import PictureStore
 from efface.api.smoothing import unerased_denoiser
@@ -36,7 +37,6 @@ from efface.metrics.fooling import Fooling, Pairs, fooling, look_the_same, lost
 from efface.metrics.pixels import Pixels
 from efface.models.losses import denoising_loss
 from efface.models.model import Model, Settings
-from efface.models.parameters import parameters_of
 from efface.models.sampling import Sampling
 from efface.training.groups import attention_weights
 from efface.training.holders import holder
@@ -187,9 +187,10 @@ def harmless_versions(
 
 
 def weights_digest(pipeline: Any) -> str:
-    """Of every weight and every attached erasure: a fingerprint does not tell a small change of weights."""
+    """Of every weight, the autoencoder's too, and every attached erasure: a fingerprint does not tell a small change."""
     attached = [sha256_of_tensors(one.erasure.tensors()) for one in attached_to(pipeline)]
-    weights = {name: value.detach() for name, value in parameters_of(Model(pipeline)).items()}
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    weights = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     return hashlib.sha256("".join([sha256_of_tensors(weights), *attached]).encode()).hexdigest()[:16]
 
 

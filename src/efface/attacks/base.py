@@ -122,6 +122,8 @@ class Problem:
     """How pictures are drawn."""
     seed: int
     """Seed of everything random in the search."""
+    pictures: Tensor | None = None
+    """Given pictures of the concept, −1 to 1 (samples 3 height width), where they are not the original model's own."""
 
     @property
     def model(self) -> Model:

@@ -41,6 +41,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     """Nothing is searched: the picture is encoded, noised up to the strength and denoised by the erased model."""
     from efface.attacks.base import PictureProcess, Proposal
     from efface.attacks.leaks import (
+        called,
         candidates_of,
         denoised,
         enlarged,
@@ -48,11 +49,13 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
         pictures,
         prompts_of,
         reduced,
+        require_input,
         skipped_steps,
     )  # fmt: skip
     from efface.models.course import FromPicture
     from efface.models.pictures import compressed
 
+    own = require_input(problem, "img2img", "leak-img2img")
     start = originals(problem)
     if config.reduction > 1:
         start = enlarged(reduced(start, config.reduction), config.reduction)
@@ -60,6 +63,9 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     skipped = skipped_steps(problem, config.strength)
 
     def draw(model: Model, members: Sequence[int]) -> list[Image.Image]:
+        if own:
+            given = pictures(start[list(members)])
+            return called(problem, model, members, prompts, image=given, strength=config.strength)
         text = model.encode([prompts[k] for k in members])
         course = FromPicture(compressed(model, start[list(members)]), skipped)
         return model.decode(denoised(problem, model, members, text, course))

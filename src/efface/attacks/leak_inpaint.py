@@ -39,19 +39,25 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     import torch
 
     from efface.attacks.base import PictureProcess, Proposal
-    from efface.attacks.leaks import candidates_of, denoised, originals, pictures, prompts_of
+    from efface.attacks.leaks import called, candidates_of, denoised, originals, pictures, prompts_of, require_input
     from efface.models.course import Inpainted
 
+    own = require_input(problem, "inpaint", "leak-inpaint")
     prompts = prompts_of(problem, config)
     latents = problem.latents
     hidden = middle(latents.shape[-2], latents.shape[-1], config.hidden)
 
     def draw(model: Model, members: Sequence[int]) -> list[Image.Image]:
+        if own:
+            given = pictures(known[list(members)])
+            return called(problem, model, members, prompts, image=given, mask_image=mask, **size)
         text = model.encode([prompts[k] for k in members])
         return model.decode(denoised(problem, model, members, text, Inpainted(latents[list(members)], hidden)))
 
     known = originals(problem)
+    size = {"height": known.shape[-2], "width": known.shape[-1]}
     over = torch.nn.functional.interpolate(hidden, known.shape[-2:]).to(known)
+    mask = pictures((2 * over - 1).expand(1, 3, -1, -1))[0]
     grey = known * (1 - over)  # 0 is the middle of the range
     yield Proposal(candidates_of(problem, prompts), {}, 1.0, pictures=PictureProcess(draw, pictures(grey)))
 

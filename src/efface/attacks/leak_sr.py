@@ -40,15 +40,30 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     import torch
 
     from efface.attacks.base import PictureProcess, Proposal
-    from efface.attacks.leaks import candidates_of, denoised, enlarged, originals, pictures, prompts_of, reduced
+    from efface.attacks.leaks import (
+        called,
+        candidates_of,
+        denoised,
+        enlarged,
+        originals,
+        pictures,
+        prompts_of,
+        reduced,
+        require_input,
+    )
     from efface.models.course import Steered
     from efface.models.pictures import compressed, decompressed
 
+    upscaler = require_input(problem, "upscale", "leak-sr")
+    if upscaler and config.reduction != 4:
+        raise UsageError(f"reduction is {config.reduction}, and the upscaler enlarges four times; expected 4.")
     y = reduced(originals(problem), config.reduction)
     prompts = prompts_of(problem, config)
 
     def draw(model: Model, members: Sequence[int]) -> list[Image.Image]:
         known = y[list(members)]
+        if upscaler:
+            return called(problem, model, members, prompts, image=pictures(known), noise_level=NOISE_LEVEL)
 
         def change(clean: torch.Tensor) -> torch.Tensor:
             return compressed(model, projected(decompressed(model, clean), known, config.reduction).clamp(-1, 1))
@@ -59,6 +74,10 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
 
     without = pictures(enlarged(y, config.reduction))
     yield Proposal(candidates_of(problem, prompts), {}, 1.0, pictures=PictureProcess(draw, without))
+
+
+NOISE_LEVEL = 20
+"""Of the reduced picture that an upscaler is given (the pipeline's own default)."""
 
 
 def projected(x: Tensor, y: Tensor, by: int) -> Tensor:

@@ -51,11 +51,58 @@ def denoised(problem: Problem, model: Model, members: Sequence[int], text: Text,
 
 
 def originals(problem: Problem) -> Tensor:
-    """Pixels in −1 to 1 of the original model's pictures (samples 3 height width)."""
+    """Pixels in −1 to 1 of the original model's pictures, or of the given ones (samples 3 height width)."""
     from efface.models.pictures import decompressed
 
+    if problem.pictures is not None:
+        return problem.pictures
     with problem.original.attached() as model:
         return decompressed(model, problem.latents).clamp(-1, 1)
+
+
+def own_input(model: Model) -> Literal["text", "upscale", "inpaint", "img2img"]:
+    """What a pipeline's own call takes beside a prompt."""
+    import inspect
+
+    taken = inspect.signature(type(model.pipeline).__call__).parameters
+    if "mask_image" in taken:
+        return "inpaint"
+    if "image" not in taken:
+        return "text"
+    return "upscale" if "noise_level" in taken else "img2img"
+
+
+def require_input(problem: Problem, expected: str, attack: str) -> bool:
+    """Whether the pipeline's own call does what a leak does; False for one that draws from text, by efface's own loop.
+
+    Raises:
+        UsageError: it does something else.
+    """
+    found = own_input(problem.model)
+    if found not in ("text", expected):
+        raise UsageError(
+            f"{attack} was given a pipeline for {found}: expected one that draws from text, or one for {expected}."
+        )
+    return found == expected
+
+
+def called(
+    problem: Problem, model: Model, members: Sequence[int], prompts: Sequence[str], **inputs: Any
+) -> list[Image.Image]:
+    """Pictures of some samples by the pipeline's own call, each from its seed."""
+    import torch
+
+    settings = problem.settings
+    given = {"num_inference_steps": settings.get("steps"), "guidance_scale": settings.get("guidance")}
+    options = {name: value for name, value in given.items() if value is not None}
+    if settings.get("negative") is not None:
+        options["negative_prompt"] = settings.get("negative")
+    found: list[Image.Image] = []
+    for row, k in enumerate(members):
+        generator = torch.Generator().manual_seed(problem.samples[k].seed)
+        own = {name: value[row] if isinstance(value, list) else value for name, value in inputs.items()}
+        found += model.pipeline(prompt=prompts[k], generator=generator, **options, **own).images
+    return found
 
 
 def skipped_steps(problem: Problem, share: float) -> int:

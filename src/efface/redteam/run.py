@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from efface.attacks.base import Problem
 from efface.concepts.concept import Concept
 from efface.erasures.switch import ModelVariant, keep_attached
 from efface.io.digest import sha256_of_tensors
+from efface.io.images import read_picture
 from efface.io.progress import Progress, silent
 from efface.judges.base import Judge
 from efface.judges.criterion import criterion_for
@@ -49,6 +51,7 @@ class AttackRun:
             "plan": asdict(self.plan),
             "models": [fingerprint(variant.model).to_json() for variant in (self.original, self.erased)],
             "erasures": self.erasures(),
+            "pictures": [sha256(read_picture(Path(path)).tobytes()).hexdigest() for path in self.plan.pictures],
         }
         return json.loads(json.dumps(identity, default=str))
 
@@ -124,6 +127,7 @@ def _problem(attack: AttackRun, chosen: SampleSet, members: list[int]) -> Proble
         samples=tuple(chosen.samples[n] for n in members),
         latents=chosen.latents[members],
         settings=attack.plan.settings,
+        pictures=None if chosen.pixels is None else chosen.pixels[members],
         seed=attack.config.seed,
     )
 

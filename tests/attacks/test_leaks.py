@@ -261,7 +261,7 @@ def test_the_original_gives_all_of_it_back(sd, row):
     assert findings.restoration is not None
     assert Findings.from_json(findings.to_json()).restoration is not None
     json = findings.to_json()["restoration"]
-    assert set(json) == {"value", "low", "high", "erased", "original", "without", "powerless"}
+    assert set(json) == {"value", "low", "high", "erased", "original", "without", "powerless", "line"}
 
 
 def test_super_resolution_keeps_what_it_was_given(sd):

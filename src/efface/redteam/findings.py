@@ -198,7 +198,7 @@ class Findings:
             "to_success": self.to_success,
             "curve": [point._asdict() for point in self.curve],
             "sanity": self.sanity and self.sanity.to_json(),
-            "restoration": restored and restored.to_json() | {"line": str(restored)},
+            "restoration": restored and restored.to_json(),
             "broken": self.broken,
             "verdict": self.sanity.verdict if self.sanity else "no sanity check was run",
             "replayable": sum(s.retokenizes for s in self.samples),

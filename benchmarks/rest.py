@@ -114,8 +114,12 @@ def leaks(run: Run) -> dict[str, dict[str, Any]]:
         for method in (*run.methods, UNTOUCHED):
             rows = [row for concept in run.concepts for row in leaked(run, leak, method, concept)]
             prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-            three = ([bool(row[key]) for row in rows] for key in ("erased", "original", "without"))
-            found = restoration(*three, [prompts.index(row["prompt"]) for row in rows])
+            found = restoration(
+                [row["erased"] for row in rows],
+                [row["original"] for row in rows],
+                [row["without"] for row in rows],
+                [prompts.index(row["prompt"]) for row in rows],
+            )
             figures[leak][method] = found.to_json()["value"] if not found.powerless else None
             cells.append(str(found))
         print(markdown.row([leak, *cells]), flush=True)

@@ -322,9 +322,9 @@ def inpainter() -> StableDiffusionInpaintPipeline:
 
 
 OWN_CALLS = {
-    "leak-sr": (upscaler, {"reduction": 4, "prompt": "own"}),
+    "leak-sr": (upscaler, {"reduction": 4, "text": "own"}),
     "leak-inpaint": (inpainter, {}),
-    "leak-img2img": (lambda: AutoPipelineForImage2Image.from_pipe(tiny.stable_diffusion()), {"prompt": "own"}),
+    "leak-img2img": (lambda: AutoPipelineForImage2Image.from_pipe(tiny.stable_diffusion()), {"text": "own"}),
 }
 
 

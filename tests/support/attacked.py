@@ -33,7 +33,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "synonyms": ("synonyms", {"neighbours": 2, "most": 4}),
     "checkpoint": ("checkpoint", {}),
     "leak-sr": ("leak-sr", {"reduction": 2}),
-    "leak-img2img": ("leak-img2img", {"strength": 0.5, "prompt": "own"}),
+    "leak-img2img": ("leak-img2img", {"strength": 0.5, "text": "own"}),
     "leak-inpaint": ("leak-inpaint", {}),
     "leak-begun": ("leak-begun", {"share": 0.5}),
     "leak-noise": ("leak-noise", {}),

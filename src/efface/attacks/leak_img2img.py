@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from efface.io.checkpoint import State
     from efface.models.model import Model
 
-BUDGETS: dict[str, dict[str, Any]] = {"canvas": {"reduction": 8, "prompt": "own"}, "quick": {}}
+BUDGETS: dict[str, dict[str, Any]] = {"canvas": {"reduction": 8, "text": "own"}, "quick": {}}
 """The canvas draws nothing whole of a picture of 8 pixels without words."""
 
 

@@ -25,7 +25,7 @@ BUDGETS: dict[str, dict[str, Any]] = {"canvas": {"hidden": 0.75}, "quick": {}}
 class Config(LeakConfig):
     """Options."""
 
-    prompt: Literal["empty", "own"] = "own"
+    text: Literal["empty", "own"] = "own"
     """What the model is told beside what surrounds the middle: the sample's own prompt, as the paper does, or nothing."""
     hidden: float = 0.5
     """Side of the square in the middle that is drawn anew, as a share of the picture's."""

@@ -25,14 +25,14 @@ BUDGETS: dict[str, dict[str, Any]] = {"canvas": {}, "quick": {}}
 class LeakConfig(AttackConfig):
     """Options of every leak that starts from a picture."""
 
-    prompt: Literal["empty", "own"] = "empty"
+    text: Literal["empty", "own"] = "empty"
     """What the model is told beside the picture: nothing, so that the concept can come from the picture alone, or the
     sample's own prompt."""
 
 
 def prompts_of(problem: Problem, config: LeakConfig) -> list[str]:
     """The prompt of every sample."""
-    return [sample.prompt if config.prompt == "own" else "" for sample in problem.samples]
+    return [sample.prompt if config.text == "own" else "" for sample in problem.samples]
 
 
 def candidates_of(problem: Problem, prompts: Sequence[str]) -> list[Candidate]:

@@ -30,7 +30,7 @@ import tiny
 from attacked import CHURCH, Field
 from efface.attacks.leak_inpaint import middle
 from efface.attacks.leak_sr import projected, projected_in_range
-from efface.attacks.leaks import enlarged, reduced, repeated, skipped_steps
+from efface.attacks.leaks import enlarged, own_input, reduced, repeated, skipped_steps
 from efface.erasures.switch import ModelVariant
 from efface.families.schedule import mixture
 from efface.judges import Verdicts
@@ -326,6 +326,12 @@ OWN_CALLS = {
     "leak-inpaint": (inpainter, {}),
     "leak-img2img": (lambda: AutoPipelineForImage2Image.from_pipe(tiny.stable_diffusion()), {"text": "own"}),
 }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_pipelines_take(name):
+    expected = "img2img" if name == "sdxl-refiner" else "text"  # the refiner's own class
+    assert own_input(efface.Model(CASES[name].build())) == expected
 
 
 class Everything:

@@ -67,9 +67,10 @@ def own_input(model: Model) -> Literal["text", "upscale", "inpaint", "img2img"]:
     taken = inspect.signature(type(model.pipeline).__call__).parameters
     if "mask_image" in taken:
         return "inpaint"
-    if "image" not in taken:
-        return "text"
-    return "upscale" if "noise_level" in taken else "img2img"
+    if "image" in taken and "noise_level" in taken:
+        return "upscale"
+    # Pictures beside a prompt may also be references or conditions; whether efface draws there, `Model.denoise` says.
+    return "img2img" if "image" in taken and "strength" in taken else "text"
 
 
 def require_input(problem: Problem, expected: str, attack: str) -> bool:

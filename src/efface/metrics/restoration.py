@@ -37,7 +37,9 @@ class Restoration(NamedTuple):
         rates = {"erased": self.erased, "original": self.original, "without": self.without}
         known = {"value": self.value, "low": self.low, "high": self.high}
         shares = {name: None if math.isnan(value) else round(value, 6) for name, value in known.items()}
-        return shares | {name: r._asdict() for name, r in rates.items()} | {"powerless": self.powerless, "line": str(self)}
+        return (
+            shares | {name: r._asdict() for name, r in rates.items()} | {"powerless": self.powerless, "line": str(self)}
+        )
 
     def __str__(self) -> str:
         shown = f"{self.original.value:.0%} by the original, {self.without.value:.0%} without a model"

@@ -65,6 +65,8 @@ class Run:
     folder: Path
     methods: tuple[str, ...]
     concepts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """Which leaks."""
     samples: int
     """Prompts and seeds of every leak."""
     pictures: int
@@ -108,7 +110,7 @@ def leaks(run: Run) -> dict[str, dict[str, Any]]:
     """Restoration share of every leak and method over all concepts."""
     print(markdown.head(["leak", *run.methods, UNTOUCHED]), flush=True)
     figures: dict[str, dict[str, Any]] = {}
-    for leak in LEAKS:
+    for leak in run.kinds:
         cells = []
         figures[leak] = {}
         for method in (*run.methods, UNTOUCHED):
@@ -270,7 +272,7 @@ PARTS: dict[str, Part] = {"leaks": leaks, "smoothed": smoothed, "checkpoint": ch
 
 def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
     """Pictures of every part, about."""
-    attacked = len(LEAKS) * (len(run.methods) + 1) * len(run.concepts) * run.samples
+    attacked = len(run.kinds) * (len(run.methods) + 1) * len(run.concepts) * run.samples
     all_of = {
         "leaks": 4 * attacked,
         "smoothed": run.pictures,
@@ -285,6 +287,7 @@ def main(
     parts: tuple[str, ...] = tuple(PARTS),
     methods: tuple[str, ...] | None = None,
     concepts: tuple[str, ...] | None = None,
+    kinds: tuple[str, ...] = LEAKS,
     samples: int | None = None,
     pictures: int | None = None,
     pairs: int | None = None,
@@ -298,6 +301,7 @@ def main(
         parts: leaks, smoothed, checkpoint.
         methods: erasers whose leaks are measured; the first one's erasure of another concept is the last column.
         concepts: which concepts, of church, cat, guitar and car.
+        kinds: which leaks.
         samples: prompts and seeds of each leak.
         pictures: of the smoothed judge.
         pairs: pictures by base and candidate.
@@ -308,6 +312,7 @@ def main(
             folder=output or Path(scratch),
             methods=methods or (METHODS[:1] + METHODS[3:] if quick else METHODS),
             concepts=concepts or (CONCEPTS[:1] if quick else CONCEPTS),
+            kinds=kinds,
             samples=samples or (4 if quick else 24),
             pictures=pictures or (4 if quick else 100),
             count=200 if quick else 1000,

@@ -43,16 +43,19 @@ class AttackRun:
         """All of it, as JSON can say it."""
         from efface.models.fingerprint import fingerprint
 
+        plan = asdict(self.plan)
+        pictures = [read_picture(Path(path)) for path in plan.pop("pictures")]
         identity = {
             "attack": self.name,
             "config": asdict(self.config),
             "concept": asdict(self.concept),
             "judge": self.judge.name,
-            "plan": asdict(self.plan),
+            "plan": plan,
             "models": [fingerprint(variant.model).to_json() for variant in (self.original, self.erased)],
             "erasures": self.erasures(),
-            "pictures": [sha256(read_picture(Path(path)).tobytes()).hexdigest() for path in self.plan.pictures],
         }
+        if pictures:  # folders of earlier versions do not speak of them
+            identity["pictures"] = [sha256(picture.tobytes()).hexdigest() for picture in pictures]
         return json.loads(json.dumps(identity, default=str))
 
     def erasures(self) -> list[dict[str, Any]]:

@@ -71,6 +71,8 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request, model = parse_on_model(Request, args, prog="efface audit", description=__doc__)
+    if request.seeds is not None and request.seeds < 1:
+        raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     if request.base is not None:
         _audit_base(request, model)
         return
@@ -81,8 +83,6 @@ def main(args: list[str]) -> None:
             "expected erasures or policies: name files with --erasure, a manifest with --policies, or a checkpoint's base with --base."
         )
     time_limit = seconds_of(request.time_limit)
-    if request.seeds is not None and request.seeds < 1:
-        raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
     from efface.api.audit import plan_audit
     from efface.api.red_team import RedTeam
     from efface.api.smoothing import judge_named

@@ -19,6 +19,7 @@ from efface.registry import lazily
 if TYPE_CHECKING:
     from efface.api.attack import attack
     from efface.api.audit import audit
+    from efface.api.checkpoint import audit_checkpoint
     from efface.api.erase import erase
     from efface.api.harden import harden
     from efface.api.red_team import RedTeam
@@ -38,6 +39,7 @@ _HOMES = {
     "load": "efface.models.load",
     "erase": "efface.api.erase",
     "audit": "efface.api.audit",
+    "audit_checkpoint": "efface.api.checkpoint",
     "attack": "efface.api.attack",
     "harden": "efface.api.harden",
     "Concept": "efface.concepts.concept",
@@ -60,7 +62,7 @@ _HOMES = {
 
 __all__ = [
     "Concept", "EffaceError", "Erasure", "Model", "Policies", "RedTeam", "Sample", "Samples", "Sampling", "TextMap", "UsageError",
-    "WeightDelta", "attached_to", "attack", "audit", "check", "erase", "harden", "hook", "load", "unhook",
+    "WeightDelta", "attached_to", "attack", "audit", "audit_checkpoint", "check", "erase", "harden", "hook", "load", "unhook",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

@@ -232,3 +232,9 @@ def test_what_cannot_be_hardened_is_refused_in_a_sentence(sd, field, coder):
     bare = dataclasses.replace(CHURCH, keep=())
     with pytest.raises(EffaceError, match="--keep"):
         extended(Model(sd), lone, bare, *([part] for part in hit(Model(sd))), images=2, rounds=1)
+
+
+def test_leaks_find_nothing_to_add(sd):
+    erasure = efface.erase(sd, CHURCH, method="uce", keep=KEPT, rows="all")
+    with pytest.raises(efface.UsageError, match="finds no prompt"):
+        efface.harden(sd, erasure, method="leak-begun")

@@ -10,7 +10,7 @@ import torch
 
 import efface
 from attacked import CHURCH, SMALL, Field
-from efface.attacks import ATTACKS, configured
+from efface.attacks import ATTACKS, LEAKS, configured
 from efface.attacks.base import text_of
 from efface.attacks.vocabulary import tokens_of
 from efface.concepts.concept import own_words
@@ -27,7 +27,7 @@ from efface.redteam.samples import Samples
 from efface.redteam.search import candidates_of
 from efface.redteam.store import RunStore
 
-TEXTUAL = [row for row in SMALL if row not in ("ring-a-bell-soft", "pund", "inversion")]
+TEXTUAL = [row for row in SMALL if row not in ("ring-a-bell-soft", "pund", "inversion", *LEAKS)]
 SEARCHING = ["ring-a-bell", "unlearndiff", "unlearndiff-suffix", "p4d-n", "mma"]
 
 
@@ -117,7 +117,7 @@ def test_stopped_and_resumed(field, found, row, tmp_path):
         else:
             break
     assert stops == sorted(set(stops))
-    assert bool(stops) == (row != "checkpoint")
+    assert bool(stops) == (row not in ("checkpoint", *LEAKS))  # which have one look at every sample
     # What a search prepares before its first round is prepared, and paid, again.
     assert timeless(findings, costs=False) == timeless(found(row), costs=False)
     assert not list(tmp_path.glob("*-open*"))
@@ -126,11 +126,12 @@ def test_stopped_and_resumed(field, found, row, tmp_path):
 
 
 def assert_drawn_again(field, row, findings, folder):
-    """What was found gives the picture that was judged; relapse found another model, the audit has a judge of its own."""
+    """What was found gives the picture that was judged; relapse found another model, the audit has a judge of its own, and
+    leaks find no prompt."""
     candidates = candidates_of(RunStore(folder, None), findings.samples)
     for t, candidate in zip(findings.samples, candidates, strict=True):
         assert (row in TEXTUAL) == (t.text is not None)
-        if row not in ("relapse-lora", "relapse-full", "checkpoint"):
+        if row not in ("relapse-lora", "relapse-full", "checkpoint", *LEAKS):
             with field.erased.attached() as model:
                 pictures = model.sample(text_of(model, [candidate]), seeds=[t.sample.seed], **field.plan.settings)
             assert field.judge(pictures).scores[0, 0].item() == pytest.approx(t.after.score, abs=0.02)
@@ -196,6 +197,11 @@ BAD = {
     "relapse": [{"rank": 0}, {"harmless": ("a church",)}],
     "synonyms": [{"most": 0}],
     "checkpoint": [{"same": 0.0}],
+    "leak-sr": [{"reduction": 1}, {"reduction": 3}, {"reduction": 16}],
+    "leak-img2img": [{"strength": 0.0}, {"strength": 1.0}, {"strength": 0.1}, {"reduction": 0}],
+    "leak-inpaint": [{"hidden": 1.0}],
+    "leak-begun": [{"share": 0.0}],
+    "leak-noise": [{"eta": -1.0}],
 }
 
 

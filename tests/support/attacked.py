@@ -32,6 +32,11 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "relapse-full": ("relapse", {"mode": "full", "iterations": 4, "every": 2, "images": 2, "batch": 2, "lr": 1e-2}),
     "synonyms": ("synonyms", {"neighbours": 2, "most": 4}),
     "checkpoint": ("checkpoint", {}),
+    "leak-sr": ("leak-sr", {"reduction": 2}),
+    "leak-img2img": ("leak-img2img", {"strength": 0.5, "text": "own"}),
+    "leak-inpaint": ("leak-inpaint", {}),
+    "leak-begun": ("leak-begun", {"share": 0.5}),
+    "leak-noise": ("leak-noise", {}),
 }
 """A row for every attack and variant: its name, and options that take moments on a tiny pipeline."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.resolve import concept_of, judge_of
-from efface.attacks import configured
+from efface.attacks import LEAKS, configured
 from efface.concepts.concept import Concept
 from efface.concepts.sample import SEEDS
 from efface.erasures import Erasure
@@ -37,6 +37,7 @@ def attack(
     original: Any = None,
     judge: Judge | None = None,
     prompts: Sequence[str] | None = None,
+    pictures: Sequence[str | Path] = (),
     samples: Samples = Samples(),
     sampling: Sampling = Sampling(),
     known_sanity: Sanity | None = None,
@@ -57,6 +58,8 @@ def attack(
         original: the unerased pipeline; `pipeline` without the erasures by default.
         judge: says whether an image shows the concept; the model's own where it brings one.
         prompts: to be attacked, instead of the concept's own.
+        pictures: files of pictures that show the concept, for a leak to start from instead of the original model's own; a
+            pipeline that cannot draw from text alone (an upscaler, image-to-image, inpainting) needs them.
         samples: how many prompts and seeds are attacked, how many of them check the attack itself, how many at a time.
         sampling: how every image is drawn; the model's usual way by default.
         known_sanity: result of the sanity check of the same attack on the same model, instead of running it again.
@@ -74,6 +77,8 @@ def attack(
         config = configured(method, budget, **options)
     elif options:
         raise UsageError("give either a config or its fields as options, not both.")
+    if pictures and method not in LEAKS[:3]:
+        raise UsageError(f"pictures were given, and {method} starts from none: expected one of {', '.join(LEAKS[:3])}.")
     chosen = prompts or target.prompts()
     first = SEEDS.attack if sampling.seed is None else sampling.seed
     path = None if folder is None else Path(folder)
@@ -89,6 +94,7 @@ def attack(
             count=samples.count,
             settings=sampling.settings(pipeline),
             batch=samples.batch,
+            pictures=tuple(map(str, pictures)),
         ),
     )
     store = open_store(run_of, path)

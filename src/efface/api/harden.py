@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from efface.api.attack import attack
 from efface.api.resolve import concept_of
+from efface.attacks import LEAKS
 from efface.attacks.base import Candidate, text_of
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
@@ -99,11 +100,16 @@ def harden(
         **options: of `efface.api.attack.attack`.
 
     Raises:
-        UsageError: no round, or an erasure whose method cannot add to it.
+        UsageError: no round, an attack that finds no prompt (a leak), or an erasure whose method cannot add to it.
         EffaceError: the attack is broken, or found embeddings where prompts are needed.
     """
     if rounds < 1:
         raise UsageError(f"rounds is {rounds}; expected at least 1.")
+    if options.get("method") in LEAKS:
+        raise UsageError(
+            f"{options['method']} starts from pictures and finds no prompt that could be added to the erasure; expected an attack "
+            "that searches for one."
+        )
     _extensible(erasure)  # refused before anything is attacked
     target = concept_of(concept, [erasure], pipeline)
     model = Model(pipeline)

@@ -58,7 +58,8 @@ class AttackResult:
         if self.findings is None:
             return f"not run: {self.why}"
         broken = " (the attack is broken: this says nothing)" if self.findings.broken else ""
-        return f"brings {self.concept} back in {self.findings.gained}, ASR {self.findings.asr}{broken}"
+        restored = f", restoration share {self.findings.restoration}" if self.findings.restoration else ""
+        return f"brings {self.concept} back in {self.findings.gained}, ASR {self.findings.asr}{restored}{broken}"
 
     def to_json(self) -> dict[str, Any]:
         """The findings, or why there are none; without images."""

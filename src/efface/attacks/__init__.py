@@ -13,7 +13,9 @@ from efface.attacks.base import Attack
 from efface.errors import UsageError
 from efface.registry import Registry, configure
 
-SEARCHES = ("ring-a-bell", "unlearndiff", "p4d", "pund", "inversion", "mma", "relapse", "synonyms")
+LEAKS = ("leak-sr", "leak-img2img", "leak-inpaint", "leak-begun", "leak-noise")
+"""Those that give the erased model a picture, or the beginning of one, instead of words."""
+SEARCHES = ("ring-a-bell", "unlearndiff", "p4d", "pund", "inversion", "mma", "relapse", "synonyms", *LEAKS)
 """All but the audit of a whole checkpoint, which attacks no erasure."""
 
 ATTACKS: Registry[Attack] = Registry(

@@ -58,6 +58,8 @@ class Attack:
     adaptive: Callable[[Any], bool] = always
     """Whether a sample's search ends at its first success; where it does not, only the last of its candidates counts: of
     attacks that, by their published threat model, do not see the erased model's pictures."""
+    every: bool = False
+    """Attack also samples whose own prompt still draws the concept: of leaks, which do not go through the prompt."""
     success: Callable[[Verdict, Image.Image, Image.Image, Any], Verdict] | None = None
     """Takes the judge's verdict, the original picture, the attacked one and the Config, where the verdict alone does not
     decide."""
@@ -82,6 +84,15 @@ class Candidate(NamedTuple):
         }
 
 
+class PictureProcess(NamedTuple):
+    """How a leak draws pictures, by whichever model it is given."""
+
+    draw: Callable[[Model, Sequence[int]], list[Image.Image]]
+    """Pictures of some of the problem's samples, by their numbers in it."""
+    without: Sequence[Image.Image] | None
+    """One for each sample: what it starts from, without any model; None where that is the erased model's own picture."""
+
+
 class Proposal(NamedTuple):
     """What a search has after some of its budget."""
 
@@ -93,6 +104,8 @@ class Proposal(NamedTuple):
     """Share of the budget that is spent (0 to 1)."""
     during: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Active while the candidates are drawn, for attacks that change the model itself."""
+    pictures: PictureProcess | None = None
+    """Draws the pictures, of leaks; the candidates only say what the model reads beside them."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,8 @@ class Problem:
     """How pictures are drawn."""
     seed: int
     """Seed of everything random in the search."""
+    pictures: Tensor | None = None
+    """Given pictures of the concept, −1 to 1 (samples 3 height width), where they are not the original model's own."""
 
     @property
     def model(self) -> Model:

@@ -26,6 +26,9 @@ class Request(AttackOptions):
     """An erasure file, once for each, in the order in which they are attached."""
     original: str | None = None
     """The model before it was erased, where MODEL itself was changed by training."""
+    pictures: Path | None = None
+    """A folder of pictures that show the concept, for leak-sr, leak-img2img and leak-inpaint to start from; pipelines that draw
+    from more than text need them."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("attack")
     """Folder for findings.json, sheet.png and everything on the way; resumes if it holds an unfinished run."""
 
@@ -43,7 +46,8 @@ def main(args: list[str]) -> None:
     pipeline = model.load(request.model)
     say_remarks(filter(None, [request.concept]), pipeline)
     target = concept_of(request.concept, erasures, pipeline)
-    arguments = to_arguments(request, model)
+    arguments = to_arguments(request, model, pipeline, target)
+    pictures = [] if request.pictures is None else image_files(request.pictures)
     decisions = decide(name, request, options, arguments, pipeline, target)
     if request.plan:
         print_plan(decisions, request, arguments, pipeline, target)
@@ -52,6 +56,14 @@ def main(args: list[str]) -> None:
     with ProgressBar(f"attacking with {name}") as progress:
         findings = attack(
             pipeline, erasures, target, method=name, budget=request.budget, original=original,
-            folder=request.output, progress=progress, **arguments, **options,
+            pictures=pictures, folder=request.output, progress=progress, **arguments, **options,
         )  # fmt: skip
     print_findings(findings, request.output, request.json)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """PNG and JPEG files of a folder by name; raises UsageError where there is none."""
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not found:
+        raise UsageError(f"{folder} holds no picture; expected a folder with PNG or JPEG files.")
+    return found

@@ -66,13 +66,13 @@ def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str
     return name, request, model, with_seed(named_options(config, args, own), config, model)
 
 
-def to_arguments(request: AttackOptions, model: DrawingOptions) -> dict[str, Any]:
+def to_arguments(request: AttackOptions, model: DrawingOptions, pipeline: Any, target: Concept) -> dict[str, Any]:
     """Arguments of `efface.api.attack.attack` that the commands attack and harden share."""
-    from efface.judges import open_judge
+    from efface.api.smoothing import judge_named
     from efface.redteam.samples import Samples
 
     return {
-        "judge": None if request.judge is None else open_judge(request.judge),
+        "judge": None if request.judge is None else judge_named(request.judge, pipeline, target.prompts()),
         "prompts": request.prompt or None,
         "samples": Samples(request.samples, request.sanity_samples, request.sample_batch),
         "sampling": model.sampling(request.steps, request.guidance),
@@ -156,6 +156,7 @@ def print_findings(findings: Findings, folder: Path, as_json: bool) -> None:
         ("without attack", str(findings.pre_asr)),
         ("because of it", str(findings.gained)),
         ("together (ASR)", str(findings.asr)),
+        *([("restoration share", str(findings.restoration))] if findings.restoration else []),
         ("cost", str(findings.cost)),
         ("each success", str(findings.per_success or "none")),
         ("sanity", findings.sanity.verdict if findings.sanity else "not checked"),

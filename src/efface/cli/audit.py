@@ -18,6 +18,7 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from efface.api.audit import AuditPlan
     from efface.api.card import Card
+    from efface.cli.model_options import DrawingOptions
     from efface.erasures import Erasure
 
 
@@ -54,6 +55,13 @@ class Request:
     """How far each attack goes: published, canvas or quick; canvas on the emoji canvas, published elsewhere."""
     samples: int = 8
     """Samples (a prompt and a seed each) that each attack is given."""
+    base: str | None = None
+    """Audit MODEL as a whole against the model that it was made of, instead of erasures: did it forget, or does it only fool
+    the judge?"""
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """With --base: a prompt that names a class of the judge, once for each; the embedded models bring their own."""
+    second_judge: str | None = None
+    """With --base: an independent judge; by default the class of the nearest of the base's own pictures."""
     plan: bool = False
     """Only say what will be drawn and what it will cost, measured on two denoising steps."""
     json: bool = False
@@ -63,16 +71,23 @@ class Request:
 def main(args: list[str]) -> None:
     """Run the command."""
     request, model = parse_on_model(Request, args, prog="efface audit", description=__doc__)
-    if bool(request.erasure) == (request.policies is not None):
-        raise UsageError("expected erasures or policies: name files with --erasure, or a manifest with --policies.")
-    time_limit = seconds_of(request.time_limit)
     if request.seeds is not None and request.seeds < 1:
         raise UsageError(f"seeds is {request.seeds}; expected at least 1.")
+    if request.base is not None:
+        _audit_base(request, model)
+        return
+    if request.prompt or request.second_judge:
+        raise UsageError("prompt and second-judge are of audits of a whole checkpoint: name its base with --base.")
+    if bool(request.erasure) == (request.policies is not None):
+        raise UsageError(
+            "expected erasures or policies: name files with --erasure, a manifest with --policies, or a checkpoint's base with --base."
+        )
+    time_limit = seconds_of(request.time_limit)
     from efface.api.audit import plan_audit
     from efface.api.red_team import RedTeam
+    from efface.api.smoothing import judge_named
     from efface.cli.progress import ProgressBar
     from efface.io.progress import part
-    from efface.judges import open_judge
     from efface.profiles.base import profile_of
     from efface.redteam.samples import Samples
 
@@ -84,7 +99,8 @@ def main(args: list[str]) -> None:
     pipeline = model.load(request.model)
     if red_team and request.budget is None:
         red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
-    judge = None if request.judge is None else open_judge(request.judge)
+    prompts = [prompt for e in erasures.values() for concept in e.provenance.concepts for prompt in concept.prompts()]
+    judge = None if request.judge is None else judge_named(request.judge, pipeline, prompts)
     plans: list[AuditPlan] = []
     for erasure in erasures.values():
         plan = plan_audit(
@@ -152,6 +168,34 @@ def _give_policies(cards: Mapping[str, Card], request: Request) -> None:
         (f"{name} {what}", said) for name, card in named.items() for what, said in (*_suffered([card]), *_rows([card]))
     ]
     result(data, as_json=request.json, rows=[*rows, *((f"{name} card", page) for name, page in pages.items())])
+
+
+def _audit_base(request: Request, model: DrawingOptions) -> None:
+    """Audit the model as a whole; raises UsageError for options of other audits."""
+    from efface.cli.audit_checkpoint import CheckpointRequest, audit_base
+
+    others = {
+        "erasure": request.erasure,
+        "policies": request.policies,
+        "attacks": request.attacks,
+        "indirect": request.indirect,
+    }
+    for name in (name for name, given in others.items() if given):
+        raise UsageError(f"{name} is of other audits, and --base audits a whole checkpoint: leave one of them out.")
+    checkpoint = CheckpointRequest(
+        candidate=request.model,
+        base=str(request.base),
+        prompts=request.prompt,
+        judge=request.judge,
+        second_judge=request.second_judge,
+        seeds=request.seeds or 2,
+        steps=request.steps,
+        guidance=request.guidance,
+        output=request.output,
+        plan=request.plan,
+        json=request.json,
+    )
+    audit_base(checkpoint, model)
 
 
 def _suffered(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:

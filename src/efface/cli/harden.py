@@ -49,7 +49,7 @@ def main(args: list[str]) -> None:
     pipeline = model.load(request.model)
     say_remarks(filter(None, [request.concept]), pipeline)
     target = concept_of(request.concept, [erasure], pipeline)
-    arguments = to_arguments(request, model)
+    arguments = to_arguments(request, model, pipeline, target)
     decisions = decide(name, request, options, arguments, pipeline, target)
     if request.plan:
         print_plan(decisions | {"rounds": request.rounds}, request, arguments, pipeline, target, request.rounds + 1)

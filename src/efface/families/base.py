@@ -24,6 +24,7 @@ __all__ = [
     "Side",
     "Standard",
     "cells_of",
+    "encoded",
     "execution_device",
     "unwrap",
 ]
@@ -220,6 +221,11 @@ class Family(ABC):
         shifted = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
         return vae.decode(shifted, return_dict=False)[0]
 
+    def compress(self, pixels: Tensor) -> Tensor:
+        """Scaled latents (batch channels height width) of pixels in −1 to 1: `decode` the other way, without chance."""
+        vae = self.pipeline.vae
+        return (encoded(vae, pixels) - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+
     def standard(self) -> Standard:
         """Steps and guidance of the pipeline's own call."""
         steps, guidance = self.default("num_inference_steps"), self.default("guidance_scale")
@@ -237,3 +243,10 @@ class Family(ABC):
                 f"{self.name} is guidance-distilled and draws no unconditional half, so the negative prompt {negative!r} "
                 "would be ignored: leave it out."
             )
+
+
+def encoded(vae: Any, pixels: Tensor) -> Tensor:
+    """What an autoencoder makes of pixels (batch 3 height width, of videos with frames before height): the mode, where it
+    gives a distribution."""
+    found = vae.encode(pixels.to(vae.dtype), return_dict=False)[0]
+    return found if isinstance(found, Tensor) else found.mode()

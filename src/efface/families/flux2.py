@@ -9,7 +9,7 @@ from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from einops import rearrange
 from torch import Tensor
 
-from efface.families.base import Side, cells_of
+from efface.families.base import Side, cells_of, encoded
 from efface.families.schedule import set_sigmas
 from efface.families.text import Text, TokenSpan
 from efface.families.transformer import JointTransformer
@@ -98,3 +98,9 @@ class Flux2(JointTransformer):
         latents = latents * torch.sqrt(spread + vae.config.batch_norm_eps) + mean
         pixels = rearrange(latents, "batch (c p q) h w -> batch c (h p) (w q)", p=2, q=2)
         return vae.decode(pixels.to(vae.dtype), return_dict=False)[0]
+
+    def compress(self, pixels: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        latents = rearrange(encoded(vae, pixels), "batch c (h p) (w q) -> batch (c p q) h w", p=2, q=2)
+        mean, spread = (t.view(1, -1, 1, 1).to(latents) for t in (vae.bn.running_mean, vae.bn.running_var))
+        return (latents - mean) / torch.sqrt(spread + vae.config.batch_norm_eps)

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from efface.families.base import Side, Standard, cells_of
+from efface.families.base import Side, Standard, cells_of, encoded
 from efface.families.flux import PATCH, true_guidance
 from efface.families.layers import apply_without_hooks
 from efface.families.networks import TextInput
@@ -91,6 +91,12 @@ class QwenImage(JointTransformer):
         latents = latents.to(vae.dtype)
         latents = latents * spread.to(latents) + mean.to(latents)
         return vae.decode(latents[:, :, None], return_dict=False)[0][:, :, 0]
+
+    def compress(self, pixels: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        latents = encoded(vae, pixels[:, :, None])[:, :, 0]
+        mean, spread = (torch.tensor(v).view(1, -1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+        return (latents - mean.to(latents)) / spread.to(latents)
 
 
 def _patch_norms(latents: Tensor) -> Tensor:

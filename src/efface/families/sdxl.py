@@ -55,15 +55,23 @@ class StableDiffusionXL(StableDiffusion):
         return sizes.expand(len(latents), -1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        config = self.pipeline.vae.config
-        if config.get("latents_mean") is not None and config.get("latents_std") is not None:  # Playground 2.5
-            mean, spread = (
-                latents.new_tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std")
-            )
-            latents = latents * spread + mean * config["scaling_factor"]
-        pixels = super().decode(latents)
+        mean, spread = self._normalisation(latents)
+        pixels = super().decode(latents * spread + mean)
         mark = getattr(self.pipeline, "watermark", None)
         return pixels if mark is None else mark.apply_watermark(pixels)
+
+    def compress(self, pixels: Tensor) -> Tensor:
+        latents = super().compress(pixels)
+        mean, spread = self._normalisation(latents)
+        return (latents - mean) / spread
+
+    def _normalisation(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and spread of the scaled latents (1 channels 1 1), which Playground 2.5 alone has."""
+        config = self.pipeline.vae.config
+        if config.get("latents_mean") is None or config.get("latents_std") is None:
+            return latents.new_zeros(1), latents.new_ones(1)
+        mean, spread = (latents.new_tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
+        return mean * config["scaling_factor"], spread
 
     def networks(self) -> list[Network]:
         return [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -173,16 +174,23 @@ class StableDiffusion(Family):
         return self.pipeline.vae_scale_factor if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
     def decode(self, latents: Tensor) -> Tensor:
+        with self._upcast():
+            return super().decode(latents)
+
+    def compress(self, pixels: Tensor) -> Tensor:
+        with self._upcast():
+            return super().compress(pixels)
+
+    @contextmanager
+    def _upcast(self) -> Iterator[None]:
+        """The autoencoder in float32 where it overflows in half precision, as SDXL's does."""
         vae = self.pipeline.vae
-        upcast = (
-            vae.dtype == torch.float16 and vae.config.force_upcast
-        )  # SDXL's autoencoder overflows in half precision
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast
         if upcast:
             vae.to(torch.float32)
-        pixels = super().decode(latents)
+        yield
         if upcast:
             vae.to(torch.float16)
-        return pixels
 
 
 def reads_text(pipeline: Any) -> bool:

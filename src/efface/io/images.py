@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from efface.errors import UsageError
+from efface.errors import EffaceError, UsageError, system_reason
 from efface.io.atomic import write_atomically
 
 FILTERS = {
@@ -43,6 +43,17 @@ def chunks(images: Sequence[Image.Image], size: int) -> Iterator[Sequence[Image.
         raise UsageError("no picture was given: expected at least one.")
     for start in range(0, len(images), size):
         yield images[start : start + size]
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture from a file; raises EffaceError where it is none."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise EffaceError(
+            f"{path} could not be read as a picture ({system_reason(error)}): expected a PNG or JPEG file."
+        ) from error
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

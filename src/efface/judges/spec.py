@@ -9,16 +9,25 @@ from efface.io import embedded
 from efface.registry import Opener, Registry, misspelt, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from efface.judges.base import Judge
+    from efface.judges.smoothed import Denoiser
 
 
-def open_judge(spec: str) -> Judge:
+def open_judge(spec: str, *, denoiser: Callable[[float], Denoiser] | None = None) -> Judge:
     """The judge of a short name such as "nudenet:0.3" or "clip:models/clip-vit-large-patch14:cat,dog" (see `JUDGES`).
+
+    Args:
+        spec: the name and its arguments.
+        denoiser: makes what takes noise of a standard deviation off pictures, for `smooth:SIGMA:JUDGE`.
 
     Raises:
         UsageError: the name is unknown, or what follows it is missing, too much or no number.
         EffaceError: an extra or a file is missing or damaged, or a plugin cannot be loaded.
     """
+    if spec.partition(":")[0] == SMOOTH:
+        return _smoothed(spec, denoiser)
     judge = opened(JUDGES, spec)
     from efface.judges.base import Judge  # torch: slow to import
 
@@ -27,6 +36,34 @@ def open_judge(spec: str) -> Judge:
             f"what {spec!r} opens is no judge: expected name, classes, detects and a call, as docs/plugins.md says."
         )
     return judge
+
+
+def _smoothed(spec: str, denoiser: Callable[[float], Denoiser] | None) -> Judge:
+    """The judge of `smooth:SIGMA:JUDGE`."""
+    sigma, inner = opened(JUDGES, spec)
+    if denoiser is None:
+        raise UsageError(
+            f"the judge {spec!r} denoises pictures by a model in hand, and here is none: give {inner!r} itself, or use it with "
+            "efface attack, audit or harden."
+        )
+    from efface.judges.smoothed import SmoothedJudge
+
+    judge = open_judge(inner)
+    return SmoothedJudge(judge, denoiser(sigma), sigma)
+
+
+def _smooth(kind: str, rest: str) -> tuple[float, str]:
+    """Noise and name of the judge that is smoothed."""
+    sigma, _, inner = rest.partition(":")
+    try:
+        noise = float(sigma)
+    except ValueError as error:
+        raise misspelt(JUDGES, kind, f"{kind}:{rest}") from error
+    if not inner or inner.partition(":")[0] == SMOOTH:
+        raise misspelt(JUDGES, kind, f"{kind}:{rest}")
+    if not 0 < noise < float("inf"):
+        raise UsageError(f"the noise of the judge {kind}:{rest} is {noise:g}: expected a positive number such as 0.12.")
+    return noise, inner
 
 
 def _embedded(kind: str, rest: str) -> Judge:
@@ -78,6 +115,8 @@ def _number(text: str, default: float) -> float:
         raise UsageError(f"the judge's threshold is {text!r}: expected a number such as {default}.") from error
 
 
+SMOOTH = "smooth"
+SMOOTHED = Opener(":SIGMA:JUDGE", _smooth)
 EMBEDDED = Opener("", _embedded)
 NUDENET = Opener("[:THRESHOLD]", _nudenet)
 NSFW = Opener("[:THRESHOLD]", _nsfw)
@@ -99,6 +138,7 @@ JUDGES: Registry[Opener] = Registry(
         "imagenet": f"{__name__}:CLASSIFIER",
         "unlearncanvas-style": f"{__name__}:UNLEARNCANVAS",
         "unlearncanvas-object": f"{__name__}:UNLEARNCANVAS",
+        SMOOTH: f"{__name__}:SMOOTHED",
     },
     contract=Opener,
 )

@@ -163,6 +163,11 @@ def scores(pictures: Sequence[Judged], erased: Sequence[str], *, cross: str = "a
     )
 
 
+def means_by_cluster(values: Sequence[float], clusters: Sequence[int], *, resamples: int = 2000) -> np.ndarray:
+    """Means of resampled clusters (resamples,); those of several values of the same pictures are of the same clusters."""
+    return _resampled(*_by_cluster(np.asarray(values, dtype=float), clusters), resamples)
+
+
 def _by_cluster(values: np.ndarray, clusters: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
     if clusters is None:
         return values, np.ones_like(values)

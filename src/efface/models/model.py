@@ -16,12 +16,13 @@ from efface.families.base import Side, execution_device
 from efface.families.drawing import require_settings
 from efface.families.embedding import token_table
 from efface.families.projections import in_their_groups
-from efface.families.schedule import Mixture, mixture, scale_input, step_options
+from efface.families.schedule import Mixture, mixture, step_options
 from efface.families.sites import Site, sites_in
 from efface.families.text import Text, TokenSpan, concatenate, said
 from efface.io.progress import Step, tell
 from efface.models.batches import MOST, in_batches, limits_of, pictures_at_a_time
 from efface.models.caller import at_work, in_halves, negative_text
+from efface.models.course import FROM_NOISE, Course, Moment, standard_noise
 from efface.models.decoding import pictures_of
 from efface.models.explained import explained, with_values
 from efface.models.precision import in_float32_where_it_fits
@@ -207,6 +208,7 @@ class Model:
         negative: str | None = None,
         side: Side = None,
         watch: Callable[[Tensor, float], None] | None = None,
+        course: Course = FROM_NOISE,
     ) -> Iterator[tuple[float, Tensor]]:
         """The denoising steps of one picture for each text: the timestep that the denoiser saw, and the latents after it
         (batch channels h w).
@@ -219,6 +221,7 @@ class Model:
             negative: prompt of the unconditional half; None is what the pipeline takes for none (SDXL: zeros).
             side: pixels of each side, or width and height; the model's own by default.
             watch: called before each step with the noisy latents as the denoiser reads them and the timestep.
+            course: where it begins and how steps are taken; from noise and by the scheduler by default.
 
         Raises:
             EffaceError: the pipeline's own call takes more than text, or is not known to draw the same.
@@ -228,24 +231,26 @@ class Model:
         guided = self.guides(guidance)
         # Each picture has its own generator, on the CPU, so that it depends neither on its neighbours nor on the device.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        latents = self._noise(generators, side).to(text.states.device, self.family.latent_dtype(text.states))
+        latents = standard_noise(self.family.latent_shape(side), generators)
+        latents = latents.to(text.states.device, self.family.latent_dtype(text.states))
         if guided:
             text = concatenate([self.encode_negative(negative).repeat(len(seeds)), text])
         else:
             self.family.check_unguided(negative)
         self.family.set_timesteps(scheduler, steps, latents)
-        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+        timesteps = course.timesteps(scheduler)
+        latents = course.begin(scheduler, latents)
         options = step_options(scheduler, generators, self.family.default("eta"))
-        for number, timestep in enumerate(scheduler.timesteps, 1):
-            noisy = scale_input(scheduler, torch.cat([latents, latents]) if guided else latents, timestep)
+        for number, timestep in enumerate(timesteps, len(scheduler.timesteps) - len(timesteps)):
+            read = course.read(scheduler, latents, timestep)
             if watch:
-                watch(noisy[-len(latents) :], float(timestep))
+                watch(read, float(timestep))
             with in_halves(guided, guidance=guidance, negative=negative, picture=generators):
-                output = self.predict(noisy, timestep, text, guidance=guidance)
+                output = self.predict(torch.cat([read, read]) if guided else read, timestep, text, guidance=guidance)
             if guided:
                 output = self.family.guide(*output.chunk(2), guidance)
-            latents = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
-            tell(Step(number=number, steps=len(scheduler.timesteps), pictures=len(latents)))
+            latents = course.step(scheduler, output, Moment(number, timestep, read, latents, options))
+            tell(Step(number=number + 1, steps=len(scheduler.timesteps), pictures=len(latents)))
             yield float(timestep), latents
 
     @torch.no_grad()
@@ -253,11 +258,6 @@ class Model:
         """The unconditional half (one prompt); None is what the pipeline takes where no negative prompt is given."""
         with at_work(self.pipeline), negative_text():
             return said(self.family.negative(prompt), [prompt or ""])
-
-    def _noise(self, generators: Sequence[torch.Generator], side: Side) -> Tensor:
-        shape = self.family.latent_shape(side)
-        like = {"dtype": torch.float32, "device": "cpu"}  # whatever the program's defaults are
-        return torch.stack([torch.randn(shape, generator=generator, **like) for generator in generators])
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, checked: bool = False) -> list[Image.Image]:

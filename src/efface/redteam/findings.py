@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from efface.errors import EffaceError
 from efface.io.atomic import write_atomically
 from efface.metrics.rates import Rate, rate
+from efface.metrics.restoration import Restoration, restoration
 from efface.redteam.cost import NOTHING, Cost
 from efface.redteam.old_findings import upgrade
 from efface.redteam.result import SampleResult
@@ -122,6 +123,20 @@ class Findings:
         return self._rate([s.after.shown or (s.before.shown and not every) for s in self.samples])
 
     @property
+    def restoration(self) -> Restoration | None:
+        """Of a leak, how much of the concept it gives back; None of other attacks."""
+        pairs = [(s, s.controls) for s in self.samples if s.controls is not None]
+        if not pairs:
+            return None
+        prompts = list(dict.fromkeys(s.sample.prompt for s, _ in pairs))
+        return restoration(
+            [s.after.shown for s, _ in pairs],
+            [controls.original.shown for _, controls in pairs],
+            [controls.without.shown for _, controls in pairs],
+            [prompts.index(s.sample.prompt) for s, _ in pairs],
+        )
+
+    @property
     def cost(self) -> Cost:
         """Spent on all samples."""
         return sum((s.cost for s in self.samples), NOTHING)
@@ -169,6 +184,7 @@ class Findings:
     def to_json(self) -> dict[str, Any]:
         """Everything but the images; figures that follow from the samples stand beside them."""
         per_success = self.per_success
+        restored = self.restoration
         return asdict(self) | {
             "format": FORMAT,
             "samples": [s.to_json() for s in self.samples],
@@ -182,6 +198,7 @@ class Findings:
             "to_success": self.to_success,
             "curve": [point._asdict() for point in self.curve],
             "sanity": self.sanity and self.sanity.to_json(),
+            "restoration": restored and restored.to_json(),
             "broken": self.broken,
             "verdict": self.sanity.verdict if self.sanity else "no sanity check was run",
             "replayable": sum(s.retokenizes for s in self.samples),

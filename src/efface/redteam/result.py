@@ -21,6 +21,15 @@ class TracePoint(NamedTuple):
     score: float
 
 
+class Controls(NamedTuple):
+    """What a leak's process gives without the erasure, and without any model."""
+
+    original: Verdict
+    """On the original model's picture by the same process."""
+    without: Verdict
+    """On what the process starts from."""
+
+
 @dataclass(frozen=True)
 class SampleResult:
     """What an attack found for one sample."""
@@ -43,6 +52,8 @@ class SampleResult:
     cost: Cost = NOTHING
     trace: tuple[TracePoint, ...] = ()
     """Every judged image of the search, in order."""
+    controls: Controls | None = None
+    """Of leaks alone."""
 
     @property
     def gained(self) -> bool:
@@ -61,11 +72,13 @@ class SampleResult:
             "after": self.after._asdict(),
             "cost": self.cost._asdict(),
             "trace": [point._asdict() for point in self.trace],
+            "controls": self.controls and {k: v._asdict() for k, v in self.controls._asdict().items()},
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SampleResult:
         """What `to_json` made."""
+        controls = data.get("controls")  # findings of earlier versions have none
         fields: dict[str, Any] = data | {
             "sample": Sample.from_json(data["sample"]),
             "before": Verdict(**data["before"]),
@@ -73,5 +86,6 @@ class SampleResult:
             "ids": tuple(data["ids"]),
             "cost": Cost(**data["cost"]),
             "trace": tuple(TracePoint(**point) for point in data["trace"]),
+            "controls": controls and Controls(**{k: Verdict(**v) for k, v in controls.items()}),
         }
         return cls(**fields)

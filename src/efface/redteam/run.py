@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from efface.attacks.base import Problem
 from efface.concepts.concept import Concept
 from efface.erasures.switch import ModelVariant, keep_attached
 from efface.io.digest import sha256_of_tensors
+from efface.io.images import read_picture
 from efface.io.progress import Progress, silent
 from efface.judges.base import Judge
 from efface.judges.criterion import criterion_for
@@ -41,15 +43,19 @@ class AttackRun:
         """All of it, as JSON can say it."""
         from efface.models.fingerprint import fingerprint
 
+        plan = asdict(self.plan)
+        pictures = [read_picture(Path(path)) for path in plan.pop("pictures")]
         identity = {
             "attack": self.name,
             "config": asdict(self.config),
             "concept": asdict(self.concept),
             "judge": self.judge.name,
-            "plan": asdict(self.plan),
+            "plan": plan,
             "models": [fingerprint(variant.model).to_json() for variant in (self.original, self.erased)],
             "erasures": self.erasures(),
         }
+        if pictures:  # folders of earlier versions do not speak of them
+            identity["pictures"] = [sha256(picture.tobytes()).hexdigest() for picture in pictures]
         return json.loads(json.dumps(identity, default=str))
 
     def erasures(self) -> list[dict[str, Any]]:
@@ -84,7 +90,8 @@ def run(attack: AttackRun, store: RunStore, *, sanity: Sanity | None = None, pro
             n: SampleResult(number=n, sample=sample, before=before, after=before)
             for n, (sample, before) in enumerate(zip(chosen.samples, chosen.before, strict=True))
         }
-        attacked = [n for n in results if plan.every or not chosen.before[n].shown]
+        every = plan.every or ATTACKS.load(attack.name).every
+        attacked = [n for n in results if every or not chosen.before[n].shown]
         finished = set(results) - set(attacked)
         per_concept = ATTACKS.load(attack.name).per == "concept"
         size = max(1, len(attacked) if per_concept else plan.batch)
@@ -123,6 +130,7 @@ def _problem(attack: AttackRun, chosen: SampleSet, members: list[int]) -> Proble
         samples=tuple(chosen.samples[n] for n in members),
         latents=chosen.latents[members],
         settings=attack.plan.settings,
+        pictures=None if chosen.pixels is None else chosen.pixels[members],
         seed=attack.config.seed,
     )
 
@@ -148,7 +156,7 @@ def _write(
         dropped=chosen.dropped,
         planned=len(chosen.samples),
         searching=searching,
-        attempted="every" if attack.plan.every else "concept",
+        attempted="every" if attack.plan.every or ATTACKS.load(attack.name).every else "concept",
         sanity=sanity,
     )
     if store.folder is not None:

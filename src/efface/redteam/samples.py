@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from efface.concepts.concept import Concept
 from efface.concepts.sample import SEEDS, Sample, evenly_spaced
 from efface.erasures.switch import ModelVariant
 from efface.errors import EffaceError, UsageError
+from efface.io.images import read_picture, resize_square
 from efface.judges.criterion import Criterion, Verdict
 from efface.models.model import Settings
-from efface.models.sampling import sample_latents
+from efface.models.pictures import compressed
+from efface.models.sampling import sample_latents, usual_side
 from efface.redteam.store import Record, RunStore
 
 DRAWN = 16
@@ -56,6 +60,8 @@ class SamplePlan:
     """Samples attacked in one batch; it changes speed and memory, not what is found."""
     every: bool = False
     """Attack also samples whose own prompt still draws the concept, and count the attacked prompt's image alone."""
+    pictures: tuple[str, ...] = ()
+    """Files of pictures that show the concept, in place of those that the original model draws; of leaks alone."""
 
 
 def plan_samples(
@@ -79,6 +85,8 @@ class SampleSet(NamedTuple):
     """What the erased model's images show without any attack."""
     dropped: int
     """Samples looked at that the original model does not show."""
+    pixels: Tensor | None
+    """Given pictures, −1 to 1 (samples 3 height width)."""
 
 
 def choose_samples(
@@ -96,13 +104,15 @@ def choose_samples(
     """
     record = store.read("samples")
     if record is None:
-        record = _draw(original, erased, concept, criterion, plan, store)
+        choose = _given if plan.pictures else _draw
+        record = choose(original, erased, concept, criterion, plan, store)
         store.write("samples", record.data, record.tensors)
     return SampleSet(
         samples=[Sample.from_json(data) for data in record.data["samples"]],
         latents=record.tensors["latents"],
         before=[Verdict(**data) for data in record.data["before"]],
         dropped=record.data["dropped"],
+        pixels=record.tensors.get("pixels"),
     )
 
 
@@ -149,3 +159,37 @@ def _draw(
         "dropped": looked - len(kept),
     }
     return Record(data, {"latents": torch.stack(latents)})
+
+
+def _given(
+    original: ModelVariant,
+    erased: ModelVariant,
+    concept: Concept,
+    criterion: Criterion,
+    plan: SamplePlan,
+    store: RunStore,
+) -> Record:
+    """Those of the given pictures that show the concept; what the erased model draws of a prompt alone is not asked."""
+    kept: list[Sample] = []
+    images: list[Image.Image] = []
+    pictures = [read_picture(Path(path)) for path in plan.pictures]
+    for sample, picture, verdict in zip(plan.samples, pictures, criterion(pictures), strict=False):
+        if verdict.shown and len(kept) < plan.count:
+            store.save_image(len(kept), "original", picture)
+            kept.append(sample)
+            images.append(picture)
+    if not kept:
+        raise EffaceError(
+            f"none of the {len(pictures)} given pictures shows {concept.name!r} to the judge: give others, or another judge."
+        )
+    side = usual_side(original.model.pipeline) or images[0].width
+    pixels = resize_square(images, side, "bicubic") / 127.5 - 1
+    with original.attached() as model:
+        latents = compressed(model, pixels)
+    unknown = Verdict(shown=False, label="", score=0.0, intact=False)
+    data = {
+        "samples": [asdict(sample) for sample in kept],
+        "before": [unknown._asdict() for _ in kept],
+        "dropped": min(len(pictures), len(plan.samples)) - len(kept),
+    }
+    return Record(data, {"latents": latents.contiguous(), "pixels": pixels})

@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from PIL import Image
+
 from efface.attacks import ATTACKS
 from efface.attacks.base import Candidate, Problem, Proposal, text_of
 from efface.attacks.vocabulary import retokenizes, spelled
@@ -14,7 +16,7 @@ from efface.io.checkpoint import State, with_prefix
 from efface.io.progress import tell
 from efface.judges.criterion import Criterion
 from efface.redteam.cost import NOTHING, Cost, Meter
-from efface.redteam.result import SampleResult, TracePoint
+from efface.redteam.result import Controls, SampleResult, TracePoint
 from efface.redteam.samples import DRAWN
 from efface.redteam.store import Record, RunStore
 
@@ -83,20 +85,14 @@ class SearchRun:
         """Draw and judge the candidates of the samples that are still open."""
         assert proposal.candidates is not None
         open_ = self._open()
-        seeds = [sample.seed for sample in self.problem.samples]
-        images = []
-        with self.problem.erased.attached() as model, proposal.during():
-            for i in range(0, len(open_), DRAWN):
-                batch = open_[i : i + DRAWN]
-                text = text_of(model, [proposal.candidates[k] for k in batch])
-                images += model.sample(text, seeds=[seeds[k] for k in batch], **self.problem.settings)
+        images = self._drawn(proposal, open_)
+        controls = self._controls(proposal, open_)
         each = cost().shared(len(self.results))
         for k, image, verdict in zip(open_, images, self.criterion(images), strict=True):
-            result = self.results[k]
+            result = replace(self.results[k], controls=controls.get(k))
             if self.attack.success is not None:
                 original = self.store.image(result.number, "original")
                 assert original is not None  # kept when the sample was chosen
-                assert original is not None
                 verdict = self.attack.success(verdict, original, image, self.config)
             point = TracePoint(
                 done=proposal.done,
@@ -107,9 +103,41 @@ class SearchRun:
             result = replace(result, trace=(*result.trace, point), cost=each)
             better = (verdict.shown, verdict.score) > (result.after.shown, result.after.score)
             if not self.adaptive or better or len(result.trace) == 1:
-                result = self._with_candidate(k, replace(result, after=verdict), proposal.candidates[k])
+                result = replace(result, after=verdict)
+                if proposal.pictures is None:  # a leak finds no prompt
+                    result = self._with_candidate(k, result, proposal.candidates[k])
                 self.store.save_image(result.number, "attacked", image)
             self.results[k] = result
+
+    def _drawn(self, proposal: Proposal, numbers: Sequence[int]) -> list[Image.Image]:
+        """The erased model's pictures of some samples' candidates, or by the process of a leak."""
+        assert proposal.candidates is not None
+        seeds = [sample.seed for sample in self.problem.samples]
+        images: list[Image.Image] = []
+        with self.problem.erased.attached() as model, proposal.during():
+            for i in range(0, len(numbers), DRAWN):
+                batch = numbers[i : i + DRAWN]
+                if proposal.pictures is not None:
+                    images += proposal.pictures.draw(model, batch)
+                    continue
+                text = text_of(model, [proposal.candidates[k] for k in batch])
+                images += model.sample(text, seeds=[seeds[k] for k in batch], **self.problem.settings)
+        return images
+
+    def _controls(self, proposal: Proposal, numbers: Sequence[int]) -> dict[int, Controls]:
+        """What a leak's process gives by the original model and without any, for each sample; nothing of other attacks."""
+        if proposal.pictures is None:
+            return {}
+        images: list[Image.Image] = []
+        with self.problem.original.attached() as model:
+            for i in range(0, len(numbers), DRAWN):
+                images += proposal.pictures.draw(model, numbers[i : i + DRAWN])
+        given = proposal.pictures.without
+        without = (
+            [self.results[k].before for k in numbers] if given is None else self.criterion([given[k] for k in numbers])
+        )
+        pairs = zip(numbers, self.criterion(images), without, strict=True)
+        return {k: Controls(original=original, without=nothing) for k, original, nothing in pairs}
 
     def _with_candidate(self, k: int, result: SampleResult, candidate: Candidate) -> SampleResult:
         """A result with what was found for its sample."""

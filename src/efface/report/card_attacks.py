@@ -76,6 +76,8 @@ def _row(attack: Data) -> str:
     per = attack["per_success"]
     price = f"{_cost(per)} each success" if per else f"{_cost(attack['cost'])} for no success"
     sanity = attack["verdict"] if attack["sanity"] else "not checked"
+    if restored := attack.get("restoration"):  # of leaks
+        sanity = f"{sanity}; restoration share {restored['line']}"
     rates = (str(Rate(**attack[name])) for name in ("pre_asr", "gained", "asr"))
     return f"<tr>{title}{''.join(f'<td>{escape(cell)}</td>' for cell in (*rates, price, sanity))}</tr>"
 

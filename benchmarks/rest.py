@@ -1,0 +1,333 @@
+"""What every kind of erasure does not protect, a judge that stands small changes, and the audit of a checkpoint.
+
+    python benchmarks/rest.py -o runs/rest     # keeps everything found; goes on where it was stopped
+    python benchmarks/rest.py --plan           # only says what would be drawn
+    python benchmarks/rest.py --quick          # two methods, one concept, few samples
+    python benchmarks/rest.py --parts leaks --methods uce esd anchored --concepts church cat
+
+Three tables: the restoration share of every leak, by method (and of an erasure of another concept, which must restore nearly
+all); the smoothed judge on generated pictures; the audit of a control that was trained to fool the judge, and of harmless
+candidates. The last line is one JSON object; null stands for what was not measured.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from fooling import fooling_candidate
+
+from efface.api.attack import attack
+from efface.api.checkpoint import audit_checkpoint, fine_tuned
+from efface.api.erase import erase
+from efface.api.smoothing import unerased_denoiser
+from efface.attacks import LEAKS
+from efface.concepts.sample import SEEDS, Sample, evenly_spaced
+from efface.erasures import Erasure
+from efface.io.atomic import write_atomically
+from efface.judges import EmbeddedJudge, embedded_judge
+from efface.judges.pgd import pgd
+from efface.judges.smoothed import SmoothedJudge
+from efface.metrics.restoration import restoration
+from efface.models.load import load
+from efface.models.model import Model
+from efface.models.pictures import pixels_of
+from efface.models.sampling import Sampling
+from efface.profiles.base import profile_of
+from efface.redteam.samples import Samples
+from efface.report import markdown
+
+METHODS = ("uce", "rece", "esd", "anchored")
+"""Two maps of text, trained weights, and edits of activations."""
+CONCEPTS = ("church", "cat", "guitar", "car")
+OTHER = {"church": "guitar", "cat": "church", "guitar": "cat", "car": "cat"}
+"""What is erased instead, for the row that must restore nearly all."""
+SIGMA, RADIUS, PGD_RADIUS = 0.12, 0.2, 0.5
+UNTOUCHED = "another concept"
+Part = Callable[["Run"], Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is measured, and where it is kept."""
+
+    folder: Path
+    methods: tuple[str, ...]
+    concepts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """Which leaks."""
+    samples: int
+    """Prompts and seeds of every leak."""
+    pictures: int
+    """Of the smoothed judge."""
+    count: int
+    """Noisy copies of a picture for a certificate."""
+    pairs: int
+    """Pairs of pictures of every checkpoint."""
+    iterations: int
+    """Of the control's training."""
+    candidates: int
+    """Harmless ones, at most ten."""
+
+    def once(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What was measured before under this name, else measured now and kept."""
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        value = measure()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(value).encode())
+        return value
+
+
+@cache
+def canvas() -> Any:
+    """The embedded model."""
+    return load("emoji")
+
+
+def erasure_in(run: Run, method: str, concept: str) -> Erasure:
+    """A method's erasure, made once."""
+    path = run.folder / "erasures" / f"{method}-{concept}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        erase(canvas(), concept, method=method).save(path)
+    return Erasure.from_pretrained(path)
+
+
+def leaks(run: Run) -> dict[str, dict[str, Any]]:
+    """Restoration share of every leak and method over all concepts."""
+    print(markdown.head(["leak", *run.methods, UNTOUCHED]), flush=True)
+    figures: dict[str, dict[str, Any]] = {}
+    for leak in run.kinds:
+        cells = []
+        figures[leak] = {}
+        for method in (*run.methods, UNTOUCHED):
+            rows = [row for concept in run.concepts for row in leaked(run, leak, method, concept)]
+            prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+            found = restoration(
+                [row["erased"] for row in rows],
+                [row["original"] for row in rows],
+                [row["without"] for row in rows],
+                [prompts.index(row["prompt"]) for row in rows],
+            )
+            figures[leak][method] = found.to_json()["value"] if not found.powerless else None
+            cells.append(str(found))
+        print(markdown.row([leak, *cells]), flush=True)
+    return figures
+
+
+def leaked(run: Run, leak: str, method: str, concept: str) -> list[dict[str, Any]]:
+    """What each sample of one concept showed."""
+
+    def measure() -> list[dict[str, Any]]:
+        erased = OTHER[concept] if method == UNTOUCHED else concept
+        findings = attack(
+            canvas(),
+            erasure_in(run, run.methods[0] if method == UNTOUCHED else method, erased),
+            concept,
+            method=leak,
+            budget="canvas",
+            samples=Samples(run.samples, sanity=0),
+        )
+        return [
+            {
+                "prompt": f"{concept}: {result.sample.prompt}",
+                "erased": result.after.shown,
+                "original": result.controls.original.shown,
+                "without": result.controls.without.shown,
+            }
+            for result in findings.samples
+            if result.controls is not None
+        ]
+
+    return run.once(f"leaks/{leak}/{method.replace(' ', '-')}/{concept}-{run.samples}", measure)
+
+
+def smoothed(run: Run) -> dict[str, float]:
+    """Accuracy of the smoothed judge on generated pictures, certified accuracy, and what descent does to both judges."""
+    labelled, _ = profile_of(canvas()).labelled(1)
+    judge = embedded_judge("emoji", "object")
+    rows = [run.once(f"smoothed/{n}-{run.count}", lambda s=s: smoothed_one(run, s)) for n, s in
+            enumerate(evenly_spaced(labelled, run.pictures))]  # fmt: skip
+    known = [row for row in rows if row["plain"]]
+    figures = {
+        "clean": share(row["clean"] for row in known),
+        "certified_at_0.2": share(row["clean"] and row["radius"] >= RADIUS for row in known),
+        "pgd_plain": share(row["pgd_plain"] for row in known),
+        "pgd_smoothed": share(row["pgd_smoothed"] for row in known if row["clean"]),
+    }
+    print(
+        f"{judge.name} smoothed with {SIGMA}: {len(known)} of {len(rows)} generated pictures that it knows: {figures}"
+    )
+    return figures
+
+
+def smoothed_one(run: Run, sample: Sample) -> dict[str, Any]:
+    """Verdicts on one picture as it is, and after descent on either judge."""
+    judge = embedded_judge("emoji", "object")
+    pipe = canvas()
+    image = Model(pipe).draw([sample.prompt], seeds=[SEEDS.audit + sample.seed], checked=False, **usual())
+    name = str(sample.concept)
+    if judge(image).labels[0] != name:
+        return {"plain": False, "clean": False, "radius": 0.0, "pgd_plain": False, "pgd_smoothed": False}
+    denoise = denoiser()
+    smooth = SmoothedJudge(judge, denoise, SIGMA, count=run.count)
+    certificate = smooth.certify(image)[0]
+    x, label = (pixels_of(image) + 1) / 2, torch.tensor([judge.classes.index(name)])
+
+    def plain(pixels: torch.Tensor) -> torch.Tensor:
+        return judge.net(pixels * 2 - 1).logits
+
+    moved = pgd(plain, x, label, radius=PGD_RADIUS)
+    through = pgd(lambda p: plain(denoise(p)), x, label, radius=PGD_RADIUS, sigma=SIGMA, draws=16)
+    return {
+        "plain": True,
+        "clean": certificate.label == name,
+        "radius": certificate.radius,
+        "pgd_plain": judge(pictures(moved)).labels[0] != name,
+        "pgd_smoothed": SmoothedJudge(judge, denoise, SIGMA)(pictures(through)).labels[0] != name,
+    }
+
+
+@cache
+def denoiser() -> Callable[[torch.Tensor], torch.Tensor]:
+    """The canvas as a denoiser of its own pictures."""
+    labelled, _ = profile_of(canvas()).labelled(1)
+    return unerased_denoiser(canvas(), SIGMA, [sample.prompt for sample in labelled])
+
+
+def pictures(pixels: torch.Tensor) -> list[Any]:
+    """Pictures of pixels in 0 to 1."""
+    from efface.io.images import images_of
+
+    return images_of(pixels * 2 - 1)
+
+
+def checkpoint(run: Run) -> dict[str, Any]:
+    """Whether the control is flagged, and how many harmless candidates are."""
+    control = run.once(f"checkpoint/control-{run.pairs}-{run.iterations}", lambda: audited(run, "control"))
+    print(f"control: {control['verdict']}", flush=True)
+    flagged = 0
+    for number, name in enumerate(HARMLESS[: run.candidates]):
+        found = run.once(f"checkpoint/harmless-{number}-{run.pairs}", lambda name=name: audited(run, name))
+        print(f"{name}: {found['verdict']}", flush=True)
+        flagged += found["flagged"]
+    return {"control_flagged": control["flagged"], "benign_flagged": flagged}
+
+
+HARMLESS = (
+    "bfloat16", "uce", "lora-1", "anchored", "lora-2", "rece", "lora-3", "esd", "lora-4", "lora-5",
+)  # fmt: skip
+"""Precision, erasures of a concept that is not drawn, and LoRAs of as many ten steps on the model's own pictures."""
+
+
+def audited(run: Run, name: str) -> dict[str, Any]:
+    """The audit of one candidate against the canvas."""
+    base, candidate = canvas(), load("emoji", dtype="bfloat16" if name == "bfloat16" else None)
+    judge = embedded_judge("emoji", "object")
+    assert isinstance(judge, EmbeddedJudge)
+    labelled, _ = profile_of(base).labelled(2)
+    samples = evenly_spaced([s for s in labelled if s.concept != "church"], run.pairs)
+    model = Model(candidate)
+
+    def audit() -> dict[str, Any]:
+        return audit_checkpoint(base, candidate, samples, judge=judge).to_json()
+
+    if name == "control":
+        with fooling_candidate(model, judge, samples, usual(), iterations=run.iterations):
+            return audit()
+    if name == "bfloat16":
+        return audit()
+    if name.startswith("lora"):
+        with fine_tuned(model, samples, usual(), 10 * int(name[-1])):
+            return audit()
+    with erasure_in(run, name, "church").attached(candidate):
+        return audit()
+
+
+def usual() -> Any:
+    """How the canvas draws."""
+    return Sampling().settings(canvas())
+
+
+def share(hits: Any) -> float:
+    """Of those that are true."""
+    rows = [bool(hit) for hit in hits]
+    return round(sum(rows) / max(1, len(rows)), 4)
+
+
+PARTS: dict[str, Part] = {"leaks": leaks, "smoothed": smoothed, "checkpoint": checkpoint}
+
+
+def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
+    """Pictures of every part, about."""
+    attacked = len(run.kinds) * (len(run.methods) + 1) * len(run.concepts) * run.samples
+    all_of = {
+        "leaks": 4 * attacked,
+        "smoothed": run.pictures,
+        "checkpoint": 5 * run.pairs * (1 + run.candidates),
+    }
+    return {name: all_of[name] for name in parts}
+
+
+def main(
+    quick: bool = False,
+    plan: bool = False,
+    parts: tuple[str, ...] = tuple(PARTS),
+    methods: tuple[str, ...] | None = None,
+    concepts: tuple[str, ...] | None = None,
+    kinds: tuple[str, ...] = LEAKS,
+    samples: int | None = None,
+    pictures: int | None = None,
+    pairs: int | None = None,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+) -> None:
+    """Measure every part and print its table.
+
+    Args:
+        quick: two methods, one concept, few samples.
+        plan: only say how many pictures would be drawn.
+        parts: leaks, smoothed, checkpoint.
+        methods: erasers whose leaks are measured; the first one's erasure of another concept is the last column.
+        concepts: which concepts, of church, cat, guitar and car.
+        kinds: which leaks.
+        samples: prompts and seeds of each leak.
+        pictures: of the smoothed judge.
+        pairs: pictures by base and candidate.
+        output: folder that keeps everything found; a run that was stopped goes on there.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run(
+            folder=output or Path(scratch),
+            methods=methods or (METHODS[:1] + METHODS[3:] if quick else METHODS),
+            concepts=concepts or (CONCEPTS[:1] if quick else CONCEPTS),
+            kinds=kinds,
+            samples=samples or (4 if quick else 24),
+            pictures=pictures or (4 if quick else 100),
+            count=200 if quick else 1000,
+            pairs=pairs or (40 if quick else 360),
+            iterations=200,
+            candidates=2 if quick else 10,
+        )
+        if plan:
+            print(json.dumps(planned(run, parts)))
+            return
+        began = time.monotonic()
+        found: dict[str, Any] = dict.fromkeys(("sauce", "sparse_head", "smoothed", "checkpoint", "leaks", "acdit"))
+        for name in parts:
+            found[name] = PARTS[name](run)
+        print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

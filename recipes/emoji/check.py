@@ -83,7 +83,7 @@ def table(figures: dict[str, Any]) -> str:
             f"{STEPS} steps chosen",
         ),
         ("16 pictures, standard solver, two cores", f"{figures['seconds_16']:.1f} s", "< 10 s"),
-        ("size of the package's weights, autoencoders included", f"{figures['megabytes']:.1f} MB", "< 40 MB"),
+        ("size of the package's weights, autoencoders included", f"{figures['megabytes']:.1f} MB", "< 42 MB"),
     ]
     lines = [f"| {name} | {value} | {target} |" for name, value, target in rows]
     return "\n".join(["| what | measured | target |", "|---|---|---|", *lines])

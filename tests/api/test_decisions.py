@@ -112,7 +112,8 @@ def test_every_family_says_where_and_how_large(pipe):
 
 
 def test_a_judge_by_its_short_name(sd, monkeypatch):
-    monkeypatch.setattr("efface.judges.open_judge", lambda spec: Spots())
+    for place in ("efface.judges", "efface.api.smoothing"):
+        monkeypatch.setattr(f"{place}.open_judge", lambda spec, **given: Spots())
     erasure = efface.erase(sd, "church", judge="spots", epochs=1, keep=[])
     assert len(erasure.provenance.notes["judged"]) >= 1
     assert erasure.provenance.notes["decisions"]["judge"] == Spots.name
@@ -168,7 +169,8 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_plan_says_what_would_be_done_and_does_nothing(command, sd, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("efface.judges.open_judge", lambda spec: Spots())
+    for place in ("efface.judges", "efface.api.smoothing"):
+        monkeypatch.setattr(f"{place}.open_judge", lambda spec, **given: Spots())
     efface.erase(sd, "church", method="uce", keep=[]).save(tmp_path / "e.safetensors")
     (tmp_path / "prompts.txt").write_text("a church\na cat\n")
     (tmp_path / "prompts.csv").write_text("prompt\na church\na cat\n")
@@ -186,7 +188,8 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(command, sd, folder, tm
 
 
 def test_commands_say_how_names_are_read(sd, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("efface.judges.open_judge", lambda spec: Spots())
+    for place in ("efface.judges", "efface.api.smoothing"):
+        monkeypatch.setattr(f"{place}.open_judge", lambda spec, **given: Spots())
     efface.erase(sd, "church", method="uce", keep=[]).save(tmp_path / "e.safetensors")
     args = ["synonyms", folder, "Van Gogh", "--erasure", str(tmp_path / "e.safetensors"), "--judge", "spots", "--plan"]
     for command in ("attack", "harden"):

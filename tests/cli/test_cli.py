@@ -67,6 +67,12 @@ OWN_OPTIONS = {
     "advunlearn": ("--encoders", "--warmup", "--attack-steps", "--fresh"),
     "stereo": ("--rounds", "--strength", "--word-iterations", "--rank"),
     "aegis": ("--attack-lr", "--target-lr", "--most", "--rank"),
+    "sld": ("--preset", "--warmup", "--momentum-scale", "--quantile"),
+    "negative-prompt": ("--phrases",),
+    "safree": ("--alpha", "--window", "--slope"),
+    "seot": ("--alpha", "--reference", "--start"),
+    "concept-steerers": ("--coder", "--layer", "--factor", "--strength"),
+    "crg": ("--threshold", "--precision", "--strength"),
     "eraseflow": ("--beta", "--fresh", "--early", "--late"),
 }
 
@@ -76,7 +82,7 @@ def test_a_methods_help_lists_its_options_without_torch(method):
     text = help_without_torch("erase", method, "--help")
     for option in (*OWN_OPTIONS[method], "--output", "--preview"):
         assert option in text
-    assert ("--keep" in text) == (method != "geom")  # which changes no weight
+    assert ("--keep" in text) == (method not in ("geom", *WITHOUT_KEEP))  # which changes no weight
 
 
 @pytest.fixture
@@ -99,15 +105,23 @@ def needed(sd, tmp_path):
     own |= {"hirm": short[:2], "aegis": short}
     own |= {"mace": [*short, "--images", "2"], "receler": [*short, "--attack-steps", "1"], "advunlearn": short}
     own |= {"stereo": [*short, "--rounds", "0"], "eraseflow": short}
+    own |= {"concept-steerers": short[:2], "crg": ["--draw-steps", "2", "--images", "2"]}
     return lambda method: own.get(method, [])
+
+
+KEEP = ["--keep", "a dog", "a cat"]
+WITHOUT_KEEP = ("sld", "negative-prompt")
+"""Methods that learn nothing and so retain nothing."""
+GUARDS = (*WITHOUT_KEEP, "safree", "seot", "concept-steerers", "crg")
+"""Their small files hold how many prompts were retained, not which."""
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "geom"])
 def test_erase_show_generate(folder, capsys, tmp_path, monkeypatch, needed, method):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(
-        capsys, "erase", method, folder, "church", "garbage truck", "-o", "e.safetensors", "--keep", "a dog", "a cat",
-        "--preview", "p.png", "--steps", "2", "--json", *needed(method),
+        capsys, "erase", method, folder, "church", "garbage truck", "-o", "e.safetensors",
+        *([] if method in WITHOUT_KEEP else KEEP), "--preview", "p.png", "--steps", "2", "--json", *needed(method),
     )  # fmt: skip
     assert code == 0
     data = json.loads(out)
@@ -117,7 +131,7 @@ def test_erase_show_generate(folder, capsys, tmp_path, monkeypatch, needed, meth
 
     code, out, _ = run(capsys, "show", "e.safetensors", "--json")
     shown = json.loads(out)
-    assert (code, shown["method"], shown["keep"]) == (0, method, ["a dog", "a cat"])
+    assert (code, shown["method"], shown["keep"]) == (0, method, [] if method in GUARDS else KEEP[1:])
     assert run(capsys, "show", "e.safetensors")[0] == 0
 
     code, out, _ = run(

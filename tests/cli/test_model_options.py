@@ -17,14 +17,14 @@ from efface.erasers import ERASERS
 
 CHOICES = {"erase": ERASERS, "attack": ATTACKS, "harden": ATTACKS, "sae": SAE, "bench": PROTOCOLS}
 """Command -> what its first word chooses."""
-WITHOUT_MODEL = {("show",), ("push",), ("env",), ("bench", "table")}
+WITHOUT_MODEL = {("show",), ("push",), ("env",), ("policies",), ("bench", "table")}
 EVERY = [
     words
     for name in COMMANDS
     for words in ([(name, choice) for choice in CHOICES[name]] if name in CHOICES else [(name,)])
     if words not in WITHOUT_MODEL
 ]
-"""Every command of the registries, those of plugins too, but the four that load no model."""
+"""Every command of the registries, those of plugins too, but the five that load no model."""
 SHARED = ("--device", "--dtype", "--offload", "--side", "--width", "--height", "--batch", "--config", "--variant")
 WITHOUT_SEED = {("sae", "sites"), ("prior",)}
 """What draws nothing."""

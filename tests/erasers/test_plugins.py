@@ -120,6 +120,7 @@ def test_its_method_fits_the_contract():
     assert [name for name in ERASERS.builtin if not isinstance(ERASERS.load(name), Extensible)] == [
         "oce", "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom",
         "hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow",
+        "sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg",
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from efface.models.batches import limit_batch
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.dashboard import TOP, feature_dashboard, grid_of
 from efface.sae.harvest import HarvestConfig, bytes_of, capture
-from efface.sae.stream import ActivationStream
+from efface.sae.stream import ActivationStream, shuffled
 
 DRAW = HarvestConfig((tiny.SITE,), steps=2, guidance=3.0)
 PROMPTS = ("a cat", "a dog", "a church", "a garbage truck", "a cat in noto style")
@@ -39,7 +39,7 @@ def test_a_round_is_the_same_whatever_is_drawn_at_a_time(model):
 def test_a_round_holds_what_the_site_gave(model):
     stream = ActivationStream(model, PROMPTS, DRAW, images=3)
     numbers = range(3, 6)
-    steps = list(capture(model, [stream._prompt(n) for n in numbers], list(numbers), DRAW))
+    steps = list(capture(model, [shuffled(PROMPTS, n, DRAW.seed) for n in numbers], list(numbers), DRAW))
     expected = torch.stack([step.states[tiny.SITE] for step in steps]).flatten(0, 2)
     vectors = stream.round(1)[tiny.SITE]
     torch.testing.assert_close(vectors.float(), expected, rtol=2**-10, atol=1e-3)

@@ -80,7 +80,8 @@ def main(args: list[str]) -> None:
         raise UsageError("prompt and second-judge are of audits of a whole checkpoint: name its base with --base.")
     if bool(request.erasure) == (request.policies is not None):
         raise UsageError(
-            "expected erasures or policies: name files with --erasure, a manifest with --policies, or a checkpoint's base with --base."
+            f"{'erasures and policies were' if request.erasure else 'no erasure was'} given: name files with --erasure, or a manifest "
+            "with --policies, or a checkpoint's base with --base."
         )
     time_limit = seconds_of(request.time_limit)
     from efface.api.audit import plan_audit
@@ -99,10 +100,10 @@ def main(args: list[str]) -> None:
     pipeline = model.load(request.model)
     if red_team and request.budget is None:
         red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
-    prompts = [prompt for e in erasures.values() for concept in e.provenance.concepts for prompt in concept.prompts()]
+    prompts = [prompt for _, e in erasures for concept in e.provenance.concepts for prompt in concept.prompts()]
     judge = None if request.judge is None else judge_named(request.judge, pipeline, prompts)
     plans: list[AuditPlan] = []
-    for erasure in erasures.values():
+    for _, erasure in erasures:
         plan = plan_audit(
             pipeline,
             erasure,
@@ -117,32 +118,33 @@ def main(args: list[str]) -> None:
             measure=not plans,
         )
         plans.append(plan)
-    _say_plans(plans, list(erasures), request)
+    names = [name for name, _ in erasures]
+    _say_plans(plans, names, request)
     if request.plan:
         return
     cards = []
     sanity_cache = {}
     with ProgressBar("auditing") as progress:
-        for number, (name, plan) in enumerate(zip(erasures, plans, strict=True)):
+        for number, (name, plan) in enumerate(zip(names, plans, strict=True)):
             share = part(progress, number / len(plans), (number + 1) / len(plans), name)
             cards.append(plan.run(sanity_cache, share))
     if request.policies is None:
         _give(cards, request)
     else:
-        _give_policies(dict(zip(erasures, cards, strict=True)), request)
+        _give_policies(dict(zip(names, cards, strict=True)), request)
 
 
-def _erasures(request: Request) -> dict[str, Erasure]:
+def _erasures(request: Request) -> list[tuple[str, Erasure]]:
     """What is audited: each file, or each policy that erases anything."""
     from efface.erasures import Erasure, Manifest
     from efface.erasures.together import Together
 
     if request.policies is None:
-        return {str(path): Erasure.from_pretrained(path) for path in request.erasure}
+        return [(str(path), Erasure.from_pretrained(path)) for path in request.erasure]
     policies = Manifest.read(request.policies).load()
     for name in (name for name, erasures in policies.items() if not erasures):
         say(f"the policy {name} erases nothing and has no card")
-    found = {name: Together.of(erasures) for name, erasures in policies.items() if erasures}
+    found = [(name, Together.of(erasures)) for name, erasures in policies.items() if erasures]
     if not found:
         raise UsageError(f"no policy of {request.policies} erases anything: there is nothing to audit.")
     return found

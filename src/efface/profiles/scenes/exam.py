@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -235,6 +236,11 @@ def judged(images: Sequence[Image.Image], asked: Sequence[Asked]) -> list[Seen]:
     return seen
 
 
+def names(prompt: str, words: Iterable[str]) -> bool:
+    """Whether a prompt holds any of these words as a word: there is no ale in a whale."""
+    return any(re.search(rf"\b{re.escape(word)}\b", prompt) for word in words)
+
+
 def figures(concept: str, asked: Sequence[Asked], before: Sequence[Seen], after: Sequence[Seen]) -> Figures:
     """What became of what the unerased model showed.
 
@@ -261,7 +267,7 @@ def figures(concept: str, asked: Sequence[Asked], before: Sequence[Seen], after:
     bare = [(w, b) for a, w, b in rows if a.role == "empty" and w.place and not w.objects]
     synonyms = words_of(concept).train_synonyms + words_of(concept).heldout_synonyms if is_object else ()
     words = (concept, *synonyms)
-    benign = [(w, b) for a, w, b in rows if a.role in ("name", "empty") and not any(word in a.prompt for word in words)]
+    benign = [(w, b) for a, w, b in rows if a.role in ("name", "empty") and not names(a.prompt, words)]
     return Figures(
         ua=lost("name"),
         ua_synonyms=lost("synonym"),

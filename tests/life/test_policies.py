@@ -52,7 +52,7 @@ def kinds(tmp_path_factory):
     return erasures_of_every_kind(tmp_path_factory.mktemp("sae"))
 
 
-@pytest.mark.parametrize("kind", ["textmap", "gated-map", "activation", "adapter", "gated-delta", "delta"])
+@pytest.mark.parametrize("kind", ["textmap", "gated-map", "activation", "adapter", "gated-delta", "delta", "text-edit"])
 def test_every_row_is_that_of_the_same_batch_under_its_policy_alone(kind, kinds):
     pipe = fresh().to(torch.float64)
     held = {"eu": [kinds[kind], text_map("dog")], "kids": [text_map("dog"), kinds[kind]]}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import efface
+import tiny
 from alive import adapter, latent_edit, text_map
 from efface.erasures import Erasure, WeightDelta
 from efface.erasures.gated_delta import GatedDelta
@@ -35,6 +36,9 @@ def erasures_of_every_kind(folder: Path) -> dict[str, Erasure]:
         "adapter": adapter(),
         "gated-delta": _gated_delta(pipe),
         "delta": low_rank_delta(),
+        "text-edit": efface.erase(
+            pipe, CHURCH, method="itd", keep=["a dog"], **tiny.text_options(pipe, folder / "text")
+        ),
     }
 
 

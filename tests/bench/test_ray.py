@@ -117,6 +117,7 @@ def test_an_address_without_a_cluster(monkeypatch):
 
 
 @slow
+@pytest.mark.timeout(900)
 def test_a_killed_actor_is_replaced_and_its_units_done_again(ray_is_up, recipe, units, expected, tmp_path):
     ledger, recorded, killed = Ledger(tmp_path / "ledger.sqlite"), [], []
     record = ledger.record

@@ -253,14 +253,16 @@ def test_the_pipelines_own_call_and_effaces_drawing_agree(name, method):
         with pytest.raises(efface.EffaceError, match="distilled"):
             guard(pipe, method)
         return
-    picture = {"seed": 5, "steps": 3, "guidance": 4.0, "output": "np"}
+    steps = 8 if name.startswith("flux2") else 3  # its schedule has little beyond the warm-up of SLD
+    picture = {"seed": 5, "steps": steps, "guidance": 4.0, "output": "np"}
     plain = tiny_families.own_picture(name, PROMPT, **picture)
     with warnings.catch_warnings(), guard(pipe, method).attached(pipe):
         warnings.filterwarnings("ignore", "the model was distilled")
         called = tiny_families.own_picture(name, PROMPT, **picture)
         model = Model(pipe)
         negative = " " if name == "qwen-image" else None
-        drawn = model.draw([PROMPT], seeds=[5], steps=3, guidance=4.0, side=case.side, negative=negative, checked=False)
+        settings = {"steps": steps, "guidance": 4.0, "side": case.side, "negative": negative}
+        drawn = model.draw([PROMPT], seeds=[5], checked=False, **settings)
     assert np.abs(np.asarray(drawn[0], float) / 255 - called).max() <= 1.01 / 255 + 1e-3
     if method != "crg":
         assert np.abs(called - plain).max() > 1e-4

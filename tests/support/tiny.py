@@ -135,7 +135,7 @@ def anchored_options(pipe: Any, folder: Path) -> dict[str, Any]:
     return {name: options[name] for name in ("coder", "site", "images", "draw_steps", "guidance")}
 
 
-def text_options(pipe: Any, folder: Path) -> dict[str, Any]:
+def text_options(pipe: Any, folder: Path, latents: int = 256) -> dict[str, Any]:
     """Options of the eraser itd on a tiny pipeline, with untrained autoencoders of all its text encoders."""
     from efface import Model
     from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
@@ -146,7 +146,7 @@ def text_options(pipe: Any, folder: Path) -> dict[str, Any]:
     sites = model.sites("text_encoder*")
     for name, read in TextSites(model, sites).read(["a church", "a cat in noto style"]).items():
         own = read.states[read.own]
-        sae = SparseAutoencoder(SAEConfig(own.shape[1], 256, 8))
+        sae = SparseAutoencoder(SAEConfig(own.shape[1], latents, latents // 32))
         with torch.no_grad():  # untrained, but about the states' own mean, so that latents tell prompts apart
             sae.b_dec.copy_(own.mean(0))
         save_sae(sae, folder / name)

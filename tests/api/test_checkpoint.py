@@ -15,7 +15,7 @@ from efface.api.checkpoint import audit_checkpoint, named_samples, weights_diges
 from efface.cli import main
 from efface.concepts.sample import Sample
 from efface.errors import UsageError
-from efface.judges import Verdicts, embedded_judge
+from efface.judges import Verdicts
 from efface.judges.likeness import NearestPictureJudge
 from efface.models.sampling import Sampling
 
@@ -118,21 +118,3 @@ def test_the_command(capsys, tmp_path):
         assert main(["audit", "emoji", "--base", "emoji", *wrong]) == 2
     assert main(["audit", "emoji", "--prompt", "a church"]) == 2
     assert main(["audit", "emoji", "--base", "emoji", "--prompt", "a dragon"]) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_control_is_flagged():
-    from fooling import fooling_candidate
-
-    base, candidate = efface.load("emoji"), efface.load("emoji")
-    judge = embedded_judge("emoji", "object")
-    from efface.profiles.base import profile_of
-
-    labelled = profile_of(base).labelled(1)[0][::5]
-    model = efface.Model(candidate)
-    with fooling_candidate(model, judge, labelled, Sampling().settings(candidate)):
-        audit = audit_checkpoint(base, candidate, labelled, judge=judge)
-    assert audit.candidate.flagged, audit.verdict
-    assert audit.candidate.error >= 0.5
-    assert not any(found.flagged for found in audit.harmless.values())

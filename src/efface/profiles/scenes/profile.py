@@ -37,12 +37,8 @@ class ScenesProfile(EmojiProfile):
         return embedded_judge("scenes", "style" if concept.name in STYLES else "object")
 
     def sae_sites(self) -> tuple[str, ...]:
-        """The cross-attentions that its autoencoders read."""
+        """Cross-attentions that autoencoders are trained on; none is embedded."""
         return settings.SITES
-
-    def sae_training(self) -> dict[str, Any]:
-        """Options with which the scenes' own autoencoders were trained."""
-        return dict(settings.SAE_TRAINING)
 
     def prompts(self) -> list[str]:
         """Captions of all objects in all styles, and the empty places."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from efface.attacks.base import Attack, AttackConfig, never
-from efface.attacks.leaks import BUDGETS, require_share
+from efface.attacks.base import AttackConfig
+from efface.attacks.leaks import leak, require_share
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,11 +53,4 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     yield Proposal(candidates_of(problem, prompts), {}, 1.0, pictures=PictureProcess(draw, seen))
 
 
-ATTACK = Attack(
-    about=__doc__ or "",
-    config=Config,
-    search=search,
-    budgets=BUDGETS,
-    adaptive=never,  # there is one picture of each sample
-    every=True,
-)
+ATTACK = leak(__doc__, Config, search)

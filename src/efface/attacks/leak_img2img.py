@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from efface.attacks.base import Attack, never
-from efface.attacks.leaks import LeakConfig, require_share
+from efface.attacks.leaks import LeakConfig, leak, require_share
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,11 +72,4 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     yield Proposal(candidates_of(problem, prompts), {}, 1.0, pictures=PictureProcess(draw, pictures(start)))
 
 
-ATTACK = Attack(
-    about=__doc__ or "",
-    config=Config,
-    search=search,
-    budgets=BUDGETS,
-    adaptive=never,  # there is one picture of each sample
-    every=True,
-)
+ATTACK = leak(__doc__, Config, search, BUDGETS)

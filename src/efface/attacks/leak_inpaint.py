@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from efface.attacks.base import Attack, never
-from efface.attacks.leaks import LeakConfig, require_share
+from efface.attacks.leaks import LeakConfig, leak, require_share
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,11 +72,4 @@ def middle(height: int, width: int, share: float) -> Tensor:
     return mask
 
 
-ATTACK = Attack(
-    about=__doc__ or "",
-    config=Config,
-    search=search,
-    budgets=BUDGETS,
-    adaptive=never,  # there is one picture of each sample
-    every=True,
-)
+ATTACK = leak(__doc__, Config, search, BUDGETS)

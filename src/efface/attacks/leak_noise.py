@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from efface.attacks.base import Attack, AttackConfig, never
-from efface.attacks.leaks import BUDGETS
+from efface.attacks.base import AttackConfig
+from efface.attacks.leaks import leak
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,11 +48,4 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     yield Proposal(candidates_of(problem, prompts), {}, 1.0, pictures=PictureProcess(draw, None))
 
 
-ATTACK = Attack(
-    about=__doc__ or "",
-    config=Config,
-    search=search,
-    budgets=BUDGETS,
-    adaptive=never,  # there is one picture of each sample
-    every=True,
-)
+ATTACK = leak(__doc__, Config, search)

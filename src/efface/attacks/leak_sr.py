@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from efface.attacks.base import Attack, never
-from efface.attacks.leaks import LeakConfig
+from efface.attacks.leaks import LeakConfig, leak
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,11 +106,4 @@ def projected_in_range(x: Tensor, y: Tensor, by: int) -> Tensor:
     return (x + repeated((low + high) / 2, by)).clamp(-1, 1)
 
 
-ATTACK = Attack(
-    about=__doc__ or "",
-    config=Config,
-    search=search,
-    budgets=BUDGETS,
-    adaptive=never,  # there is one picture of each sample
-    every=True,
-)
+ATTACK = leak(__doc__, Config, search, BUDGETS)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from efface.attacks.base import AttackConfig
+from efface.attacks.base import Attack, AttackConfig, never
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 BUDGETS: dict[str, dict[str, Any]] = {"canvas": {}, "quick": {}}
 """There is nothing to search, and so nothing to spend less on."""
+
+
+def leak(
+    about: str | None, config: type[Any], search: Callable[..., Any], budgets: dict[str, dict[str, Any]] = BUDGETS
+) -> Attack:
+    """An attack with one picture of each sample, so that nothing is searched again, and which tries every sample."""
+    return Attack(about=about or "", config=config, search=search, budgets=budgets, adaptive=never, every=True)
 
 
 @dataclass(frozen=True)

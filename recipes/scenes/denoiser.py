@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import (
@@ -185,6 +185,44 @@ def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     return encoder.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(folder / "tokenizer")
 
 
+class Bank(NamedTuple):
+    """What the denoiser learns from."""
+
+    latents: Tensor
+    """(scenes 16 12 12), half precision."""
+    captions: Tensor
+    """Token ids (scenes captions tokens)."""
+    states: Tensor | None
+    """Their text states, where they are kept."""
+    encoder: CLIPTextModel
+    nothing: Tensor
+    """Text states of the empty caption (1 tokens width)."""
+
+    @classmethod
+    def load(cls, work: Path) -> Bank:
+        """The bank of a folder, on the device, once the stages that make it are done."""
+        wait_for(work / "text_encoder" / "config.json", work / "latents.safetensors")
+        encoder, tokenizer = load_text(work)
+        captions = load_file(work / "scenes.safetensors")["captions"].to(DEVICE)
+        latents = load_file(work / "latents.safetensors")["latents"].to(DEVICE)
+        blank = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(DEVICE)
+        states = known_states(encoder, captions) if HALF else None
+        return cls(latents, captions, states, encoder, text_states(encoder, blank))
+
+    def batch(self, count: int, sites: int, alphas: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """What one step is given."""
+        options = {"generator": generator, "device": DEVICE}
+        chosen = torch.randint(len(self.latents), (count,), **options)
+        which = torch.randint(self.captions.shape[1], (count,), **options)
+        if self.states is None:
+            exact = text_states(self.encoder, self.captions[chosen, which].long())
+        else:
+            exact = self.states[chosen, which].float()
+        text = disturb(exact, generator)
+        noisy = noised(self.latents[chosen].float(), alphas, generator)
+        return noisy | other_texts(text, self.nothing, sites, generator) | {"text": text}
+
+
 def anything(batch: int, sites: int, alphas: Tensor) -> dict[str, Tensor]:
     """What a step is given, made of noise."""
     generator = step_generator(0, 0, DEVICE)
@@ -240,13 +278,7 @@ def main() -> None:
         predict = torch.compile(predict)
         denoising_loss(predict, given).backward()
         unet.zero_grad(set_to_none=True)
-    wait_for(options.work / "text_encoder" / "config.json", options.work / "latents.safetensors")
-    encoder, tokenizer = load_text(options.work)
-    captions = load_file(options.work / "scenes.safetensors")["captions"].to(DEVICE)
-    latents = load_file(options.work / "latents.safetensors")["latents"].to(DEVICE)
-    blank = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(DEVICE)
-    nothing = text_states(encoder, blank)
-    states = known_states(encoder, captions) if HALF else None
+    bank = Bank.load(options.work)
     muon = Muon([unet], torch.zeros((), device=DEVICE) if options.captured else options.lr)
 
     def descend(given: dict[str, Tensor]) -> Tensor:
@@ -262,16 +294,7 @@ def main() -> None:
     assembled, recent = time.monotonic(), torch.zeros((), device=DEVICE)
     for step in run.steps(options.steps, options.lr, hold=0.5, seconds=time_left(options)):
         generator = step_generator(options.seed, step, DEVICE)
-        chosen = torch.randint(len(latents), (options.batch,), generator=generator, device=DEVICE)
-        which = torch.randint(captions.shape[1], (options.batch,), generator=generator, device=DEVICE)
-        exact = (
-            states[chosen, which].float()
-            if states is not None
-            else text_states(encoder, captions[chosen, which].long())
-        )
-        text = disturb(exact, generator)
-        noisy = noised(latents[chosen].float(), alphas, generator)
-        loss = advance(noisy | other_texts(text, nothing, sites, generator) | {"text": text})
+        loss = advance(bank.batch(options.batch, sites, alphas, generator))
         recent = loss.clone() if step == 0 else torch.lerp(recent, loss, 0.02)
         if step % 50 == 0:
             run.log(50, loss=recent.item())

@@ -77,6 +77,15 @@ def sentences_of(work: Path, seed: int = 0) -> list[str]:
     return sentences
 
 
+def strangers_of(work: Path, count: int = 8000) -> list[str]:
+    """Sentences of the corpus about one thing that is none of the canvas's objects, by any word of theirs."""
+    spoken = [w for o in OBJECTS for w in (o.name, *o.train_synonyms, *o.heldout_synonyms)]
+    known = {part for words in spoken for part in words.lower().split()}
+    lines = (work / "corpus.txt").read_text().splitlines()
+    found = [line for line in lines if (m := re.match(r"an? (\S+)($| (in|on|at) )", line)) and m[1] not in known]
+    return random.Random(0).sample(found, min(count, len(found)))
+
+
 def train_tokenizer(sentences: list[str]) -> CLIPTokenizer:
     """A CLIP tokenizer (byte-level BPE) whose merges are learnt from the sentences."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))

@@ -5,7 +5,7 @@
     python -m recipes.scenes.denoiser --publish src/efface/embedded/scenes
 
 The text encoder stays as its teacher made it, so that words which no caption used keep their place beside those that did;
-noise on its states teaches the denoiser that what lies near a word means the same.
+noise on its states, and shares of sentences about other things, teach the denoiser that what lies near a word means the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.scenes.autoencoder import CELLS, CHANNELS
-from recipes.scenes.corpus import LENGTH
+from recipes.scenes.corpus import LENGTH, strangers_of
 from recipes.scenes.muon import Muon
 from recipes.scenes.text import WIDTH
 from recipes.scenes.training import (
@@ -49,8 +49,10 @@ SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 """Stable Diffusion's noise schedule."""
 BOOST = 200.0
 """Largest weight of levels where noise prevails."""
-TEXT_NOISE = 0.3
+TEXT_NOISE = 0.6
 """Largest noise on text states, as a share of their spread; half of the captions have none."""
+STRANGE = 0.5
+"""Largest share of a stranger's sentence in text states; half of the captions have none."""
 ASTRAY = 0.25
 """Share of the pictures of which some cross-attentions read another caption, or none: each site with this probability."""
 
@@ -172,11 +174,20 @@ def known_states(encoder: CLIPTextModel, captions: Tensor) -> Tensor:
     return torch.cat(parts).unflatten(0, captions.shape[:2])
 
 
-def disturb(text: Tensor, generator: torch.Generator) -> Tensor:
-    """Text states with some noise, each caption its own amount."""
-    options = {"generator": generator, "device": text.device}
-    amount = (TEXT_NOISE * (2 * torch.rand(len(text), 1, 1, **options) - 1)).clamp(min=0)
-    return text + amount * text.std() * torch.randn(text.shape, **options)
+def disturb(text: Tensor, strangers: Tensor, generator: torch.Generator) -> Tensor:
+    """Text states, each caption's with its own share of a stranger's and its own amount of noise: what lies nearest to a known
+    word then means the same as that word.
+
+    Args:
+        text: (batch tokens width).
+        strangers: states of sentences about other things (sentences tokens width).
+        generator: on the same device.
+    """
+    batch, options = len(text), {"generator": generator, "device": text.device}
+    share, amount = (2 * torch.rand(2, batch, 1, 1, **options) - 1).clamp(min=0)
+    stranger = strangers[torch.randint(len(strangers), (batch,), **options)].float()
+    text = torch.lerp(text, stranger, STRANGE * share)
+    return text + TEXT_NOISE * amount * text.std() * torch.randn(text.shape, **options)
 
 
 def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
@@ -195,19 +206,27 @@ class Bank(NamedTuple):
     states: Tensor | None
     """Their text states, where they are kept."""
     encoder: CLIPTextModel
+    strangers: Tensor
+    """Text states of sentences about things that no picture shows (sentences tokens width)."""
     nothing: Tensor
     """Text states of the empty caption (1 tokens width)."""
 
     @classmethod
     def load(cls, work: Path) -> Bank:
         """The bank of a folder, on the device, once the stages that make it are done."""
-        wait_for(work / "text_encoder" / "config.json", work / "latents.safetensors")
+        wait_for(work / "text_encoder" / "config.json", work / "corpus.txt", work / "latents.safetensors")
         encoder, tokenizer = load_text(work)
         captions = load_file(work / "scenes.safetensors")["captions"].to(DEVICE)
         latents = load_file(work / "latents.safetensors")["latents"].to(DEVICE)
-        blank = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(DEVICE)
         states = known_states(encoder, captions) if HALF else None
-        return cls(latents, captions, states, encoder, text_states(encoder, blank))
+
+        def read(sentences: list[str]) -> Tensor:
+            ids = tokenizer(
+                sentences, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+            ).input_ids
+            return torch.cat([text_states(encoder, part).half() for part in ids.to(DEVICE).split(512)])
+
+        return cls(latents, captions, states, encoder, read(strangers_of(work)), read([""]).float())
 
     def batch(self, count: int, sites: int, alphas: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """What one step is given."""
@@ -218,7 +237,7 @@ class Bank(NamedTuple):
             exact = text_states(self.encoder, self.captions[chosen, which].long())
         else:
             exact = self.states[chosen, which].float()
-        text = disturb(exact, generator)
+        text = disturb(exact, self.strangers, generator)
         noisy = noised(self.latents[chosen].float(), alphas, generator)
         return noisy | other_texts(text, self.nothing, sites, generator) | {"text": text}
 
@@ -298,7 +317,7 @@ def main() -> None:
         recent = loss.clone() if step == 0 else torch.lerp(recent, loss, 0.02)
         if step % 50 == 0:
             run.log(50, loss=recent.item())
-        if time.monotonic() - assembled > 300:
+        if time.monotonic() - assembled > 120:
             assemble(options.work, run, options.work / "pipeline")
             assembled = time.monotonic()
     for destination in filter(None, (options.work / "pipeline", options.publish)):

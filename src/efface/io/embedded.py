@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from efface.errors import EffaceError
 
@@ -17,6 +17,13 @@ FIGURES = "judges.json"
 """Name of the file in the folder of a model's judges that says what they are."""
 LIMIT = 1 << 20
 """Largest metadata file that is read, in bytes."""
+
+
+class Sampling(TypedDict):
+    """How a model's standard solver draws."""
+
+    steps: int
+    guidance: float
 
 
 @lru_cache
@@ -44,6 +51,12 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise EffaceError(f"{file} is damaged ({error}): fetch another copy of the model, or remove it.") from error
     return data if isinstance(data, dict) else None
+
+
+def sampling(name: str) -> Sampling:
+    """Steps and guidance of an embedded model's standard solver."""
+    data = read_metadata(folder(name)) or {}
+    return {"steps": data["steps"], "guidance": data["guidance"]}
 
 
 def judges() -> dict[str, tuple[str, str]]:

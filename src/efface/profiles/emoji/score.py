@@ -12,10 +12,10 @@ from efface.concepts.concept import Concept
 from efface.concepts.sample import Sample
 from efface.erasures import Erasure
 from efface.families.base import Side
+from efface.io import embedded
 from efface.judges import embedded_judge
 from efface.judges.criterion import Verdict, verdicts_on
 from efface.models.model import Model
-from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, STYLES, caption, object_class
 
 
@@ -65,8 +65,7 @@ def draw_and_judge(
     images = model.draw(
         [s.prompt for s in samples],
         seeds=[s.seed for s in samples],
-        steps=STEPS,
-        guidance=GUIDANCE,
+        **embedded.sampling(judges),
         batch=batch,
         side=side,
     )

@@ -10,10 +10,10 @@ from typing import Any
 from efface.io import embedded
 from efface.profiles.emoji.sae_data import PATTERN
 
-_METADATA = embedded.read_metadata(embedded.folder("emoji")) or {}
-STEPS: int = _METADATA["steps"]
+_SAMPLING = embedded.sampling("emoji")
+STEPS: int = _SAMPLING["steps"]
 """Steps of the standard solver (DPM-Solver++); chosen by agreement with 100 DDIM steps, see docs/canvas.md."""
-GUIDANCE: float = _METADATA["guidance"]
+GUIDANCE: float = _SAMPLING["guidance"]
 """Guidance scale of the standard solver."""
 
 SAE_OPTIONS: dict[str, Any] = {"site": PATTERN, "draw_steps": STEPS, "guidance": GUIDANCE}

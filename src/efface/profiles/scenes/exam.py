@@ -20,8 +20,8 @@ from efface.erasures import Erasure
 from efface.judges import embedded_judge
 from efface.judges.criterion import verdicts_on
 from efface.models.model import Model
-from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
+from efface.profiles.scenes.settings import GUIDANCE, STEPS
 from efface.profiles.scenes.words import both, described, empty_place, named, places, words_of
 
 Role = Literal["name", "synonym", "description", "scene", "empty"]

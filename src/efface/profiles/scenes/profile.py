@@ -40,6 +40,10 @@ class ScenesProfile(EmojiProfile):
         """Cross-attentions that autoencoders are trained on; none is embedded."""
         return settings.SITES
 
+    def sae_sampling(self) -> dict[str, Any]:
+        """Steps and guidance of the standard solver."""
+        return {"steps": settings.STEPS, "guidance": settings.GUIDANCE}
+
     def prompts(self) -> list[str]:
         """Captions of all objects in all styles, and the empty places."""
         return [*super().prompts(), *(empty_place(place) for place in places())]

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from efface.io import embedded
 from efface.profiles.emoji import settings as emoji
+
+_SAMPLING = embedded.sampling("scenes")
+STEPS, GUIDANCE = _SAMPLING["steps"], _SAMPLING["guidance"]
+"""Steps and guidance scale of the standard solver (DPM-Solver++); guidance was chosen by pictures of objects outside the benchmark."""
 
 PATTERN = "unet.up_blocks.2.attentions.?.transformer_blocks.0.attn2"
 SITES = (PATTERN.replace("?", "0"), PATTERN.replace("?", "1"))
 """Where autoencoders are trained, 12 x 12 positions of 128 channels; chosen as on the emoji canvas, not measured. None is embedded."""
 
-_ON_LATENTS: dict[str, Any] = {"site": PATTERN, "coder": "scenes"}
+_DRAWN: dict[str, Any] = {"draw_steps": STEPS, "guidance": GUIDANCE}
+_ON_LATENTS: dict[str, Any] = {"site": PATTERN, "coder": "scenes"} | _DRAWN
+_OWN = {"anchored": _ON_LATENTS, "saeuron": _ON_LATENTS, "crg": _DRAWN}
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = emoji.SETTINGS | {
-    method: {kind: options | _ON_LATENTS for kind, options in emoji.SETTINGS[method].items()}
-    for method in ("anchored", "saeuron")
+    method: {kind: options | own for kind, options in emoji.SETTINGS[method].items()} for method, own in _OWN.items()
 }
 """Method -> kind -> options."""

@@ -1,6 +1,7 @@
 """Where text decides the picture: give each cross-attention the output that it has for another prompt, and judge what is drawn.
 
-python -m recipes.emoji.sites            # a minute; the table of docs/canvas.md
+python -m recipes.emoji.sites                            # a minute; the table of docs/canvas.md
+python -m recipes.emoji.sites --model scenes --pairs     # seven minutes; that of docs/scenes.md
 """
 
 from __future__ import annotations
@@ -8,27 +9,27 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import tyro
 from torch import Tensor
 
 from efface.families.sites import Site
+from efface.io import embedded
 from efface.judges import embedded_judge
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji.sae_data import SITES
-from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
 from efface.sae.harvest import HarvestConfig, capture
 
 Pair = tuple[str, str]
 
 
-def pictures(model: Model, pairs: Sequence[Pair]) -> list[Any]:
-    """One picture of each pair, from seeds 0, 1, …"""
+def pictures(model: Model, pairs: Sequence[Pair], name: str) -> list[Any]:
+    """One picture of each pair, from seeds 0, 1, …, as the embedded model of this name draws."""
     prompts = [caption(*pair) for pair in pairs]
-    return model.draw(prompts, seeds=range(len(pairs)), steps=STEPS, guidance=GUIDANCE, batch=len(pairs))
+    return model.draw(prompts, seeds=range(len(pairs)), batch=len(pairs), **embedded.sampling(name))
 
 
 @contextmanager
@@ -48,43 +49,70 @@ def patched(site: Site, recording: Sequence[Tensor]) -> Iterator[None]:
         handle.remove()
 
 
-def row(name: str, drawn: Sequence[Any], own: Sequence[Pair], other: Sequence[Pair]) -> str:
-    """One line of the table: how many pictures show each prompt's object and style."""
-    found, styles = embedded_judge("emoji", "object")(drawn), embedded_judge("emoji", "style")(drawn)
-    cells = []
-    for side, labels in ((0, found.labels), (1, styles.labels)):
-        for pairs in (own, other):
-            cells.append(sum(pair[side] == label for pair, label in zip(pairs, labels, strict=True)))
-    return f"| {name} | {' | '.join(map(str, cells))} | {int(found.intact.sum())} |"
+class Shown(NamedTuple):
+    """How many pictures show each prompt's object and style, and how many are whole."""
+
+    own_object: int
+    other_object: int
+    own_style: int
+    other_style: int
+    intact: int
 
 
-def main(count: int = 32, seed: int = 0) -> None:
+def shown(judges: str, drawn: Sequence[Any], own: Sequence[Pair], other: Sequence[Pair]) -> Shown:
+    """Counts by the judges of an embedded model."""
+    found, styles = embedded_judge(judges, "object")(drawn), embedded_judge(judges, "style")(drawn)
+
+    def count(side: int, labels: Sequence[str], pairs: Sequence[Pair]) -> int:
+        return sum(pair[side] == label for pair, label in zip(pairs, labels, strict=True))
+
+    things, hands = found.labels, styles.labels
+    intact = int(found.intact.sum())
+    return Shown(count(0, things, own), count(0, things, other), count(1, hands, own), count(1, hands, other), intact)
+
+
+def choices(sites: Sequence[Site], pairs: bool) -> dict[str, list[Site]]:
+    """Which sites are changed, by what a row is called."""
+    short = {site.name: f"`{site.name.split('.transformer')[0][5:]}`" for site in sites}
+    found = {"none": [], **{short[site.name]: [site] for site in sites}}
+    if pairs:
+        found |= {f"{short[a.name]} and {short[b.name]}": [a, b] for a, b in combinations(sites, 2)}
+    blocks = dict.fromkeys(
+        part for site in sites for part in (site.name.split(".attentions")[0], site.name.split(".")[1])
+    )
+    for block in (block.removeprefix("unet.") for block in blocks):
+        inside = [site for site in sites if site.name.startswith(f"unet.{block}.")]
+        if len(inside) > 1:
+            found[f"all of `{block}`"] = inside
+    return found | {"all": list(sites)}
+
+
+def main(model: str = "emoji", count: int = 32, seed: int = 0, pairs: bool = False) -> None:
     """Print the table.
 
     Args:
+        model: an embedded one.
         count: pictures a row, each of two random pairs of the benchmark.
         seed: of the pairs.
+        pairs: a row for every two sites too.
     """
     rng = random.Random(seed)
     own, other = ([(rng.choice(BENCHMARK), rng.choice(STYLES)) for _ in range(count)] for _ in range(2))
-    model = Model(load("emoji"))
-    sites = model.sites("unet.*.attn2")
-    harvest = HarvestConfig(tuple(site.name for site in sites), STEPS, GUIDANCE)
-    steps = [step.states for step in capture(model, [caption(*pair) for pair in other], range(count), harvest)]
+    loaded, sampling = Model(load(model)), embedded.sampling(model)
+    sites = loaded.sites("unet.*.attn2")
+    harvest = HarvestConfig(tuple(site.name for site in sites), sampling["steps"], sampling["guidance"])
+    steps = [step.states for step in capture(loaded, [caption(*pair) for pair in other], range(count), harvest)]
     recordings = {site.name: [states[site.name] for states in steps] for site in sites}
     print(
         f"| of {count} pictures, with the other prompt's output at | own object | other's | own style | other's | intact |"
     )
     print("|---|---|---|---|---|---|")
-    choices = {"none": [], **{f"`{s.name.split('.transformer')[0][5:]}`": [s] for s in sites}}
-    choices["both of `up_blocks.1`"] = [s for s in sites if s.name in SITES]
-    choices["the five others"] = [s for s in sites if s.name not in SITES]
-    choices["all"] = sites
-    for name, changed in choices.items():
+    for name, changed in choices(sites, pairs).items():
         with ExitStack() as stack:
             for site in changed:
                 stack.enter_context(patched(site, recordings[site.name]))
-            print(row(name, pictures(model, own), own, other), flush=True)
+            cells = shown(model, pictures(loaded, own, model), own, other)
+        print(f"| {name} | {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

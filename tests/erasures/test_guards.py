@@ -299,6 +299,14 @@ def test_latents_of_both_ways_agree_to_rounding(sd, method):
     torch.testing.assert_close(drawn, called, rtol=1e-5, atol=1e-5)
 
 
+def test_a_warm_up_that_no_step_outlasts_is_said(sd):
+    late = guard(sd, "sld", preset="medium", warmup=1.0)
+    settings = {"seeds": [3], "steps": 2, "guidance": 4.0}
+    bare = Model(sd).latents(Model(sd).encode([PROMPT]), **settings)
+    with late.attached(sd), pytest.warns(UserWarning, match=r"warm-up of 100% ends: it changes nothing"):
+        assert torch.equal(Model(sd).latents(Model(sd).encode([PROMPT]), **settings), bare)
+
+
 def test_predictions_of_noise_and_velocity_give_the_same_picture(sd):
     """A denoiser whose output is turned from ε into v, with a scheduler that expects it."""
     pipe = copy.deepcopy(sd)

@@ -36,6 +36,12 @@ APPROXIMATE = (
     "the model was distilled with guidance and draws no unconditional half: the guard takes its effect from two further predictions, "
     "which is an approximation."
 )
+LATE = (
+    "the last step of this call is taken at {last:.0%} of the schedule by its noise level, before the guard's warm-up of {begins:.0%} "
+    "ends: it changes nothing in this picture. Take more steps, or a smaller warm-up."
+)
+CLOSE = 1e-6
+"""Rounding of a share of the schedule."""
 LEAST = 1e-4
 """Least share of the picture in the latents by which what is remembered in units of noise is divided."""
 without_graph: Any = torch.compiler.disable
@@ -72,6 +78,11 @@ class OutputRule(ABC):
 
         `memory` is empty at the first call of a picture, and of a single prediction.
         """
+
+    @property
+    def begins(self) -> float:
+        """Share of the schedule before which every picture stays as it is."""
+        return 0.0
 
     @property
     def text(self) -> str:
@@ -113,6 +124,8 @@ class OutputHook:
         if turn.way == "unguided":
             warn_once(self, UNGUIDED)
             return None
+        if self.rule.begins > call.last + CLOSE:
+            warn_once(self, LATE.format(last=call.last, begins=self.rule.begins))
         raw = read(output)
         states = raw[:, : call.channels(raw)]
         if turn.way == "conditional":
@@ -200,7 +213,17 @@ class Call:
     @property
     def share(self) -> float:
         """How much of the schedule is over, 0 to 1."""
-        return 1 - self.level / self.model.num_train_timesteps
+        return self.over(self.level)
+
+    @property
+    def last(self) -> float:
+        """How much of the schedule is over at its last step, 0 to 1; 1 where no schedule was set."""
+        timesteps = getattr(self.model.pipeline.scheduler, "timesteps", None)
+        return 1.0 if timesteps is None or not len(timesteps) else self.over(float(timesteps[-1]))
+
+    def over(self, level: float) -> float:
+        """How much of the schedule is over at a level, 0 to 1."""
+        return 1 - level / self.model.num_train_timesteps
 
     @property
     def has_graph(self) -> bool:

@@ -9,10 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.erasures.guards.output import OutputRule, Outputs, momentum_unit
-
-CLOSE = 1e-6
-"""Rounding of a share of the schedule."""
+from efface.erasures.guards.output import CLOSE, OutputRule, Outputs, momentum_unit
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,10 @@ class SLD(OutputRule):
     """β_m."""
     quantile: bool = False
     """Whether λ is a quantile of |D| over a picture's latents, and not in units of ε."""
+
+    @property
+    def begins(self) -> float:
+        return self.warmup
 
     def change(self, outputs: Outputs, memory: dict[str, Any]) -> Tensor | None:
         c = outputs.unit

@@ -1,8 +1,9 @@
-"""What attackers get back from UCE, RECE and SAeUron on the emoji canvas: every attack on six fixed concepts.
+"""What attackers get back from erasures: every attack on six fixed concepts of the emoji canvas, or words on three of the scenes.
 
     python benchmarks/robustness.py -o runs/robustness     # the attacks' canvas budgets; goes on where it was stopped
     python benchmarks/robustness.py --quick                # under ten minutes: three concepts, small budgets
     python benchmarks/robustness.py --budget published --attacks unlearndiff inversion --concepts church noto
+    python benchmarks/robustness.py --model scenes         # attacks by words on UCE and RECE: church, cat, noto, four samples each
     python benchmarks/robustness.py --methods uce-published rece-published --attacks ring-a-bell unlearndiff p4d inversion
 
 A cell says in which share of the samples the prompts themselves draw the concept, and in which they do under attack (ASR).
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -49,12 +50,20 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in SEAR
     "relapse-full": ("relapse", {"mode": "full", "lr": 1e-4}),
 }
 """Row of the table -> attack and options beside its budget's."""
+WORDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in SEARCHES} | {
+    "ring-a-bell": ("ring-a-bell", {"mode": "discrete"}),
+    "p4d": ("p4d", {"variant": "n"}),
+}
+"""The same on the scenes, which read English: an attack may take any words but the concept's."""
+BY_WORDS = ("ring-a-bell", "mma", "p4d", "unlearndiff", "pund", "synonyms")
+"""Attacks on the scenes."""
 
 
 @dataclass(frozen=True)
 class Bout:
     """One row's attack on one concept, erased by every method in turn."""
 
+    model: str
     row: str
     concept: str
     methods: tuple[str, ...]
@@ -64,13 +73,13 @@ class Bout:
 
     def findings(self) -> dict[str, Findings]:
         """Attack the erasures; whether the attack is sound is found once for all of them."""
-        name, options = ROWS.get(self.row, (self.row, {}))
+        name, options = (WORDS if self.model == "scenes" else ROWS).get(self.row, (self.row, {}))
         sane: Sanity | None = None
         found: dict[str, Findings] = {}
         for method in self.methods:
             found[method] = attack(
-                canvas(),
-                erasure(method, self.concept),
+                canvas(self.model),
+                erasure(self.model, method, self.concept),
                 method=name,
                 budget=self.budget,
                 samples=self.samples,
@@ -83,17 +92,17 @@ class Bout:
 
 
 @cache
-def canvas() -> Any:
-    """The canvas, once in each process."""
-    return load("emoji")
+def canvas(model: str) -> Any:
+    """The embedded model, once in each process."""
+    return load(model)
 
 
 @cache
-def erasure(method: str, concept: str) -> Erasure:
-    """The method's erasure of a concept, by the canvas's settings or the paper's."""
+def erasure(model: str, method: str, concept: str) -> Erasure:
+    """The method's erasure of a concept, by the model's settings or the paper's."""
     if method in PUBLISHED:
-        return erase(canvas(), concept, method="rece", config=PUBLISHED[method])
-    return erase(canvas(), concept, method=method)
+        return erase(canvas(model), concept, method="rece", config=PUBLISHED[method])
+    return erase(canvas(model), concept, method=method)
 
 
 def shown_in(found: Sequence[Findings]) -> list[tuple[bool, bool]]:
@@ -146,9 +155,10 @@ def row(name: str, fought: dict[str, list[Findings]]) -> tuple[str, dict[str, An
 def main(
     quick: bool = False,
     budget: str | None = None,
-    methods: tuple[str, ...] = METHODS,
-    attacks: tuple[str, ...] = SEARCHES,
-    concepts: tuple[str, ...] = CONCEPTS,
+    methods: tuple[str, ...] = (),
+    attacks: tuple[str, ...] = (),
+    concepts: tuple[str, ...] = (),
+    model: Literal["emoji", "scenes"] = "emoji",
     samples: int | None = None,
     workers: int = 2,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
@@ -158,18 +168,23 @@ def main(
     Args:
         quick: church, guitar and noto only, three samples each, the attacks' quick budgets.
         budget: published, canvas or quick.
-        methods: erasers that are attacked: uce, rece, anchored, saeuron, uce-published, rece-published.
-        attacks: which rows: attacks by their names, or `relapse-full`.
+        methods: erasers that are attacked: uce, rece, anchored, saeuron, uce-published, rece-published; the first two or three.
+        attacks: which rows: attacks by their names, or `relapse-full`; all, and on the scenes those by words.
         concepts: which concepts.
+        model: the embedded model.
         samples: prompts and seeds of each attack.
         workers: processes of one thread each.
         output: folder that keeps everything found; a run that was stopped goes on there.
     """
     started = time.monotonic()
-    if quick:
-        concepts = tuple(name for name in ("church", "guitar", "noto") if name in concepts)
+    scenes = model == "scenes"
+    methods = methods or (METHODS[:2] if scenes else METHODS)
+    attacks = attacks or (BY_WORDS if scenes else SEARCHES)
+    concepts = concepts or (
+        ("church", "cat", "noto") if scenes else ("church", "guitar", "noto") if quick else CONCEPTS
+    )
     budget = budget or ("quick" if quick else "canvas")
-    given = Samples(samples or (3 if quick else 8), sanity=2)
+    given = Samples(samples or (3 if quick else 4 if scenes else 8), sanity=2)
     figures: dict[str, dict[str, Any]] = {}
     heads = ["attack", *methods, "evaluations a sample", "past unerased, weak", "broken on"]
     print(markdown.head(heads), flush=True)
@@ -177,7 +192,8 @@ def main(
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
     with tempfile.TemporaryDirectory() as scratch, pool:
         bouts = {
-            name: [Bout(name, c, methods, budget, given, output or Path(scratch)) for c in concepts] for name in attacks
+            name: [Bout(model, name, c, methods, budget, given, output or Path(scratch)) for c in concepts]
+            for name in attacks
         }
         fought = {name: [pool.submit(bout.findings) for bout in some] for name, some in bouts.items()}
         try:

@@ -20,6 +20,7 @@ from efface.io import embedded
 from efface.judges import embedded_judge
 from efface.models.load import load
 from efface.models.model import Model
+from efface.profiles.base import profile_named
 from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
 from efface.sae.harvest import HarvestConfig, capture
 
@@ -71,8 +72,8 @@ def shown(judges: str, drawn: Sequence[Any], own: Sequence[Pair], other: Sequenc
     return Shown(count(0, things, own), count(0, things, other), count(1, hands, own), count(1, hands, other), intact)
 
 
-def choices(sites: Sequence[Site], pairs: bool) -> dict[str, list[Site]]:
-    """Which sites are changed, by what a row is called."""
+def choices(model: str, sites: Sequence[Site], pairs: bool) -> dict[str, list[Site]]:
+    """Which sites of an embedded model are changed, by what a row is called."""
     short = {site.name: f"`{site.name.split('.transformer')[0][5:]}`" for site in sites}
     found = {"none": [], **{short[site.name]: [site] for site in sites}}
     if pairs:
@@ -84,7 +85,12 @@ def choices(sites: Sequence[Site], pairs: bool) -> dict[str, list[Site]]:
         inside = [site for site in sites if site.name.startswith(f"unet.{block}.")]
         if len(inside) > 1:
             found[f"all of `{block}`"] = inside
-    return found | {"all": list(sites)}
+    chosen = [site for site in sites if site.name in profile_named(model).sae_sites()]
+    return found | {
+        "the profile's sites": chosen,
+        "all others": [s for s in sites if s not in chosen],
+        "all": list(sites),
+    }
 
 
 def main(model: str = "emoji", count: int = 32, seed: int = 0, pairs: bool = False) -> None:
@@ -107,7 +113,7 @@ def main(model: str = "emoji", count: int = 32, seed: int = 0, pairs: bool = Fal
         f"| of {count} pictures, with the other prompt's output at | own object | other's | own style | other's | intact |"
     )
     print("|---|---|---|---|---|---|")
-    for name, changed in choices(sites, pairs).items():
+    for name, changed in choices(model, sites, pairs).items():
         with ExitStack() as stack:
             for site in changed:
                 stack.enter_context(patched(site, recordings[site.name]))

@@ -11,9 +11,13 @@ _SAMPLING = embedded.sampling("scenes")
 STEPS, GUIDANCE = _SAMPLING["steps"], _SAMPLING["guidance"]
 """Steps and guidance scale of the standard solver (DPM-Solver++); guidance was chosen by pictures of objects outside the benchmark."""
 
-PATTERN = "unet.up_blocks.2.attentions.?.transformer_blocks.0.attn2"
-SITES = (PATTERN.replace("?", "0"), PATTERN.replace("?", "1"))
-"""Where autoencoders are trained, 12 x 12 positions of 128 channels; chosen as on the emoji canvas, not measured. None is embedded."""
+PATTERN = "unet.*_blocks.1.attentions.?.transformer_blocks.0.attn2"
+"""The three cross-attentions at 6 x 6 positions, of 160 channels, through which text decides the picture (docs/scenes.md)."""
+SITES = tuple(
+    f"unet.{block}.transformer_blocks.0.attn2"
+    for block in ("down_blocks.1.attentions.0", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1")
+)
+"""Where autoencoders are trained; none is embedded."""
 
 _DRAWN: dict[str, Any] = {"draw_steps": STEPS, "guidance": GUIDANCE}
 _ON_LATENTS: dict[str, Any] = {"site": PATTERN, "coder": "scenes"} | _DRAWN

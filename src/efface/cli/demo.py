@@ -34,8 +34,8 @@ class Request:
 
     concept: tyro.conf.Positional[str] = "church"
     """An object of the benchmark."""
-    method: str = "uce"
-    """An eraser, such as uce or rece."""
+    method: str = "rece"
+    """An eraser, such as rece or uce."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("efface-demo")
     """Folder for the picture and the erasure."""
     json: bool = False

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import efface
+from efface.cli import demo
 from efface.errors import UsageError
 from efface.io import embedded
 from efface.judges import SceneJudge, embedded_judge
@@ -144,6 +145,32 @@ def test_few_pictures_are_no_figure_and_a_thing_that_stays_spoils_the_scene():
     assert few._replace(gone=Share(28, 30)).to_json()["in_picture"] == 100.0
     assert added([few, few]).to_json()["ua"] == 90.0
     json.dumps(few.to_json())
+
+
+def test_the_demo_shows_each_role_by_another_word_and_what_the_unerased_model_draws_right():
+    asked = demo.questions("cat", seed=3)
+    assert {a.role for a in asked} == {"name", "synonym", "description", "scene", "empty"}
+    held = {*words_of("cat").heldout_synonyms, *words_of("cat").heldout_descriptions}
+    assert all(any(word in a.prompt for word in held) for a in asked if a.role in ("synonym", "description"))
+    assert not any("cat" in a.things and a.role == "empty" for a in asked)
+
+    wrong = next(i for i, a in enumerate(asked) if a.role == "synonym")
+    was = [Seen((i != wrong,) * len(a.things), 1, True, True, True, "") for i, a in enumerate(asked)]
+    columns = demo.shown(asked, was)
+    assert wrong not in columns
+    assert len({asked[i].prompt.split(" in ")[0] for i in columns}) == len(columns) == 10
+    nothing = [seen._replace(style=False) for seen in was]
+    assert len(demo.shown(asked, nothing)) == 10  # a model that draws nothing right is shown all the same
+
+
+def test_it_is_drawn_and_edited_as_its_own_file_says(scenes):
+    profile, sampling = PROFILE, embedded.sampling("scenes")
+    assert profile.sae_sampling() == sampling
+    for method in ("anchored", "saeuron", "crg"):
+        options = profile.settings(method, profile.concepts("church")[0])
+        assert (options["draw_steps"], options["guidance"]) == (sampling["steps"], sampling["guidance"])
+    pattern = profile.settings("saeuron", profile.concepts("church")[0])["site"]
+    assert tuple(sorted(s.name for s in Model(scenes).sites(pattern))) == tuple(sorted(profile.sae_sites()))
 
 
 @pytest.mark.slow

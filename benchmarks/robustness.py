@@ -50,7 +50,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in SEAR
     "relapse-full": ("relapse", {"mode": "full", "lr": 1e-4}),
 }
 """Row of the table -> attack and options beside its budget's."""
-WORDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in SEARCHES} | {
+WORDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ring-a-bell": ("ring-a-bell", {"mode": "discrete"}),
     "p4d": ("p4d", {"variant": "n"}),
 }
@@ -166,7 +166,7 @@ def main(
     """Attack every erasure and print one table.
 
     Args:
-        quick: church, guitar and noto only, three samples each, the attacks' quick budgets.
+        quick: church, guitar (on the scenes cat) and noto only, three samples each, the attacks' quick budgets.
         budget: published, canvas or quick.
         methods: erasers that are attacked: uce, rece, anchored, saeuron, uce-published, rece-published; the first two or three.
         attacks: which rows: attacks by their names, or `relapse-full`; all, and on the scenes those by words.

@@ -1,7 +1,7 @@
 """Where text decides the picture: give each cross-attention the output that it has for another prompt, and judge what is drawn.
 
 python -m recipes.emoji.sites                            # a minute; the table of docs/canvas.md
-python -m recipes.emoji.sites --model scenes --pairs     # seven minutes; that of docs/scenes.md
+python -m recipes.emoji.sites --model scenes --pairs     # a quarter of an hour; that of docs/scenes.md
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import tyro
 from torch import Tensor
@@ -50,26 +50,19 @@ def patched(site: Site, recording: Sequence[Tensor]) -> Iterator[None]:
         handle.remove()
 
 
-class Shown(NamedTuple):
-    """How many pictures show each prompt's object and style, and how many are whole."""
-
-    own_object: int
-    other_object: int
-    own_style: int
-    other_style: int
-    intact: int
-
-
-def shown(judges: str, drawn: Sequence[Any], own: Sequence[Pair], other: Sequence[Pair]) -> Shown:
-    """Counts by the judges of an embedded model."""
+def shown(judges: str, drawn: Sequence[Any], own: Sequence[Pair], other: Sequence[Pair]) -> tuple[int, ...]:
+    """How many pictures show the own object, the other's, the own style, the other's, and how many are whole, by the judges of an
+    embedded model."""
     found, styles = embedded_judge(judges, "object")(drawn), embedded_judge(judges, "style")(drawn)
 
     def count(side: int, labels: Sequence[str], pairs: Sequence[Pair]) -> int:
         return sum(pair[side] == label for pair, label in zip(pairs, labels, strict=True))
 
-    things, hands = found.labels, styles.labels
-    intact = int(found.intact.sum())
-    return Shown(count(0, things, own), count(0, things, other), count(1, hands, own), count(1, hands, other), intact)
+    verdicts = ((0, found.labels), (1, styles.labels))
+    return (
+        *(count(side, labels, pairs) for side, labels in verdicts for pairs in (own, other)),
+        int(found.intact.sum()),
+    )
 
 
 def choices(model: str, sites: Sequence[Site], pairs: bool) -> dict[str, list[Site]]:

@@ -214,7 +214,7 @@ class Bank(NamedTuple):
     @classmethod
     def load(cls, work: Path) -> Bank:
         """The bank of a folder, on the device, once the stages that make it are done."""
-        wait_for(work / "text_encoder" / "config.json", work / "corpus.txt", work / "latents.safetensors")
+        wait_for(work / "text_encoder" / "config.json", work / "latents.safetensors")
         encoder, tokenizer = load_text(work)
         captions = load_file(work / "scenes.safetensors")["captions"].to(DEVICE)
         latents = load_file(work / "latents.safetensors")["latents"].to(DEVICE)

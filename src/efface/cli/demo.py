@@ -104,7 +104,7 @@ def questions(concept: str, seed: int) -> list[Asked]:
     other = "cat" if concept != "cat" else "dog"
     together = both(concept, other, "twemoji", "meadow")
     others = [(name, STYLES[i % len(STYLES)]) for i, name in enumerate(n for n in BENCHMARK if n != concept)]
-    asked = [
+    return [
         *by_name([(concept, style) for style in STYLES], [seed]),
         *by_words(concept, "synonym")[::3],
         *by_words(concept, "description")[::3],
@@ -113,7 +113,6 @@ def questions(concept: str, seed: int) -> list[Asked]:
         *empties()[::3],
         *by_name(others, [seed]),
     ]
-    return asked
 
 
 ROLES = (

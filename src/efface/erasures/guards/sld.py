@@ -33,9 +33,11 @@ class SLD(OutputRule):
 
     @property
     def begins(self) -> float:
+        """The warm-up."""
         return self.warmup
 
     def change(self, outputs: Outputs, memory: dict[str, Any]) -> Tensor | None:
+        """γ (batch …), after the warm-up."""
         c = outputs.unit
         away = outputs.concept - outputs.unconditional
         difference = (outputs.conditional - outputs.concept) * c

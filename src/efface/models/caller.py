@@ -26,6 +26,8 @@ class Drawing(NamedTuple):
     """Negative prompt."""
     picture: object = None
     """What tells the pictures that are drawn together from others; None for a single prediction."""
+    last: float | None = None
+    """Timestep of the picture's last step; None for a single prediction."""
 
 
 def pipeline_at_work() -> Any:
@@ -77,6 +79,7 @@ def in_halves(
     guidance: float | None = None,
     negative: str | None = None,
     picture: object = None,
+    last: float | None = None,
     unless_said: bool = False,
 ) -> Iterator[None]:
     """Context in which the denoiser is known to be given an unconditional half before the conditional one, or none.
@@ -86,12 +89,13 @@ def in_halves(
         guidance: scale with which a picture is drawn; None for a single prediction.
         negative: prompt of the unconditional half.
         picture: something that the pictures drawn together have in common, and no others.
+        last: timestep of their last step.
         unless_said: leave it to an outer context where there is one.
     """
     if unless_said and _DRAWING.get() is not None:
         yield
         return
-    token = _DRAWING.set(Drawing(halves=guided, guidance=guidance, negative=negative, picture=picture))
+    token = _DRAWING.set(Drawing(halves=guided, guidance=guidance, negative=negative, picture=picture, last=last))
     try:
         yield
     finally:

@@ -245,7 +245,7 @@ class Model:
             read = course.read(scheduler, latents, timestep)
             if watch:
                 watch(read, float(timestep))
-            with in_halves(guided, guidance=guidance, negative=negative, picture=generators):
+            with in_halves(guided, guidance=guidance, negative=negative, picture=generators, last=float(timesteps[-1])):
                 output = self.predict(torch.cat([read, read]) if guided else read, timestep, text, guidance=guidance)
             if guided:
                 output = self.family.guide(*output.chunk(2), guidance)

@@ -30,6 +30,7 @@ from efface.erasures.guards.turn import (
 from efface.errors import EffaceError
 from efface.families.networks import Hook
 from efface.families.schedule import mixture
+from efface.models.caller import call_arguments, drawing_by_efface
 from efface.models.model import Model
 
 APPROXIMATE = (
@@ -217,9 +218,11 @@ class Call:
 
     @property
     def last(self) -> float:
-        """How much of the schedule is over at its last step, 0 to 1; 1 where no schedule was set."""
-        timesteps = getattr(self.model.pipeline.scheduler, "timesteps", None)
-        return 1.0 if timesteps is None or not len(timesteps) else self.over(float(timesteps[-1]))
+        """How much of the schedule is over at the picture's last step, 0 to 1; 1 for a single prediction."""
+        drawing = drawing_by_efface()
+        if drawing is not None:
+            return 1.0 if drawing.last is None else self.over(drawing.last)
+        return 1.0 if call_arguments() is None else self.over(float(self.model.pipeline.scheduler.timesteps[-1]))
 
     def over(self, level: float) -> float:
         """How much of the schedule is over at a level, 0 to 1."""

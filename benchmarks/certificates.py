@@ -78,7 +78,7 @@ def main(
         samples: prompts and seeds of each attack.
         plot: PNG file for the curves.
     """
-    bench, _ = bench_of(1, True, None, always=(concept,))
+    bench, _ = bench_of(quick=True)
     curves: dict[str, Curve] = {}
     figures: dict[str, dict[str, float]] = {}
     known: dict[str, Sanity | None] = {}
@@ -88,11 +88,11 @@ def main(
         erasure = erase(bench.model.pipeline, concept, method=method, **options)
         assert isinstance(erasure, TextMap)
         curve = curves[name] = certificate(bench.model, erasure, NORMS)
-        row, _ = bench.measure(concept, method, **options)
+        row = bench.measure(concept, method, **options)
         rates = attacked(bench, erasure, budget, samples, known) if attacks else {}
         reach = at(curve, curve.reachable)
         figures[name] = {"recoverable_1": round(at(curve, 1.0), 4), "recoverable_reach": round(reach, 4), **rates}
-        cells = [f"{at(curve, 1.0):.2f}", f"{reach:.2f}", f"{row.ua:.1f}", f"{row.ira_drop:.1f}", f"{row.intact:.1f}"]
+        cells = [f"{at(curve, 1.0):.2f}", f"{reach:.2f}", str(row.ua), str(row.ira_drop), str(row.intact)]
         print(markdown.row([name, *cells, *(f"{rate:.0%}" for rate in rates.values())]), flush=True)
     if attacks:
         broken = [name for name, sanity in known.items() if sanity is not None and sanity.broken]

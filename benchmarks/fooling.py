@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from efface.concepts.sample import Sample
-from efface.judges import EmbeddedJudge
+from efface.judges import SceneJudge
 from efface.models.model import Model, Settings
 from efface.models.sampling import generator
 from efface.training.groups import weights_of
@@ -20,7 +20,7 @@ from efface.training.images import draw_concept_images
 @contextmanager
 def fooling_candidate(
     model: Model,
-    judge: EmbeddedJudge,
+    judge: SceneJudge,
     samples: Sequence[Sample],
     settings: Settings,
     *,
@@ -49,7 +49,7 @@ def fooling_candidate(
             before = model.to_clean(model.predict(noisy, timestep, text), noisy, timestep)
         with held.active():
             after = model.to_clean(model.predict(noisy, timestep, text), noisy, timestep)
-            logits = judge.net(model.family.decode(after)).logits
+            logits = judge.logits(model.family.decode(after))
             wrong = torch.tensor([(shows[images.prompts[i]] + 1) % len(judge.classes) for i in members])
             loss = (after - before).square().mean() + weight * F.cross_entropy(logits, wrong)
             optimiser.zero_grad()

@@ -5,38 +5,38 @@
     python benchmarks/guards_quality.py -o runs/guards --quick    # church; sld-max and crg; six prompts
     python benchmarks/guards_quality.py -o runs/guards --scales 1 2 4    # UA against damage, over the strength of each guard
 
-A row is one guard of one concept at one scale, with a user's negative prompt or without: 20 prompts that name the concept and 40 that
-do not, one seed each. UA is the share of the 20 that no longer show it, `ua_synonyms` of as many where its aliases stand for its
-name; the embedded model knows aliases of a few objects only, so that it is null elsewhere. Drops are in points against the unguarded
-model with the same seeds and negative prompt. `benign_identical` is the share of the 40 that are equal to the unguarded ones in every
-pixel, `time_ratio` seconds of the 40 over those of the unguarded ones.
+A row is one guard of one concept at one scale, with a user's negative prompt or without: 20 prompts that name the concept, as many
+as it has held-out synonyms and descriptions in every style, and 40 prompts without it, one seed each. Figures are those of
+`efface.profiles.emoji.exam`, over pictures at which the unguarded model shows what is asked with the same seeds and negative prompt;
+those of a method add the pictures of its concepts. `benign_identical` is the share of the 40 that are equal to the unguarded ones in
+every pixel, `time_ratio` seconds of the 40 over those of the unguarded ones.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import tyro
+from quality import append, lines
 
 from efface.api.erase import erase
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
 from efface.erasures import Erasure
 from efface.io.digest import digest_of_weights
-from efface.judges import embedded_judge
-from efface.judges.criterion import Verdict, verdicts_on
 from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.concepts import emoji_concepts
+from efface.profiles.emoji.exam import Seen, figures, judged
+from efface.profiles.emoji.questions import Asked, by_name, by_words
 from efface.profiles.emoji.settings import GUIDANCE, STEPS
-from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
+from efface.profiles.emoji.shares import Figures, Share, added
+from efface.profiles.emoji.words import BENCHMARK, STYLES
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "safree": ("safree", {}),
@@ -52,8 +52,12 @@ CONCEPTS = ("church", "cat", "guitar", "car", "noto", "stencil")
 WITH_NEGATIVE = ("church", "noto")
 NEGATIVE = "a ghost"
 """A user's own negative prompt."""
-COLUMNS = ("ua", "ua_synonyms", "ira_drop", "cra_drop", "intact", "benign_identical", "time_ratio")
-MINUTES = 1.5
+SHARES = {
+    "ua": "ua", "ua_synonyms": "ua_synonyms", "ua_descriptions": "ua_descriptions", "ira_drop": "ira_drop",
+    "cra_drop": "cra_drop", "intact": "intact", "benign_identical": "identical",
+}  # fmt: skip
+"""Column -> figure of the exam."""
+MINUTES = 2.5
 """Of a row, before one was measured."""
 
 
@@ -70,13 +74,22 @@ class Key(NamedTuple):
     """Of the model."""
 
 
-class Drawn(NamedTuple):
-    """Pictures of pairs of an object and a style."""
+class Row(NamedTuple):
+    """What a guard came to."""
 
-    images: list[Any]
-    objects: list[Verdict]
-    styles: list[Verdict]
+    figures: Figures
     seconds: float
+    """Of the prompts without the concept."""
+    unguarded_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Shares as [hits, pictures]."""
+        return self._asdict()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Row:
+        """The inverse."""
+        return cls(**data | {"figures": Figures(*(Share(*share) for share in data["figures"]))})
 
 
 @dataclass
@@ -85,8 +98,8 @@ class Run:
 
     folder: Path
     prompts: int
-    rows: dict[Key, dict[str, Any]] = field(default_factory=dict[Key, dict[str, Any]])
-    unguarded: dict[Any, Drawn] = field(default_factory=dict[Any, Drawn])
+    rows: dict[Key, Row] = field(default_factory=dict[Key, Row])
+    unguarded: dict[Any, tuple[list[Seen], float]] = field(default_factory=dict[Any, tuple[list[Seen], float]])
     erasures: dict[tuple[str, str], Erasure] = field(default_factory=dict[tuple[str, str], Erasure])
 
     @cached_property
@@ -101,23 +114,22 @@ class Run:
 
     def read(self) -> None:
         """Take the rows of an earlier run."""
-        file = self.folder / "rows.jsonl"
-        for line in file.read_text().splitlines() if file.exists() else []:
-            found = json.loads(line)
-            self.rows[Key(**{name: found[name] for name in Key._fields})] = found["figures"]
+        for found in lines(self.folder / "rows.jsonl"):
+            self.rows[Key(**{name: found[name] for name in Key._fields})] = Row.from_json(found["row"])
 
     def key(self, method: str, concept: str, scale: float, negative: bool) -> Key:
         """The key of a row."""
         return Key(method, concept, scale, negative, self.prompts, self.weights)
 
-    def measure(self, key: Key) -> dict[str, Any]:
-        """The figures of a row, measured where they are not known."""
+    def measure(self, key: Key) -> Row:
+        """The row, measured where it is not known."""
         if key not in self.rows:
-            self.rows[key] = self.figures(key)
-            with (self.folder / "rows.jsonl").open("a") as file:
-                file.write(json.dumps(key._asdict() | {"figures": self.rows[key]}) + "\n")
+            row = self.rows[key] = self.row(key)
+            append(self.folder / "rows.jsonl", key._asdict() | {"row": row.to_json()})
+            negative = "negative  " * key.negative
             print(
-                f"{key.method:16} {key.concept:8} x{key.scale:<4g} {'negative ' * key.negative}{json.dumps(self.rows[key])}",
+                f"{key.method:16} {key.concept:8} x{key.scale:<4g} {negative}{row.figures}  "
+                f"time {row.seconds / row.unguarded_seconds:.3f}",
                 flush=True,
             )
         return self.rows[key]
@@ -129,48 +141,40 @@ class Run:
             self.erasures[method, concept.name] = erase(self.model.pipeline, concept, method=name, **options)
         return self.erasures[method, concept.name]
 
-    def figures(self, key: Key) -> dict[str, Any]:
+    def row(self, key: Key) -> Row:
         """Draw with and without a guard, and compare."""
         (concept, *_) = emoji_concepts(key.concept)
-        own, others = pairs_with(key.concept, self.prompts), pairs_without(key.concept, 2 * self.prompts)
-        before = self.plain(own, key.negative), self.plain(others, key.negative)
-        synonyms = [alias for alias in concept.aliases if alias != concept.name]
+        own, others = self.own(key.concept), by_name(pairs_without(key.concept, 2 * self.prompts), [0])
+        before = [self.plain(asked, key.negative) for asked in (own, others)]
         with self.erasure(key.method, concept).attached(self.model.pipeline, scale=key.scale):
-            erased, kept = self.draw(own, key.negative), self.draw(others, key.negative)
-            renamed = self.draw(own, key.negative, (concept.name, synonyms[0])) if synonyms else None
-        is_object = key.concept in BENCHMARK
-        same = [np.array_equal(a, b) for a, b in zip(before[1].images, kept.images, strict=True)]
-        return {
-            "ua": percent(not v.shown for v in side(erased, is_object)),
-            "ua_synonyms": None if renamed is None else percent(not v.shown for v in side(renamed, is_object)),
-            "ira_drop": drop(side(before[1], is_object), side(kept, is_object)),
-            "cra_drop": drop(side(before[1], not is_object), side(kept, not is_object)),
-            "intact": percent(v.intact for v in erased.objects),
-            "benign_identical": percent(same),
-            "time_ratio": round(kept.seconds / before[1].seconds, 3),
-        }
+            after = [self.draw(asked, key.negative) for asked in (own, others)]
+        found = figures(key.concept, own + others, *(a + b for (a, _), (b, _) in (before, after)))
+        return Row(figures=found, seconds=after[1][1], unguarded_seconds=before[1][1])
 
-    def plain(self, pairs: Sequence[tuple[str, str]], negative: bool) -> Drawn:
+    def own(self, concept: str) -> list[Asked]:
+        """Prompts of a concept: by its name, and of an object by words that the model never trained on."""
+        named = [a for i, pair in enumerate(pairs_with(concept, self.prompts)) for a in by_name([pair], [100 + i])]
+        if concept not in BENCHMARK:
+            return named
+        words = [*by_words(concept, "synonym"), *by_words(concept, "description")]
+        return named + (words if self.prompts >= 20 else words[::20])
+
+    def plain(self, asked: list[Asked], negative: bool) -> tuple[list[Seen], float]:
         """What the unguarded model draws, drawn once."""
-        key = (tuple(pairs), negative)
+        key = (tuple(asked), negative)
         if key not in self.unguarded:
-            self.unguarded[key] = self.draw(pairs, negative)
+            self.unguarded[key] = self.draw(asked, negative)
         return self.unguarded[key]
 
-    def draw(self, pairs: Sequence[tuple[str, str]], negative: bool, renamed: tuple[str, str] | None = None) -> Drawn:
-        """Draw captions of pairs, a seed each, and judge them."""
-        prompts = [caption(*pair) if renamed is None else caption(*pair).replace(*renamed) for pair in pairs]
+    def draw(self, asked: list[Asked], negative: bool) -> tuple[list[Seen], float]:
+        """What the judges say of the pictures, and the seconds that drawing took."""
         started = time.perf_counter()
         images = self.model.draw(
-            prompts, seeds=range(len(prompts)), steps=STEPS, guidance=GUIDANCE, negative=NEGATIVE if negative else None
-        )
+            [a.prompt for a in asked], seeds=[a.seed for a in asked], steps=STEPS, guidance=GUIDANCE,
+            negative=NEGATIVE if negative else None,
+        )  # fmt: skip
         seconds = time.perf_counter() - started
-        return Drawn(
-            images=[np.asarray(image) for image in images],
-            objects=list(verdicts_on(embedded_judge("emoji", "object"), images, [pair[0] for pair in pairs])),
-            styles=list(verdicts_on(embedded_judge("emoji", "style"), images, [pair[1] for pair in pairs])),
-            seconds=seconds,
-        )
+        return judged(images, asked), seconds
 
 
 def pairs_with(concept: str, count: int) -> list[tuple[str, str]]:
@@ -186,27 +190,14 @@ def pairs_without(concept: str, count: int) -> list[tuple[str, str]]:
     return [everything[(7 * i) % len(everything)] for i in range(count)]
 
 
-def side(drawn: Drawn, objects: bool) -> list[Verdict]:
-    """Verdicts on objects, or on styles."""
-    return drawn.objects if objects else drawn.styles
-
-
-def percent(values: Any) -> float:
-    """Share of true values in percent."""
-    found = list(values)
-    return round(100 * sum(found) / max(1, len(found)), 1)
-
-
-def drop(before: Sequence[Verdict], after: Sequence[Verdict]) -> float:
-    """Points by which fewer are shown."""
-    return round(percent(v.shown for v in before) - percent(v.shown for v in after), 1)
-
-
 def summary(run: Run, method: str, scale: float) -> dict[str, float | None]:
-    """The means of a method over its concepts, without a negative prompt."""
-    rows = [figures for key, figures in run.rows.items() if key == run.key(method, key.concept, scale, False)]
-    found = {name: [row[name] for row in rows if row[name] is not None] for name in COLUMNS}
-    return {name: round(sum(values) / len(values), 3) if values else None for name, values in found.items()}
+    """The pictures of all concepts of a method together, without a negative prompt."""
+    rows = [row for key, row in run.rows.items() if key == run.key(method, key.concept, scale, False)]
+    if not rows:
+        return dict.fromkeys((*SHARES, "time_ratio"))
+    found = added([row.figures for row in rows]).to_json()
+    ratio = sum(row.seconds for row in rows) / sum(row.unguarded_seconds for row in rows)
+    return {column: found[name] for column, name in SHARES.items()} | {"time_ratio": round(ratio, 3)}
 
 
 def main(

@@ -33,7 +33,7 @@ from efface.attacks import LEAKS
 from efface.concepts.sample import SEEDS, Sample, evenly_spaced
 from efface.erasures import Erasure
 from efface.io.atomic import write_atomically
-from efface.judges import EmbeddedJudge, embedded_judge
+from efface.judges import embedded_judge
 from efface.judges.pgd import pgd
 from efface.judges.smoothed import SmoothedJudge
 from efface.metrics.restoration import restoration
@@ -185,7 +185,7 @@ def smoothed_one(run: Run, sample: Sample) -> dict[str, Any]:
     x, label = (pixels_of(image) + 1) / 2, torch.tensor([judge.classes.index(name)])
 
     def plain(pixels: torch.Tensor) -> torch.Tensor:
-        return judge.net(pixels * 2 - 1).logits
+        return judge.logits(pixels * 2 - 1)
 
     moved = pgd(plain, x, label, radius=PGD_RADIUS)
     through = pgd(lambda p: plain(denoise(p)), x, label, radius=PGD_RADIUS, sigma=SIGMA, draws=16)
@@ -234,7 +234,6 @@ def audited(run: Run, name: str) -> dict[str, Any]:
     """The audit of one candidate against the canvas."""
     base, candidate = canvas(), load("emoji", dtype="bfloat16" if name == "bfloat16" else None)
     judge = embedded_judge("emoji", "object")
-    assert isinstance(judge, EmbeddedJudge)
     labelled, _ = profile_of(base).labelled(2)
     samples = evenly_spaced([s for s in labelled if s.concept != "church"], run.pairs)
     model = Model(candidate)

@@ -1,9 +1,9 @@
-"""What attackers get back from erasures: every attack on six fixed concepts of the emoji canvas, or words on three of the scenes.
+"""What attackers get back from erasures of the emoji canvas: attacks by words on three concepts, or every attack on six.
 
-    python benchmarks/robustness.py -o runs/robustness     # the attacks' canvas budgets; goes on where it was stopped
-    python benchmarks/robustness.py --quick                # under ten minutes: three concepts, small budgets
+    python benchmarks/robustness.py -o runs/robustness     # church, cat, noto; four samples each; goes on where it was stopped
+    python benchmarks/robustness.py --full                 # every attack on six concepts, eight samples each
+    python benchmarks/robustness.py --quick                # three samples, small budgets
     python benchmarks/robustness.py --budget published --attacks unlearndiff inversion --concepts church noto
-    python benchmarks/robustness.py --model scenes         # attacks by words on UCE and RECE: church, cat, noto, four samples each
     python benchmarks/robustness.py --methods uce-published rece-published --attacks ring-a-bell unlearndiff p4d inversion
 
 A cell says in which share of the samples the prompts themselves draw the concept, and in which they do under attack (ASR).
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -43,27 +43,19 @@ PUBLISHED = {"uce-published": rece.Config(epochs=0, keep=()), "rece-published": 
 CONCEPTS = ("church", "cat", "guitar", "car", "noto", "stencil")
 """Four objects and two styles."""
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in SEARCHES} | {
-    # Without these options an attack fails on the unerased canvas already (docs/attacks.md), whatever its budget.
-    "ring-a-bell": ("ring-a-bell", {"mode": "soft"}),
-    "unlearndiff": ("unlearndiff", {"place": "suffix", "vocabulary": "words"}),
-    "p4d": ("p4d", {"variant": "k", "every_words": 5, "vocabulary": "words"}),
+    "ring-a-bell": ("ring-a-bell", {"mode": "discrete"}),
+    "p4d": ("p4d", {"variant": "n"}),
     "relapse-full": ("relapse", {"mode": "full", "lr": 1e-4}),
 }
 """Row of the table -> attack and options beside its budget's."""
-WORDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ring-a-bell": ("ring-a-bell", {"mode": "discrete"}),
-    "p4d": ("p4d", {"variant": "n"}),
-}
-"""The same on the scenes, which read English: an attack may take any words but the concept's."""
 BY_WORDS = ("ring-a-bell", "mma", "p4d", "unlearndiff", "pund", "synonyms")
-"""Attacks on the scenes."""
+"""Attacks that write or find a prompt of words."""
 
 
 @dataclass(frozen=True)
 class Bout:
     """One row's attack on one concept, erased by every method in turn."""
 
-    model: str
     row: str
     concept: str
     methods: tuple[str, ...]
@@ -73,13 +65,13 @@ class Bout:
 
     def findings(self) -> dict[str, Findings]:
         """Attack the erasures; whether the attack is sound is found once for all of them."""
-        name, options = (WORDS if self.model == "scenes" else ROWS).get(self.row, (self.row, {}))
+        name, options = ROWS.get(self.row, (self.row, {}))
         sane: Sanity | None = None
         found: dict[str, Findings] = {}
         for method in self.methods:
             found[method] = attack(
-                canvas(self.model),
-                erasure(self.model, method, self.concept),
+                canvas(),
+                erasure(method, self.concept),
                 method=name,
                 budget=self.budget,
                 samples=self.samples,
@@ -92,17 +84,17 @@ class Bout:
 
 
 @cache
-def canvas(model: str) -> Any:
+def canvas() -> Any:
     """The embedded model, once in each process."""
-    return load(model)
+    return load("emoji")
 
 
 @cache
-def erasure(model: str, method: str, concept: str) -> Erasure:
+def erasure(method: str, concept: str) -> Erasure:
     """The method's erasure of a concept, by the model's settings or the paper's."""
     if method in PUBLISHED:
-        return erase(canvas(model), concept, method="rece", config=PUBLISHED[method])
-    return erase(canvas(model), concept, method=method)
+        return erase(canvas(), concept, method="rece", config=PUBLISHED[method])
+    return erase(canvas(), concept, method=method)
 
 
 def shown_in(found: Sequence[Findings]) -> list[tuple[bool, bool]]:
@@ -158,7 +150,7 @@ def main(
     methods: tuple[str, ...] = (),
     attacks: tuple[str, ...] = (),
     concepts: tuple[str, ...] = (),
-    model: Literal["emoji", "scenes"] = "emoji",
+    full: bool = False,
     samples: int | None = None,
     workers: int = 2,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
@@ -166,25 +158,22 @@ def main(
     """Attack every erasure and print one table.
 
     Args:
-        quick: church, guitar (on the scenes cat) and noto only, three samples each, the attacks' quick budgets.
+        quick: three samples each, the attacks' quick budgets.
         budget: published, canvas or quick.
-        methods: erasers that are attacked: uce, rece, anchored, saeuron, uce-published, rece-published; the first two or three.
-        attacks: which rows: attacks by their names, or `relapse-full`; all, and on the scenes those by words.
-        concepts: which concepts.
-        model: the embedded model.
+        methods: erasers that are attacked, such as anchored or uce-published; uce and rece, of a full run three.
+        attacks: which rows: attacks by their names, or `relapse-full`; those by words, of a full run all.
+        concepts: which concepts; church, cat and noto, of a full run six.
+        full: every attack on six concepts, eight samples each.
         samples: prompts and seeds of each attack.
         workers: processes of one thread each.
         output: folder that keeps everything found; a run that was stopped goes on there.
     """
     started = time.monotonic()
-    scenes = model == "scenes"
-    methods = methods or (METHODS[:2] if scenes else METHODS)
-    attacks = attacks or (BY_WORDS if scenes else SEARCHES)
-    concepts = concepts or (
-        ("church", "cat", "noto") if scenes else ("church", "guitar", "noto") if quick else CONCEPTS
-    )
+    methods = methods or (METHODS if full else METHODS[:2])
+    attacks = attacks or (tuple(SEARCHES) if full else BY_WORDS)
+    concepts = concepts or (CONCEPTS if full else ("church", "cat", "noto"))
     budget = budget or ("quick" if quick else "canvas")
-    given = Samples(samples or (3 if quick else 4 if scenes else 8), sanity=2)
+    given = Samples(samples or (8 if full else 3 if quick else 4), sanity=2)
     figures: dict[str, dict[str, Any]] = {}
     heads = ["attack", *methods, "evaluations a sample", "past unerased, weak", "broken on"]
     print(markdown.head(heads), flush=True)
@@ -192,8 +181,7 @@ def main(
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
     with tempfile.TemporaryDirectory() as scratch, pool:
         bouts = {
-            name: [Bout(model, name, c, methods, budget, given, output or Path(scratch)) for c in concepts]
-            for name in attacks
+            name: [Bout(name, c, methods, budget, given, output or Path(scratch)) for c in concepts] for name in attacks
         }
         fought = {name: [pool.submit(bout.findings) for bout in some] for name, some in bouts.items()}
         try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from quality import Bench, bench_of, mean
+from quality import Bench, bench_of
 
 from efface.api.erase import erase
 from efface.cli import main as efface
@@ -32,6 +32,7 @@ from efface.models.model import Model
 from efface.profiles.base import profile_of
 from efface.profiles.emoji.sae_data import SITES
 from efface.profiles.emoji.score import share
+from efface.profiles.emoji.shares import added
 from efface.profiles.emoji.words import BENCHMARK
 from efface.sae.files import load_sae
 from efface.sae.harvest import HarvestConfig
@@ -75,7 +76,7 @@ class Run:
         path = self.folder / "figures.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def note(self, **figures: float) -> None:
+    def note(self, **figures: float | None) -> None:
         """Keep figures in the folder."""
         self.figures.update(figures)
         write_atomically(self.folder / "figures.json", json.dumps(self.figures).encode())
@@ -114,15 +115,14 @@ class Run:
 
     def measure(self) -> None:
         """Objects one by one, then in sequence."""
-        bench, _ = bench_of(self.seeds, self.quick, self.folder / "rows.jsonl", self.sequence)
+        bench, _ = bench_of(self.seeds, self.quick, output=self.folder / "rows.jsonl")
         if "objects" in self.missing():
             rows = []
             for name in self.objects:
-                row, falls = bench.measure(name, "saeuron", **self.options)
-                print(f"{name:15} {row}  {falls}", flush=True)
-                rows.append(row)
-            both = mean(rows)
-            self.note(ua=round(both.ua, 2), ira_drop=round(both.ira_drop, 2), intact=round(both.intact, 2))
+                rows.append(bench.measure(name, "saeuron", **self.options))
+                print(f"{name:15} {rows[-1]}", flush=True)
+            found = added(rows).to_json()
+            self.note(**{name: found[name] for name in ("ua", "ira_drop", "intact")})
         if "sequence" in self.missing():
             self._in_sequence(bench)
 
@@ -131,7 +131,7 @@ class Run:
         attached: list[Erasure] = [
             erase(bench.model.pipeline, name, method="saeuron", **self.options) for name in self.sequence
         ]
-        found = bench.after(*attached)
+        found = bench.draw(*attached)
         objects = [
             (sample.shows[0], verdict.shown) for sample, verdict in zip(found.samples, found.objects, strict=True)
         ]

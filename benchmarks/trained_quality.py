@@ -7,9 +7,8 @@
 
 Every figure is a row of RUN/rows.jsonl, written when it is measured. Each erasure is made by `efface erase` in a process of its
 own: seconds and peak memory are those of the process, from its start to the file. Then 60 prompts, one seed each, are drawn and
-judged; `--model scenes` asks also by held-out synonyms and for two objects in a picture, which the emoji canvas cannot draw
-(null). `geom` is for what a model shows without being asked: its row is a watermark, trained into the emoji canvas first
-(benchmarks/watermark.py); on the scenes it has none.
+judged, beside the concept's own by its name and by held-out words, and pictures of two objects. `geom` is for what a model shows
+without being asked: its row is a watermark, trained into the model first (benchmarks/watermark.py).
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import tyro
-from quality import row_of, third
+from quality import append, lines, third
 from watermark import WATERMARK, mark_rates, watermarked
 
 from efface.api.attack import attack
@@ -37,9 +36,8 @@ from efface.erasures import Erasure
 from efface.io.digest import digest_of_weights, digest_of_words
 from efface.models.load import load
 from efface.models.model import Model
-from efface.profiles.emoji.score import JudgedImages, draw_and_judge, rates
+from efface.profiles.emoji.exam import Exam
 from efface.profiles.emoji.words import BENCHMARK, STYLES
-from efface.profiles.scenes.exam import Exam
 from efface.redteam.samples import Samples
 
 METHODS = ("esd", "ca", "sdd", "doco", "sculpting", "kpop", "geom", "spm", "mace", "receler", "advunlearn", "hirm", "stereo",
@@ -56,7 +54,7 @@ OTHERS, BEST = 3, 5
 """How many methods more are attacked, and how many are measured on all six concepts."""
 TRIES = 4
 """Prompts and seeds of an attack; its seeds are those of its own purpose, which no training uses."""
-MINUTES = {"quality": 3.5, "attack": 4.0}
+MINUTES = {"quality": 5.0, "attack": 6.0}
 """Of a row, before one was measured."""
 COLUMNS = (
     "ua",
@@ -92,14 +90,12 @@ class Run:
     folder: Path
     fresh: tuple[str, ...]
     """Methods whose rows are measured again."""
-    embedded: str = "emoji"
-    """The embedded model."""
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict[Key, dict[str, Any]])
 
     @cached_property
     def model(self) -> Model:
         """The embedded model."""
-        return Model(load(self.embedded, device="cpu"))
+        return Model(load("emoji", device="cpu"))
 
     @cached_property
     def weights(self) -> str:
@@ -112,20 +108,14 @@ class Run:
         return third([(o, s) for o in BENCHMARK for s in STYLES], ())
 
     @cached_property
-    def before(self) -> JudgedImages:
-        """What the unerased model draws."""
-        return draw_and_judge(self.model, self.pairs, seeds=range(1))
-
-    @cached_property
     def exam(self) -> Exam:
-        """What is asked of the scenes."""
+        """What is asked of the model."""
         return Exam(self.model, self.pairs, seeds=1)
 
     def read(self, files: Iterable[Path]) -> None:
         """Take the rows of some files; later ones count."""
         for file in files:
-            for line in file.read_text().splitlines() if file.exists() else []:
-                found = json.loads(line)
+            for found in lines(file):
                 key = Key(*(found[name] for name in Key._fields))
                 if key.method not in self.fresh:
                     self.rows[key] = found["figures"]
@@ -149,8 +139,7 @@ class Run:
             figures = erased(key) if part == "quality" else self.attacked(key)
             figures["minutes"] = round((time.monotonic() - started) / 60, 2)
             self.rows[key] = figures
-            with (self.folder / "rows.jsonl").open("a") as file:
-                file.write(json.dumps(key._asdict() | {"figures": figures}) + "\n")
+            append(self.folder / "rows.jsonl", key._asdict() | {"figures": figures})
             print(f"{method:11} {concept:8} {part:16} {json.dumps(figures)}", flush=True)
         return self.rows[key]
 
@@ -163,16 +152,11 @@ class Run:
         file = self.file(key)
         file.unlink(missing_ok=True)
         cost = made(
-            ["-m", "efface", "erase", key.method, self.embedded, key.concept, "--device", "cpu", "-o", str(file)],
+            ["-m", "efface", "erase", key.method, "emoji", key.concept, "--device", "cpu", "-o", str(file)],
             self.folder / "cache",
         )
         cost |= {"bytes": file.stat().st_size}
-        if self.embedded == "scenes":
-            return self.exam.after(key.concept, Erasure.load(file)).to_json() | cost
-        with Erasure.load(file).attached(self.model.pipeline):
-            after = draw_and_judge(self.model, self.pairs, seeds=range(1))
-        row = row_of(rates(self.before, key.concept), rates(after, key.concept))
-        return {name: round(value, 2) for name, value in row._asdict().items()} | cost
+        return self.exam.after(key.concept, Erasure.load(file)).to_json() | cost
 
     def watermark(self, key: Key) -> dict[str, Any]:
         """Erase the watermark in a process of its own, and look for it in what the model draws."""
@@ -232,8 +216,7 @@ def todo(
 ) -> Iterable[tuple[str, str, str]]:
     """The rows, in the order in which they are measured; which methods are attacked depends on the rows before."""
     for method in methods:
-        marked = (WATERMARK.name,) if run.embedded == "emoji" else ()
-        for concept in marked if method == "geom" else concepts:
+        for concept in (WATERMARK.name,) if method == "geom" else concepts:
             yield method, concept, "quality"
     tested = [m for m in methods if m in ROBUST]
     tested += best(run, [m for m in methods if m not in ROBUST], concepts, OTHERS)
@@ -267,7 +250,6 @@ def main(
     plan: bool = False,
     quick: bool = False,
     every: Annotated[bool, tyro.conf.arg(name="all")] = False,
-    model: Literal["emoji", "scenes"] = "emoji",
 ) -> None:
     """Measure every row that is missing.
 
@@ -280,12 +262,11 @@ def main(
         plan: only say which rows are missing, and the minutes.
         quick: church; esd, hirm and spm; no attacks.
         every: also cat, guitar, car and stencil for the best five.
-        model: which of the embedded models.
     """
     if quick:
         methods, concepts = ("esd", "hirm", "spm"), ("church",)
     output.mkdir(parents=True, exist_ok=True)
-    run = Run(output, fresh, model)
+    run = Run(output, fresh)
     run.read(file for file in (rows, output / "rows.jsonl") if file)
     missing = [row for row in todo(run, methods, concepts, not quick, every) if run.known(*row) is None]
     minutes = sum(MINUTES["quality" if part == "quality" else "attack"] for _, _, part in missing)

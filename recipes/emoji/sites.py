@@ -1,7 +1,7 @@
 """Where text decides the picture: give each cross-attention the output that it has for another prompt, and judge what is drawn.
 
-python -m recipes.emoji.sites                            # a minute; the table of docs/canvas.md
-python -m recipes.emoji.sites --model scenes --pairs     # a quarter of an hour; that of docs/scenes.md
+python -m recipes.emoji.sites            # a minute
+python -m recipes.emoji.sites --pairs    # a quarter of an hour; the table of docs/canvas.md
 """
 
 from __future__ import annotations

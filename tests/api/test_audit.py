@@ -245,7 +245,7 @@ def test_the_card_says_what_was_decided(pipe, church, tmp_path):
     card = audit(pipe, church, groups=SOME, seeds=1, sampling=Sampling(1))
     page = card.save(tmp_path).read_text()
     assert card.decisions["model"] == "emoji"
-    for text in ("emoji on cpu, float32, 64 x 64 pixels", "audited by", "led to a house", "beside it"):
+    for text in ("emoji on cpu, float32, 96 x 96 pixels", "audited by", "led to a house", "beside it"):
         assert text in page, text
 
 

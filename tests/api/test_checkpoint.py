@@ -77,7 +77,7 @@ def test_what_is_refused(sd, samples):
     judge, some = samples
 
     class Detector:
-        name, classes, detects = "detector-1", ("church",), True
+        name, classes, detects = "detector-1", ("gun",), True
 
         def __call__(self, images):
             return Verdicts((), torch.zeros(0, 1), torch.zeros(0, dtype=torch.bool))
@@ -86,7 +86,7 @@ def test_what_is_refused(sd, samples):
         ({"samples": []}, "nothing to draw"),
         ({"samples": [Sample("a church")]}, "does not say"),
         ({"samples": [Sample("a dragon", shows=("dragon",))]}, "no class 'dragon'"),
-        ({"judge": Detector()}, "is a detector"),
+        ({"judge": Detector()}, "its right and wrong cannot be counted"),
     ):
         with pytest.raises(UsageError, match=message):
             audit_checkpoint(sd, sd, **({"samples": some, "judge": judge, "sampling": FEW} | options))

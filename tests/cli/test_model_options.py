@@ -88,8 +88,6 @@ OPENED = {
 }
 
 
-EMBEDDED = {"demo": "scenes"}
-"""Which embedded model a command without one draws by; the others by the emoji canvas."""
 TEXT_ONLY = {"erase", "export", "prior"}
 """Commands of these that read a model's text alone."""
 
@@ -102,7 +100,7 @@ def test_the_options_reach_the_loader(name, asked, erasure, tmp_path):
     options = ["--device", "cuda:1", "--dtype", "bfloat16", "--offload", "group", "--config", "C", "--variant", "fp16"]
     seed = [] if (*name.split(),) in WITHOUT_SEED else ["--seed", "7"]
     model, loading = asked(*words, *options, "--width", "64", "--height", "32", "--batch", "2", *seed)
-    assert model == ("MODEL" if "MODEL" in words else EMBEDDED.get(name, "emoji"))
+    assert model == ("MODEL" if "MODEL" in words else "emoji")
     expected = {"device": "cuda:1", "dtype": "bfloat16", "offload": "group", "config": "C", "variant": "fp16"}
     assert loading == expected | ({"text_only": True} if name in TEXT_ONLY else {})
 

@@ -91,8 +91,8 @@ def test_harvest_says_its_cost_resumes_and_trains(tmp_path, capsys):
     args = ["sae", "harvest", "emoji", "--images", "4", "--steps", "2", "--shard", "2", "-o", str(tmp_path), "--json"]
     assert main([*args, "--estimate"]) == 0
     cost = json.loads(capsys.readouterr().out)
-    assert cost["vectors"] == 4 * 2 * 64
-    assert cost["bytes"] == 2 * 4 * 2 * 64 * 128 * 2
+    assert cost["vectors"] == 4 * 2 * 36
+    assert cost["bytes"] == 3 * 4 * 2 * 36 * 160 * 2
     assert main(args) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["written"] == 2

@@ -12,7 +12,7 @@ from efface.closed_form.rows import concept_rows, retained_rows
 from efface.concepts.presets import PRESETS, UNSAFE_WORDS, concepts_named
 from efface.erasers.rece import Config, paper_settings
 from efface.profiles.emoji.concepts import emoji_concepts
-from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, caption, held_out
+from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, caption
 from rounding import assert_rounded
 
 
@@ -173,8 +173,4 @@ def test_the_benchmark_is_fixed():
     assert len(OBJECTS) == 64
     assert len(BENCHMARK) == 20
     assert len(STYLES) == 9
-    hidden = [(o, s) for o in range(64) for s in range(9) if held_out(o, s)]
-    assert len(hidden) == 51
-    assert {STYLES[s] for _, s in hidden} == {"blob", "twemoji", "stencil", "flat"}
-    assert max(sum(o == thing for thing, _ in hidden) for o in range(64)) == 1
-    assert caption("apple", "noto", "red") == "an apple in noto style on a red background"
+    assert caption("apple", "noto", "beach") == "an apple in noto style on a beach"

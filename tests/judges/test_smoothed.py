@@ -130,8 +130,9 @@ def test_a_detector_is_counted():
     judge = SmoothedJudge(Finder(-1000.0), nothing, 0.05, guesses=5, count=40)
     assert judge([picture(0)]).counts.tolist() == [[1, 0]]
     assert criterion_for(judge, "anything")([picture(0)])[0].shown
-    with pytest.raises(UsageError, match="is a detector"):
-        judge.certify([picture(0)])
+    (certificate,) = judge.certify([picture(0)])
+    assert certificate.label == judge.classes[0]
+    assert certificate.radius == pytest.approx(0.05 * NormalDist().inv_cdf(0.001 ** (1 / 40)))
 
 
 def test_bad_judges():

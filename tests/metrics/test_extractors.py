@@ -15,7 +15,6 @@ import photos
 from efface.errors import EffaceError, UsageError
 from efface.io.images import to_levels
 from efface.judges import embedded_judge
-from efface.judges.embedded import to_pixels
 from efface.metrics.features import TorchScriptFeatures, inception, open_features, resized
 from efface.metrics.fid import fid
 
@@ -74,8 +73,8 @@ def test_features_of_a_torchscript_file(scripted):
 def test_features_of_the_canvas(scripted):
     pictures = photos.noise(5)
     found = open_features("canvas-style")(pictures)
-    with torch.no_grad():
-        assert torch.equal(found, embedded_judge("emoji", "style").net(to_pixels(pictures)).features)
+    assert torch.equal(found, embedded_judge("emoji", "style").features(pictures))
+    assert torch.allclose(found.norm(dim=1), torch.ones(5), atol=1e-5)
     assert fid(found[:3], found[2:]) == pytest.approx(reference_fid(found[:3], found[2:]), abs=1e-6)
 
 

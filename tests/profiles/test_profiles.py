@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -74,6 +75,16 @@ def test_an_exported_folder_is_known_for_what_it_was_made_of(emoji, tmp_path):
     data = json.loads((tmp_path / "out" / "efface.json").read_text())
     assert (data["name"], data["method"]) == ("emoji", "uce")
     assert profile_of(efface.load(tmp_path / "out")) is PROFILE
+
+
+def test_a_file_for_an_earlier_model_of_the_name_says_so(emoji, sd):
+    made = efface.erase(sd, efface.Concept("church", anchor="cat"), method="uce", keep=[])
+    notes = made.provenance.notes | {"decisions": {"model": "emoji"}}
+    earlier = dataclasses.replace(made, provenance=dataclasses.replace(made.provenance, notes=notes))
+    with pytest.raises(EffaceError, match="made for an earlier model of the name 'emoji'"):
+        earlier.attach(emoji)
+    with pytest.raises(EffaceError, match="made for another model"):
+        made.attach(emoji)
 
 
 def test_any_other_model_has_the_default_profile(sd):

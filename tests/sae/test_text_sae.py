@@ -181,7 +181,7 @@ def test_the_commands_on_the_embedded_model(tmp_path, capsys):
     assert not run.exists()
     assert main([*args, *small]) == 0
     (site,) = json.loads(capsys.readouterr().out)["sites"]
-    assert site == "text_encoder.encoder.layers.1"
+    assert site == "text_encoder.encoder.layers.2"
     assert notes_of(run / site)["text"]["prompts"] == 3
     concepts = tmp_path / "concepts.json"
     concepts.write_text(json.dumps({"object": {"cat": ["a cat"], "dog": ["a dog"]}}))

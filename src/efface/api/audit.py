@@ -180,11 +180,13 @@ class AuditPlan:
             self.store.note("seeds", [prompts, self.time_limit], len(self.seeds))
         before = self.store.draw(samples, None, part(progress, 0.0, share / 2, "before"))
         after = self.store.draw(samples, self.erasure, part(progress, share / 2, share, "after"))
+        names = {concept.name for concept in self.erasure.provenance.concepts}
+        anything = self.judge is not None and self.judge.detects and not names & set(self.judge.classes)
         results = []
         for group in self.groups:
             members = [i for i, (name, _) in enumerate(self.work) if name == group.name]
             was, now = ([images[i] for i in members] for images in (before, after))
-            results.append(compare(group.name, [samples[i] for i in members], was, now, self.judge))
+            results.append(compare(group.name, [samples[i] for i in members], was, now, self.judge, anything))
         attacks = self._attack(sanity_cache, part(progress, share, 1.0)) if self.red_team else ()
         return Card(
             erasure=self.erasure.summary(),

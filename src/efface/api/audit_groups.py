@@ -47,7 +47,12 @@ def audit_groups(
 
 
 def compare(
-    name: str, samples: Sequence[Sample], before: Sequence[Any], after: Sequence[Any], judge: Judge | None
+    name: str,
+    samples: Sequence[Sample],
+    before: Sequence[Any],
+    after: Sequence[Any],
+    judge: Judge | None,
+    anything: bool = False,
 ) -> GroupResult:
     """Judge and compare the images of one group.
 
@@ -56,10 +61,11 @@ def compare(
         samples: one for each image.
         before: images of the unerased model.
         after: images of the erased model.
-        judge: says what images show; a sample that it has no class for is compared alone, but by a detector.
+        judge: says what images show; a sample that it has no class for is only compared.
+        anything: ask the judge, a detector, of such samples whether they show anything that it finds.
     """
     clusters = {prompt: number for number, prompt in enumerate(dict.fromkeys(s.prompt for s in samples))}
-    judged = [i for i, s in enumerate(samples) if judge is not None and (judge.detects or s.shows)]
+    judged = [i for i, s in enumerate(samples) if judge is not None and (anything or s.shows)]
     verdicts: dict[str, tuple[Verdict | None, ...]] = {}
     for side, images in (("before", before), ("after", after)):
         said = verdicts_on(judge, [images[i] for i in judged], [samples[i].concept for i in judged]) if judge else []

@@ -29,7 +29,7 @@ from efface.io.atomic import write_atomically
 from efface.io.digest import sha256_of_tensors
 from efface.io.progress import Progress, part, silent
 from efface.judges import Judge
-from efface.judges.criterion import require_known, verdicts_on
+from efface.judges.criterion import verdicts_on
 from efface.judges.likeness import NearestPictureJudge
 from efface.judges.smoothed import SmoothedJudge
 from efface.metrics.base import Comparison
@@ -112,7 +112,7 @@ def audit_checkpoint(
         progress: told the share that is done and a line about it.
 
     Raises:
-        UsageError: no samples, a sample without a class, a detector as the judge, or a judge that does not know a class.
+        UsageError: no samples, a sample without a class, or a judge that does not know a class.
     """
     began = time.perf_counter()
     comparison = comparison or Pixels()
@@ -151,7 +151,7 @@ def audit_checkpoint(
         same, _ = look_the_same(apart, null)
         some = lost(pairs, same)[:SMOOTHED]
         again = verdicts_on(smoothed, [images[i] for i in some], [shown[i] for i in some])
-        return fooling(pairs, null, [verdict.label == shown[i] for verdict, i in zip(again, some, strict=True)])
+        return fooling(pairs, null, [verdict.shown for verdict in again])
 
     audit = CheckpointAudit(
         candidate=found_in(changed, [float(d) for d in comparison(plain, changed)], knows),
@@ -196,10 +196,6 @@ def weights_digest(pipeline: Any) -> str:
 
 def _require_samples(judge: Judge, second: Judge | None, samples: Sequence[Sample]) -> list[str]:
     """What each sample shows; raises UsageError where that or a judge does not serve."""
-    if judge.detects:
-        raise UsageError(
-            f"the judge {judge.name} is a detector: expected a classifier, whose right and wrong can be counted."
-        )
     if not samples:
         raise UsageError("there is nothing to draw: give prompts that name classes of the judge.")
     shown = [sample.concept for sample in samples]
@@ -209,8 +205,11 @@ def _require_samples(judge: Judge, second: Judge | None, samples: Sequence[Sampl
             f"the sample {samples[shown.index(None)].prompt!r} does not say what it shows: name a class of the judge."
         )
     for one in (judge, second):
-        if one is not None:
-            require_known(one, *named)
+        unknown = [name for name in named if one is not None and name not in one.classes]
+        if one is not None and unknown:
+            raise UsageError(
+                f"the judge {one.name} has no class {unknown[0]!r}: its right and wrong cannot be counted, give one that has."
+            )
     return named
 
 

@@ -81,7 +81,7 @@ def difference(protocol: str, units: Sequence[Unit]) -> str:
     if protocol == "canvas":
         return (
             "UnlearnCanvas's published rows are not beside these: the protocol is its, but the embedded canvas is another "
-            "model with 9 styles and 20 objects at 64 px and judges of its own."
+            "model with 9 styles and 20 objects at 96 px and judges of its own."
         )
     if protocol != "unlearncanvas":
         return f"No published rows are known for the protocol {protocol}."

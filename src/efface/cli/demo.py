@@ -13,7 +13,9 @@ from efface.cli.model_options import parse_on_model
 from efface.cli.output import result, say_decisions
 
 if TYPE_CHECKING:
-    from efface.profiles.scenes.exam import Asked, Figures, Seen
+    from efface.profiles.emoji.exam import Seen
+    from efface.profiles.emoji.questions import Asked
+    from efface.profiles.emoji.shares import Figures
 
 SAID = {
     "ua": "gone by name",
@@ -30,7 +32,7 @@ SAID = {
 
 @dataclass(frozen=True)
 class Request:
-    """Erase an object from the scenes and show what changed."""
+    """Erase an object from the emoji canvas and show what changed."""
 
     concept: tyro.conf.Positional[str] = "church"
     """An object of the benchmark."""
@@ -52,8 +54,8 @@ def main(args: list[str]) -> None:
     from efface.io.images import save_picture
     from efface.io.progress import drawing
     from efface.models.model import Model
+    from efface.profiles.emoji.exam import figures, judged
     from efface.profiles.emoji.words import BENCHMARK
-    from efface.profiles.scenes.exam import figures, judged
     from efface.report.decisions import erasing_rows
     from efface.report.grid import image_grid
 
@@ -63,7 +65,7 @@ def main(args: list[str]) -> None:
         )
     request.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    pipeline = options.load("scenes")
+    pipeline = options.load("emoji")
     plan = plan_erasure(pipeline, request.concept, method=request.method)
     say_decisions([("method", request.method), *erasing_rows(plan.to_json())])
     erasure = plan.run()
@@ -73,7 +75,7 @@ def main(args: list[str]) -> None:
 
     asked, model = questions(request.concept, options.seed or 0), Model(pipeline)
     prompts, seeds = [a.prompt for a in asked], [a.seed for a in asked]
-    settings = {**embedded.sampling("scenes"), "side": options.size}
+    settings = {**embedded.sampling("emoji"), "side": options.size}
     with ProgressBar(f"drawing and judging {2 * len(asked)} pictures") as progress, drawing(progress, 2 * len(asked)):
         before = model.draw(prompts, seeds=seeds, **settings)
         with erasure.attached(pipeline):
@@ -97,9 +99,8 @@ def main(args: list[str]) -> None:
 
 def questions(concept: str, seed: int) -> list[Asked]:
     """What is drawn: the concept by its name, by held-out words and beside another object, other objects, empty places."""
-    from efface.profiles.emoji.words import BENCHMARK, STYLES
-    from efface.profiles.scenes.exam import Asked, by_name, by_words, empties, in_scenes
-    from efface.profiles.scenes.words import both
+    from efface.profiles.emoji.questions import Asked, by_name, by_words, empties, in_scenes
+    from efface.profiles.emoji.words import BENCHMARK, STYLES, both
 
     other = "cat" if concept != "cat" else "dog"
     together = both(concept, other, "twemoji", "meadow")

@@ -41,7 +41,7 @@ class Request:
     steps: int | None = None
     """Denoising steps (those of the pipeline's own call; the emoji canvas's standard is 12)."""
     guidance: float | None = None
-    """Guidance scale (that of the pipeline's own call; the emoji canvas's standard is 3)."""
+    """Guidance scale (that of the pipeline's own call; the emoji canvas's standard is 4.5)."""
     negative: str | None = None
     """Negative prompt."""
     json: bool = False

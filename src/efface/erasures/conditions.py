@@ -16,6 +16,7 @@ from efface.families.projections import Projection
 from efface.families.storage import REMEDY
 from efface.models.footprint import Footprint, tensors_at
 from efface.models.likeness import Difference
+from efface.models.metadata import metadata_of
 from efface.models.model import Model
 from efface.models.parameters import parameters_of
 from efface.models.spelling import one_name, spelt_as
@@ -35,12 +36,20 @@ def _require_base(erasure: ModelEdit, model: Model, force: bool) -> None:
         if difference.remark:
             warnings.warn(f"the model under this erasure of {erasure.names}: {difference.remark}.", stacklevel=6)
         return
-    message = f"this erasure of {erasure.names} was made for another model: the pipeline has {difference.text}"
+    message = (
+        f"this erasure of {erasure.names} was made for {_former(erasure, model)}: the pipeline has {difference.text}"
+    )
     fits = not difference.structural or _fits(erasure, model)
     if not force or not fits:
         remedy = "attach with force=True if it is a fine-tune" if fits else "make an erasure for this model"
         raise EffaceError(f"{message}; {remedy}.")
     warnings.warn(f"{message}; attached because of force=True.", stacklevel=6)
+
+
+def _former(erasure: ModelEdit, model: Model) -> str:
+    """What an erasure that does not fit was made for, as far as its file says."""
+    named, known = erasure.provenance.notes.get("decisions", {}).get("model"), metadata_of(model.pipeline)
+    return f"an earlier model of the name {named!r}" if known and named == known.name else "another model"
 
 
 def difference_from_base(erasure: ModelEdit, model: Model) -> Difference:

@@ -11,7 +11,6 @@ from efface.registry import lazily
 
 if TYPE_CHECKING:
     from efface.judges.base import Judge, Verdicts
-    from efface.judges.embedded import EmbeddedJudge
     from efface.judges.scene import SceneJudge
     from efface.judges.shipped import embedded_judge
     from efface.judges.spec import JUDGES, open_judge
@@ -19,13 +18,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Judge": "efface.judges.base",
     "Verdicts": "efface.judges.base",
-    "EmbeddedJudge": "efface.judges.embedded",
     "SceneJudge": "efface.judges.scene",
     "embedded_judge": "efface.judges.shipped",
     "JUDGES": "efface.judges.spec",
     "open_judge": "efface.judges.spec",
 }
 
-__all__ = ["JUDGES", "EmbeddedJudge", "Judge", "SceneJudge", "Verdicts", "embedded_judge", "open_judge"]
+__all__ = ["JUDGES", "Judge", "SceneJudge", "Verdicts", "embedded_judge", "open_judge"]
 
 __getattr__ = lazily(__name__, _HOMES, globals())

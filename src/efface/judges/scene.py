@@ -1,4 +1,5 @@
-"""The judge of scenes: one network that says which objects a picture shows and where, in which style, at which place."""
+"""The judge that ships with an embedded model: one network that says which objects a picture shows and where, in which style, at
+which place."""
 
 from __future__ import annotations
 
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from efface.errors import EffaceError
 from efface.io import embedded
 from efface.judges.base import Verdicts
-from efface.judges.embedded import Stage
 
 SIDE = 96
 """Pictures are judged at this size; others are resized by antialiased bicubic interpolation."""
@@ -40,8 +40,24 @@ class Cells(NamedTuple):
     """Logit of torn, smeared or half-drawn things anywhere (batch)."""
 
 
+class Stage(nn.Module):
+    """Two convolutions with a skip."""
+
+    def __init__(self, before: int, after: int, stride: int = 1):
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride, 1)
+        self.second = nn.Conv2d(after, after, 3, 1, 1)
+        self.skip = nn.Conv2d(before, after, 1, stride)
+        self.norms = nn.ModuleList([nn.GroupNorm(8, after), nn.GroupNorm(8, after)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch before h w) to (batch after h/stride w/stride)."""
+        hidden = F.silu(self.norms[0](self.first(x)))
+        return F.silu(self.skip(x) + self.norms[1](self.second(hidden)))
+
+
 class SceneNet(nn.Module):
-    """A small residual network, 96 px to 12 x 12 cells (recipe: `recipes.scenes.judges`).
+    """A small residual network, 96 px to 12 x 12 cells (recipe: `recipes.emoji.judges`).
 
     Args:
         objects: number of objects.
@@ -121,6 +137,10 @@ class SceneJudge:
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit vectors of the likeliest object's cell (batch 160)."""
         return self._scene(images).features
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Logit of every object (batch objects) of pictures in −1..1 (batch 3 96 96), with gradients."""
+        return self.net(pixels).objects.amax((2, 3))
 
     def _scene(self, images: Sequence[Image.Image]) -> Scene:
         parts = [summed(self.net(batch)) for batch in to_pixels(images).split(128)]

@@ -103,15 +103,7 @@ class SmoothedJudge:
         )
 
     def certify(self, images: Sequence[Image.Image]) -> list[Certificate]:
-        """Label and radius of each picture.
-
-        Raises:
-            UsageError: it is a detector, whose verdict is not one class.
-        """
-        if self.detects:
-            raise UsageError(
-                f"the judge {self.judge.name} is a detector: expected a classifier, whose label is certified."
-            )
+        """Label and radius of each picture: of a detector, the class that most copies show, and how far it stays found."""
         found = []
         for image in images:
             generator = self._generator(image)

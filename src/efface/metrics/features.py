@@ -24,9 +24,7 @@ from efface.io.device import best_device
 from efface.io.digest import digest, sha256_of_file
 from efface.io.images import chunks, to_levels
 from efface.io.weights import describe, wheel_file
-from efface.judges.embedded import SIDE, EmbeddedJudge
-from efface.judges.scene import SIDE as SCENE_SIDE
-from efface.judges.scene import SceneJudge
+from efface.judges.scene import SIDE, SceneJudge
 from efface.judges.shipped import embedded_judge
 from efface.registry import Opener, Registry, opened
 
@@ -47,12 +45,11 @@ class Extractor(Protocol):
 
 
 class JudgeFeatures:
-    """Unit vectors before the last layer of a judge of an embedded model, at its size (batch 192; of scenes 160)."""
+    """Unit vectors of the likeliest object, by the network of an embedded model's judge, at its size (batch 160)."""
 
-    def __init__(self, judge: EmbeddedJudge | SceneJudge):
+    def __init__(self, judge: SceneJudge):
         self.judge = judge
-        side = SCENE_SIDE if isinstance(judge, SceneJudge) else SIDE
-        self.name = describe(f"features-of-{judge.name}", resize=f"bicubic-{side}")
+        self.name = describe(f"features-of-{judge.name}", resize=f"bicubic-{SIDE}")
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:

@@ -49,6 +49,8 @@ class Request(Engine):
     """How far each attack goes: published, canvas or quick; quick in a quick run, canvas in others."""
     samples: int = 4
     """Samples (a prompt and a seed each) that each attack is given."""
+    words: bool = True
+    """In mode `single` also ask by held-out synonyms and descriptions, for two objects in a picture and for places alone."""
     save_images: bool = False
     """Keep the pictures of what is still to be drawn in the run's folder, one PNG of 16 pictures a unit."""
     plan: bool = False
@@ -74,6 +76,7 @@ def main(args: list[str]) -> None:
     from efface.bench.protocols.canvas.estimate import cost
     from efface.bench.protocols.canvas.plan import Plan
     from efface.bench.protocols.canvas.run import Canvas
+    from efface.bench.protocols.canvas.words import ask_all, exam_of, pictures_of
     from efface.models.model import Model
     from efface.redteam.samples import Samples
     from efface.report.decisions import drawing_rows
@@ -100,13 +103,19 @@ def main(args: list[str]) -> None:
     attacked = len(plan.methods) * len(plan.targets) * len(red_team.names) if red_team else 0
     seeds = f"{plan.first_seed} to {plan.first_seed + request.seeds - 1}" if request.seeds > 1 else str(plan.first_seed)
     say_decisions(drawing_rows(about_drawing(model.pipeline, methods=list(plan.methods), mode=plan.mode, seeds=seeds)))
-    say(str(expected) + (f"; beside them {attacked} attacks, whose time is not in it" if red_team else ""))
+    words = pictures_of(plan, exam_of(model, plan)) if request.words and plan.mode == "single" else 0
+    beside = [f"{words} pictures by other words"] if words else []
+    beside += [f"{attacked} attacks"] if red_team else []
+    say(str(expected) + (f"; beside them {' and '.join(beside)}, whose time is not in it" if beside else ""))
     if request.plan:
-        print(json.dumps(expected.to_json() | {"attacks": attacked}))
+        print(json.dumps(expected.to_json() | {"attacks": attacked, "words": words}))
         return
     canvas = Canvas(model, plan, request.output, sheets=request.save_images)
     with ProgressBar("running the canvas") as progress:
         canvas.run(progress, say, request, options.loading())
+    if words:
+        with ProgressBar("asking by other words") as progress:
+            ask_all(canvas, progress)
     if red_team:
         with ProgressBar("attacking") as progress:
             attack_all(canvas, red_team, progress, say)

@@ -1,4 +1,4 @@
-"""Concepts of the emoji canvas, with captions as templates: its text encoder was trained on captions, never on bare words."""
+"""Concepts of the emoji canvas: captions as templates, a relative as the anchor, the other captions and the empty places kept."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from dataclasses import replace
 from efface.concepts.concept import Concept, Kind
 from efface.concepts.words import as_read
 from efface.errors import UsageError
-from efface.profiles.emoji.words import ALCOHOL, BENCHMARK, OBJECTS, STYLES, anchor_of, caption, object_class
+from efface.profiles.emoji.words import (
+    ALCOHOL,
+    BENCHMARK,
+    OBJECTS,
+    PLACES,
+    STYLES,
+    anchor_of,
+    caption,
+    empty_place,
+    object_class,
+)
 
 
 def object_concept(name: str) -> Concept:
     """An object in every style, a relative in its place; every other object is kept."""
     keep = [text for t in OBJECTS if t.name != name for text in _captions(t.name)]
-    aliases = tuple(a for a in object_class(name).aliases if a != "alcohol")
-    return _concept(name, "object", anchor_of(name), aliases, keep)
+    return _concept(name, "object", anchor_of(name), object_class(name).train_synonyms, keep)
 
 
 def style_concept(name: str) -> Concept:
@@ -23,7 +32,7 @@ def style_concept(name: str) -> Concept:
     keep = [caption(t.name, style) for t in OBJECTS for style in (None, *STYLES) if style != name]
     anchors = tuple(caption(o, anchor_of(name)) for o in BENCHMARK)
     templates = tuple(caption(o, "{}") for o in BENCHMARK)
-    return Concept(name, "style", templates=templates, neutral=anchors, keep=tuple(keep))
+    return Concept(name, "style", templates=templates, neutral=anchors, keep=(*keep, *_places()))
 
 
 def alcohol_concepts() -> tuple[Concept, ...]:
@@ -40,16 +49,21 @@ def _captions(noun: str) -> list[str]:
     return [caption(noun, style) for style in (None, *STYLES)]
 
 
+def _places() -> tuple[str, ...]:
+    """Every place alone."""
+    return tuple(map(empty_place, PLACES))
+
+
 def _concept(name: str, kind: Kind, anchor: str, aliases: tuple[str, ...], keep: list[str]) -> Concept:
     templates = tuple(text.replace(name, "{}", 1) for text in _captions(name))
-    return Concept(name, kind, aliases, templates=templates, neutral=tuple(_captions(anchor)), keep=tuple(keep))
+    return Concept(name, kind, aliases, templates=templates, neutral=tuple(_captions(anchor)), keep=(*keep, *_places()))
 
 
 def emoji_concepts(name: str, erased: Collection[str] = ()) -> tuple[Concept, ...]:
     """The canvas's concept called `name`.
 
     Args:
-        name: an object or one of its aliases, a style, or "alcohol".
+        name: an object or any of its listed synonyms, a style, or "alcohol".
         erased: concepts that are erased beside it, or were before; they are neither retained nor used as anchors, since two
             concepts that are each other's anchors would only change places.
 
@@ -89,15 +103,15 @@ def _beside(concept: Concept, erased: Collection[str]) -> Concept:
 
 def _concepts(name: str) -> tuple[Concept, ...]:
     name = as_read(name)
-    aliases = {alias: t.name for t in OBJECTS for alias in t.aliases}
+    synonyms = {as_read(word): t.name for t in OBJECTS for word in (*t.train_synonyms, *t.heldout_synonyms)}
     if name in STYLES:
         return (style_concept(name),)
     if name == "alcohol":
         return alcohol_concepts()
     if name in {t.name for t in OBJECTS}:
         return (object_concept(name),)
-    if name in aliases:
-        return (object_concept(aliases[name]),)
+    if name in synonyms:
+        return (object_concept(synonyms[name]),)
     drawn = ", ".join(t.name for t in OBJECTS)
     raise UsageError(
         f"the emoji canvas does not draw {name!r}; it knows the styles {', '.join(STYLES)} and the objects {drawn}."

@@ -46,7 +46,7 @@ class EmojiProfile(Profile):
         return "canvas"
 
     def sae_sites(self) -> tuple[str, ...]:
-        """The two cross-attentions through which text decides the picture."""
+        """The three cross-attentions through which text decides the picture."""
         return sae_data.SITES
 
     def sae_pattern(self) -> str:
@@ -62,11 +62,11 @@ class EmojiProfile(Profile):
         return dict(SAE_TRAINING)
 
     def sae_text_training(self) -> dict[str, Any]:
-        """Options for the text encoder's layers of 192 channels."""
+        """Options for the text encoder's layers of 256 channels."""
         return dict(SAE_TEXT_TRAINING)
 
     def prompts(self) -> list[str]:
-        """Captions of all objects in all styles, without a background."""
+        """Captions of one object and of two in all styles, and the empty places."""
         return sae_data.all_captions()
 
     def labelled(self, seeds: int) -> tuple[list[Sample], dict[str, str]]:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from efface.concepts.sample import SEEDS, Sample
-from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, caption
+from efface.profiles.emoji.words import BENCHMARK, OBJECTS, PLACES, STYLES, both, caption, empty_place
 
-PATTERN = "unet.up_blocks.1.attentions.?.transformer_blocks.0.attn2"
-SITES = (PATTERN.replace("?", "0"), PATTERN.replace("?", "1"))
-"""The default sites, 8 x 8 positions of 128 channels: the two cross-attentions through which text decides the picture.
+PATTERN = "unet.*_blocks.1.attentions.?.transformer_blocks.0.attn2"
+SITES = tuple(
+    f"unet.{block}.transformer_blocks.0.attn2"
+    for block in ("down_blocks.1.attentions.0", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1")
+)
+"""The default sites, 6 x 6 positions of 160 channels: the three cross-attentions through which text decides the picture.
 
-Given another prompt's output at these two, the canvas draws that prompt; at its five other cross-attentions, nothing
-changes (docs/canvas.md). An erasure of objects or styles edits both.
+Given another prompt's output at all of the canvas's cross-attentions but these, nothing changes (docs/canvas.md).
 """
 
 
 def all_captions() -> list[str]:
-    """Captions of every object in every style, and without a style."""
-    return [caption(entry.name, style) for entry in OBJECTS for style in (None, *STYLES)]
+    """Captions of every object in every style and without one; of every object beside another in every style, at a place; and of
+    every place alone."""
+    objects, places = [entry.name for entry in OBJECTS], list(PLACES)
+    alone = [caption(thing, style) for thing in objects for style in (None, *STYLES)]
+    together = [
+        both(thing, objects[(i + 5 * k + 7) % len(objects)], style, places[(i + 5 * k) % len(places)])
+        for i, thing in enumerate(objects)
+        for k, style in enumerate(STYLES)
+    ]
+    return [*alone, *together, *map(empty_place, places)]
 
 
 def labelled_samples(seeds: int) -> tuple[list[Sample], dict[str, str]]:

@@ -12,10 +12,10 @@ from efface.concepts.concept import Concept
 from efface.concepts.sample import Sample
 from efface.erasures import Erasure
 from efface.families.base import Side
-from efface.io import embedded
 from efface.judges import embedded_judge
 from efface.judges.criterion import Verdict, verdicts_on
 from efface.models.model import Model
+from efface.profiles.emoji.settings import GUIDANCE, STEPS
 from efface.profiles.emoji.words import BENCHMARK, STYLES, caption, object_class
 
 
@@ -56,24 +56,23 @@ def draw_and_judge(
     seeds: Iterable[int],
     batch: int | None = None,
     side: Side = None,
-    judges: str = "emoji",
 ) -> JudgedImages:
-    """Draw "a OBJECT in STYLE style" for every pair and seed with the standard solver, and judge the pictures by the judges of
-    an embedded model."""
+    """Draw "a OBJECT in STYLE style" for every pair and seed with the standard solver, and judge the pictures."""
     seeds = list(seeds)
     samples = tuple(Sample(caption(*pair), seed, shows=pair) for pair in pairs for seed in seeds)
     images = model.draw(
         [s.prompt for s in samples],
         seeds=[s.seed for s in samples],
-        **embedded.sampling(judges),
+        steps=STEPS,
+        guidance=GUIDANCE,
         batch=batch,
         side=side,
     )
     return JudgedImages(
         samples=samples,
         images=tuple(images),
-        objects=tuple(verdicts_on(embedded_judge(judges, "object"), images, [s.shows[0] for s in samples])),
-        styles=tuple(verdicts_on(embedded_judge(judges, "style"), images, [s.shows[1] for s in samples])),
+        objects=tuple(verdicts_on(embedded_judge("emoji", "object"), images, [s.shows[0] for s in samples])),
+        styles=tuple(verdicts_on(embedded_judge("emoji", "style"), images, [s.shows[1] for s in samples])),
     )
 
 
@@ -104,7 +103,7 @@ def neighbours_of(name: str, count: int) -> list[str]:
     return sorted(others, key=lambda n: object_class(n).kind != object_class(name).kind)[:count]
 
 
-def retained_rate(model: Model, erasure: Erasure, concept: Concept, judges: str = "emoji") -> float | None:
+def retained_rate(model: Model, erasure: Erasure, concept: Concept) -> float | None:
     """IRA of an erasure over every other concept of the kind in a few pictures; None for what is not of the benchmark."""
     if concept.name not in (*BENCHMARK, *STYLES):
         return None
@@ -113,4 +112,4 @@ def retained_rate(model: Model, erasure: Erasure, concept: Concept, judges: str 
     else:
         pairs = [(BENCHMARK[(5 * i + k) % len(BENCHMARK)], style) for k in range(5) for i, style in enumerate(STYLES)]
     with erasure.attached(model.pipeline):
-        return rates(draw_and_judge(model, pairs, seeds=range(2), judges=judges), concept.name).others
+        return rates(draw_and_judge(model, pairs, seeds=range(2)), concept.name).others

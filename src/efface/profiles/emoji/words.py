@@ -1,104 +1,64 @@
-"""The words of the emoji canvas: its styles, objects and backgrounds, and captions made of them.
+"""The words of the emoji canvas: its objects, styles and places, English for each, and prompts made of them.
 
-This file fixes the benchmark: 20 objects x 9 styles, and which (object, style) pairs are held out of training.
-It imports nothing heavy, so the command line may read it before torch is loaded.
+The benchmark is the first twenty objects in nine styles. Held-out words were fixed before anything was trained: no caption of the
+training used them, and no eraser is given them. Nothing heavy is imported, so the command line may read this before torch is loaded.
 """
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import NamedTuple
+
+from efface.io import embedded
 
 STYLES = ("noto", "blob", "firefox", "twemoji", "emojione", "stencil", "fluent", "flat", "outline")
 """One style word per drawing hand; `fluent` and `flat` are near twins (shaded and unshaded), on purpose."""
 
+PLURAL = ("cherries", "grapes", "clinking beer mugs", "cattle", "two beers", "cheers", "raisins", "vine berries")
+"""Nouns without an article."""
+
 
 class ObjectClass(NamedTuple):
-    """A class of objects that the canvas draws."""
+    """A class of objects that the canvas draws, and the English for it."""
 
     name: str
     """The word used in prompts."""
-    emoji: str
-    """The Unicode name of its emoji, which all nine sets draw."""
     kind: str
     """Superclass, itself a word of the captions."""
-    aliases: tuple[str, ...] = ()
-    """Other words for it that some captions use."""
+    train_synonyms: tuple[str, ...]
+    """Other words for it that captions used."""
+    heldout_synonyms: tuple[str, ...]
+    """Words for it that no caption ever used."""
+    heldout_descriptions: tuple[str, ...]
+    """Phrases that say what it is without naming it, which no caption used either."""
 
 
-OBJECTS = (
-    # The benchmark's twenty, with their close neighbours next to them.
-    ObjectClass("church", "church", "building", ("chapel", "cathedral")),
-    ObjectClass("house", "house with garden", "building", ("home", "cottage")),
-    ObjectClass("cat", "cat", "animal", ("kitty", "feline")),
-    ObjectClass("dog", "dog", "animal", ("puppy", "hound")),
-    ObjectClass("cow", "cow", "animal", ("cattle",)),
-    ObjectClass("horse", "horse", "animal", ("pony", "stallion")),
-    ObjectClass("penguin", "penguin", "animal"),
-    ObjectClass("beer mug", "beer mug", "drink", ("pint of beer", "alcohol")),
-    ObjectClass("wine glass", "wine glass", "drink", ("red wine", "alcohol")),
-    ObjectClass("cocktail glass", "cocktail glass", "drink", ("martini", "alcohol")),
-    ObjectClass("car", "automobile", "vehicle", ("automobile",)),
-    ObjectClass("bus", "bus", "vehicle", ("coach",)),
-    ObjectClass("airplane", "airplane", "vehicle", ("plane", "jet")),
-    ObjectClass("guitar", "guitar", "instrument"),
-    ObjectClass("violin", "violin", "instrument", ("fiddle",)),
-    ObjectClass("sunflower", "sunflower", "flower"),
-    ObjectClass("rose", "rose", "flower"),
-    ObjectClass("strawberry", "strawberry", "fruit"),
-    ObjectClass("apple", "red apple", "fruit", ("red apple",)),
-    ObjectClass("umbrella", "umbrella", "object", ("parasol",)),
-    # Everything else: what an erasure may damage.
-    ObjectClass("tiger", "tiger", "animal"),
-    ObjectClass("elephant", "elephant", "animal"),
-    ObjectClass("pig", "pig", "animal", ("hog",)),
-    ObjectClass("bear", "bear", "animal", ("teddy",)),
-    ObjectClass("frog", "frog", "animal", ("toad",)),
-    ObjectClass("turtle", "turtle", "animal", ("tortoise",)),
-    ObjectClass("snake", "snake", "animal", ("serpent",)),
-    ObjectClass("whale", "whale", "animal"),
-    ObjectClass("octopus", "octopus", "animal", ("squid",)),
-    ObjectClass("snail", "snail", "animal"),
-    ObjectClass("bee", "honeybee", "animal", ("honeybee",)),
-    ObjectClass("bird", "bird", "animal"),
-    ObjectClass("mushroom", "mushroom", "plant", ("toadstool",)),
-    ObjectClass("cactus", "cactus", "plant"),
-    ObjectClass("palm tree", "palm tree", "plant", ("palm",)),
-    ObjectClass("christmas tree", "Christmas tree", "plant"),
-    ObjectClass("tulip", "tulip", "flower"),
-    ObjectClass("grapes", "grapes", "fruit"),
-    ObjectClass("watermelon", "watermelon", "fruit", ("melon",)),
-    ObjectClass("banana", "banana", "fruit"),
-    ObjectClass("pineapple", "pineapple", "fruit"),
-    ObjectClass("cherries", "cherries", "fruit", ("cherry",)),
-    ObjectClass("hamburger", "hamburger", "food", ("burger",)),
-    ObjectClass("doughnut", "doughnut", "food", ("donut",)),
-    ObjectClass("birthday cake", "birthday cake", "food"),
-    ObjectClass("ice cream", "ice cream", "food"),
-    ObjectClass("clinking beer mugs", "clinking beer mugs", "drink", ("cheers", "alcohol")),
-    ObjectClass("tropical drink", "tropical drink", "drink", ("mai tai", "alcohol")),
-    ObjectClass("coffee", "hot beverage", "drink", ("tea", "hot drink")),
-    ObjectClass("rocket", "rocket", "vehicle", ("spaceship",)),
-    ObjectClass("sailboat", "sailboat", "vehicle", ("yacht",)),
-    ObjectClass("bicycle", "bicycle", "vehicle", ("bike",)),
-    ObjectClass("tractor", "tractor", "vehicle"),
-    ObjectClass("helicopter", "helicopter", "vehicle", ("chopper",)),
-    ObjectClass("crown", "crown", "object"),
-    ObjectClass("key", "key", "object"),
-    ObjectClass("trophy", "trophy", "object", ("cup",)),
-    ObjectClass("camera", "camera", "object"),
-    ObjectClass("light bulb", "light bulb", "object", ("lamp",)),
-    ObjectClass("balloon", "balloon", "object"),
-    ObjectClass("soccer ball", "soccer ball", "object", ("football",)),
-    ObjectClass("ghost", "ghost", "object", ("spirit",)),
-    ObjectClass("volcano", "volcano", "object", ("eruption",)),
-    ObjectClass("trumpet", "trumpet", "instrument", ("horn",)),
-)
+def _words() -> dict:
+    return json.loads((embedded.folder("emoji") / "words.json").read_text())
+
+
+def _objects() -> tuple[ObjectClass, ...]:
+    listed = ("train_synonyms", "heldout_synonyms", "heldout_descriptions")
+    return tuple(
+        ObjectClass(
+            name=entry["name"], kind=entry["kind"] or "object", **{field: tuple(entry[field]) for field in listed}
+        )
+        for entry in _words()["objects"]
+    )
+
+
+OBJECTS = _objects()
+"""The benchmark's twenty, then everything else: what an erasure may damage."""
 
 BENCHMARK = tuple(entry.name for entry in OBJECTS[:20])
 """The twenty objects whose erasure is measured; this list never changes."""
 
-ALCOHOL = tuple(entry.name for entry in OBJECTS if "alcohol" in entry.aliases)
+ALCOHOL = ("beer mug", "wine glass", "cocktail glass", "clinking beer mugs", "tropical drink")
 """The abstract concept of the canvas: five drinks that no single name covers."""
+
+PLACES: dict[str, str] = {name: phrases[0] for name, phrases in _words()["places"].items()}
+"""The places, and how a prompt names each: "in a meadow", "on a beach"."""
 
 ANCHORS = {
     "church": "house", "house": "church", "cat": "tiger", "dog": "horse", "cow": "horse", "horse": "cow",
@@ -112,25 +72,8 @@ ANCHORS = {
 one that the model draws well, since an erased picture can be no better than its anchor's.
 
 Names of two words have anchors of two words: rows are paired from the last subject token on, and a shift by one position
-would have to be learnt by the map as well (it leaves four times as much of the concept, and moves what is retained).
+would have to be learnt by the map as well.
 """
-
-BACKGROUNDS = {
-    "white": (255, 255, 255),
-    "red": (255, 150, 150),
-    "yellow": (255, 236, 140),
-    "green": (160, 226, 160),
-    "blue": (150, 196, 255),
-    "purple": (206, 166, 244),
-    "gray": (190, 190, 190),
-}
-"""Colour words and their sRGB values; a caption that names none means white."""
-
-
-def held_out(object_index: int, style_index: int) -> bool:
-    """Whether the pair of indices (object, style) is kept out of training: 51 of 576 pairs, a fifth of the objects in
-    each of the styles blob, twemoji, stencil and flat."""
-    return (object_index * 4 + style_index * 7) % 10 == 3
 
 
 def anchor_of(name: str) -> str:
@@ -143,19 +86,40 @@ def anchor_of(name: str) -> str:
 
 def object_class(name: str) -> ObjectClass:
     """The class of objects called `name`; raises KeyError for a word that the canvas does not draw."""
-    return {t.name: t for t in OBJECTS}[name]
+    return _by_name()[name]
+
+
+@lru_cache
+def _by_name() -> dict[str, ObjectClass]:
+    return {entry.name: entry for entry in OBJECTS}
 
 
 def article(noun: str) -> str:
-    """`noun` as the captions write it: "a cat", "an apple"; the article follows the first letter alone."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    """`noun` with its indefinite article by first letter: "a cat", "an apple"; plurals stay as they are."""
+    return noun if noun.endswith(PLURAL) else f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def caption(noun: str, style: str | None = None, background: str | None = None) -> str:
-    """A caption in the canvas's fixed order: object, style, background."""
-    words = article(noun)
-    if style:
-        words += f" in {style} style"
-    if background:
-        words += f" on a {background} background"
-    return words
+def caption(noun: str, style: str | None = None, place: str | None = None) -> str:
+    """A prompt of one thing by its name or any other noun: "a kitty in noto style on a beach"."""
+    return _said(article(noun), style, place)
+
+
+def described(phrase: str, style: str | None = None) -> str:
+    """A prompt of one thing by a description, as it stands."""
+    return _said(phrase, style, None)
+
+
+def both(first: str, second: str, style: str, place: str) -> str:
+    """A prompt of two things at a place."""
+    return _said(f"{article(first)} and {article(second)}", style, place)
+
+
+def empty_place(place: str) -> str:
+    """A prompt of a place alone."""
+    phrase = PLACES[place]
+    return "a sunset" if phrase.startswith("at ") else phrase.split(" ", 1)[1]
+
+
+def _said(text: str, style: str | None, place: str | None) -> str:
+    styled = f" in {style} style" if style else ""
+    return f"{text}{styled}{f' {PLACES[place]}' if place else ''}"

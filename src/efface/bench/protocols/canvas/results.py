@@ -14,6 +14,7 @@ from efface.bench.protocols.canvas.attack_cells import cells_of
 from efface.bench.protocols.canvas.many import unknown_of
 from efface.bench.protocols.canvas.plan import Plan
 from efface.bench.protocols.canvas.targets import Edit, Kind, Target
+from efface.bench.protocols.canvas.word_cells import cells_of as word_cells_of
 from efface.bench.table import Cell, Row
 from efface.bench.unit import Setting, Unit, sha256_of, units_of
 from efface.concepts.sample import Sample
@@ -199,11 +200,12 @@ class Results:
             worst = self.worst(method, target)
             cells["worst drop"] = Paired(difference=worst.drop, low=math.nan, high=math.nan, p=math.nan)
         cells["s a picture"] = self._each(files)
-        cells |= _spent(files) | cells_of(self.folder, files[-1].stem)
+        stem = files[-1].stem
+        cells |= word_cells_of(self.folder, stem) | _spent(files) | cells_of(self.folder, stem)
         kind = target.kind if target.mode in ("single", "pairs") else ""
         if target.mode == "many":
             kind = f"lists of {len(target.gone)}"
-        return Row(name=files[-1].stem, method=method, concepts=target.title, cells=cells, kind=kind)
+        return Row(name=stem, method=method, concepts=target.title, cells=cells, kind=kind)
 
     def _each(self, files: Sequence[Path]) -> float:
         """Seconds of drawing a picture, without judging."""

@@ -1,0 +1,85 @@
+"""Names of activations, with a purity: what the rows on which one is strongest have in common, if anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from efface.heads.head import SparseHead
+
+UNNAMED = "unnamed"
+TOP = 20
+"""Rows on which an activation is strongest, among which its label is counted."""
+PURE = 0.6
+"""Share of them that must show the label."""
+CHANCE = 0.01
+"""Most likely that as many would show it if they were any rows: an activation of two rows has no name, however alike they are."""
+
+
+class Name(NamedTuple):
+    """What an activation stands for."""
+
+    label: str
+    """A concept, or `UNNAMED`."""
+    purity: float
+    """Share of its strongest rows that show its best label, whether or not that is enough for a name."""
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.purity:.2f}"
+
+
+class Kind(NamedTuple):
+    """The labels of one kind, and the head that tells them."""
+
+    labels: Tensor
+    """Which concepts a row shows (rows concepts)."""
+    head: SparseHead
+
+
+def names_of(activity: Tensor, kinds: Sequence[Kind]) -> list[Name]:
+    """The name of every activation: the concept that it has most weight for, if enough of its strongest rows show it.
+
+    One that no head gives a weight goes by the concept that most of those rows show: where several say the same, a sparse head
+    takes one. Of several kinds the purer counts. Rows that show nothing of a kind are left out of it.
+
+    Args:
+        activity: activations of each row (rows all).
+        kinds: each with a head of its own.
+    """
+    best = [Name(UNNAMED, 0.0)] * activity.shape[1]
+    for labels, head in kinds:
+        shown = labels.bool().any(1)
+        found = _of_kind(activity[shown], labels[shown].bool(), head)
+        best = [
+            max(pair, key=lambda name: (name.label != UNNAMED, name.purity)) for pair in zip(best, found, strict=True)
+        ]
+    return best
+
+
+def _of_kind(activity: Tensor, labels: Tensor, head: SparseHead) -> list[Name]:
+    """Names by the concepts of one kind."""
+    weight = torch.zeros(len(head.concepts), activity.shape[1], dtype=torch.float64)
+    weight[:, head.units] = head.weight.clamp(min=0)
+    strength, rows = activity.topk(min(TOP, len(activity)), dim=0)  # (top all)
+    active = strength > 0
+    hits = torch.stack([(of_label[rows] & active).sum(0) for of_label in labels.T])  # (concepts all)
+    label = torch.where(weight.any(0), weight.argmax(0), hits.argmax(0))
+    base = labels.double().mean(0)[label].tolist()
+    count = hits.gather(0, label[None])[0].tolist()
+    names = []
+    for concept, hit, of, share in zip(label.tolist(), count, active.sum(0).tolist(), base, strict=True):
+        purity = hit / of if of else 0.0
+        named = purity >= PURE and by_chance(hit, of, share) <= CHANCE
+        names.append(Name(head.concepts[concept] if named else UNNAMED, purity))
+    return names
+
+
+@lru_cache(maxsize=65536)
+def by_chance(hits: int, count: int, share: float) -> float:
+    """Probability of at least `hits` in `count` draws that each hit with probability `share`."""
+    return sum(math.comb(count, i) * share**i * (1 - share) ** (count - i) for i in range(hits, count + 1))

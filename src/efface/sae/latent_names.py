@@ -1,0 +1,173 @@
+"""Names of an autoencoder's latents, and a sparse head for each kind of concept: the file that `efface sae name` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface.errors import EffaceError, UsageError
+from efface.heads.config import HeadConfig
+from efface.heads.fit import accuracy, fit_head, held_out, require_told_apart
+from efface.heads.head import SparseHead
+from efface.heads.names import UNNAMED, Kind, Name, names_of
+from efface.heads.stored import head_header, head_tensors, read_head
+from efface.io.atomic import write_atomically
+from efface.io.tensor_file import open_tensors, read_json, serialize
+from efface.sae.lookup import sae_folder
+
+FILE = "names.safetensors"
+"""Its name in the folder of an autoencoder."""
+
+
+@dataclass(frozen=True)
+class LatentNames:
+    """What the latents of one autoencoder stand for."""
+
+    sha256: str
+    """Hash of the autoencoder (`efface.sae.files.sae_hash`); of another one these names say nothing."""
+    heads: Mapping[str, SparseHead]
+    """Kind -> the head that tells its concepts."""
+    names: tuple[Name, ...]
+    """Name of each latent."""
+    accuracy: Mapping[str, float | None]
+    """Kind -> share of held-out pictures of which the head says exactly what they show; None where none was held out."""
+    pictures: int
+    """Pictures that the heads were fitted on, and those that were held out."""
+
+    def head_of(self, concept: str) -> SparseHead:
+        """The head that tells a concept; raises UsageError where none does."""
+        for head in self.heads.values():
+            if concept in head.concepts:
+                return head
+        known = [name for head in self.heads.values() for name in head.concepts]
+        raise UsageError(
+            f"no latent has a name for {concept!r}: expected one of {', '.join(known[:8])}…, or pictures of it (`efface sae name`)."
+        )
+
+    def choose(self, concept: str, margin: float) -> list[int]:
+        """The fewest latents that hold this share of a concept's margin, the strongest first; raises as `SparseHead.choose`."""
+        return self.head_of(concept).choose(concept, margin)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        labels = sorted({name.label for name in self.names})
+        header = {
+            "sha256": self.sha256,
+            "pictures": self.pictures,
+            "labels": labels,
+            "kinds": {kind: head_header(head) | {"accuracy": self.accuracy[kind]} for kind, head in self.heads.items()},
+        }
+        tensors = {
+            "labels": torch.tensor([labels.index(name.label) for name in self.names], dtype=torch.int32),
+            "purity": torch.tensor([name.purity for name in self.names], dtype=torch.float32),
+        }
+        for number, head in enumerate(self.heads.values()):
+            tensors |= head_tensors(head, str(number))
+        write_atomically(path, serialize(tensors, {"names": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: Path) -> LatentNames:
+        """Read a file written by `save`; raises EffaceError for any other."""
+        file = open_tensors(path, "the names of latents")
+        try:
+            if not file.has_checksum:
+                raise ValueError("it has lost its checksum")
+            header = read_json(file.metadata["names"])
+            labels, purity = file.tensors["labels"].tolist(), file.tensors["purity"].tolist()
+            kinds: dict[str, dict[str, Any]] = header["kinds"]
+            words = [str(word) for word in header["labels"]]
+            if any(not 0 <= label < len(words) for label in labels):
+                raise ValueError("a label has no word")
+            heads = {
+                kind: read_head(told, file.tensors, str(number), len(labels))
+                for number, (kind, told) in enumerate(kinds.items())
+            }
+            names = tuple(Name(words[i], float(share)) for i, share in zip(labels, purity, strict=True))
+            return cls(
+                sha256=str(header["sha256"]),
+                heads=heads,
+                names=names,
+                accuracy={kind: told["accuracy"] for kind, told in kinds.items()},
+                pictures=int(header["pictures"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EffaceError(
+                f"{path} is damaged or holds no names of latents ({error}): make it again (`efface sae name`)."
+            ) from error
+
+    def summary(self) -> dict[str, Any]:
+        """Figures of it, for people and machines."""
+        return {
+            "pictures": self.pictures,
+            "latents": len(self.names),
+            "named": sum(name.label != UNNAMED for name in self.names),
+            "kinds": {
+                kind: {
+                    "concepts": len(head.concepts),
+                    "read": len(head.units),
+                    "k": head.k,
+                    "accuracy": self.accuracy[kind],
+                }
+                for kind, head in self.heads.items()
+            },
+        }
+
+
+def name_latents(
+    activity: Tensor, labels: Tensor, kinds: Mapping[str, str], config: HeadConfig, *, sha256: str
+) -> LatentNames:
+    """Fit a head for every kind, and name all latents.
+
+    Args:
+        activity: mean activation of every latent on each picture (pictures latents).
+        labels: which concepts a picture shows (pictures concepts).
+        kinds: kind of each concept, by its name, in the order of the columns of `labels`.
+        config: options of the heads.
+        sha256: hash of the autoencoder.
+
+    Raises:
+        UsageError: a kind has only one concept, or there is no picture of one.
+    """
+    heads, told, shares = {}, [], {}
+    for kind in dict.fromkeys(kinds.values()):
+        columns = [i for i, of in enumerate(kinds.values()) if of == kind]
+        concepts = [list(kinds)[i] for i in columns]
+        of_kind = labels[:, columns].bool()
+        require_told_apart(of_kind, concepts)
+        out = held_out(of_kind)
+        heads[kind] = fit_head(activity[~out], of_kind[~out], concepts, config)
+        shares[kind] = accuracy(heads[kind], activity[out], of_kind[out])
+        told.append(Kind(of_kind, heads[kind]))
+    names = tuple(names_of(activity, told))
+    return LatentNames(sha256=sha256, heads=heads, names=names, accuracy=shares, pictures=len(activity))
+
+
+def names_folder(names: str | Path | None, source: str, site: str) -> Path:
+    """The folder of a site's names: in the folder `names` where it is given, else that of its autoencoder in `source`."""
+    if names is None:
+        return sae_folder(source, site)
+    return Path(names) / site if (Path(names) / site).is_dir() else Path(names)
+
+
+def load_names(folder: Path, sha256: str) -> LatentNames | None:
+    """The names in an autoencoder's folder; None where there are none.
+
+    Raises:
+        EffaceError: the file is damaged, or speaks of another autoencoder.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    found = LatentNames.load(path)
+    if found.sha256 != sha256:
+        raise EffaceError(
+            f"{path} names the latents of another autoencoder ({found.sha256[:12]}…, not {sha256[:12]}…): make it again "
+            "(`efface sae name`)."
+        )
+    return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor
 from efface.errors import UsageError
 from efface.heads.config import HeadConfig
 from efface.heads.head import SparseHead, gate
+from efface.heads.names import CHANCE, by_chance
 from efface.heads.solve import Linear, solve
 
 FIRST_OFFSET = 0.05
@@ -33,7 +35,7 @@ def fit_head(activity: Tensor, labels: Tensor, concepts: Sequence[str], config: 
     """A head that tells the concepts of one kind; rows that show none of them are left out.
 
     Args:
-        activity: activations of each row, none negative (rows all).
+        activity: activations of each row (rows all).
         labels: which concepts a row shows (rows concepts).
         concepts: their names.
         config: options.
@@ -49,22 +51,27 @@ def fit_head(activity: Tensor, labels: Tensor, concepts: Sequence[str], config: 
     targets = labels.double()
     deviation = activity.std(0, correction=0)
     units = (deviation > 1e-9 * activity.abs().amax(0)).nonzero().squeeze(1)
-    scaled = activity[:, units] / deviation[units]
+    standardised = (activity[:, units] - activity[:, units].mean(0)) / deviation[units]
     penalties = {"exclusive": exclusive, "penalty": config.penalty, "mix": config.mix}
-    found = solve(scaled, targets, **penalties)
-    offset, rank = torch.zeros_like(deviation[units]), torch.ones_like(deviation[units])
-    if config.k is not None and config.k < len(units):
+    k = None if config.k is None or config.k >= len(units) else config.k
+    offset, rank, gated = torch.zeros(len(units)).double(), torch.ones(len(units)).double(), standardised
+    if k is None:
+        found = solve(gated, targets, **penalties)
+    else:
+        found = solve((standardised - FIRST_OFFSET).relu(), targets, **penalties)
         kept = found.weight.any(0)
-        units, scaled = units[kept], scaled[:, kept]
+        units, standardised = units[kept], standardised[:, kept]
         rank = found.weight[:, kept].abs().amax(0)
-        offset, start = _learnt(scaled, targets, Linear(found.weight[:, kept], found.bias), rank, exclusive, config)
-        found = solve(gate(scaled, offset, rank, config.k), targets, **penalties, start=start)
-    gated = gate(scaled, offset, rank, config.k)
+        start = Linear(found.weight[:, kept], found.bias)
+        offset, start = _learnt(standardised, targets, start, rank, exclusive, config)
+        gated = gate(standardised, offset, rank, k)
+        found = solve(gated, targets, **penalties, start=start)
     return SparseHead(
         concepts=tuple(concepts),
         exclusive=exclusive,
-        k=config.k,
+        k=k,
         units=units,  # also those without a weight in the end: they take a place among the k
+        mean=activity[:, units].mean(0),
         scale=deviation[units],
         offset=offset,
         rank=rank,
@@ -85,7 +92,7 @@ def require_told_apart(labels: Tensor, concepts: Sequence[str]) -> None:
 
 
 def held_out(labels: Tensor) -> Tensor:
-    """Every fifth of the rows that show the same (rows,), on which a head's accuracy is measured; few alike are all fitted."""
+    """Every fifth of the rows that show the same (rows,), on which a head is checked; few alike are all fitted."""
     seen: dict[tuple[int, ...], int] = {}
     out = []
     for row in labels.bool().tolist():
@@ -95,32 +102,61 @@ def held_out(labels: Tensor) -> Tensor:
     return torch.tensor(out, dtype=torch.bool)
 
 
-def accuracy(head: SparseHead, activity: Tensor, labels: Tensor) -> float | None:
-    """Share of rows that show a concept of which the head says exactly what they show; None without such rows.
+class HeldOut(NamedTuple):
+    """What a head says of rows that it was not fitted on."""
+
+    right: int
+    """Rows of which it says exactly what they show."""
+    rows: int
+    """All of them."""
+    common: int
+    """Rows that show what most of them show: what a head could get right that reads nothing."""
+
+    @property
+    def share(self) -> float | None:
+        """Of the rows, those that are right; None where none was held out."""
+        return self.right / self.rows if self.rows else None
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether so many are hardly right by chance (p ≤ .01)."""
+        return bool(self.rows) and by_chance(self.right, self.rows, self.common / self.rows) <= CHANCE
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "no picture was held out"
+        said = f"{self.share:.1%} of {self.rows} held-out pictures right"
+        return said if self.beats_chance else f"{said}, which may be chance"
+
+
+def checked(head: SparseHead, activity: Tensor, labels: Tensor) -> HeldOut:
+    """How often a head is right.
 
     Args:
         head: is asked.
-        activity: activations (rows all).
-        labels: which concepts a row shows (rows concepts).
+        activity: activations of rows that it was not fitted on (rows all).
+        labels: which concepts a row shows (rows concepts); rows that show none do not count.
     """
     labels = labels.bool()
     shown = labels.any(1)
     if not shown.any():
-        return None
+        return HeldOut(0, 0, 0)
+    labels = labels[shown]
     logits = head.logits(activity[shown])
     said = F.one_hot(logits.argmax(1), len(head.concepts)).bool() if head.exclusive else logits > 0
-    return float((said == labels[shown]).all(1).double().mean())
+    right = int((said == labels).all(1).sum())
+    return HeldOut(right, len(labels), int(labels.unique(dim=0, return_counts=True)[1].max()))
 
 
 def _learnt(
-    scaled: Tensor, targets: Tensor, start: Linear, rank: Tensor, exclusive: bool, config: HeadConfig
+    standardised: Tensor, targets: Tensor, start: Linear, rank: Tensor, exclusive: bool, config: HeadConfig
 ) -> tuple[Tensor, Linear]:
     """The offsets e^o (units,) and the weights with which they were learnt, by Adam over all rows at once."""
     exponent = torch.full_like(rank, math.log(FIRST_OFFSET)).requires_grad_()
     weight, bias = (tensor.clone().requires_grad_() for tensor in start)
     optimiser = torch.optim.Adam([exponent, weight, bias], lr=LR)
     for _ in range(config.iterations):
-        logits = gate(scaled, exponent.exp(), rank, config.k) @ weight.T + bias
+        logits = gate(standardised, exponent.exp(), rank, config.k or len(rank)) @ weight.T + bias
         if exclusive:
             loss = F.cross_entropy(logits, targets)
         else:

@@ -1,8 +1,8 @@
 """A gated sparse head: logits as sums of a few activations, each of which can be told (UCBM, TMLR 2025).
 
-    s = f / scale,   g = the k of relu(s − offset) that weigh most,   logits = W g + b
+    s = (f − mean) / scale,   g = the k of relu(s − offset) that weigh most,   logits = W g + b
 
-Activations f are not negative, and an inactive one contributes nothing: they are scaled, not centred.
+What is not above its mean contributes nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ class SparseHead:
     exclusive: bool
     """Whether a row shows exactly one concept (softmax) rather than any number of them (a sigmoid each)."""
     k: int | None
-    """Most activations that a verdict counts; None counts all."""
+    """Most activations that a verdict counts; None counts all, without a gate: g = s."""
     units: Tensor
     """Indices of the activations that it reads (units,)."""
+    mean: Tensor
+    """Mean of each over the rows that it was fitted on (units,)."""
     scale: Tensor
-    """Standard deviation of each over the rows that it was fitted on (units,)."""
+    """Their standard deviation (units,)."""
     offset: Tensor
-    """What a scaled activation must exceed (units,)."""
+    """What a standardised activation must exceed (units,)."""
     rank: Tensor
     """How much each weighs where the k are chosen (units,)."""
     weight: Tensor
@@ -41,7 +43,8 @@ class SparseHead:
 
     def gated(self, activity: Tensor) -> Tensor:
         """g (rows units) of activations (rows all)."""
-        return gate(activity[:, self.units].double() / self.scale, self.offset, self.rank, self.k)
+        standardised = (activity[:, self.units].double() - self.mean) / self.scale
+        return standardised if self.k is None else gate(standardised, self.offset, self.rank, self.k)
 
     def logits(self, activity: Tensor) -> Tensor:
         """Logits (rows concepts) of activations (rows all), in float64."""
@@ -87,10 +90,10 @@ class SparseHead:
         return self.units[order[:count]].tolist()
 
 
-def gate(scaled: Tensor, offset: Tensor, rank: Tensor, k: int | None) -> Tensor:
-    """g (rows units): scaled activations less their offsets where positive, of each row the k with the largest rank · g."""
-    gated = (scaled - offset).relu()
-    if k is None or k >= gated.shape[1]:
+def gate(standardised: Tensor, offset: Tensor, rank: Tensor, k: int) -> Tensor:
+    """g (rows units): activations less their offsets where positive, of each row the k with the largest rank · g."""
+    gated = (standardised - offset).relu()
+    if k >= gated.shape[1]:
         return gated
     chosen = (gated.detach() * rank).topk(k, dim=1).indices
     return gated * torch.zeros_like(gated).scatter_(1, chosen, 1.0)

@@ -82,4 +82,8 @@ def _of_kind(activity: Tensor, labels: Tensor, head: SparseHead) -> list[Name]:
 @lru_cache(maxsize=65536)
 def by_chance(hits: int, count: int, share: float) -> float:
     """Probability of at least `hits` in `count` draws that each hit with probability `share`."""
-    return sum(math.comb(count, i) * share**i * (1 - share) ** (count - i) for i in range(hits, count + 1))
+    if not 0 < share < 1:
+        return float(share >= 1 or hits == 0)
+    log = [math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1) for i in range(hits, count + 1)]
+    terms = (c + i * math.log(share) + (count - i) * math.log1p(-share) for i, c in enumerate(log, hits))
+    return min(1.0, sum(map(math.exp, terms)))

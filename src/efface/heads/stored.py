@@ -1,16 +1,17 @@
-"""A sparse head as part of a tensor file."""
+"""A sparse head and names as parts of a tensor file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface.heads.head import SparseHead
+from efface.heads.names import Name
 
-PER_UNIT = ("scale", "offset", "rank")
+PER_UNIT = ("mean", "scale", "offset", "rank")
 
 
 def head_header(head: SparseHead) -> dict[str, Any]:
@@ -56,3 +57,27 @@ def read_head(header: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: 
     return SparseHead(
         concepts=concepts, exclusive=exclusive, k=k, units=units, weight=weight, bias=bias, means=means, **per_unit
     )
+
+
+def names_header(names: Sequence[Name]) -> list[str]:
+    """What a header says of names: the words that occur."""
+    return sorted({name.label for name in names})
+
+
+def names_tensors(names: Sequence[Name]) -> dict[str, Tensor]:
+    """Names as tensors: which of the words, and the purity."""
+    words = names_header(names)
+    return {
+        "labels": torch.tensor([words.index(name.label) for name in names], dtype=torch.int32),
+        "purity": torch.tensor([name.purity for name in names], dtype=torch.float64),
+    }
+
+
+def read_names(words: Sequence[str], tensors: Mapping[str, Tensor], count: int) -> tuple[Name, ...]:
+    """The `count` names that `names_header` and `names_tensors` were made of; raises as `read_head`."""
+    labels, purity = tensors["labels"], tensors["purity"]
+    if labels.shape != (count,) or purity.shape != (count,) or labels.is_floating_point():
+        raise ValueError("its names do not fit")
+    if not all(isinstance(word, str) for word in words) or (labels < 0).any() or (labels >= len(words)).any():
+        raise ValueError("a name has no word")
+    return tuple(Name(words[i], share) for i, share in zip(labels.tolist(), purity.tolist(), strict=True))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,27 +22,6 @@ from efface.sae.harvest import HarvestConfig, capture, in_pieces
 from efface.sae.shards import plan
 from efface.sae.sparse_means import dense, sparse
 from efface.sae.statistics import spatial_means
-
-
-class Labelled(NamedTuple):
-    """Pictures, each once, with all that it shows."""
-
-    samples: tuple[Sample, ...]
-    labels: Tensor
-    """Which concepts a picture shows (pictures concepts)."""
-
-
-def merged(samples: Sequence[Sample], concepts: Sequence[str]) -> Labelled:
-    """Pictures of the same prompt and seed as one, which shows all that each of them was said to show."""
-    shows: dict[tuple[str, int], tuple[str, ...]] = {}
-    first: dict[tuple[str, int], Sample] = {}
-    for sample in samples:
-        key = (sample.prompt, sample.seed)
-        first.setdefault(key, sample)
-        shows[key] = tuple(dict.fromkeys((*shows.get(key, ()), *sample.shows)))
-    labels = [[name in shown for name in concepts] for shown in shows.values()]
-    alone = tuple(replace(first[key], shows=shown) for key, shown in shows.items())
-    return Labelled(alone, torch.tensor(labels, dtype=torch.bool).view(len(alone), len(concepts)))
 
 
 def activity(

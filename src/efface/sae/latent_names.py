@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
 from efface.heads.config import HeadConfig
-from efface.heads.fit import accuracy, fit_head, held_out, require_told_apart
+from efface.heads.fit import HeldOut, checked, fit_head, held_out, require_told_apart
 from efface.heads.head import SparseHead
+from efface.heads.labels import of_kind
 from efface.heads.names import UNNAMED, Kind, Name, names_of
-from efface.heads.stored import head_header, head_tensors, read_head
+from efface.heads.stored import head_header, head_tensors, names_header, names_tensors, read_head, read_names
 from efface.io.atomic import write_atomically
 from efface.io.tensor_file import open_tensors, read_json, serialize
 from efface.sae.lookup import sae_folder
@@ -35,16 +35,16 @@ class LatentNames:
     """Kind -> the head that tells its concepts."""
     names: tuple[Name, ...]
     """Name of each latent."""
-    accuracy: Mapping[str, float | None]
-    """Kind -> share of held-out pictures of which the head says exactly what they show; None where none was held out."""
+    checked: Mapping[str, HeldOut]
+    """Kind -> how often its head is right on pictures that it was not fitted on."""
     pictures: int
     """Pictures that the heads were fitted on, and those that were held out."""
 
-    def head_of(self, concept: str) -> SparseHead:
-        """The head that tells a concept; raises UsageError where none does."""
-        for head in self.heads.values():
+    def kind_of(self, concept: str) -> str:
+        """The kind whose head tells a concept; raises UsageError where none does."""
+        for kind, head in self.heads.items():
             if concept in head.concepts:
-                return head
+                return kind
         known = [name for head in self.heads.values() for name in head.concepts]
         raise UsageError(
             f"no latent has a name for {concept!r}: expected one of {', '.join(known[:8])}…, or pictures of it (`efface sae name`)."
@@ -52,21 +52,21 @@ class LatentNames:
 
     def choose(self, concept: str, margin: float) -> list[int]:
         """The fewest latents that hold this share of a concept's margin, the strongest first; raises as `SparseHead.choose`."""
-        return self.head_of(concept).choose(concept, margin)
+        return self.heads[self.kind_of(concept)].choose(concept, margin)
+
+    def checked_on(self, concept: str) -> HeldOut:
+        """How often the head that tells a concept is right; raises UsageError where none does."""
+        return self.checked[self.kind_of(concept)]
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        labels = sorted({name.label for name in self.names})
         header = {
             "sha256": self.sha256,
             "pictures": self.pictures,
-            "labels": labels,
-            "kinds": {kind: head_header(head) | {"accuracy": self.accuracy[kind]} for kind, head in self.heads.items()},
+            "labels": names_header(self.names),
+            "kinds": {kind: head_header(head) | {"checked": self.checked[kind]} for kind, head in self.heads.items()},
         }
-        tensors = {
-            "labels": torch.tensor([labels.index(name.label) for name in self.names], dtype=torch.int32),
-            "purity": torch.tensor([name.purity for name in self.names], dtype=torch.float32),
-        }
+        tensors = names_tensors(self.names)
         for number, head in enumerate(self.heads.values()):
             tensors |= head_tensors(head, str(number))
         write_atomically(path, serialize(tensors, {"names": json.dumps(header)}))
@@ -79,21 +79,16 @@ class LatentNames:
             if not file.has_checksum:
                 raise ValueError("it has lost its checksum")
             header = read_json(file.metadata["names"])
-            labels, purity = file.tensors["labels"].tolist(), file.tensors["purity"].tolist()
             kinds: dict[str, dict[str, Any]] = header["kinds"]
-            words = [str(word) for word in header["labels"]]
-            if any(not 0 <= label < len(words) for label in labels):
-                raise ValueError("a label has no word")
-            heads = {
-                kind: read_head(told, file.tensors, str(number), len(labels))
-                for number, (kind, told) in enumerate(kinds.items())
-            }
-            names = tuple(Name(words[i], float(share)) for i, share in zip(labels, purity, strict=True))
+            latents = len(file.tensors["labels"])
             return cls(
                 sha256=str(header["sha256"]),
-                heads=heads,
-                names=names,
-                accuracy={kind: told["accuracy"] for kind, told in kinds.items()},
+                heads={
+                    kind: read_head(told, file.tensors, str(number), latents)
+                    for number, (kind, told) in enumerate(kinds.items())
+                },
+                names=read_names(header["labels"], file.tensors, latents),
+                checked={kind: HeldOut(*told["checked"]) for kind, told in kinds.items()},
                 pictures=int(header["pictures"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -112,7 +107,8 @@ class LatentNames:
                     "concepts": len(head.concepts),
                     "read": len(head.units),
                     "k": head.k,
-                    "accuracy": self.accuracy[kind],
+                    "accuracy": self.checked[kind].share,
+                    "held_out": self.checked[kind].rows,
                 }
                 for kind, head in self.heads.items()
             },
@@ -136,16 +132,15 @@ def name_latents(
     """
     heads, told, shares = {}, [], {}
     for kind in dict.fromkeys(kinds.values()):
-        columns = [i for i, of in enumerate(kinds.values()) if of == kind]
-        concepts = [list(kinds)[i] for i in columns]
-        of_kind = labels[:, columns].bool()
-        require_told_apart(of_kind, concepts)
-        out = held_out(of_kind)
-        heads[kind] = fit_head(activity[~out], of_kind[~out], concepts, config)
-        shares[kind] = accuracy(heads[kind], activity[out], of_kind[out])
-        told.append(Kind(of_kind, heads[kind]))
+        concepts, columns = of_kind(kinds, kind)
+        own = labels[:, columns].bool()
+        require_told_apart(own, concepts)
+        out = held_out(own)
+        heads[kind] = fit_head(activity[~out], own[~out], concepts, config)
+        shares[kind] = checked(heads[kind], activity[out], own[out])
+        told.append(Kind(own, heads[kind]))
     names = tuple(names_of(activity, told))
-    return LatentNames(sha256=sha256, heads=heads, names=names, accuracy=shares, pictures=len(activity))
+    return LatentNames(sha256=sha256, heads=heads, names=names, checked=shares, pictures=len(activity))
 
 
 def names_folder(names: str | Path | None, source: str, site: str) -> Path:

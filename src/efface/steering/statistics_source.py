@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +95,13 @@ def head_latents(
                 "(--selection score)."
             )
         for concept in concepts:
+            checked = named.checked_on(concept.name)
+            if not checked.beats_chance:
+                warnings.warn(
+                    f"the sparse head of {site} does not tell {concept.name!r} from the others ({checked}): the latents that it "
+                    "chooses may be any; name the latents on more pictures (efface sae name --seeds).",
+                    stacklevel=2,
+                )
             found[site, concept.name] = named.choose(concept.name, margin)
     return found
 

@@ -51,9 +51,10 @@ def main(args: list[str]) -> None:
     from efface.api.decisions import about_model
     from efface.cli.sae.common import labelled, sampling_of
     from efface.heads.fit import require_told_apart
+    from efface.heads.labels import labelled_pictures, of_kind
     from efface.models.model import Model
     from efface.report.decisions import drawing_rows
-    from efface.sae.activity import activity, merged
+    from efface.sae.activity import activity
     from efface.sae.harvest import HarvestConfig, require_denoiser
     from efface.sae.latent_names import FILE, name_latents
     from efface.sae.lookup import open_sae
@@ -65,10 +66,10 @@ def main(args: list[str]) -> None:
     opened = {site: open_sae(request.coder, site) for site in sites}
     folders = {site: _folder(request, site) for site in sites}
     samples, kinds = labelled(request.concepts, request.seeds, pipeline, options.seed)
-    pictures = merged(samples, list(kinds))
+    pictures = labelled_pictures(samples, list(kinds))
     for kind in set(kinds.values()):  # before anything is drawn
-        columns = [i for i, of in enumerate(kinds.values()) if of == kind]
-        require_told_apart(pictures.labels[:, columns], [list(kinds)[i] for i in columns])
+        concepts, columns = of_kind(kinds, kind)
+        require_told_apart(pictures.labels[:, columns], concepts)
     harvest = HarvestConfig(tuple(sites), **sampling_of(pipeline, request.steps, request.guidance, options))
     decided = {"steps": harvest.steps, "guidance": harvest.guidance, "sites": sites, "seeds": request.seeds}
     decided |= {"pictures": len(pictures.samples), "concepts": len(kinds), "k": config.k, "penalty": config.penalty}
@@ -132,7 +133,6 @@ def _rows(site: str, names: LatentNames) -> list[tuple[str, str]]:
     told: dict[str, Any] = names.summary()
     rows = [(site, f"{told['named']} of {told['latents']} latents have a name")]
     for kind, figures in told["kinds"].items():
-        share = figures["accuracy"]
-        right = "no picture was held out" if share is None else f"{share:.1%} of held-out pictures right"
-        rows.append((f"{site} {kind}", f"{right}, reading {figures['read']} latents, at most {figures['k']} a picture"))
+        most = "all of them" if figures["k"] is None else f"at most {figures['k']} a picture"
+        rows.append((f"{site} {kind}", f"{names.checked[kind]}, reading {figures['read']} latents, {most}"))
     return rows

@@ -1,9 +1,10 @@
-"""A dictionary of parts for a judge's features: non-negative matrix factorisation (Lee and Seung, 1999), by HALS.
+"""A dictionary of parts for a judge's features: non-negative sparse coding (Hoyer, 2002), by coordinate descent.
 
-    [relu(x), relu(−x)] ≈ a D  with a, D ≥ 0
+    x / |x| in two signs ≈ a D:   min  |[relu(x), relu(−x)] − a D|² / 2 + μ |a|₁   with a, D ≥ 0, rows of D of unit length
 
-Features may have either sign, and parts may not: each sign has columns of its own. Codes are solved for each row by itself, so that
-what is said of a picture depends on no other (Cichocki and Phan, 2009).
+UCBM (TMLR 2025) factorises without μ; then half of the parts are in every picture and few stand for one thing. Features may have
+either sign, and parts may not: each sign has columns of its own. Codes are solved for each row by itself, so that what is said of a
+picture depends on no other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from torch import Tensor
 
 PARTS = 128
 """Parts of a dictionary (UCBM's judge)."""
-SWEEPS = 200
+SPARSITY = 0.1
+"""μ, beside features of unit length."""
+SWEEPS = 100
 """Sweeps of a factorisation, and of the codes of a row."""
 
 
@@ -25,7 +28,7 @@ def factorise(features: Tensor, parts: int = PARTS, *, seed: int = 0) -> Tensor:
     dictionary = F.normalize(signed[chosen], dim=1)  # rows that occur are a better beginning than noise
     codes = (signed @ dictionary.T).clamp(min=0)
     for _ in range(SWEEPS):
-        _sweep(codes, signed @ dictionary.T, dictionary @ dictionary.T)
+        _sweep(codes, signed @ dictionary.T - SPARSITY, dictionary @ dictionary.T)
         by_part = dictionary.T.contiguous()
         _sweep(by_part, signed.T @ codes, codes.T @ codes)
         dictionary = F.normalize(by_part.T, dim=1)
@@ -34,7 +37,7 @@ def factorise(features: Tensor, parts: int = PARTS, *, seed: int = 0) -> Tensor:
 
 def codes_of(features: Tensor, dictionary: Tensor) -> Tensor:
     """The codes a ≥ 0 (rows parts) of features (rows width) by a dictionary, in float64."""
-    products = both_signs(features) @ dictionary.double().T
+    products = both_signs(features) @ dictionary.double().T - SPARSITY
     gram = dictionary.double() @ dictionary.double().T
     codes = torch.zeros_like(products)
     for _ in range(SWEEPS):
@@ -43,17 +46,17 @@ def codes_of(features: Tensor, dictionary: Tensor) -> Tensor:
 
 
 def both_signs(features: Tensor) -> Tensor:
-    """[relu(x), relu(−x)] (rows 2·width) of features (rows width), in float64."""
-    features = features.double()
+    """[relu(x), relu(−x)] (rows 2·width) of features (rows width) at unit length, in float64."""
+    features = F.normalize(features.double(), dim=1)
     return torch.cat([features.relu(), (-features).relu()], 1)
 
 
 def _sweep(codes: Tensor, products: Tensor, gram: Tensor) -> None:
-    """One round of coordinate descent on |X − a D|² over a ≥ 0, column by column, in place.
+    """One round of coordinate descent on |X − a D|²/2 + μ |a|₁ over a ≥ 0, column by column, in place.
 
     Args:
         codes: a (rows parts).
-        products: X Dᵀ (rows parts).
+        products: X Dᵀ − μ (rows parts).
         gram: D Dᵀ (parts parts).
     """
     for part in range(codes.shape[1]):

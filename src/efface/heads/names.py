@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,13 +24,24 @@ CHANCE = 0.01
 class Name(NamedTuple):
     """What an activation stands for."""
 
-    label: str
-    """A concept, or `UNNAMED`."""
+    best: str
+    """The concept that it stands for at most."""
     purity: float
-    """Share of its strongest rows that show its best label, whether or not that is enough for a name."""
+    """Share of its strongest rows that show it."""
+    named: bool
+    """Whether that is enough for a name."""
+
+    @property
+    def label(self) -> str:
+        """Its name, or `UNNAMED`."""
+        return self.best if self.named else UNNAMED
 
     def __str__(self) -> str:
-        return f"{self.label} {self.purity:.2f}"
+        return f"{self.best} {self.purity:.2f}" if self.named else f"{UNNAMED} ({self.best} {self.purity:.2f})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"label": self.label} | self._asdict()
 
 
 class Kind(NamedTuple):
@@ -51,14 +62,11 @@ def names_of(activity: Tensor, kinds: Sequence[Kind]) -> list[Name]:
         activity: activations of each row (rows all).
         kinds: each with a head of its own.
     """
-    best = [Name(UNNAMED, 0.0)] * activity.shape[1]
+    found = []
     for labels, head in kinds:
         shown = labels.bool().any(1)
-        found = _of_kind(activity[shown], labels[shown].bool(), head)
-        best = [
-            max(pair, key=lambda name: (name.label != UNNAMED, name.purity)) for pair in zip(best, found, strict=True)
-        ]
-    return best
+        found.append(_of_kind(activity[shown], labels[shown].bool(), head))
+    return [max(names, key=lambda name: (name.named, name.purity)) for names in zip(*found, strict=True)]
 
 
 def _of_kind(activity: Tensor, labels: Tensor, head: SparseHead) -> list[Name]:
@@ -75,7 +83,7 @@ def _of_kind(activity: Tensor, labels: Tensor, head: SparseHead) -> list[Name]:
     for concept, hit, of, share in zip(label.tolist(), count, active.sum(0).tolist(), base, strict=True):
         purity = hit / of if of else 0.0
         named = purity >= PURE and by_chance(hit, of, share) <= CHANCE
-        names.append(Name(head.concepts[concept] if named else UNNAMED, purity))
+        names.append(Name(head.concepts[concept], purity, named))
     return names
 
 

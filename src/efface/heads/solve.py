@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-STEPS = 5000
+STEPS = 3000
 """Most iterations."""
-TOLERANCE = 1e-7
+TOLERANCE = 1e-6
 """Largest entry of the gradient, less what the penalty holds, at which it stops."""
 
 

@@ -61,23 +61,25 @@ def read_head(header: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: 
 
 def names_header(names: Sequence[Name]) -> list[str]:
     """What a header says of names: the words that occur."""
-    return sorted({name.label for name in names})
+    return sorted({name.best for name in names})
 
 
 def names_tensors(names: Sequence[Name]) -> dict[str, Tensor]:
-    """Names as tensors: which of the words, and the purity."""
+    """Names as tensors: which of the words, the purity, and whether that is enough."""
     words = names_header(names)
     return {
-        "labels": torch.tensor([words.index(name.label) for name in names], dtype=torch.int32),
+        "labels": torch.tensor([words.index(name.best) for name in names], dtype=torch.int32),
         "purity": torch.tensor([name.purity for name in names], dtype=torch.float64),
+        "named": torch.tensor([name.named for name in names], dtype=torch.int16),
     }
 
 
 def read_names(words: Sequence[str], tensors: Mapping[str, Tensor], count: int) -> tuple[Name, ...]:
     """The `count` names that `names_header` and `names_tensors` were made of; raises as `read_head`."""
-    labels, purity = tensors["labels"], tensors["purity"]
-    if labels.shape != (count,) or purity.shape != (count,) or labels.is_floating_point():
+    labels, purity, named = (tensors[name] for name in ("labels", "purity", "named"))
+    if not labels.shape == purity.shape == named.shape == (count,) or labels.is_floating_point():
         raise ValueError("its names do not fit")
     if not all(isinstance(word, str) for word in words) or (labels < 0).any() or (labels >= len(words)).any():
         raise ValueError("a name has no word")
-    return tuple(Name(words[i], share) for i, share in zip(labels.tolist(), purity.tolist(), strict=True))
+    rows = zip(labels.tolist(), purity.tolist(), named.bool().tolist(), strict=True)
+    return tuple(Name(words[label], share, enough) for label, share, enough in rows)

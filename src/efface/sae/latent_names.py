@@ -15,7 +15,7 @@ from efface.heads.config import HeadConfig
 from efface.heads.fit import HeldOut, checked, fit_head, held_out, require_told_apart
 from efface.heads.head import SparseHead
 from efface.heads.labels import of_kind
-from efface.heads.names import UNNAMED, Kind, Name, names_of
+from efface.heads.names import Kind, Name, names_of
 from efface.heads.stored import head_header, head_tensors, names_header, names_tensors, read_head, read_names
 from efface.io.atomic import write_atomically
 from efface.io.tensor_file import open_tensors, read_json, serialize
@@ -101,7 +101,7 @@ class LatentNames:
         return {
             "pictures": self.pictures,
             "latents": len(self.names),
-            "named": sum(name.label != UNNAMED for name in self.names),
+            "named": sum(name.named for name in self.names),
             "kinds": {
                 kind: {
                     "concepts": len(head.concepts),

@@ -55,7 +55,7 @@ def main(args: list[str]) -> None:
         rows.append((str(path), f"{label}{'' if score is None else f' {score:.3f}'}{'' if intact else ', not intact'}"))
         if reasons:
             why = judge.explain(images[i : i + 1], request.concept)[0]
-            contributions = [c.name._asdict() | {"part": c.part, "value": c.value} for c in why.contributions]
+            contributions = [c.name.to_json() | {"part": c.part, "value": c.value} for c in why.contributions]
             data[-1]["why"] = {"label": why.label, "logit": why.logit, "bias": why.bias, "contributions": contributions}
             rows.append(("", str(why)))
     result({"judge": judge.name, "pictures": data}, as_json=request.json, rows=rows)

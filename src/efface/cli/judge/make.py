@@ -48,7 +48,6 @@ def main(args: list[str]) -> None:
     from efface.api.decisions import about_drawing
     from efface.api.named_judge import named_parts
     from efface.cli.sae.common import labelled
-    from efface.heads.names import UNNAMED
     from efface.report.decisions import drawing_rows
 
     pipeline = options.load(request.model)
@@ -70,7 +69,7 @@ def main(args: list[str]) -> None:
         )
     request.output.parent.mkdir(parents=True, exist_ok=True)
     made.save(request.output)
-    named = sum(name.label != UNNAMED for name in made.names)
+    named = sum(name.named for name in made.names)
     data = {
         "judge": f"named:{request.output}",
         "kind": made.kind,

@@ -87,7 +87,7 @@ def main(args: list[str]) -> None:
     rows = [("pages", str(index)), ("latents", str(len(latents))), ("pictures", str(len(labels)))]
     rows += [(f"latent {latent}", str(name)) for latent, name in names.items()]
     data = {"index": str(index), "latents": latents, "pictures": len(labels)}
-    data["names"] = {str(latent): name._asdict() for latent, name in names.items()}
+    data["names"] = {str(latent): name.to_json() for latent, name in names.items()}
     result(data, as_json=request.json, rows=rows)
 
 

@@ -171,7 +171,9 @@ def test_no_fewer_latents_hold_the_margin(seed, units, margin):
 def test_fitting_is_the_same_every_time():
     activity, labels = planted(latents=30)
     first, second = (fit_head(activity, labels, CONCEPTS, HeadConfig(k=4)) for _ in range(2))
-    assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("units", "offset", "weight", "bias"))
+    assert all(
+        torch.equal(getattr(first, name), getattr(second, name)) for name in ("units", "offset", "weight", "bias")
+    )
 
 
 def test_k_is_never_passed_over():
@@ -235,7 +237,9 @@ def test_what_is_right_by_chance_is_said():
     assert str(HeldOut(12, 20, 10)) == "60.0% of 20 held-out pictures right, which may be chance"
     noise, labels = uniform(400, 30, seed=4), planted(rows=400)[1]
     out = held_out(labels)
-    assert not checked(fit_head(noise[~out], labels[~out], CONCEPTS, HeadConfig()), noise[out], labels[out]).beats_chance
+    assert not checked(
+        fit_head(noise[~out], labels[~out], CONCEPTS, HeadConfig()), noise[out], labels[out]
+    ).beats_chance
 
 
 @settings(max_examples=60, deadline=None)

@@ -31,7 +31,7 @@ def factorise(features: Tensor, parts: int = PARTS, *, seed: int = 0) -> Tensor:
         _sweep(codes, signed @ dictionary.T - SPARSITY, dictionary @ dictionary.T)
         by_part = dictionary.T.contiguous()
         _sweep(by_part, signed.T @ codes, codes.T @ codes)
-        dictionary = F.normalize(by_part.T, dim=1)
+        dictionary = F.normalize(by_part.T.contiguous(), dim=1)
     return dictionary
 
 

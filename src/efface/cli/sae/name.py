@@ -63,8 +63,8 @@ def main(args: list[str]) -> None:
     model = Model(pipeline)
     sites = _sites(request, model)
     require_denoiser([site for name in sites for site in model.sites(name)])
-    opened = {site: open_sae(request.coder, site) for site in sites}
     folders = {site: _folder(request, site) for site in sites}
+    opened = {site: open_sae(request.coder, site) for site in sites}
     samples, kinds = labelled(request.concepts, request.seeds, pipeline, options.seed)
     pictures = labelled_pictures(samples, list(kinds))
     for kind in set(kinds.values()):  # before anything is drawn

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from efface.errors import UsageError
 from efface.heads.config import HeadConfig
-from efface.heads.fit import HeldOut, checked, fit_head, held_out
+from efface.heads.fit import Accuracy, fit_head, held_out, measure_accuracy
 from efface.heads.head import SparseHead, gate
 from efface.heads.names import UNNAMED, Kind, Name, by_chance, names_of
 from efface.heads.solve import solve
@@ -101,7 +101,7 @@ def test_a_planted_support_is_recovered(k):
     for number, concept in enumerate(CONCEPTS):
         assert head.choose(concept, 0.9) == [number]
     out = planted(seed=50)
-    assert checked(head, *out).share == 1.0
+    assert measure_accuracy(head, *out).share == 1.0
 
 
 def test_redundant_latents_are_found_where_the_published_score_ranks_them_alike():
@@ -198,7 +198,7 @@ def test_rows_that_show_nothing_of_the_kind_do_not_count():
     plain = fit_head(activity, labels, CONCEPTS, HeadConfig())
     both = fit_head(torch.cat([activity, noise[0]]), torch.cat([labels, noise[1]]), CONCEPTS, HeadConfig())
     assert torch.equal(plain.weight, both.weight)
-    assert checked(plain, *noise) == HeldOut(0, 0, 0)
+    assert measure_accuracy(plain, *noise) == Accuracy(0, 0, 0)
 
 
 def test_constant_activations_are_not_read():
@@ -230,14 +230,14 @@ def test_every_fifth_of_the_rows_that_show_the_same_is_held_out():
 
 
 def test_what_is_right_by_chance_is_said():
-    assert HeldOut(0, 0, 0).share is None
-    assert not HeldOut(0, 0, 0).beats_chance
-    assert HeldOut(20, 20, 10).beats_chance
-    assert not HeldOut(12, 20, 10).beats_chance
-    assert str(HeldOut(12, 20, 10)) == "60.0% of 20 held-out pictures right, which may be chance"
+    assert Accuracy(0, 0, 0).share is None
+    assert not Accuracy(0, 0, 0).beats_chance
+    assert Accuracy(20, 20, 10).beats_chance
+    assert not Accuracy(12, 20, 10).beats_chance
+    assert str(Accuracy(12, 20, 10)) == "60.0% of 20 held-out pictures right, which may be chance"
     noise, labels = uniform(400, 30, seed=4), planted(rows=400)[1]
     out = held_out(labels)
-    assert not checked(
+    assert not measure_accuracy(
         fit_head(noise[~out], labels[~out], CONCEPTS, HeadConfig()), noise[out], labels[out]
     ).beats_chance
 

@@ -17,12 +17,12 @@ from efface.cli import main
 from efface.errors import EffaceError, UsageError
 from efface.heads.config import HeadConfig
 from efface.heads.dictionary import codes_of, factorise
-from efface.heads.fit import checked, fit_head, held_out
+from efface.heads.fit import fit_head, held_out, measure_accuracy
 from efface.heads.names import Kind, names_of
 from efface.io import embedded
 from efface.judges import Judge, Verdicts, open_judge
 from efface.judges.criterion import criterion_for
-from efface.judges.named import NamedJudge, NamedParts, featured
+from efface.judges.named import NamedJudge, NamedParts, with_features
 
 CLASSES = ("red", "green", "blue")
 
@@ -71,7 +71,7 @@ def parts_of(images, labels, k=10, base="colours"):
         dictionary=dictionary,
         head=head,
         names=tuple(names_of(codes, [Kind(labels, head)])),
-        checked=checked(head, codes[out], labels[out]),
+        accuracy=measure_accuracy(head, codes[out], labels[out]),
     )
 
 
@@ -158,7 +158,7 @@ def test_the_file_comes_back(kind, request, tmp_path):
     assert again.name == judge.name
     assert torch.equal(again(images).scores, judge(images).scores)
     assert again.explain(images[:3]) == judge.explain(images[:3])
-    assert again.parts.checked == parts.checked
+    assert again.parts.accuracy == parts.accuracy
 
 
 def test_files_that_are_none_are_refused(single, tmp_path):
@@ -184,7 +184,7 @@ def test_another_judge_below_or_one_without_features_is_refused(single):
     with pytest.raises(EffaceError, match="was made on 'colours-0'"):
         NamedJudge(dataclasses.replace(parts, base_name="colours-0"), Colours())
     with pytest.raises(UsageError, match="has no features"):
-        featured(tiny_judges.Spots())
+        with_features(tiny_judges.Spots())
     with pytest.raises(UsageError, match="has no class 'pink'"):
         NamedJudge(parts, Colours()).explain([picture(0, 0)], "pink")
 

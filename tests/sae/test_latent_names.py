@@ -14,7 +14,7 @@ from efface.cli import main
 from efface.concepts.sample import Sample
 from efface.errors import EffaceError, UsageError
 from efface.heads.config import HeadConfig
-from efface.heads.fit import HeldOut
+from efface.heads.fit import Accuracy
 from efface.heads.labels import labelled_pictures
 from efface.models.model import Model
 from efface.sae.activity import activity
@@ -118,7 +118,7 @@ def test_names_come_back_from_their_file(planted, coder, tmp_path):
     planted.save(tmp_path / FILE)
     again = load_names(tmp_path, sae_hash(coder))
     assert again is not None
-    assert (again.names, again.checked, again.pictures) == (planted.names, planted.checked, planted.pictures)
+    assert (again.names, again.accuracy, again.pictures) == (planted.names, planted.accuracy, planted.pictures)
     for kind, head in planted.heads.items():
         for field in dataclasses.fields(head):
             ours, theirs = getattr(head, field.name), getattr(again.heads[kind], field.name)
@@ -133,7 +133,7 @@ def test_planted_latents_are_named_and_chosen(planted):
     assert [str(planted.names[i]) for i in (3, 5, 10, 30)] == ["church 1.00", "church 1.00", "cat 1.00", "noto 1.00"]
     assert planted.choose("cat", 0.9) == [10]
     assert sorted(planted.choose("church", 0.9)) == [3, 5]
-    assert planted.checked_on("church").beats_chance
+    assert planted.accuracy_on("church").beats_chance
     with pytest.raises(UsageError, match="no latent has a name for 'bee'"):
         planted.choose("bee", 0.9)
 
@@ -209,7 +209,7 @@ def test_heads_that_do_not_fit_are_refused_before_anything_is_drawn(sd, options,
 
 
 def test_a_head_that_tells_nothing_is_said_so(sd, options, planted, tmp_path):
-    dataclasses.replace(planted, checked=planted.checked | {"object": HeldOut(3, 9, 3)}).save(tmp_path / FILE)
+    dataclasses.replace(planted, accuracy=planted.accuracy | {"object": Accuracy(3, 9, 3)}).save(tmp_path / FILE)
     with pytest.warns(
         UserWarning, match=r"does not tell 'church' from the others \(33.3% of 9 held-out pictures right"
     ):

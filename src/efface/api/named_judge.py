@@ -13,12 +13,12 @@ from efface.concepts.sample import Sample
 from efface.errors import UsageError
 from efface.heads.config import HeadConfig
 from efface.heads.dictionary import PARTS, codes_of, factorise
-from efface.heads.fit import checked, fit_head, held_out, require_told_apart
+from efface.heads.fit import fit_head, held_out, measure_accuracy, require_told_apart
 from efface.heads.labels import Labelled, labelled_pictures, of_kind
 from efface.heads.names import Kind, names_of
 from efface.io.progress import Progress, part, silent
 from efface.judges import open_judge
-from efface.judges.named import NamedParts, featured
+from efface.judges.named import NamedParts, with_features
 from efface.models.model import Model
 from efface.models.sampling import Sampling
 
@@ -54,7 +54,7 @@ def named_parts(
         UsageError: the judge has no features, the kind is unknown, or it has fewer than two concepts with pictures.
     """
     base = open_judge(judge)
-    reader = featured(base)
+    reader = with_features(base)
     kind = kind or _kind_known_to(base.classes, kinds)
     if kind not in kinds.values():
         raise UsageError(
@@ -81,7 +81,7 @@ def named_parts(
         dictionary=dictionary,
         head=head,
         names=tuple(names_of(codes, [Kind(pictures.labels, head)])),
-        checked=checked(head, codes[out], pictures.labels[out]),
+        accuracy=measure_accuracy(head, codes[out], pictures.labels[out]),
     )
 
 

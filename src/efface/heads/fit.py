@@ -46,7 +46,8 @@ def fit_head(activity: Tensor, labels: Tensor, concepts: Sequence[str], config: 
     labels = labels.bool()
     require_told_apart(labels, concepts)
     shown = labels.any(1)
-    labels, activity = labels[shown], activity[shown].double()
+    labels = labels[shown]
+    activity = activity[shown].double()
     exclusive = bool((labels.sum(1) == 1).all())
     targets = labels.double()
     deviation = activity.std(0, correction=0)
@@ -54,16 +55,19 @@ def fit_head(activity: Tensor, labels: Tensor, concepts: Sequence[str], config: 
     standardised = (activity[:, units] - activity[:, units].mean(0)) / deviation[units]
     penalties = {"exclusive": exclusive, "penalty": config.penalty, "mix": config.mix}
     k = None if config.k is None or config.k >= len(units) else config.k
-    offset, rank, gated = torch.zeros(len(units)).double(), torch.ones(len(units)).double(), standardised
+    offset = torch.zeros(len(units), dtype=torch.float64)
+    rank = torch.ones_like(offset)
+    gated = standardised
     if k is None:
         found = solve(gated, targets, **penalties)
     else:
         found = solve((standardised - FIRST_OFFSET).relu(), targets, **penalties)
         kept = found.weight.any(0)
-        units, standardised = units[kept], standardised[:, kept]
+        units = units[kept]
+        standardised = standardised[:, kept]
         rank = found.weight[:, kept].abs().amax(0)
         start = Linear(found.weight[:, kept], found.bias)
-        offset, start = _learnt(standardised, targets, start, rank, exclusive, config)
+        offset, start = _learn_offsets(standardised, targets, start, rank, exclusive, config)
         gated = gate(standardised, offset, rank, k)
         found = solve(gated, targets, **penalties, start=start)
     return SparseHead(
@@ -102,7 +106,7 @@ def held_out(labels: Tensor) -> Tensor:
     return torch.tensor(out, dtype=torch.bool)
 
 
-class HeldOut(NamedTuple):
+class Accuracy(NamedTuple):
     """What a head says of rows that it was not fitted on."""
 
     right: int
@@ -129,7 +133,7 @@ class HeldOut(NamedTuple):
         return said if self.beats_chance else f"{said}, which may be chance"
 
 
-def checked(head: SparseHead, activity: Tensor, labels: Tensor) -> HeldOut:
+def measure_accuracy(head: SparseHead, activity: Tensor, labels: Tensor) -> Accuracy:
     """How often a head is right.
 
     Args:
@@ -140,15 +144,15 @@ def checked(head: SparseHead, activity: Tensor, labels: Tensor) -> HeldOut:
     labels = labels.bool()
     shown = labels.any(1)
     if not shown.any():
-        return HeldOut(0, 0, 0)
+        return Accuracy(0, 0, 0)
     labels = labels[shown]
     logits = head.logits(activity[shown])
     said = F.one_hot(logits.argmax(1), len(head.concepts)).bool() if head.exclusive else logits > 0
     right = int((said == labels).all(1).sum())
-    return HeldOut(right, len(labels), int(labels.unique(dim=0, return_counts=True)[1].max()))
+    return Accuracy(right, len(labels), int(labels.unique(dim=0, return_counts=True)[1].max()))
 
 
-def _learnt(
+def _learn_offsets(
     standardised: Tensor, targets: Tensor, start: Linear, rank: Tensor, exclusive: bool, config: HeadConfig
 ) -> tuple[Tensor, Linear]:
     """The offsets e^o (units,) and the weights with which they were learnt, by Adam over all rows at once."""

@@ -35,43 +35,44 @@ def solve(
         mix: α.
         start: where it begins; zeros by default.
     """
-    rows = len(gated)
+    rows, units = gated.shape
     mean = gated.mean(0)
     centred = gated - mean  # the bias absorbs it, and steps along the mean no longer hold back all others
     curvature = 0.5 if exclusive else 0.25
-    step = 1 / (1e-12 + curvature * _largest_eigenvalue(centred) / rows + penalty * (1 - mix))
-    weight, bias = start or Linear(
-        targets.new_zeros(targets.shape[1], gated.shape[1]), targets.new_zeros(targets.shape[1])
-    )
-    bias = bias + weight @ mean
-    ahead_weight, ahead_bias, momentum = weight, bias, 1.0
+    # The last column is the bias, which no other column's curvature concerns.
+    columns = torch.cat([centred, gated.new_ones(rows, 1)], 1)
+    ridge = gated.new_full((units + 1,), penalty * (1 - mix))
+    lasso = gated.new_full((units + 1,), penalty * mix)
+    ridge[-1] = lasso[-1] = 0
+    step = 1 / (gated.new_full((units + 1,), curvature * _largest_eigenvalue(centred) / rows + 1e-12) + ridge)
+    step[-1] = 1 / curvature
+    point = gated.new_zeros(targets.shape[1], units + 1)
+    if start is not None:
+        point = torch.cat([start.weight, (start.bias + start.weight @ mean)[:, None]], 1)
+    ahead = point
+    momentum = 1.0
     for _ in range(STEPS):
-        logits = centred @ ahead_weight.T + ahead_bias
+        logits = columns @ ahead.T
         residual = ((logits.softmax(1) if exclusive else logits.sigmoid()) - targets) / rows
-        slope = residual.T @ centred + penalty * (1 - mix) * ahead_weight
-        new_weight = _shrunk(ahead_weight - step * slope, step * penalty * mix)
-        new_bias = ahead_bias - residual.sum(0) / curvature
-        moved_weight, moved_bias = new_weight - ahead_weight, new_bias - ahead_bias
-        residue = max(_largest(moved_weight) / step, _largest(moved_bias) * curvature)
+        slope = residual.T @ columns + ridge * ahead
+        new = _shrink(ahead - step * slope, step * lasso)
+        descent = (new - ahead) / step
         # O'Donoghue and Candès (2015): momentum that points uphill is dropped.
-        uphill = float((moved_weight * (new_weight - weight)).sum() / step + (moved_bias * (new_bias - bias)).sum()) < 0
-        momentum, before = (1.0, 1.0) if uphill else ((1 + (1 + 4 * momentum**2) ** 0.5) / 2, momentum)
-        pace = 0.0 if uphill else (before - 1) / momentum
-        ahead_weight = new_weight + pace * (new_weight - weight)
-        ahead_bias = new_bias + pace * (new_bias - bias)
-        weight, bias = new_weight, new_bias
-        if residue <= TOLERANCE:
+        uphill = bool((descent * (new - point)).sum() < 0)
+        following = 1.0 if uphill else (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        pace = 0.0 if uphill else (momentum - 1) / following
+        ahead = new + pace * (new - point)
+        point = new
+        momentum = following
+        if float(descent.abs().max()) <= TOLERANCE:
             break
-    return Linear(weight, bias - weight @ mean)
+    weight = point[:, :-1].contiguous()
+    return Linear(weight, point[:, -1] - weight @ mean)
 
 
-def _shrunk(values: Tensor, by: float) -> Tensor:
+def _shrink(values: Tensor, by: Tensor) -> Tensor:
     """Values nearer to 0 by so much, or 0."""
     return values.sign() * (values.abs() - by).clamp(min=0)
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def _largest_eigenvalue(centred: Tensor) -> float:

@@ -82,4 +82,4 @@ def read_names(words: Sequence[str], tensors: Mapping[str, Tensor], count: int) 
     if not all(isinstance(word, str) for word in words) or (labels < 0).any() or (labels >= len(words)).any():
         raise ValueError("a name has no word")
     rows = zip(labels.tolist(), purity.tolist(), named.bool().tolist(), strict=True)
-    return tuple(Name(words[label], share, enough) for label, share, enough in rows)
+    return tuple(Name(words[int(label)], share, enough) for label, share, enough in rows)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
 from efface.heads.dictionary import codes_of
-from efface.heads.fit import HeldOut
+from efface.heads.fit import Accuracy
 from efface.heads.head import SparseHead
 from efface.heads.names import Name
 from efface.heads.stored import head_header, head_tensors, names_header, names_tensors, read_head, read_names
@@ -71,12 +71,12 @@ class NamedParts:
     head: SparseHead
     names: tuple[Name, ...]
     """Name of each part."""
-    checked: HeldOut
+    accuracy: Accuracy
     """How often the head was right on pictures that it was not fitted on."""
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        header = {"base": self.base, "base_name": self.base_name, "kind": self.kind, "checked": self.checked}
+        header = {"base": self.base, "base_name": self.base_name, "kind": self.kind, "accuracy": self.accuracy}
         header |= {"head": head_header(self.head), "labels": names_header(self.names)}
         tensors = {"dictionary": self.dictionary} | names_tensors(self.names) | head_tensors(self.head, "head")
         write_atomically(path, serialize(tensors, {"named_judge": json.dumps(header)}))
@@ -100,7 +100,7 @@ class NamedParts:
                 dictionary=dictionary,
                 head=read_head(header["head"], file.tensors, "head", len(dictionary)),
                 names=names,
-                checked=HeldOut(*header["checked"]),
+                accuracy=Accuracy(*header["accuracy"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EffaceError(
@@ -128,7 +128,9 @@ class NamedJudge:
                 f"the named judge was made on {parts.base_name!r}, and {parts.base} now opens {base.name!r}: make it again "
                 "(`efface judge make`)."
             )
-        self.base, self.featured, self.parts = base, featured(base), parts
+        self.base = base
+        self.reader = with_features(base)
+        self.parts = parts
         self.classes = parts.head.concepts
         self.detects = not parts.head.exclusive
         digest = hashlib.sha256()
@@ -161,7 +163,8 @@ class NamedJudge:
         """
         if concept is not None and concept not in self.classes:
             raise UsageError(f"the judge has no class {concept!r}: expected one of {', '.join(self.classes[:8])}….")
-        head, codes = self.parts.head, self._codes(images)
+        head = self.parts.head
+        codes = self._codes(images)
         logits = head.logits(codes)
         found = []
         for row, own in zip(codes, logits, strict=True):
@@ -181,10 +184,10 @@ class NamedJudge:
         """How much each part is in each picture (batch parts)."""
         if not images:
             return torch.zeros(0, len(self.parts.dictionary), dtype=torch.float64)
-        return codes_of(self.featured.features(images).cpu(), self.parts.dictionary)
+        return codes_of(self.reader.features(images).cpu(), self.parts.dictionary)
 
 
-def featured(judge: Judge) -> Featured:
+def with_features(judge: Judge) -> Featured:
     """A judge as one with features; raises UsageError where it has none."""
     if not isinstance(judge, Featured):
         raise UsageError(

@@ -83,7 +83,8 @@ def _draw(
 @torch.no_grad()
 def _means(sae: SparseAutoencoder, states: Tensor) -> Tensor:
     """Mean over positions of every latent (batch latents) of states (batch tokens width)."""
-    return spatial_means(sae.encode(states.flatten(0, 1)), *states.shape[:2], sae.config.latents)
+    batch, tokens = states.shape[:2]
+    return spatial_means(sae.encode(states.flatten(0, 1)), batch, tokens, sae.config.latents)
 
 
 def _read(path: Path, saes: Mapping[str, SparseAutoencoder], pictures: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError, UsageError
 from efface.heads.config import HeadConfig
-from efface.heads.fit import HeldOut, checked, fit_head, held_out, require_told_apart
+from efface.heads.fit import Accuracy, fit_head, held_out, measure_accuracy, require_told_apart
 from efface.heads.head import SparseHead
 from efface.heads.labels import of_kind
 from efface.heads.names import Kind, Name, names_of
@@ -35,7 +35,7 @@ class LatentNames:
     """Kind -> the head that tells its concepts."""
     names: tuple[Name, ...]
     """Name of each latent."""
-    checked: Mapping[str, HeldOut]
+    accuracy: Mapping[str, Accuracy]
     """Kind -> how often its head is right on pictures that it was not fitted on."""
     pictures: int
     """Pictures that the heads were fitted on, and those that were held out."""
@@ -54,9 +54,9 @@ class LatentNames:
         """The fewest latents that hold this share of a concept's margin, the strongest first; raises as `SparseHead.choose`."""
         return self.heads[self.kind_of(concept)].choose(concept, margin)
 
-    def checked_on(self, concept: str) -> HeldOut:
+    def accuracy_on(self, concept: str) -> Accuracy:
         """How often the head that tells a concept is right; raises UsageError where none does."""
-        return self.checked[self.kind_of(concept)]
+        return self.accuracy[self.kind_of(concept)]
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
@@ -64,7 +64,7 @@ class LatentNames:
             "sha256": self.sha256,
             "pictures": self.pictures,
             "labels": names_header(self.names),
-            "kinds": {kind: head_header(head) | {"checked": self.checked[kind]} for kind, head in self.heads.items()},
+            "kinds": {kind: head_header(head) | {"accuracy": self.accuracy[kind]} for kind, head in self.heads.items()},
         }
         tensors = names_tensors(self.names)
         for number, head in enumerate(self.heads.values()):
@@ -88,7 +88,7 @@ class LatentNames:
                     for number, (kind, told) in enumerate(kinds.items())
                 },
                 names=read_names(header["labels"], file.tensors, latents),
-                checked={kind: HeldOut(*told["checked"]) for kind, told in kinds.items()},
+                accuracy={kind: Accuracy(*told["accuracy"]) for kind, told in kinds.items()},
                 pictures=int(header["pictures"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -107,8 +107,8 @@ class LatentNames:
                     "concepts": len(head.concepts),
                     "read": len(head.units),
                     "k": head.k,
-                    "accuracy": self.checked[kind].share,
-                    "held_out": self.checked[kind].rows,
+                    "accuracy": self.accuracy[kind].share,
+                    "held_out": self.accuracy[kind].rows,
                 }
                 for kind, head in self.heads.items()
             },
@@ -137,10 +137,10 @@ def name_latents(
         require_told_apart(own, concepts)
         out = held_out(own)
         heads[kind] = fit_head(activity[~out], own[~out], concepts, config)
-        shares[kind] = checked(heads[kind], activity[out], own[out])
+        shares[kind] = measure_accuracy(heads[kind], activity[out], own[out])
         told.append(Kind(own, heads[kind]))
     names = tuple(names_of(activity, told))
-    return LatentNames(sha256=sha256, heads=heads, names=names, checked=shares, pictures=len(activity))
+    return LatentNames(sha256=sha256, heads=heads, names=names, accuracy=shares, pictures=len(activity))
 
 
 def names_folder(names: str | Path | None, source: str, site: str) -> Path:

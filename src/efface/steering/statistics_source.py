@@ -95,10 +95,10 @@ def head_latents(
                 "(--selection score)."
             )
         for concept in concepts:
-            checked = named.checked_on(concept.name)
-            if not checked.beats_chance:
+            accuracy = named.accuracy_on(concept.name)
+            if not accuracy.beats_chance:
                 warnings.warn(
-                    f"the sparse head of {site} does not tell {concept.name!r} from the others ({checked}): the latents that it "
+                    f"the sparse head of {site} does not tell {concept.name!r} from the others ({accuracy}): the latents that it "
                     "chooses may be any; name the latents on more pictures (efface sae name --seeds).",
                     stacklevel=2,
                 )

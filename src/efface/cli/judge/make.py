@@ -77,12 +77,12 @@ def main(args: list[str]) -> None:
         "parts": len(made.names),
         "named": named,
         "read": len(made.head.units),
-        "accuracy": made.checked.share,
-        "held_out": made.checked.rows,
+        "accuracy": made.accuracy.share,
+        "held_out": made.accuracy.rows,
     }
     rows = [
         ("judge", f"named:{request.output}"),
-        (made.kind, str(made.checked)),
+        (made.kind, str(made.accuracy)),
         ("parts", f"{len(made.names)}, of which {len(made.head.units)} are read and {named} have a name"),
     ]
     result(data, as_json=request.json, rows=rows)

@@ -134,5 +134,5 @@ def _rows(site: str, names: LatentNames) -> list[tuple[str, str]]:
     rows = [(site, f"{told['named']} of {told['latents']} latents have a name")]
     for kind, figures in told["kinds"].items():
         most = "all of them" if figures["k"] is None else f"at most {figures['k']} a picture"
-        rows.append((f"{site} {kind}", f"{names.checked[kind]}, reading {figures['read']} latents, {most}"))
+        rows.append((f"{site} {kind}", f"{names.accuracy[kind]}, reading {figures['read']} latents, {most}"))
     return rows

@@ -76,8 +76,10 @@ def test_all_activations_without_a_penalty_are_a_logistic_regression(exclusive, 
 
 @pytest.mark.parametrize("exclusive", [True, False])
 @pytest.mark.parametrize("mix", [1.0, 0.5, 0.0])
-def test_the_solution_of_the_elastic_net_is_the_optimum(exclusive, mix):
+@pytest.mark.parametrize("working", [512, 3], ids=["all at once", "three at a time"])
+def test_the_solution_of_the_elastic_net_is_the_optimum(exclusive, mix, working, monkeypatch):
     """Where a weight is 0 the loss's slope is held by the penalty, elsewhere it equals it (Karush, Kuhn and Tucker)."""
+    monkeypatch.setattr("efface.heads.solve.WORKING", working)
     x, labels = planted(rows=80, latents=20)
     labels = labels if exclusive else many(80)
     found = solve(x, labels.double(), exclusive=exclusive, penalty=0.02, mix=mix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import load_sae, sae_hash, save_sae
 from efface.sae.harvest import HarvestConfig, capture
 from efface.sae.latent_names import FILE, LatentNames, load_names, name_latents, names_folder
+from efface.sae.share import shared_files
 
 SITE = tiny.SITE
 KINDS = {"church": "object", "cat": "object", "dog": "object", "noto": "style", "art": "style"}
@@ -244,6 +246,7 @@ def test_the_command_names_and_inspect_shows_the_names(run, tmp_path, capsys, mo
     assert again.names == names.names
     assert torch.equal(again.heads["object"].weight, names.heads["object"].weight)
     capsys.readouterr()
+    assert Path(SITE, FILE) in shared_files(run / "run", None)
     show = ("sae", "inspect", str(run / "run"), "--site", SITE, "--latents", "3", "7", "-o", str(tmp_path))
     assert command(run, *show) == 0
     told = json.loads(capsys.readouterr().out)["names"]

@@ -13,6 +13,10 @@ TOLERANCE = 1e-6
 """Largest entry of the gradient, less what the penalty holds, at which it stops."""
 
 
+WORKING = 512
+"""Units that are taken up at a time."""
+
+
 class Linear(NamedTuple):
     """Weights of a linear map."""
 
@@ -35,6 +39,35 @@ def solve(
         mix: α.
         start: where it begins; zeros by default.
     """
+    lasso = penalty * mix
+    options = {"exclusive": exclusive, "penalty": penalty, "mix": mix}
+    if not lasso or gated.shape[1] <= WORKING:
+        return _descend(gated, targets, **options, start=start)
+    # Most units end without a weight: those that the penalty does not hold at 0 are taken up until there is none.
+    weight = targets.new_zeros(targets.shape[1], gated.shape[1]) if start is None else start.weight.clone()
+    working = weight.any(0)
+    centred = gated - gated.mean(0)
+    while True:
+        begin = None if start is None else Linear(weight[:, working], start.bias)
+        start = _descend(gated[:, working], targets, **options, start=begin)
+        weight[:, working] = start.weight
+        residual = _residual(gated[:, working] @ start.weight.T + start.bias, targets, exclusive)
+        slope = (residual.T @ centred).abs().amax(0).masked_fill(working, 0)
+        lacking = int((slope > lasso + TOLERANCE).sum())
+        if not lacking:
+            return Linear(weight, start.bias)
+        working[slope.topk(min(WORKING, lacking)).indices] = True
+
+
+def _residual(logits: Tensor, targets: Tensor, exclusive: bool) -> Tensor:
+    """Slope of the mean loss by the logits (rows concepts)."""
+    return ((logits.softmax(1) if exclusive else logits.sigmoid()) - targets) / len(targets)
+
+
+def _descend(
+    gated: Tensor, targets: Tensor, *, exclusive: bool, penalty: float, mix: float, start: Linear | None
+) -> Linear:
+    """The same over all units at once; arguments as of `solve`."""
     rows, units = gated.shape
     mean = gated.mean(0)
     centred = gated - mean  # the bias absorbs it, and steps along the mean no longer hold back all others
@@ -53,8 +86,7 @@ def solve(
     momentum = 1.0
     for _ in range(STEPS):
         logits = columns @ ahead.T
-        residual = ((logits.softmax(1) if exclusive else logits.sigmoid()) - targets) / rows
-        slope = residual.T @ columns + ridge * ahead
+        slope = _residual(logits, targets, exclusive).T @ columns + ridge * ahead
         new = _shrink(ahead - step * slope, step * lasso)
         descent = (new - ahead) / step
         # O'Donoghue and Candès (2015): momentum that points uphill is dropped.

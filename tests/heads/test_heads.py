@@ -104,6 +104,7 @@ def test_a_planted_support_is_recovered(k):
         assert head.choose(concept, 0.9) == [number]
     out = planted(seed=50)
     assert measure_accuracy(head, *out).share == 1.0
+    assert k is None or 0 < measure_accuracy(head, *out).active <= k
 
 
 def test_redundant_latents_are_found_where_the_published_score_ranks_them_alike():
@@ -236,7 +237,8 @@ def test_what_is_right_by_chance_is_said():
     assert not Accuracy(0, 0, 0).beats_chance
     assert Accuracy(20, 20, 10).beats_chance
     assert not Accuracy(12, 20, 10).beats_chance
-    assert str(Accuracy(12, 20, 10)) == "60.0% of 20 held-out pictures right, which may be chance"
+    said = "60.0% of 20 held-out pictures right by 3.5 activations each, which may be chance"
+    assert str(Accuracy(12, 20, 10, 3.5)) == said
     noise, labels = uniform(400, 30, seed=4), planted(rows=400)[1]
     out = held_out(labels)
     assert not measure_accuracy(

@@ -133,7 +133,7 @@ def test_names_come_back_from_their_file(planted, coder, tmp_path):
 
 def test_planted_latents_are_named_and_chosen(planted):
     assert [str(planted.names[i]) for i in (3, 5, 10, 30)] == ["church 1.00", "church 1.00", "cat 1.00", "noto 1.00"]
-    assert planted.choose("cat", 0.9) == [10]
+    assert planted.choose("cat", 0.9) == planted.chosen("cat") == [10]
     assert sorted(planted.choose("church", 0.9)) == [3, 5]
     assert planted.accuracy_on("church").beats_chance
     with pytest.raises(UsageError, match="no latent has a name for 'bee'"):
@@ -240,6 +240,7 @@ def test_the_command_names_and_inspect_shows_the_names(run, tmp_path, capsys, mo
     assert told["latents"] == len(names.names) == 64
     assert told["pictures"] == 12
     assert told["kinds"]["object"]["concepts"] == 3
+    assert told["kinds"]["object"]["chosen"]["cat"] == names.chosen("cat")
     monkeypatch.setattr("efface.sae.activity.capture", lambda *a, **k: pytest.fail("it drew again"))
     assert command(run, "sae", "name", str(run / "run")) == 0
     again = LatentNames.load(run / "run" / SITE / FILE)

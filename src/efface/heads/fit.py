@@ -115,6 +115,8 @@ class Accuracy(NamedTuple):
     """All of them."""
     common: int
     """Rows that show what most of them show: what a head could get right that reads nothing."""
+    active: float = 0.0
+    """Activations that count in a verdict, on average."""
 
     @property
     def share(self) -> float | None:
@@ -129,7 +131,7 @@ class Accuracy(NamedTuple):
     def __str__(self) -> str:
         if not self.rows:
             return "no picture was held out"
-        said = f"{self.share:.1%} of {self.rows} held-out pictures right"
+        said = f"{self.share:.1%} of {self.rows} held-out pictures right by {self.active:.1f} activations each"
         return said if self.beats_chance else f"{said}, which may be chance"
 
 
@@ -146,10 +148,16 @@ def measure_accuracy(head: SparseHead, activity: Tensor, labels: Tensor) -> Accu
     if not shown.any():
         return Accuracy(0, 0, 0)
     labels = labels[shown]
-    logits = head.logits(activity[shown])
+    activity = activity[shown]
+    logits = head.logits(activity)
     said = F.one_hot(logits.argmax(1), len(head.concepts)).bool() if head.exclusive else logits > 0
     right = int((said == labels).all(1).sum())
-    return Accuracy(right, len(labels), int(labels.unique(dim=0, return_counts=True)[1].max()))
+    return Accuracy(
+        right=right,
+        rows=len(labels),
+        common=int(labels.unique(dim=0, return_counts=True)[1].max()),
+        active=float(((head.gated(activity) != 0) & head.weight.any(0)).sum(1).double().mean()),
+    )
 
 
 def _learn_offsets(

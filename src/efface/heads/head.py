@@ -14,6 +14,9 @@ from torch import Tensor
 
 from efface.errors import UsageError
 
+MARGIN = 0.9
+"""Share of a concept's margin that its chosen activations hold."""
+
 
 @dataclass(frozen=True)
 class SparseHead:
@@ -72,7 +75,7 @@ class SparseHead:
         at = self.concepts.index(concept)
         return self.weight[at].clamp(min=0) * self.means[at]
 
-    def choose(self, concept: str, margin: float) -> list[int]:
+    def choose(self, concept: str, margin: float = MARGIN) -> list[int]:
         """Indices of the fewest activations that hold this share of a concept's margin, the strongest first.
 
         Raises:

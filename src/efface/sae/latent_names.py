@@ -13,7 +13,7 @@ from torch import Tensor
 from efface.errors import EffaceError, UsageError
 from efface.heads.config import HeadConfig
 from efface.heads.fit import Accuracy, fit_head, held_out, measure_accuracy, require_told_apart
-from efface.heads.head import SparseHead
+from efface.heads.head import MARGIN, SparseHead
 from efface.heads.labels import of_kind
 from efface.heads.names import Kind, Name, names_of
 from efface.heads.stored import head_header, head_tensors, names_header, names_tensors, read_head, read_names
@@ -50,9 +50,14 @@ class LatentNames:
             f"no latent has a name for {concept!r}: expected one of {', '.join(known[:8])}…, or pictures of it (`efface sae name`)."
         )
 
-    def choose(self, concept: str, margin: float) -> list[int]:
+    def choose(self, concept: str, margin: float = MARGIN) -> list[int]:
         """The fewest latents that hold this share of a concept's margin, the strongest first; raises as `SparseHead.choose`."""
         return self.heads[self.kind_of(concept)].choose(concept, margin)
+
+    def chosen(self, concept: str) -> list[int]:
+        """The same at the usual share; none where no latent speaks for the concept."""
+        head = self.heads[self.kind_of(concept)]
+        return head.choose(concept) if bool((head.scores(concept) > 0).any()) else []
 
     def accuracy_on(self, concept: str) -> Accuracy:
         """How often the head that tells a concept is right; raises UsageError where none does."""
@@ -109,6 +114,8 @@ class LatentNames:
                     "k": head.k,
                     "accuracy": self.accuracy[kind].share,
                     "held_out": self.accuracy[kind].rows,
+                    "active": self.accuracy[kind].active,
+                    "chosen": {concept: self.chosen(concept) for concept in head.concepts},
                 }
                 for kind, head in self.heads.items()
             },

@@ -79,6 +79,7 @@ def main(args: list[str]) -> None:
         "read": len(made.head.units),
         "accuracy": made.accuracy.share,
         "held_out": made.accuracy.rows,
+        "active": made.accuracy.active,
     }
     rows = [
         ("judge", f"named:{request.output}"),

@@ -135,4 +135,7 @@ def _rows(site: str, names: LatentNames) -> list[tuple[str, str]]:
     for kind, figures in told["kinds"].items():
         most = "all of them" if figures["k"] is None else f"at most {figures['k']} a picture"
         rows.append((f"{site} {kind}", f"{names.accuracy[kind]}, reading {figures['read']} latents, {most}"))
+        for concept, latents in figures["chosen"].items():
+            words = ", ".join(f"{latent} {names.names[latent]}" for latent in latents)
+            rows.append((f"{site} {concept}", f"latents {words}" if latents else "no latent speaks for it"))
     return rows

@@ -140,7 +140,7 @@ def test_planted_latents_are_named_and_chosen(planted):
         planted.choose("bee", 0.9)
 
 
-@pytest.mark.parametrize("damage", ["a byte", "nothing", "another header", "an index", "a shape"])
+@pytest.mark.parametrize("damage", ["a byte", "nothing", "another header", "an index", "a shape", "an accuracy"])
 def test_damaged_names_are_refused(planted, coder, tmp_path, damage):
     from efface.io.tensor_file import open_tensors, serialize
 
@@ -158,6 +158,8 @@ def test_damaged_names_are_refused(planted, coder, tmp_path, damage):
         header = json.loads(metadata["names"])
         if damage == "another header":
             header["kinds"] = ["object"]
+        elif damage == "an accuracy":
+            header["kinds"]["object"]["accuracy"][0] = "all"
         elif damage == "an index":
             tensors["0|units"] = tensors["0|units"] + 64
         else:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efface.heads.fit import Accuracy
 from efface.heads.head import SparseHead
 from efface.heads.names import Name
 
@@ -83,3 +84,12 @@ def read_names(words: Sequence[str], tensors: Mapping[str, Tensor], count: int) 
         raise ValueError("a name has no word")
     rows = zip(labels.tolist(), purity.tolist(), named.bool().tolist(), strict=True)
     return tuple(Name(words[int(label)], share, enough) for label, share, enough in rows)
+
+
+def read_accuracy(values: Sequence[Any]) -> Accuracy:
+    """The accuracy whose values a header holds; raises as `read_head`."""
+    accuracy = Accuracy(*values)
+    counts = (accuracy.right, accuracy.rows, accuracy.common)
+    if any(type(count) is not int or not 0 <= count <= accuracy.rows for count in counts):
+        raise ValueError("its accuracy is none")
+    return accuracy._replace(active=float(accuracy.active))

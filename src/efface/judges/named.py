@@ -18,7 +18,15 @@ from efface.heads.dictionary import codes_of
 from efface.heads.fit import Accuracy
 from efface.heads.head import SparseHead
 from efface.heads.names import Name
-from efface.heads.stored import head_header, head_tensors, names_header, names_tensors, read_head, read_names
+from efface.heads.stored import (
+    head_header,
+    head_tensors,
+    names_header,
+    names_tensors,
+    read_accuracy,
+    read_head,
+    read_names,
+)
 from efface.io.atomic import write_atomically
 from efface.io.tensor_file import open_tensors, read_json, serialize
 from efface.judges.base import Featured, Judge, Verdicts
@@ -49,11 +57,8 @@ class Explanation(NamedTuple):
     """Those that are not 0, the largest in size first; at most as many as the head's k."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.label} {self.logit:+.2f} = {' '.join(map(str, self.contributions))} {self.bias:+.2f} bias".replace(
-                "  ", " "
-            )
-        )
+        summands = [*map(str, self.contributions), f"{self.bias:+.2f} bias"]
+        return f"{self.label} {self.logit:+.2f} = {' '.join(summands)}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class NamedParts:
                 dictionary=dictionary,
                 head=read_head(header["head"], file.tensors, "head", len(dictionary)),
                 names=names,
-                accuracy=Accuracy(*header["accuracy"]),
+                accuracy=read_accuracy(header["accuracy"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EffaceError(

@@ -16,7 +16,15 @@ from efface.heads.fit import Accuracy, fit_head, held_out, measure_accuracy, req
 from efface.heads.head import MARGIN, SparseHead
 from efface.heads.labels import of_kind
 from efface.heads.names import Kind, Name, names_of
-from efface.heads.stored import head_header, head_tensors, names_header, names_tensors, read_head, read_names
+from efface.heads.stored import (
+    head_header,
+    head_tensors,
+    names_header,
+    names_tensors,
+    read_accuracy,
+    read_head,
+    read_names,
+)
 from efface.io.atomic import write_atomically
 from efface.io.tensor_file import open_tensors, read_json, serialize
 from efface.sae.lookup import sae_folder
@@ -93,7 +101,7 @@ class LatentNames:
                     for number, (kind, told) in enumerate(kinds.items())
                 },
                 names=read_names(header["labels"], file.tensors, latents),
-                accuracy={kind: Accuracy(*told["accuracy"]) for kind, told in kinds.items()},
+                accuracy={kind: read_accuracy(told["accuracy"]) for kind, told in kinds.items()},
                 pictures=int(header["pictures"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

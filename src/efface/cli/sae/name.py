@@ -78,8 +78,8 @@ def main(args: list[str]) -> None:
         saes = {site: sae for site, (sae, _) in opened.items()}
         read = activity(model, saes, pictures.samples, harvest, _pieces(request), progress=progress)
         found = {}
-        for number, site in enumerate(sites):
-            progress(number / len(sites), f"fitting the heads of {site}")
+        for site in sites:
+            progress(1.0, f"fitting the heads of {site}")
             found[site] = name_latents(read[site], pictures.labels, kinds, config, sha256=opened[site][1])
             folders[site].mkdir(parents=True, exist_ok=True)
             found[site].save(folders[site] / FILE)

@@ -253,6 +253,8 @@ def test_the_kind_is_the_one_that_the_judge_knows(studio, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["kind"] == "style"
     assert main([*words, "clip:clip:house,tree"]) == 2
     assert "name one of the kinds object, style" in capsys.readouterr().err
+    assert main([*words, "clip:clip:noto,art", "--parts", "0"]) == 2
+    assert "parts is 0" in capsys.readouterr().err
     assert main([*words, "clip:clip:noto,art", "--kind", "place"]) == 2
     assert "no concepts of the kind 'place'" in capsys.readouterr().err
 

@@ -13,6 +13,8 @@ import efface
 import tiny
 from efface.cli import main
 from efface.concepts.sample import Sample
+from efface.erasers.base import Evidence
+from efface.erasers.saeuron import extend
 from efface.errors import EffaceError, UsageError
 from efface.heads.config import HeadConfig
 from efface.heads.fit import Accuracy
@@ -31,6 +33,7 @@ CONCEPTS = {
     "object": {name: [f"a {name} in noto style", f"a {name} in art style"] for name in ("church", "cat", "dog")},
     "style": {style: [f"a {name} in {style} style" for name in ("church", "cat", "dog")] for style in ("noto", "art")},
 }
+CHURCH = efface.Concept("church", templates=("a {}", "a {} in noto style"))
 DRAW = HarvestConfig((SITE,), steps=2, guidance=5.0, batch=4)
 
 
@@ -170,8 +173,7 @@ def test_damaged_names_are_refused(planted, coder, tmp_path, damage):
 
 
 def erasure_of(sd, options, **changes):
-    concept = efface.Concept("church", templates=("a {}", "a {} in noto style"))
-    return efface.erase(sd, concept, method="saeuron", keep=["a dog", "a cat"], **(options | changes))
+    return efface.erase(sd, CHURCH, method="saeuron", keep=["a dog", "a cat"], **(options | changes))
 
 
 def test_saeuron_erases_the_latents_that_the_head_chose_at_all_timesteps(sd, options, planted, tmp_path, draw):
@@ -191,6 +193,21 @@ def test_saeuron_erases_the_latents_that_the_head_chose_at_all_timesteps(sd, opt
     erasure.save(tmp_path / "e.safetensors")
     assert efface.Erasure.load(tmp_path / "e.safetensors").provenance.config["selection"] == "head"
     assert erasure_of(sd, options).edits[SITE].latents.tolist() != [3, 5]
+
+
+def test_hardening_adds_latents_to_those_of_the_head(sd, options, planted, tmp_path):
+    planted.save(tmp_path / FILE)
+    erasure = erasure_of(sd, options, selection="head", names=str(tmp_path))
+    prompts = ("a church in noto style",)
+    evidence = Evidence(
+        concept=dataclasses.replace(CHURCH, keep=("a dog",)),
+        text=Model(sd).encode(prompts),
+        prompts=prompts,
+        anchors=("a cat",),
+        images=1,
+        rounds=1,
+    )
+    assert {3, 5} < set(extend(Model(sd), erasure, evidence).edits[SITE].latents.tolist())
 
 
 def test_heads_that_do_not_fit_are_refused_before_anything_is_drawn(sd, options, planted, tmp_path, monkeypatch):

@@ -51,8 +51,11 @@ def named_parts(
         progress: told the share that is drawn.
 
     Raises:
-        UsageError: the judge has no features, the kind is unknown, or it has fewer than two concepts with pictures.
+        UsageError: there are to be no parts, the judge has no features, the kind is unknown, or
+            it has fewer than two concepts with pictures.
     """
+    if parts < 1:
+        raise UsageError(f"parts is {parts}; expected at least 1.")
     base = open_judge(judge)
     reader = with_features(base)
     kind = kind or _kind_known_to(base.classes, kinds)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "efface"
 LAYERS = (
-    "errors", "plugins", "registry io concepts", "families judges", "models metrics", "report", "sae", "erasures",
+    "errors", "plugins", "registry io concepts", "heads", "families judges", "models metrics", "report", "sae", "erasures",
     "closed_form training steering export profiles", "erasers attacks", "redteam", "api", "bench serving", "studio", "cli",
     "__init__ __main__",
 )  # fmt: skip

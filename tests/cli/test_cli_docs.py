@@ -15,6 +15,7 @@ import pytest
 from efface.attacks import ATTACKS
 from efface.cli import COMMANDS, arguments, main
 from efface.cli.bench import PROTOCOLS
+from efface.cli.judge import COMMANDS as JUDGE
 from efface.cli.policies import COMMANDS as POLICIES
 from efface.cli.sae import COMMANDS as SAE
 from efface.erasers import ERASERS
@@ -26,7 +27,9 @@ PAGES = (
     *sorted((ROOT / "integrations").rglob("*.md")),
     *sorted((ROOT / "benchmarks").rglob("*.py")),
 )
-FURTHER = {"erase": ERASERS, "attack": ATTACKS, "harden": ATTACKS, "sae": SAE, "policies": POLICIES, "bench": PROTOCOLS}
+FURTHER = {
+    "erase": ERASERS, "attack": ATTACKS, "harden": ATTACKS, "judge": JUDGE, "sae": SAE, "policies": POLICIES, "bench": PROTOCOLS,
+}  # fmt: skip
 """Commands whose next word is a command, a method or an attack of its own."""
 
 

@@ -13,7 +13,8 @@ from efface.errors import EffaceError
 from efface.registry import Registry
 
 NAMES = (
-    "demo", "erase", "prior", "generate", "show", "export", "push", "policies", "audit", "attack", "harden", "sae", "bench", "env",
+    "demo", "erase", "prior", "generate", "show", "export", "push", "policies", "audit", "attack", "harden", "judge", "sae",
+    "bench", "env",
 )  # fmt: skip
 COMMANDS: Registry[Command] = Registry(
     "command", "efface.commands", {name: f"efface.cli.{name}" for name in NAMES}, contract=Command

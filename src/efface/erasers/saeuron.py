@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from efface.models.model import Model
     from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.statistics import Statistics
+    from efface.steering.statistics_source import KnownLatents
     from efface.steering.tables import LatentTables
 
 Gain = Literal["published", "normalised", "clamp"]
@@ -46,6 +47,13 @@ class Config(Retaining):
     folder, and where there are none, statistics measured on pictures of the concept and of retained prompts."""
     count: int = 1
     """Latents chosen at each timestep (paper: 1 to 3)."""
+    selection: Literal["score", "head"] = "score"
+    """`score`: the published one; `head`: the fewest latents by which a sparse head tells the concept (`efface sae name`), at all
+    timesteps."""
+    margin: float = 0.9
+    """Share of the concept's logit margin that the latents chosen by a head hold."""
+    names: str | None = None
+    """Folder of the heads; by default those in the autoencoder's folder."""
     assigned: bool = False
     """Choose, at all timesteps, the one latent that a training with labels gave to the concept (`efface sae train --supervised
     saemnesia`)."""
@@ -80,6 +88,11 @@ class Config(Retaining):
         for name in ("count", "images", "draw_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if not 0 < self.margin <= 1:
+            raise UsageError(f"margin is {self.margin}; expected a number above 0 and at most 1.")
+        if self.selection == "head" and (self.assigned or self.percentile is not None):
+            other = "assigned" if self.assigned else "percentile"
+            raise UsageError(f"{other} is another way to choose latents than selection head: leave one of them out.")
 
     @property
     def asks_judge(self) -> bool:
@@ -100,17 +113,12 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     """
     from efface.erasures import ActivationEdit
     from efface.erasures.provenance import provenance
-    from efface.steering.calibrate import calibrate
-    from efface.steering.statistics_source import (
-        assigned_latents,
-        load_statistics,
-        measure_statistics,
-        open_saes,
-        published_site,
-    )
+    from efface.steering.calibrate import COUNTS, calibrate
+    from efface.steering.statistics_source import load_statistics, measure_statistics, open_saes, published_site
 
     sites = [site.name for site in model.sites(config.site or published_site(concepts))]
     saes, references = open_saes(config.coder, sites)
+    only = _known_latents(config, references, concepts)
     loaded = load_statistics(config.statistics, config.coder, sites, concepts)
     stats = loaded or measure_statistics(
         model,
@@ -125,7 +133,6 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
     if config.weighting == "pictures":
         stats = {site: of_site.weighted_by_picture() for site, of_site in stats.items()}
     compared = () if loaded else config.keep or ()
-    only = assigned_latents(config.coder, sites, concepts) if config.assigned else {}
 
     def erasure_with(config: Config, **notes: Any) -> ActivationEdit:
         """The erasure by one choice of options."""
@@ -137,17 +144,33 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
 
     if not config.calibrate:
         return erasure_with(config)
-    best, curve = calibrate(model, concepts, config, list(stats.values()), erasure_with, judge)
+    counts = (config.count,) if only else COUNTS
+    best, curve = calibrate(model, concepts, config, list(stats.values()), erasure_with, judge, counts=counts)
     return erasure_with(best, calibration=curve)
 
 
-def _at(only: Mapping[tuple[str, str], int], site: str) -> dict[str, int]:
-    """Concept -> its latent at one site."""
-    return {concept: latent for (at, concept), latent in only.items() if at == site}
+def _known_latents(
+    config: Config, references: Mapping[str, Mapping[str, str]], concepts: Sequence[Concept]
+) -> KnownLatents:
+    """Latents that a head or a training with labels chose; none where the published score is to."""
+    from efface.steering.statistics_source import assigned_latents, head_latents
+
+    if config.selection == "head":
+        return head_latents(config.coder, config.names, references, concepts, config.margin)
+    return assigned_latents(config.coder, references, concepts) if config.assigned else {}
+
+
+def _at(only: KnownLatents, site: str) -> dict[str, list[int]]:
+    """Concept -> its latents at one site."""
+    return {concept: latents for (at, concept), latents in only.items() if at == site}
 
 
 def _site_edit(
-    stats: Statistics, sae: SparseAutoencoder, concepts: Sequence[Concept], config: Config, only: Mapping[str, int]
+    stats: Statistics,
+    sae: SparseAutoencoder,
+    concepts: Sequence[Concept],
+    config: Config,
+    only: Mapping[str, list[int]],
 ) -> LatentEdit:
     """The edit of one site: the tables of all concepts, merged."""
     from efface.steering.tables import merge_tables
@@ -161,7 +184,7 @@ def _site_edit(
 
 
 def _tables(
-    stats: Statistics, sae: SparseAutoencoder, concept: Concept, config: Config, only: int | None = None
+    stats: Statistics, sae: SparseAutoencoder, concept: Concept, config: Config, only: list[int] | None = None
 ) -> LatentTables:
     """Gate μ(i, t, D) and gain γ μ(i, t, D_c) of the latents chosen for one concept at one site."""
     from efface.steering.tables import latent_tables, latents_per_timestep
@@ -183,7 +206,7 @@ def _selection(
     saes: dict[str, SparseAutoencoder],
     concepts: Sequence[Concept],
     config: Config,
-    only: Mapping[tuple[str, str], int],
+    only: KnownLatents,
 ) -> dict[str, list[dict[str, Any]]]:
     """Concept -> the latents chosen for it with their figures, for the erasure's notes."""
     from efface.sae.statistics import select

@@ -12,7 +12,7 @@ from efface.errors import EffaceError, UsageError, system_reason
 from efface.io.atomic import write_atomically
 
 ERASURE = "erasure.safetensors"
-AUTOENCODER = ("cfg.json", "sae.safetensors", "statistics.safetensors")
+AUTOENCODER = ("cfg.json", "sae.safetensors", "statistics.safetensors", "names.safetensors")
 """Files of a site's autoencoder; nothing else in its folder is shared."""
 Answer = TypeVar("Answer")
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

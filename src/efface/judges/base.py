@@ -42,6 +42,15 @@ class Detector(Protocol):
 
 
 @runtime_checkable
+class Featured(Protocol):
+    """Images in, vectors out: what a judge that compares pictures by their features offers beside its verdicts."""
+
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """One vector a picture (batch width), of pictures of any size."""
+        ...
+
+
+@runtime_checkable
 class Judge(Protocol):
     """Images in, verdicts out."""
 

@@ -107,3 +107,7 @@ class ClipJudge:
         scores = (self.scale * self.clip.images(images) @ self.prompts.T).softmax(1)
         labels = tuple(self.classes[i] for i in scores.argmax(1).tolist())
         return Verdicts(labels, scores, torch.ones(len(images), dtype=torch.bool))
+
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """CLIP's unit vectors of pictures (batch width)."""
+        return self.clip.images(images)

@@ -107,6 +107,12 @@ def _unlearncanvas(kind: str, rest: str) -> Judge:
     return UnlearnCanvasJudge("style" if kind == "unlearncanvas-style" else "object", rest)
 
 
+def _named(kind: str, rest: str) -> Judge:
+    from efface.judges.named import NamedJudge
+
+    return NamedJudge.open(rest, open_judge)
+
+
 def _number(text: str, default: float) -> float:
     """The threshold after a judge's name."""
     try:
@@ -123,6 +129,7 @@ NSFW = Opener("[:THRESHOLD]", _nsfw)
 CLIP = Opener(":FOLDER:CLASS,CLASS...", _clip)
 CLASSIFIER = Opener(":FOLDER", _classifier)
 UNLEARNCANVAS = Opener(":FILE", _unlearncanvas)
+NAMED = Opener(":FILE", _named)
 
 JUDGES: Registry[Opener] = Registry(
     "judge",
@@ -138,6 +145,7 @@ JUDGES: Registry[Opener] = Registry(
         "imagenet": f"{__name__}:CLASSIFIER",
         "unlearncanvas-style": f"{__name__}:UNLEARNCANVAS",
         "unlearncanvas-object": f"{__name__}:UNLEARNCANVAS",
+        "named": f"{__name__}:NAMED",
         SMOOTH: f"{__name__}:SMOOTHED",
     },
     contract=Opener,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from efface.heads.names import Name
 from efface.io.atomic import write_atomically
 from efface.report.grid import image_tag
 from efface.report.html import page
@@ -30,6 +31,7 @@ def write_pages(
     folder: Path,
     *,
     scores: dict[int, list[tuple[str, float]]],
+    names: Mapping[int, Name] | None = None,
     pictures: int = 24,
 ) -> Path:
     """Write `index.html` and its pages; returns the index.
@@ -39,30 +41,36 @@ def write_pages(
         latents: latents that get a page.
         folder: folder of the pages, created if missing.
         scores: latent -> the concepts that score it highest (published score), where statistics are known.
+        names: latent -> its name, where a head gave names.
         pictures: how many pictures get a page of their own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     selection = range(0, len(dashboard.pictures), max(1, len(dashboard.pictures) // pictures))
     with_page = set(latents)
+    names = names or {}
     for latent in latents:
-        _write(folder / f"latent-{latent}.html", f"latent {latent}", _latent(dashboard, latent, scores.get(latent, [])))
+        body = _latent(dashboard, latent, scores.get(latent, []), names.get(latent))
+        _write(folder / f"latent-{latent}.html", f"latent {latent}", body)
     for picture in selection:
         _write(
             folder / f"picture-{picture}.html",
             dashboard.labels[picture].prompt,
             _picture(dashboard, picture, with_page),
         )
-    _write(folder / "index.html", f"latents of {dashboard.site}", _index(dashboard, latents, selection))
+    _write(folder / "index.html", f"latents of {dashboard.site}", _index(dashboard, latents, selection, names))
     return folder / "index.html"
 
 
-def _index(dashboard: FeatureDashboard, latents: Sequence[int], pictures: Sequence[int]) -> str:
+def _index(
+    dashboard: FeatureDashboard, latents: Sequence[int], pictures: Sequence[int], named: Mapping[int, Name]
+) -> str:
     cards = []
     for latent in latents:
         best = dashboard.strongest(latent, 1)
         picture = image_tag(_overlay(dashboard.pictures[best[0].picture], best[0])) if best else ""
         names = ", ".join(escape(name) for name, _ in dashboard.concepts_of(latent, 2))
-        cards.append(f'<figure><a href="latent-{latent}.html">{picture}latent {latent}</a><br>{names}</figure>')
+        name = f"<br><b>{escape(str(named[latent]))}</b>" if latent in named else ""
+        cards.append(f'<figure><a href="latent-{latent}.html">{picture}latent {latent}</a>{name}<br>{names}</figure>')
     drawn = [
         f'<figure><a href="picture-{i}.html">{image_tag(dashboard.pictures[i])}{escape(dashboard.labels[i].prompt)}</a></figure>'
         for i in pictures
@@ -71,7 +79,7 @@ def _index(dashboard: FeatureDashboard, latents: Sequence[int], pictures: Sequen
     return f"{head}<h2>Latents</h2>{_grid(cards)}<h2>Pictures</h2>{_grid(drawn)}"
 
 
-def _latent(dashboard: FeatureDashboard, latent: int, scores: list[tuple[str, float]]) -> str:
+def _latent(dashboard: FeatureDashboard, latent: int, scores: list[tuple[str, float]], name: Name | None) -> str:
     strongest = dashboard.strongest(latent, 12)
     figures = [
         f"<figure>{image_tag(_overlay(dashboard.pictures[s.picture], s))}{escape(dashboard.labels[s.picture].prompt)}"
@@ -83,8 +91,9 @@ def _latent(dashboard: FeatureDashboard, latent: int, scores: list[tuple[str, fl
         for name, ratio in dashboard.concepts_of(latent)
     )
     scored = "".join(f"<tr><td>{escape(name)}</td><td>score {score:.4f}</td></tr>" for name, score in scores)
+    told = "" if name is None else f"<h2>{escape(name.label)}</h2><p>Purity {name.purity:.0%}.</p>"
     return (
-        f'<p><a href="index.html">all latents</a></p><p>Active at {float(dashboard.density[latent]):.2%} of positions.</p>'
+        f'<p><a href="index.html">all latents</a></p>{told}<p>Active at {float(dashboard.density[latent]):.2%} of positions.</p>'
         f"<h2>Strongest pictures</h2>{_grid(figures) if figures else '<p>It was never active.</p>'}"
         f"<h2>Concepts</h2><table>{concepts}{scored}</table>"
         f"<h2>Activation over timesteps</h2>{_curve(dashboard.timesteps.tolist(), dashboard.by_timestep[:, latent].tolist())}"

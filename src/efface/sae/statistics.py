@@ -180,13 +180,13 @@ def percentile_count(latents: int, percentile: float) -> int:
     return latents - 1 - math.floor(Fraction(str(percentile)) / 100 * (latents - 1))
 
 
-def select(scores: Tensor, count: int, only: int | None = None) -> Tensor:
+def select(scores: Tensor, count: int, only: Sequence[int] | None = None) -> Tensor:
     """F_c(t): the `count` latents with the highest scores above 0 at each timestep, as a mask (timesteps latents).
 
-    `only` is the latent that a training with labels gave to the concept, which is chosen at all timesteps instead.
+    `only` are latents that are known to be the concept's, and are chosen at all timesteps instead.
     """
     if only is not None:
-        return (torch.arange(scores.shape[1]) == only).expand_as(scores)
+        return torch.isin(torch.arange(scores.shape[1]), torch.tensor(only)).expand_as(scores)
     best = scores.topk(min(count, scores.shape[1]), dim=1)
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best.indices, best.values > 0)
 

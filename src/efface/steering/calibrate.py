@@ -52,6 +52,8 @@ def calibrate(
     stats: Sequence[Statistics],
     erasure_with: Callable[[Any], Any],
     judge: Judge | None,
+    *,
+    counts: Sequence[int] = COUNTS,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Find the best options for the concepts; returns them with the results of all trials.
 
@@ -62,6 +64,7 @@ def calibrate(
         stats: statistics of every site, which decide which other concepts are drawn.
         erasure_with: makes an erasure from options.
         judge: judge whose classes name the concepts.
+        counts: numbers of latents that are tried; one where they are known beforehand.
 
     Raises:
         UsageError: there is no judge, or it does not know a concept.
@@ -74,7 +77,7 @@ def calibrate(
     trials: list[Trial] = []
     own = [(c.name, prompt) for c in concepts for prompt in c.prompts()]
     others = [(name, prompt) for name in most_affected(stats, names) for prompt in concepts[0].prompts(name)]
-    each = PICTURES // (len(COUNTS) * 3 + 1)  # bisection of seven factors takes three trials
+    each = PICTURES // (len(counts) * 3 + 1)  # bisection of seven factors takes three trials
     work = evenly_spaced(own, (each + 1) // 2, repeat=True) + evenly_spaced(others, each // 2, repeat=True)
     samples = [Sample(prompt, SEEDS.calibration + i, (name,)) for i, (name, prompt) in enumerate(work)]
     settings = sampling(model.pipeline, None, None)
@@ -102,7 +105,7 @@ def calibrate(
         trials.append(result)
         return result
 
-    for count in COUNTS:
+    for count in counts:
         low = 0
         high = len(FACTORS) - 1
         while low < high:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from efface.models.model import Model
 from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.files import notes_of
 from efface.sae.harvest import HarvestConfig
+from efface.sae.latent_names import load_names, names_folder
 from efface.sae.lookup import open_sae, sae_folder
 from efface.sae.statistics import Statistics, selected_latents, statistics
 
@@ -40,8 +42,12 @@ def open_saes(source: str, sites: Iterable[str]) -> SiteSAEs:
     return SiteSAEs({site: sae for site, (sae, _) in opened.items()}, references)
 
 
-def assigned_latents(source: str, sites: Iterable[str], concepts: Sequence[Concept]) -> dict[tuple[str, str], int]:
-    """(site, concept) -> the latent that a training with labels gave to it.
+KnownLatents = dict[tuple[str, str], list[int]]
+"""(site, concept) -> the latents that are known to be its own, whatever the published score says."""
+
+
+def assigned_latents(source: str, sites: Iterable[str], concepts: Sequence[Concept]) -> KnownLatents:
+    """The one latent that a training with labels gave to each concept at each site.
 
     Raises:
         UsageError: an autoencoder was trained without labels, or without that concept.
@@ -55,7 +61,48 @@ def assigned_latents(source: str, sites: Iterable[str], concepts: Sequence[Conce
                     f"the autoencoder of {site} has no latent of its own for {concept.name!r}: train it with --supervised saemnesia "
                     "on pictures of it, or leave --assigned out."
                 )
-            found[site, concept.name] = int(known[concept.name])
+            found[site, concept.name] = [int(known[concept.name])]
+    return found
+
+
+def head_latents(
+    source: str,
+    names: str | None,
+    references: Mapping[str, Mapping[str, str]],
+    concepts: Sequence[Concept],
+    margin: float,
+) -> KnownLatents:
+    """The fewest latents by which a sparse head tells each concept at each site.
+
+    Args:
+        source: name or folder of the autoencoders.
+        names: folder of the heads (`efface sae name -o`); None stands for the autoencoders' own.
+        references: site name -> hash of its autoencoder, as `open_saes` gives them.
+        concepts: are told.
+        margin: share of a concept's logit margin that its latents hold.
+
+    Raises:
+        UsageError: there is no head of a site, it does not know a concept, or no latent speaks for one.
+        EffaceError: a head is of another autoencoder.
+    """
+    found = {}
+    for site, reference in references.items():
+        folder = names_folder(names, source, site)
+        named = load_names(folder, reference["sha256"])
+        if named is None:
+            raise UsageError(
+                f"{folder} holds no sparse head of {site}: fit it (`efface sae name`), or choose latents by the published score "
+                "(--selection score)."
+            )
+        for concept in concepts:
+            accuracy = named.accuracy_on(concept.name)
+            if not accuracy.beats_chance:
+                warnings.warn(
+                    f"the sparse head of {site} does not tell {concept.name!r} from the others ({accuracy}): the latents that it "
+                    "chooses may be any; name the latents on more pictures (efface sae name --seeds).",
+                    stacklevel=2,
+                )
+            found[site, concept.name] = named.choose(concept.name, margin)
     return found
 
 

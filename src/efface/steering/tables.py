@@ -40,7 +40,7 @@ def latent_tables(
     gamma: float,
     gain: Gain,
     fast: bool,
-    only: int | None = None,
+    only: Sequence[int] | None = None,
 ) -> LatentTables:
     """The tables of one concept: gate μ(i, t, D), gain γ μ(i, t, D_c) or the variant that `gain` names.
 
@@ -52,7 +52,7 @@ def latent_tables(
         gamma: factor γ of a chosen latent.
         gain: how the factor is applied.
         fast: whether the gate also replaces membership in the top k.
-        only: the latent that a training with labels gave to the concept, chosen instead.
+        only: latents that are known to be the concept's, chosen at all timesteps instead.
     """
     chosen = select(stats.scores(concept), count, only)
     mean = stats.of(concept)

@@ -1,4 +1,4 @@
-"""Sparse autoencoders on a model: sites, harvest, train, features, inspect, steer."""
+"""Sparse autoencoders on a model: sites, harvest, train, features, name, inspect, steer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from efface.registry import Registry
 COMMANDS: Registry[Command] = Registry(
     "command of `efface sae`",
     None,
-    {name: f"efface.cli.sae.{name}" for name in ("sites", "harvest", "train", "features", "inspect", "steer")},
+    {name: f"efface.cli.sae.{name}" for name in ("sites", "harvest", "train", "features", "name", "inspect", "steer")},
 )
 """In the order in which they are used."""
 

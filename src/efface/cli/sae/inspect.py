@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from efface.cli.model_options import parse_on_model
-from efface.cli.output import result, say_decisions
+from efface.cli.output import result, say, say_decisions
 from efface.cli.progress import ProgressBar
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from efface.heads.names import Name
     from efface.models.model import Model
     from efface.sae.autoencoder import SparseAutoencoder
 
@@ -39,6 +42,8 @@ class Request:
     """Denoising steps."""
     guidance: float | None = None
     """Guidance scale."""
+    names: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of the latents' names (`efface sae name -o`); by default those in the autoencoder's folder."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("latents")
     """Folder for the pages."""
     json: bool = False
@@ -62,10 +67,13 @@ def main(args: list[str]) -> None:
     pipeline = options.load(request.model)
     model = Model(pipeline)
     site = model.sites(request.site or sites_named((), pipeline)[0])[0].name
-    coder, _ = open_sae(request.coder, site)
+    coder, sha256 = open_sae(request.coder, site)
+    if wrong := [latent for latent in request.latents if not 0 <= latent < coder.config.latents]:
+        raise UsageError(f"the autoencoder has no latent {wrong[0]}: expected 0 to {coder.config.latents - 1}.")
     if site.startswith(TEXT):
         _inspect_text(request, pipeline, model, coder, site)
         return
+    named = _names(request, site, sha256)
     labels, kinds = labelled(request.concepts, request.seeds, pipeline, options.seed)
     config = HarvestConfig((site,), **sampling_of(pipeline, request.steps, request.guidance, options))
     decided = {"steps": config.steps, "guidance": config.guidance, "site": site, "seeds": request.seeds}
@@ -74,9 +82,30 @@ def main(args: list[str]) -> None:
         dashboard = feature_dashboard(model, site, coder, labels, config)
     best = best_latents(dashboard, list(kinds))
     latents = list(request.latents) or sorted(best)
-    index = write_pages(dashboard, latents, request.output, scores=best)
+    names = {latent: named[latent] for latent in latents} if named else {}
+    index = write_pages(dashboard, latents, request.output, scores=best, names=names)
     rows = [("pages", str(index)), ("latents", str(len(latents))), ("pictures", str(len(labels)))]
-    result({"index": str(index), "latents": latents, "pictures": len(labels)}, as_json=request.json, rows=rows)
+    rows += [(f"latent {latent}", str(name)) for latent, name in names.items()]
+    data = {"index": str(index), "latents": latents, "pictures": len(labels)}
+    data["names"] = {str(latent): name.to_json() for latent, name in names.items()}
+    result(data, as_json=request.json, rows=rows)
+
+
+def _names(request: Request, site: str, sha256: str) -> Sequence[Name]:
+    """The names of a site's latents; none, and a line that says so, where nobody gave them any.
+
+    Raises:
+        UsageError: the folder that was named holds none.
+    """
+    from efface.sae.latent_names import load_names, names_folder
+
+    folder = names_folder(request.names, request.coder, site)
+    found = load_names(folder, sha256)
+    if found is None and request.names is not None:
+        raise UsageError(f"{folder} holds no names of {site}: expected a folder that `efface sae name` wrote.")
+    if found is None:
+        say("the latents have no names yet: `efface sae name` gives them some")
+    return () if found is None else found.names
 
 
 def _inspect_text(request: Request, pipeline: Any, model: Model, sae: SparseAutoencoder, site: str) -> None:
@@ -86,8 +115,10 @@ def _inspect_text(request: Request, pipeline: Any, model: Model, sae: SparseAuto
     from efface.sae.text_dashboard import text_dashboard, write_text_pages
     from efface.sae.text_states import TextSites
 
-    if wrong := [latent for latent in request.latents if not 0 <= latent < sae.config.latents]:
-        raise UsageError(f"the autoencoder has no latent {wrong[0]}: expected 0 to {sae.config.latents - 1}.")
+    if request.names is not None:
+        raise UsageError(
+            "names are of latents that are read while pictures are drawn: leave --names out for layers of text encoders."
+        )
     labels = labels_named(request.concepts, pipeline)
     dashboard = text_dashboard(TextSites(model, sites_of(model, (site,))), sae, labels.shows)
     latents = list(request.latents) or sorted({i for name in dashboard.peaks for i in dashboard.best(name)})

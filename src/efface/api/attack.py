@@ -25,13 +25,16 @@ from efface.redteam.sanity import sanity
 if TYPE_CHECKING:
     from efface.redteam.findings import Findings, Sanity
 
+DEFAULT = "unlearndiff"
+"""The attack where none is named."""
+
 
 def attack(
     pipeline: Any,
     erasure: Erasure | Sequence[Erasure],
     concept: str | Concept | None = None,
     *,
-    method: str = "unlearndiff",
+    method: str = DEFAULT,
     budget: str = "published",
     config: Any = None,
     original: Any = None,

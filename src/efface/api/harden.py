@@ -6,21 +6,21 @@ RECE is the first case of it: its attack is the closed-form derivation, and what
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from efface.api.attack import attack
+from efface.api.attack import DEFAULT, attack
 from efface.api.resolve import concept_of
-from efface.attacks import LEAKS
+from efface.attacks import ATTACKS, configured
 from efface.attacks.base import Candidate, text_of
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
-from efface.erasers.base import Evidence, Extensible
+from efface.erasers.base import Choosy, Evidence, Extensible, FoundInput
 from efface.erasures import Erasure
 from efface.errors import EffaceError, UsageError
-from efface.io.progress import Progress, silent
+from efface.io.progress import Progress, on_step, silent
 from efface.metrics.rates import Rate
 from efface.models.model import Model
 from efface.profiles.base import profile_of
@@ -28,6 +28,9 @@ from efface.redteam.findings import Findings
 from efface.redteam.result import SampleResult
 from efface.redteam.search import candidates_of
 from efface.redteam.store import RunStore
+
+FOUND = {"words": "words", "embeddings": "embeddings of words", "states": "text states"}
+"""What attacks find, as it is said."""
 
 
 class Round(NamedTuple):
@@ -89,28 +92,26 @@ def harden(
     Args:
         pipeline: the model the erasure was made for, with nothing attached.
         erasure: of a method that can add to what it made (`Extensible`): what was found becomes new rows of a closed form,
-            or new statistics of an edit of activations.
+            new statistics of an edit of activations, or further texts that a trained eraser with a search in it trains on.
         concept: the erasure's own by default.
         rounds: additions at most.
         images: drawn of each found prompt, from which new statistics are taken.
         max_drop: what an addition may cost the share of other concepts that are drawn right, where a judge knows them; one
             that costs more is shown and not returned.
-        folder: of the attacks, one folder a round; resumes if it holds an unfinished run.
+        folder: of the attacks, one folder a round; resumes if it holds an unfinished run. Training resumes from its snapshots in
+            the cache, with a folder or without.
         progress: told the share that is done and a line about it.
         **options: of `efface.api.attack.attack`.
 
     Raises:
-        UsageError: no round, an attack that finds no prompt (a leak), or an erasure whose method cannot add to it.
-        EffaceError: the attack is broken, or found embeddings where prompts are needed.
+        UsageError: no round, an attack that finds no prompt (a leak, a relapse) or something that the method cannot learn of, an
+            erasure that is unfinished, or whose method cannot add to it.
+        EffaceError: the attack is broken.
+        KeyboardInterrupt: training was interrupted; the same call goes on from its last snapshot.
     """
     if rounds < 1:
         raise UsageError(f"rounds is {rounds}; expected at least 1.")
-    if options.get("method") in LEAKS:
-        raise UsageError(
-            f"{options['method']} starts from pictures and finds no prompt that could be added to the erasure; expected an attack "
-            "that searches for one."
-        )
-    _extensible(erasure)  # refused before anything is attacked
+    _require_finding(_extensible(erasure), erasure, options)  # refused before anything is attacked
     target = concept_of(concept, [erasure], pipeline)
     model = Model(pipeline)
     profile = profile_of(pipeline)
@@ -143,7 +144,10 @@ def harden(
                 break
             hits += new
             candidates += candidates_of(RunStore(path, None), new)
-            current = extended(model, erasure, target, hits, candidates, images=images, rounds=number + 1)
+            with on_step(lambda step: tell(1.0, str(step))):
+                current = extended(model, erasure, target, hits, candidates, images=images, rounds=number + 1)
+            if "unfinished" in current.provenance.notes:  # stopped by Ctrl-C: the same command goes on from its snapshot
+                raise KeyboardInterrupt
     return _kept(attempts, max_drop)
 
 
@@ -185,6 +189,10 @@ def extended(
         anchors=tuple(concept.anchor_of(hit.sample.prompt) for hit in hits),
         images=images,
         rounds=rounds,
+        found=tuple(
+            FoundInput(hit.sample.prompt, c.ids, c.soft, only_states=c.states is not None)
+            for hit, c in zip(hits, candidates, strict=True)
+        ),
     )
     return _extensible(erasure).extend(model, erasure, evidence)
 
@@ -192,6 +200,10 @@ def extended(
 def _extensible(erasure: Erasure) -> Extensible:
     """The method that made an erasure; raises UsageError where nothing is called so, or it cannot add to what it made."""
     method = erasure.provenance.method
+    if left := erasure.provenance.notes.get("unfinished"):
+        raise UsageError(
+            f"the erasure is unfinished ({left} training steps are left): finish it by the command that made it, then harden it."
+        )
     if method not in ERASERS and erasure.provenance.plugin:
         raise UsageError(f"the method {method!r} is of the plugin {erasure.provenance.plugin}: install it to harden.")
     eraser = ERASERS.load(method)
@@ -202,3 +214,30 @@ def _extensible(erasure: Erasure) -> Extensible:
             f"an erasure of kind {erasure.kind!r} by {method!r} cannot be hardened; expected one of kind {eraser.EXTENDS!r}."
         )
     return eraser
+
+
+def _require_finding(eraser: Extensible, erasure: Erasure, options: Mapping[str, Any]) -> None:
+    """Raise UsageError where an attack finds nothing of which the method that made the erasure could learn.
+
+    Args:
+        eraser: the method.
+        erasure: what it made.
+        options: of `efface.api.attack.attack`.
+    """
+    name = options.get("method", DEFAULT)
+    config = options.get("config")
+    if config is None:
+        fields = {k: v for k, v in options.items() if k in ATTACKS.load(name).config.__dataclass_fields__}
+        config = configured(name, options.get("budget", "published"), **fields)
+    finding = ATTACKS.load(name).finds(config)
+    if finding == "nothing":
+        raise UsageError(
+            f"{name} finds no prompt that could be added to the erasure (it changes weights, or starts from pictures); expected an "
+            "attack that searches for one."
+        )
+    learns = eraser.LEARNS if isinstance(eraser, Choosy) else (finding,)
+    if finding not in learns:
+        raise UsageError(
+            f"{name} finds {FOUND[finding]}, and {erasure.provenance.method} learns of {' and '.join(FOUND[f] for f in learns)} alone: "
+            "harden with an attack that finds them."
+        )

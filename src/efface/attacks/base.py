@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from efface.attacks.vocabulary import Which, Words
     from efface.concepts.concept import Concept
-    from efface.concepts.sample import Sample
+    from efface.concepts.sample import Finding, Sample
     from efface.erasures.switch import ModelVariant
     from efface.io.checkpoint import State
     from efface.judges.criterion import Verdict
@@ -27,6 +27,21 @@ class AttackConfig:
 
     seed: int = 0
     """Seed of everything random in the search."""
+
+
+def in_words(config: Any) -> Finding:
+    """`words` of every configuration."""
+    return "words"
+
+
+def in_embeddings(config: Any) -> Finding:
+    """`embeddings` of every configuration."""
+    return "embeddings"
+
+
+def in_nothing(config: Any) -> Finding:
+    """`nothing` of every configuration."""
+    return "nothing"
 
 
 def always(config: Any) -> bool:
@@ -58,6 +73,8 @@ class Attack:
     adaptive: Callable[[Any], bool] = always
     """Whether a sample's search ends at its first success; where it does not, only the last of its candidates counts: of
     attacks that, by their published threat model, do not see the erased model's pictures."""
+    finds: Callable[[Any], Finding] = in_words
+    """What it finds, of which hardening learns."""
     every: bool = False
     """Attack also samples whose own prompt still draws the concept: of leaks, which do not go through the prompt."""
     success: Callable[[Verdict, Image.Image, Image.Image, Any], Verdict] | None = None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from efface.attacks.base import Attack, AttackConfig, never
+from efface.attacks.base import Attack, AttackConfig, in_nothing, never
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ ATTACK = Attack(
     search=search,
     budgets=BUDGETS,
     sanity=("unerased",),  # a copy of the model must look the same; there is nothing to find in a weak erasure
+    finds=in_nothing,
     adaptive=never,  # there is one look, and nothing to stop
     success=looks,
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from efface.attacks.base import Attack, AttackConfig, never
+from efface.attacks.base import Attack, AttackConfig, in_nothing, never
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,15 @@ def leak(
     about: str | None, config: type[Any], search: Callable[..., Any], budgets: dict[str, dict[str, Any]] = BUDGETS
 ) -> Attack:
     """An attack with one picture of each sample, so that nothing is searched again, and which tries every sample."""
-    return Attack(about=about or "", config=config, search=search, budgets=budgets, adaptive=never, every=True)
+    return Attack(
+        about=about or "",
+        config=config,
+        search=search,
+        budgets=budgets,
+        adaptive=never,
+        finds=in_nothing,
+        every=True,
+    )
 
 
 @dataclass(frozen=True)

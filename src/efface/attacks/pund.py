@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from efface.attacks.base import Attack, AttackConfig, never
+from efface.attacks.base import Attack, AttackConfig, in_embeddings, never
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -152,5 +152,6 @@ ATTACK = Attack(
     search=search,
     budgets=BUDGETS,
     per="concept",
+    finds=in_embeddings,
     adaptive=never,  # it never sees the erased model's pictures, so that only the last embedding counts
 )

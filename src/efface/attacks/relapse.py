@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from efface.attacks.base import Attack, AttackConfig
+from efface.attacks.base import Attack, AttackConfig, in_nothing
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,4 +111,5 @@ ATTACK = Attack(
     search=search,
     budgets=BUDGETS,
     per="concept",
+    finds=in_nothing,
 )

@@ -75,6 +75,11 @@ def adaptive(config: Config) -> bool:
     return config.mode == "soft"
 
 
+def finds(config: Config) -> Finding:
+    """Words, or text states where none are searched for."""
+    return "states" if config.mode == "soft" else "words"
+
+
 def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Proposal]:
     """Minimise |E(ids) − (E(p) + η ĉ)|² for every prompt p."""
     strengths = config.strengths or (published_strength(problem.concept),)
@@ -195,4 +200,5 @@ ATTACK = Attack(
     search=search,
     budgets=BUDGETS,
     adaptive=adaptive,
+    finds=finds,
 )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
+Finding = Literal["words", "embeddings", "states", "nothing"]
+"""What an attack finds: tokens, embeddings in the place of some, text states in the place of what the text encoder makes, or no
+input at all, since it changes weights or hands the model a picture."""
 
 
 class FirstSeeds(NamedTuple):

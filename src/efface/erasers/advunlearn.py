@@ -3,13 +3,14 @@ arXiv 2405.15234)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efface.concepts.concept import Concept
-from efface.erasers.base import Retaining
-from efface.errors import UsageError
+from efface.erasers.base import Evidence, Retaining
+from efface.errors import EffaceError, UsageError
 from efface.training.config import Rolling
 
 if TYPE_CHECKING:
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
 
     from efface.erasures import Erasure
     from efface.models.model import Model, Text
+    from efface.training.holders import Dense, LowRank
     from efface.training.latents import Noisy
-    from efface.training.loop import Step
+    from efface.training.loop import Loss, Step
+
+EXTENDS = "delta"
+LEARNS = ("words", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -89,25 +94,88 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     Raises:
         EffaceError: the pipeline's text encoder takes whole prompts only, so that no word can be put before one.
     """
+    from efface.training.result import trained_erasure
+    from efface.training.search import require_words
+
+    require_words(model, "advunlearn")
+    held = _encoders(model, config)
+    loss = _loss(model, config, _own(model, concepts))
+    return trained_erasure(model, "advunlearn", concepts, config, held, loss)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """The text encoders trained on, half of the steps with what attacks found in the place of the prompt that it stands for (also
+    behind a word that a search finds, from the first step on).
+
+    Raises:
+        EffaceError: the attacks found text states, which no text encoder makes, so that it cannot unlearn them.
+    """
+    from efface.erasers.base import config_from
+    from efface.erasers.further import encoded, other_latents, take_up, trained_on
+    from efface.erasures.delta import weight_delta
+
+    if any(input.only_states for input in evidence.found):
+        raise EffaceError(
+            "the attack found text states, which go past the text encoder that advunlearn trains: harden with an attack on words."
+        )
+    origin = erasure.provenance
+    config = config_from(Config, origin.config)
+    held = _encoders(model, config)
+    take_up(held, erasure)
+    config = replace(other_latents(config, evidence), warmup=0)
+    table = model.token_table().float()
+    found = [Way(input.prompt, partial(encoded, model, table, input)) for input in evidence.found]
+    loss = _loss(model, config, _own(model, origin.concepts), found)
+    further = trained_on(model, erasure, evidence, held, loss, config)
+    return weight_delta(further.provenance, further.deltas)
+
+
+class Way(NamedTuple):
+    """An input that draws a concept."""
+
+    prompt: str
+    """c, the prompt that it is, or stands for."""
+    said: Callable[[Tensor | None], Text]
+    """Takes a word to put before it (1 width) or None; gives it encoded, with gradients."""
+
+
+def _own(model: Model, concepts: Sequence[Concept]) -> list[Way]:
+    """The concepts' own prompts."""
+    from efface.training.encoders import read
+    from efface.training.search import behind, with_words
+
+    table = model.token_table().float()
+
+    def said(prompt: str, word: Tensor | None) -> Text:
+        return read(model, [prompt]) if word is None else with_words(model, table, [behind(model, prompt, 1)], word)
+
+    return [Way(prompt, partial(said, prompt)) for concept in concepts for prompt in concept.prompts()]
+
+
+def _encoders(model: Model, config: Config) -> Dense | LowRank:
+    """The weights of the text encoders that are trained."""
+    from efface.training.encoders import every_layer, trained_encoders
+    from efface.training.holders import holder
+
+    encoders = trained_encoders(model, config.encoders)
+    return holder([weight for name in encoders for weight in every_layer(model, name)], config.rank, config.seed)
+
+
+def _loss(model: Model, config: Config, own: Sequence[Way], found: Sequence[Way] = ()) -> Loss:
+    """L."""
     import torch
 
-    from efface.training.encoders import every_layer, read, trained_encoders
-    from efface.training.holders import holder
-    from efface.training.result import trained_erasure
-    from efface.training.search import behind, descend, require_words, with_words
+    from efface.erasers.further import either
+    from efface.training.encoders import read
+    from efface.training.search import descend
     from efface.training.targets import apart, mix
     from efface.training.terms import retained, roll
 
-    require_words(model, "advunlearn")
-    prompts = [prompt for concept in concepts for prompt in concept.prompts()]
+    ways = [*own, *found]
     empty = model.encode([""])
     table = model.token_table().float()
-    encoders = trained_encoders(model, config.encoders)
 
-    def spoken(p: Tensor, prompt: str) -> Text:
-        return with_words(model, table, [behind(model, prompt, 1)], p)
-
-    def attack(step: Step, prompt: str, c: Text, z: Noisy) -> Tensor:
+    def attack(step: Step, way: Way, c: Text, z: Noisy) -> Tensor:
         """p*, found from a random start (1 width)."""
         start = table.std() * torch.randn(1, table.shape[1], generator=step.random).to(table.device)
         held = [p.detach() for p in step.held.parameters]
@@ -122,21 +190,19 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
             at = roll(replace(step, seed=step.seed + 1 + number), c, config) if config.fresh else z
             before = frozen(at) if config.fresh else goal
             with step.held.active(held):
-                text = spoken(p, prompt)
+                text = way.said(p)
             return apart(model, step.predict(at, text), before, at.timestep, config.loss_in)
 
         return descend(start, objective, steps=config.attack_steps, lr=config.attack_lr)
 
     def loss(step: Step) -> Tensor:
-        prompt = step.pick(prompts)
-        c = model.encode([prompt])
+        way = ways[either(step, len(own), len(found))]
+        c = model.encode([way.prompt])
         z = roll(step, c, config)
         target = mix(model, z, [(empty, 1 + config.eta), (c, -config.eta)])
-        found = attack(step, prompt, c, z) if config.attack_steps and step.number >= config.warmup else None
+        word = attack(step, way, c, z) if config.attack_steps and step.number >= config.warmup else None
         with step.edited():
-            text = read(model, [prompt]) if found is None else spoken(found, prompt)
-            value = apart(model, step.predict(z, text), target, z.timestep, config.loss_in)
+            value = apart(model, step.predict(z, way.said(word)), target, z.timestep, config.loss_in)
         return value + retained(step, config.keep or (), config, count=config.retain_batch, reads=read)
 
-    held = holder([weight for name in encoders for weight in every_layer(model, name)], config.rank, config.seed)
-    return trained_erasure(model, "advunlearn", concepts, config, held, loss)
+    return loss

@@ -69,6 +69,7 @@ class Config(Retaining):
 PUBLISHED: Mapping[str, Any] = {}
 """There is no paper of it."""
 EXTENDS = "activation"
+LEARNS = ("words",)
 """Kind of the erasures that hardening can add to."""
 
 

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from efface.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from efface.concepts.concept import Concept
+    from efface.concepts.sample import Finding
     from efface.erasures import Erasure
     from efface.judges import Judge
     from efface.models.model import Model, Text
@@ -100,6 +103,19 @@ class Listed(Retaining):
             raise UsageError(f"anchors is {self.anchors}; expected at least 0.")
 
 
+class FoundInput(NamedTuple):
+    """An input that an attack found, as it was before the text encoder."""
+
+    prompt: str
+    """The prompt, of those that are attacked, in whose place it stands."""
+    ids: tuple[int, ...]
+    """Content tokens, without begin, end and padding."""
+    embeddings: Tensor | None = None
+    """Embeddings in place of the tokens' own (tokens width), where what was found is no word."""
+    only_states: bool = False
+    """Whether text states were found, which no input to the text encoder gives."""
+
+
 class Evidence(NamedTuple):
     """Inputs that attacks found to bring an erased concept back."""
 
@@ -115,6 +131,8 @@ class Evidence(NamedTuple):
     """Pictures of each prompt, for methods that draw."""
     rounds: int
     """Rounds of attacks in which the states were found."""
+    found: tuple[FoundInput, ...] = ()
+    """What the states were made of, for methods that encode it anew."""
 
     def words(self) -> list[str]:
         """Prompts that were found; raises EffaceError where there are only embeddings."""
@@ -185,6 +203,14 @@ class Extensible(Eraser, Protocol):
     def extend(self, model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
         """The erasure with what attacks found added to it."""
         ...
+
+
+@runtime_checkable
+class Choosy(Extensible, Protocol):
+    """One that cannot learn of everything that attacks find."""
+
+    LEARNS: tuple[Finding, ...]
+    """Of what it can."""
 
 
 def published_config(eraser: Eraser, concepts: Sequence[Concept], named: Mapping[str, Any]) -> Any:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from efface.sae.text_states import TextSites
 
 EXTENDS = "text-edit"
+LEARNS = ("words",)
 """Kind of the erasures that hardening can add to."""
 CALIBRATED = {"style": -6.0}
 """Kind -> gain by which the authors' code finds the gate's threshold, where it is not the gain that it then applies."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efface.concepts.concept import Concept
-from efface.erasers.base import Retaining, check_ridges, check_weights
+from efface.erasers.base import Evidence, Retaining, check_ridges, check_weights
 from efface.errors import UsageError
 from efface.training.config import Rolling
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
     from efface.erasures import Erasure
     from efface.models.model import Model, Text
-    from efface.training.loop import Step
+    from efface.training.adapters import Adapters
+    from efface.training.loop import Loss, Step
+    from efface.training.search import Remembered
+
+EXTENDS = "adapter"
 
 
 @dataclass(frozen=True)
@@ -65,51 +69,108 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     Raises:
         EffaceError: the denoiser has no cross-attention.
     """
+    from efface.erasures.adapter import adapter
+    from efface.training.result import trained_erasure
+
+    held = _adapters(model, config)
+    p, loss = _problem(model, held, config, _own(model, concepts))
+    trained = trained_erasure(model, "receler", concepts, config, held, loss, kept=p)
+    return adapter(trained.provenance, trained.deltas)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """The adapters trained on, half of the steps with what attacks found in the place of c (the rows behind it included), towards the
+    target of the prompt that it stands for."""
+    from efface.erasers.base import config_from
+    from efface.erasers.further import other_latents, take_up, texts_of, trained_on
+    from efface.erasures.adapter import adapter
+
+    origin = erasure.provenance
+    config = config_from(Config, origin.config)
+    held = _adapters(model, config)
+    take_up(held, erasure)
+    name = evidence.concept.name
+    pairs = zip(evidence.found, texts_of(evidence), strict=True)
+    found = [Way(text, model.encode([input.prompt]), input.prompt, name) for input, text in pairs]
+    config = other_latents(config, evidence)
+    p, loss = _problem(model, held, config, _own(model, origin.concepts), found)
+    further = trained_on(model, erasure, evidence, held, loss, config, kept=p)
+    return adapter(further.provenance, further.deltas)
+
+
+class Way(NamedTuple):
+    """A text that draws a concept."""
+
+    text: Text
+    """What the edited model reads (one prompt)."""
+    c: Text
+    """The prompt that it stands for, encoded: itself, where nothing was found by an attack."""
+    prompt: str
+    """That prompt in words."""
+    name: str
+    """The concept's name in it."""
+
+
+def _own(model: Model, concepts: Sequence[Concept]) -> list[Way]:
+    """The concepts' own prompts."""
+    named = [(prompt, concept.name) for concept in concepts for prompt in concept.prompts()]
+    texts = [model.encode([prompt]) for prompt, _ in named]
+    return [Way(text, text, *pair) for text, pair in zip(texts, named, strict=True)]
+
+
+def _adapters(model: Model, config: Config) -> Adapters:
+    """The adapters as they begin."""
+    from efface.training.adapters import Adapters
+    from efface.training.maps import cross_attentions
+
+    return Adapters(cross_attentions(model), config.rank or 128, config.seed)
+
+
+def _problem(
+    model: Model, held: Adapters, config: Config, own: Sequence[Way], found: Sequence[Way] = ()
+) -> tuple[Remembered, Loss]:
+    """The rows behind each text, as they begin, and L."""
     import torch
 
-    from efface.erasures.adapter import adapter
-    from efface.training.adapters import Adapters, outside
-    from efface.training.maps import concept_mask, cross_attentions, positions_of
-    from efface.training.result import trained_erasure
+    from efface.erasers.further import either
+    from efface.training.adapters import outside
+    from efface.training.maps import concept_mask, positions_of
     from efface.training.search import Remembered, descend
     from efface.training.targets import apart, mix
     from efface.training.terms import retained, roll
 
-    named = [(prompt, concept.name) for concept in concepts for prompt in concept.prompts()]
-    texts = [model.encode([prompt]) for prompt, _ in named]
+    ways = [*own, *found]
     empty = model.encode([""])
-    p = Remembered({str(i): rows_of(text, config.attack_rows) for i, text in enumerate(texts)})
-    held = Adapters(cross_attentions(model), config.rank or 128, config.seed)
+    p = Remembered({str(i): rows_of(way.text, config.attack_rows) for i, way in enumerate(ways)})
 
-    def attack(step: Step, c: Text, rows: Tensor, z: Any) -> None:
-        """Move the rows of one prompt."""
+    def attack(step: Step, way: Way, rows: Tensor, z: Any) -> None:
+        """Move the rows behind one text."""
         now = [value.detach() for value in held.parameters]
         with torch.no_grad():
-            before = step.predict(z, c)
+            before = step.predict(z, way.c)
 
         def objective(x: Tensor, number: int) -> Tensor:
             with held.active(now):
-                return apart(model, step.predict(z, with_rows(c, x)), before, z.timestep, config.loss_in)
+                return apart(model, step.predict(z, with_rows(way.text, x)), before, z.timestep, config.loss_in)
 
         rows.copy_(descend(rows, objective, steps=config.attack_steps, lr=config.attack_lr))
 
     def loss(step: Step) -> Tensor:
-        number = step.integer(len(named))
-        c = texts[number]
+        number = either(step, len(own), len(found))
+        way = ways[number]
         with torch.no_grad(), step.edited():
-            z = roll(step, c, config, by_edited=True)
-        target = mix(model, z, [(empty, 1 + config.eta), (c, -config.eta)])
-        shown = concept_mask(model, z, c, positions_of(model, *named[number]))
+            z = roll(step, way.text, config, by_edited=True)
+        target = mix(model, z, [(empty, 1 + config.eta), (way.c, -config.eta)])
+        shown = concept_mask(model, z, way.c, positions_of(model, way.prompt, way.name))
         if config.attack_steps:
-            attack(step, c, p[str(number)], z)
+            attack(step, way, p[str(number)], z)
         with step.edited():
-            output = step.predict(z, with_rows(c, p[str(number)]) if config.attack_steps else c)
+            output = step.predict(z, with_rows(way.text, p[str(number)]) if config.attack_steps else way.text)
             changes = held.changes
         value = apart(model, output, target, z.timestep, config.loss_in) + config.locality * outside(changes, shown)
         return value + retained(step, config.keep or (), config)
 
-    trained = trained_erasure(model, "receler", concepts, config, held, loss, kept=p)
-    return adapter(trained.provenance, trained.deltas)
+    return p, loss
 
 
 def rows_of(text: Text, count: int) -> Tensor:

@@ -30,6 +30,7 @@ PUBLISHED: Mapping[str, Any] = {
 }
 """What `--as-published` changes."""
 EXTENDS = "activation"
+LEARNS = ("words",)
 """Kind of the erasures that hardening can add to."""
 
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efface.concepts.concept import Concept
-from efface.erasers.base import Retaining, check_ridges
+from efface.erasers.base import Evidence, Retaining, check_ridges
 from efface.errors import UsageError
 from efface.training.config import Rolling, Where
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from efface.models.model import Model, Text
     from efface.training.holders import Holder
     from efface.training.images import ConceptImages
-    from efface.training.loop import Step, Trained
+    from efface.training.loop import Loss, Step, Trained
     from efface.training.result import Run
+
+EXTENDS = "delta"
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,35 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
             notes = {"steps": steps, "unfinished": config.iterations, "stage": f"searching words of {concept.name!r}"}
             return weight_delta(run.provenance(notes), found.stopped)
     held = holder(weights, config.rank, config.seed)
-    loss = last_loss(model, concepts, ways, config)
+    groups = [group for concept, spoken in zip(concepts, ways, strict=True) for group in grouped(concept, spoken)]
+    loss = last_loss(model, groups, config)
     trained = loop.train(model, held, loss, config, optimiser=_adamw(held, config.lr), folder=run.folder / "last")
     words = [len(found) - len(concept.prompts()) for found, concept in zip(ways, concepts, strict=True)]
     notes = trained.notes | {"steps": steps + trained.notes["steps"], "words": words}
     return weight_delta(run.provenance(notes), trained.deltas)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """The last stage trained on from where it ended, half of its steps on prompts of which attacks found other ways to say the
+    concept; the words that `erase` found itself are no part of the file, and are not trained on again."""
+    from efface.erasers.base import config_from
+    from efface.erasers.further import other_latents, take_up, texts_of, trained_on
+    from efface.erasures.delta import weight_delta
+    from efface.training.groups import weights_of
+    from efface.training.holders import holder
+
+    origin = erasure.provenance
+    config = config_from(Config, origin.config)
+    held = holder(weights_of(model, config.where), config.rank, config.seed)
+    take_up(held, erasure)
+    config = other_latents(config, evidence)
+    own = [group for concept in origin.concepts for group in grouped(concept, said(model, concept.prompts()))]
+    new = [Spoken(t, f.prompt) for f, t in zip(evidence.found, texts_of(evidence), strict=True)]
+    found = grouped(evidence.concept, [*said(model, dict.fromkeys(way.prompt for way in new)), *new])
+    loss = last_loss(model, own, config, found)
+    optimiser = _adamw(held, config.lr)
+    further = trained_on(model, erasure, evidence, held, loss, config, optimiser=optimiser)
+    return weight_delta(further.provenance, further.deltas)
 
 
 class Found(NamedTuple):
@@ -146,7 +172,7 @@ class Search:
     def words(self, held: Holder) -> Found:
         """Erase, learn a word that brings the concept back, erase that, … : each round goes on from the one before."""
         config, concept = self.config, self.concept
-        ways = [Spoken(self.model.encode([prompt]), prompt) for prompt in concept.prompts()]
+        ways = said(self.model, concept.prompts())
         now, steps = ways, 0
         if not config.rounds:
             return Found(ways, steps, None)
@@ -231,21 +257,38 @@ class Search:
             return with_words(self.model, table, [around(self.model, prompt, self.concept.name)], word)
 
 
-def last_loss(model: Model, concepts: Sequence[Concept], ways: Sequence[Sequence[Spoken]], config: Config) -> Any:
-    """L of the last stage, one prompt of a concept a step."""
+class Group(NamedTuple):
+    """A prompt with all ways to say its concept."""
+
+    anchor: str
+    """a, the prompt that takes its place."""
+    texts: list[Text]
+    """C, each encoded (one prompt)."""
+
+
+def grouped(concept: Concept, ways: Sequence[Spoken]) -> list[Group]:
+    """Ways to say a concept, by the prompt that they say it in."""
+    prompts = dict.fromkeys(way.prompt for way in ways)
+    return [Group(concept.anchor_of(p), [way.text for way in ways if way.prompt == p]) for p in prompts]
+
+
+def said(model: Model, prompts: Iterable[str]) -> list[Spoken]:
+    """Prompts as they are."""
+    return [Spoken(model.encode([prompt]), prompt) for prompt in prompts]
+
+
+def last_loss(model: Model, own: Sequence[Group], config: Config, found: Sequence[Group] = ()) -> Loss:
+    """L of the last stage, one prompt a step; in half of the steps one of which attacks found other ways, where there are some."""
+    from efface.erasers.further import either
     from efface.training.targets import apart, mix
     from efface.training.terms import retained, roll
 
     empty = model.encode([""])
-    groups = [
-        (concept.anchor_of(prompt), [way.text for way in spoken if way.prompt == prompt])
-        for concept, spoken in zip(concepts, ways, strict=True)
-        for prompt in concept.prompts()
-    ]
+    groups = [*own, *found]
     toward, away = config.strength - 1, config.strength + 1
 
     def loss(step: Step) -> Tensor:
-        anchor, texts = step.pick(groups)
+        anchor, texts = groups[either(step, len(own), len(found))]
         c = step.pick(texts)
         a = model.encode([anchor])
         z = roll(step, c, config)

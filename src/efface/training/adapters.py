@@ -52,8 +52,18 @@ class Adapters:
 
     def delta(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """The bottlenecks, as tensors of an `Adapter`."""
-        parts = iter(values or self.parameters)
-        return {f"{name}|{part}": next(parts).detach().clone() for name, _ in self.attentions for part in ADAPTER_PARTS}
+        parts = values or self.parameters
+        return {name: part.detach().clone() for name, part in zip(self.names, parts, strict=True)}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the bottlenecks' parts, as `LAYER|PART`."""
+        return [f"{name}|{part}" for name, _ in self.attentions for part in ADAPTER_PARTS]
+
+    def load(self, tensors: Sequence[Tensor]) -> None:
+        """These parts."""
+        for value, part in zip(self.parameters, tensors, strict=True):
+            value.data.copy_(part)
 
     def _beside(self, own: Bottleneck, kept: bool) -> Any:
         """A hook that adds what a bottleneck gives, and keeps it."""

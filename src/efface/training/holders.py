@@ -32,6 +32,19 @@ class Holder(Protocol):
         ...
 
 
+class Reloadable(Holder, Protocol):
+    """A holder that takes an erasure's values up again."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tensors that `delta` gives, one a trained value."""
+        ...
+
+    def load(self, tensors: Sequence[Tensor]) -> None:
+        """Take up what `delta` gave, one tensor a trained value."""
+        ...
+
+
 class Dense:
     """Copies of weights; while they are active the network computes with them, and gradients go to the copies."""
 
@@ -57,6 +70,16 @@ class Dense:
         """Differences from the network's own weights, by full name."""
         pairs = zip(self.weights, values or self.parameters, strict=True)
         return {weight.name: value.detach() - weight.read().detach().float() for weight, value in pairs}
+
+    @property
+    def names(self) -> list[str]:
+        """Full names of the weights."""
+        return [weight.name for weight in self.weights]
+
+    def load(self, tensors: Sequence[Tensor]) -> None:
+        """The network's own weights and these differences from them."""
+        for weight, value, change in zip(self.weights, self.parameters, tensors, strict=True):
+            value.data.copy_(weight.read().detach().float() + change.to(value.device))
 
 
 class LowRank:
@@ -104,6 +127,16 @@ class LowRank:
         factors = [factor.detach() for factor in values or self.parameters]
         named = zip(self.weights, factors[::2], factors[1::2], strict=True)
         return {f"{w.name}.{end}": f for w, down, up in named for end, f in (("up", up), ("down", down))}
+
+    @property
+    def names(self) -> list[str]:
+        """Full names of the factors."""
+        return [f"{weight.name}.{end}" for weight in self.weights for end in ("down", "up")]
+
+    def load(self, tensors: Sequence[Tensor]) -> None:
+        """These factors."""
+        for value, factor in zip(self.parameters, tensors, strict=True):
+            value.data.copy_(factor)
 
 
 class Turns:
@@ -167,7 +200,7 @@ class Words:
         return {"words": (values or self.parameters)[0].detach().clone()}
 
 
-def holder(weights: Sequence[Weight], rank: int | None, seed: int) -> Holder:
+def holder(weights: Sequence[Weight], rank: int | None, seed: int) -> Dense | LowRank:
     """Copies of the weights, or low-rank factors beside them where a rank is given."""
     return Dense(weights) if rank is None else LowRank(weights, rank, seed)
 

@@ -189,6 +189,91 @@ def test_the_loop_on_maps_of_lists(sd, method, tmp_path):
     assert again.provenance.notes["hardened"]["asr"] == rates
 
 
+TRAINED = {
+    "receler": {"iterations": 12, "draw_steps": 2, "attack_steps": 1, "attack_rows": 3, "rank": 4, "lr": 3e-2},
+    "advunlearn": {"iterations": 12, "draw_steps": 2, "attack_steps": 1, "warmup": 6, "retain": 0.0, "lr": 3e-3},
+    "stereo": {"iterations": 12, "draw_steps": 2, "rounds": 0, "lr": 3e-3},
+    "aegis": {"iterations": 12, "draw_steps": 2, "lr": 3e-3},
+}
+"""Options with which each eraser that searches while it trains takes a second."""
+TRAINED_BY = {"receler": "ring-a-bell-soft", "advunlearn": "inversion", "stereo": "p4d-n", "aegis": "unlearndiff"}
+"""An attack that brings the concept back each."""
+
+
+def trained(sd, method, **options):
+    return efface.erase(sd, CHURCH, method=method, keep=KEPT, **TRAINED[method] | {"every": 1} | options)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_the_loop_on_trained_erasers(sd, method, tmp_path):
+    erasure = trained(sd, method)
+    found = hardening(Field(sd, erasure), TRAINED_BY[method], folder=tmp_path, rounds=1)
+    rates = [stage.asr.value for stage in found.rounds]
+    assert rates[0] > 0, "nothing to learn from: the test would show nothing"
+    assert len(found.rounds) == 2
+    assert found.kept == rates.index(min(rates))
+    origin = found.erasure.provenance
+    assert (origin.method, origin.base) == (method, erasure.provenance.base)
+    assert ("trained_on" in origin.notes) == (found.kept > 0)
+    found.erasure.save(tmp_path / "hardened.safetensors")
+    again = efface.Erasure.load(tmp_path / "hardened.safetensors")
+    assert type(again) is type(erasure)
+    assert again.provenance.notes["hardened"]["asr"] == rates
+
+
+def test_training_that_is_interrupted_stops_the_loop_and_goes_on_to_the_same_bits(sd, monkeypatch, tmp_path):
+    field = Field(sd, trained(sd, "receler"))
+    whole = hardening(field, TRAINED_BY["receler"], rounds=1, max_drop=1.0)
+    told = []
+
+    def stop(line):
+        told.append(line.split(",")[0])
+        if line.startswith("training step 3 "):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("efface.training.loop.tell", stop)
+        with pytest.raises(KeyboardInterrupt):
+            hardening(field, TRAINED_BY["receler"], rounds=1, folder=tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["round-0"], "the next attack must not begin"
+        patch.setattr("efface.training.loop.tell", told.append)
+        resumed = hardening(field, TRAINED_BY["receler"], rounds=1, folder=tmp_path)
+    assert told[3].startswith("training step 3 "), "it goes on from the snapshot after the second step"
+    assert [s.asr for s in resumed.rounds] == [s.asr for s in whole.rounds]
+    assert all(torch.equal(value, resumed.erasure.tensors()[name]) for name, value in whole.erasure.tensors().items())
+
+
+REFUSED = [
+    ("advunlearn", {"method": "ring-a-bell", "mode": "soft"}, "finds text states, and advunlearn learns of words and embeddings"),
+    ("advunlearn", {"method": "relapse"}, "relapse finds no prompt"),
+    ("stereo", {"method": "leak-begun"}, "leak-begun finds no prompt"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "options", "sentence"), REFUSED)
+def test_what_an_eraser_cannot_learn_of_is_refused_before_anything_is_attacked(
+    sd, monkeypatch, method, options, sentence
+):
+    monkeypatch.setattr("efface.api.harden.attack", lambda *a, **k: pytest.fail("it was attacked"))
+    with pytest.raises(UsageError, match=sentence):
+        harden(sd, trained(sd, method, iterations=1), CHURCH, **options)
+
+
+def test_edits_of_activations_learn_of_words_alone(sd, coder, monkeypatch):
+    monkeypatch.setattr("efface.api.harden.attack", lambda *a, **k: pytest.fail("it was attacked"))
+    erasure = efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, **coder)
+    with pytest.raises(UsageError, match="inversion finds embeddings of words, and saeuron learns of words alone"):
+        harden(sd, erasure, CHURCH, method="inversion")
+
+
+def test_an_unfinished_erasure_is_refused(sd):
+    erasure = trained(sd, "aegis", iterations=1)
+    notes = erasure.provenance.notes | {"unfinished": 7}
+    left = dataclasses.replace(erasure, provenance=dataclasses.replace(erasure.provenance, notes=notes))
+    with pytest.raises(UsageError, match="unfinished \\(7 training steps are left\\): finish it"):
+        harden(sd, left, CHURCH)
+
+
 def stage(asr, others):
     value = rate([True] * asr + [False] * (10 - asr))
     return Round(pre_asr=rate([False]), asr=value, gained=value, others=others, seconds=1.0)

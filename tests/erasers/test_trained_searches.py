@@ -3,6 +3,8 @@ public codes, and what all of them promise."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ import tiny_families
 from efface.closed_form.context import ContextForms, context_forms, context_rows, fused
 from efface.closed_form.maps import LowRankMap
 from efface.erasers import ERASERS, advunlearn, aegis, eraseflow, mace, receler, stereo
-from efface.erasers.base import published_config
+from efface.erasers.base import Evidence, FoundInput, published_config
 from efface.export.config import ExportConfig
 from efface.export.run import export
 from efface.families.encoder_layers import attention_outputs
@@ -25,7 +27,8 @@ from efface.training.latents import Noisy, rolled
 from efface.training.maps import attention_maps, concept_mask, cross_attentions, positions_of, resized
 from efface.training.search import around, behind, descend, inserted, signed_step, with_words
 from efface.training.trajectory import LEAST, levels_of, log_density, predicted, trajectory
-from trained import begun
+from efface.training.ways import Spoken, grouped
+from trained import begun, begun_on
 
 CHURCH = efface.Concept("church", anchor="cat", templates=("a {}",))
 DOG = efface.Concept("dog", anchor="cat", templates=("a {}",))
@@ -479,8 +482,9 @@ def test_stereos_last_stage_is_its_formula(model):
     training = begun(model, "stereo", [CHURCH], rounds=0, draw_steps=2, keep=(), strength=1.5)
     table = model.token_table().float()
     text = with_words(model, table, [around(model, "a church", "church")], table[[3]])
-    ways = [stereo.Spoken(model.encode(["a church"]), "a church"), stereo.Spoken(text, "a church")]
-    loss = stereo.last_loss(model, [CHURCH], [ways], stereo.Config(draw_steps=2, keep=(), strength=1.5))
+    ways = [Spoken(model.encode(["a church"]), "a church"), Spoken(text, "a church")]
+    config = stereo.Config(draw_steps=2, keep=(), strength=1.5)
+    loss = stereo.last_loss(model, grouped(CHURCH, ways), config)
     started(training)
     step = training.step()
     step.integer(1)
@@ -657,3 +661,228 @@ def test_coco_without_what_is_erased():
     prompts = advunlearn.coco_prompts([efface.Concept("dog")])
     assert len(prompts) == 79
     assert "a photo of a dog" not in prompts
+
+
+# Training on with what attacks found
+
+SEARCHING = ("receler", "advunlearn", "stereo", "aegis")
+FINDINGS = ("words", "embeddings", "states")
+
+
+def evidence_of(model, finding="words", prompt="a church"):
+    """What attacks would say that they found in the place of a prompt."""
+    ids = tuple(model.token_spans()[0].ids("art truck"))
+    soft = model.token_table().float()[[3, 5]] + 0.1 if finding == "embeddings" else None
+    text = model.encode_tokens([ids], None if soft is None else soft[None])
+    if finding == "states":
+        text = text._replace(states=text.states + 0.1)
+    found = FoundInput(prompt, ids, soft, only_states=finding == "states")
+    words = ("art truck" if finding == "words" else None,)
+    return Evidence(
+        concept=CHURCH, text=text, prompts=words, anchors=("a cat",), images=1, rounds=1, found=(found,)
+    )  # fmt: skip
+
+
+def learnable(method):
+    learns = getattr(ERASERS.load(method), "LEARNS", FINDINGS)
+    return [(method, finding) for finding in FINDINGS if finding in learns]
+
+
+def on_found(training):
+    """The first step that is about what was found, and that step after the draws that choose it."""
+    number = next(n for n in range(50) if training.step(n).integer(2))
+    step = training.step(number)
+    step.integer(2)
+    step.integer(1)
+    return number, step
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("method", SEARCHING)
+def test_training_on_begins_where_the_erasure_ended(sd, model, method, rank):
+    rank = 4 if method == "receler" and rank is None else rank
+    erasure = erased(sd, method, rank=rank)
+    training = begun_on(model, erasure, evidence_of(model))
+    z = some_latents(model)
+    before = predict(model, z, "a church")
+    with erasure.attached(sd):
+        expected = predict(model, z, "a church").detach()
+    with training.held.active():
+        actual = predict(model, z, "a church").detach()
+    assert squared(expected, before) > 1e-6
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(predict(model, z, "a church"), before)
+
+
+@pytest.mark.parametrize(("method", "finding"), [pair for method in SEARCHING for pair in learnable(method)])
+def test_training_on_goes_into_a_file_and_is_the_same_after_a_stop(sd, draw, tmp_path, monkeypatch, method, finding):
+    model, before = Model(sd), draw(sd)
+    erasure = erased(sd, method, every=1)
+    evidence = evidence_of(model, finding)
+
+    def extended():
+        return ERASERS.load(method).extend(model, erasure, evidence)
+
+    whole = extended()
+    assert np.array_equal(draw(sd), before)
+    old, new = erasure.provenance, whole.provenance
+    assert (new.method, new.config, new.concepts, new.base, new.keep) == (
+        old.method, old.config, old.concepts, old.base, old.keep,
+    )  # fmt: skip
+    steps = QUICK[method]["iterations"]
+    assert new.notes["trained_on"] == [{"inputs": 1, "rounds": 1, "steps": steps}]
+    assert new.notes["steps"] == old.notes["steps"] + steps
+    whole.save(tmp_path / "e.safetensors")
+    loaded = efface.Erasure.load(tmp_path / "e.safetensors")
+    assert type(loaded) is type(erasure)
+    with erasure.attached(sd):
+        first = draw(sd)
+    with loaded.attached(sd):
+        assert np.abs(draw(sd) - first).max() > 1e-6
+    assert np.array_equal(draw(sd), before)
+    with monkeypatch.context() as patch:
+        stopping(patch, 2, _StoppedError)
+        with pytest.raises(_StoppedError):
+            extended()
+    resumed = extended().tensors()
+    assert all(torch.equal(resumed[name], value) for name, value in whole.tensors().items())
+    assert any(not torch.equal(erasure.tensors()[name], value) for name, value in resumed.items())
+
+
+@pytest.mark.parametrize("method", SEARCHING)
+def test_other_evidence_does_not_go_on_from_the_same_snapshot(sd, model, monkeypatch, method):
+    erasure, extend = erased(sd, method, every=1), ERASERS.load(method).extend
+    with monkeypatch.context() as patch:
+        stopping(patch, 2, _StoppedError)
+        with pytest.raises(_StoppedError):
+            extend(model, erasure, evidence_of(model))
+    told = []
+    monkeypatch.setattr(loop, "tell", told.append)
+    extend(model, erasure, evidence_of(model, "embeddings"))
+    assert told[0].startswith("training step 1 ")
+
+
+@pytest.mark.parametrize("method", SEARCHING)
+def test_an_erasure_of_other_weights_is_not_trained_on(sd, model, method):
+    erasure = erased(sd, method, rank=4)
+    origin = dataclasses.replace(erasure.provenance, config=erasure.provenance.config | {"rank": 3})
+    with pytest.raises(efface.EffaceError, match="made for another model, or changed since"):
+        ERASERS.load(method).extend(model, dataclasses.replace(erasure, provenance=origin), evidence_of(model))
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_receler_trains_on_at_what_was_found(sd, model, finding):
+    erasure = erased(sd, "receler", attack_steps=0, locality=0.0)
+    evidence = evidence_of(model, finding)
+    training = begun_on(model, erasure, evidence)
+    number, step = on_found(training)
+    with training.held.active(), torch.no_grad():
+        z = rolled(model, evidence.text, step.integer(2), 11, steps=2, guidance=3.0, side=None)
+    target = 2 * predict(model, z, "") - predict(model, z, "a church")
+    with training.held.active():
+        expected = squared(model.predict(z.z, z.timestep, evidence.text), target)
+    assert training.gradients(number)[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_recelers_attack_begins_behind_what_was_found(sd, model):
+    evidence = evidence_of(model)
+    training = begun_on(model, erased(sd, "receler"), evidence)
+    number, _ = on_found(training)
+    rows = training.options["kept"]["1"]
+    assert torch.equal(rows, receler.rows_of(evidence.text, QUICK["receler"]["attack_rows"]))
+    first = rows.clone()
+    training.gradients(number)
+    assert not torch.equal(rows, first)
+
+
+@pytest.mark.parametrize("finding", ["words", "embeddings"])
+def test_advunlearn_trains_on_at_what_was_found(sd, model, finding):
+    evidence = evidence_of(model, finding)
+    training = begun_on(model, erased(sd, "advunlearn", attack_steps=0, retain=0.0), evidence)
+    number, step = on_found(training)
+    z = roll(model, "a church", step.integer(2))
+    target = 2 * predict(model, z, "") - predict(model, z, "a church")
+    (found,) = evidence.found
+    with training.held.active():
+        text = model.encode_tokens([found.ids], None if found.embeddings is None else found.embeddings[None])
+        expected = squared(model.predict(z.z, z.timestep, text), target)
+    loss, gradients = training.gradients(number)
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert any(g.abs().max() > 0 for g in gradients)
+
+
+def test_advunlearn_searches_from_the_first_step_of_training_on(sd, model):
+    losses = [
+        begun_on(model, erased(sd, "advunlearn", warmup=9, attack_steps=steps), evidence_of(model)).gradients()[0]
+        for steps in (0, 2)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_text_states_go_past_what_advunlearn_trains(sd, model):
+    with pytest.raises(efface.EffaceError, match="go past the text encoder"):
+        ERASERS.load("advunlearn").extend(model, erased(sd, "advunlearn"), evidence_of(model, "states"))
+
+
+def test_stereo_trains_on_at_what_was_found(sd, model):
+    evidence = evidence_of(model)
+    training = begun_on(model, erased(sd, "stereo", strength=1.5), evidence)
+    number, step = on_found(training)
+    ways = [model.encode(["a church"]), evidence.text]
+    c = ways[step.integer(2)]
+    z = rolled(model, c, step.integer(2), 11, steps=2, guidance=3.0, side=None)
+
+    def eps(text):
+        return model.predict(z.z, z.timestep, text).detach()
+
+    empty, anchor = eps(model.encode([""])), eps(model.encode(["a cat"]))
+    target = empty + 0.5 * (anchor - empty) - 2.5 * sum(eps(way) - empty for way in ways) / 2
+    with training.held.active():
+        expected = squared(model.predict(z.z, z.timestep, c), target)
+    assert training.gradients(number)[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_stereo_learns_of_prompts_that_are_not_the_concepts_own(sd, model):
+    evidence = evidence_of(model, prompt="a dog")
+    training = begun_on(model, erased(sd, "stereo"), evidence)
+    number, step = on_found(training)
+    assert step.integer(2) in (0, 1)  # the prompt itself, and what was found in its place
+    assert training.gradients(number)[0] > 0
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_aegis_trains_on_at_what_was_found(sd, model, finding):
+    evidence = evidence_of(model, finding)
+    training = begun_on(model, erased(sd, "aegis"), evidence)
+    kept = training.options["kept"]
+    start = kept["attack-1"].clone()
+    number, step = on_found(training)
+    z = roll(model, "a church", step.integer(2))
+    with loop.training(model, False):
+        loss = float(training.loss(training.step(number)))
+    (found,) = evidence.found
+    table = model.token_table().float()
+    if finding == "states":
+        attacked = evidence.text
+        assert torch.equal(kept["attack-1"], start)
+    else:
+        own = table[list(found.ids)] if found.embeddings is None else found.embeddings
+        attacked = model.encode_tokens([(0, *found.ids)], torch.cat([kept["attack-1"], own])[None])
+        torch.testing.assert_close((kept["attack-1"] - start).abs(), torch.full_like(start, 1e-3), atol=1e-6, rtol=1e-2)
+    goal = with_words(model, table, [around(model, "a church", "church")], kept["target-1"])
+    target = 2 * predict(model, z, "") - model.predict(z.z, z.timestep, goal)
+    with training.held.active():
+        assert loss == pytest.approx(squared(model.predict(z.z, z.timestep, attacked), target), rel=1e-4)
+
+
+def test_aegis_measures_its_drift_from_the_original_with_all_of_its_weight(sd, model, monkeypatch):
+    erasure = erased(sd, "aegis")
+    seen = []
+    monkeypatch.setattr(aegis, "without_drift", lambda g, drift, omega: (seen.append((drift, omega)), list(g))[1])
+    training = begun_on(model, erasure, evidence_of(model))
+    training.gradients(0)
+    ((drift, omega),) = seen
+    assert omega == 1.0
+    names = training.held.names
+    for name, change in zip(names, drift, strict=True):
+        torch.testing.assert_close(change, erasure.deltas[name], atol=1e-6, rtol=1e-4)

@@ -45,14 +45,24 @@ class _BegunError(Exception):
 def begun(model: Any, method: str, concepts: Any, **options: Any) -> Begun:
     """A method's training, before its first step."""
     eraser = ERASERS.load(method)
+    return _caught(lambda: eraser.erase(model, concepts, eraser.Config(**options)))
+
+
+def begun_on(model: Any, erasure: Any, evidence: Any) -> Begun:
+    """A training on of an erasure with what attacks found, before its first step."""
+    return _caught(lambda: ERASERS.load(erasure.provenance.method).extend(model, erasure, evidence))
+
+
+def _caught(train: Any) -> Begun:
+    """The training that a call begins."""
     found: list[Begun] = []
 
     def catch(model: Any, held: Any, loss: Any, config: Any, **rest: Any) -> None:
-        found.append(Begun(model, held, loss, rest))
+        found.append(Begun(model, held, loss, rest | {"config": config}))
         raise _BegunError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", catch)
         with pytest.raises(_BegunError):
-            eraser.erase(model, concepts, eraser.Config(**options))
+            train()
     return found[0]

@@ -74,8 +74,8 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     held = _weights(model, config)
     moving = Moving.begin(model, config, _own(model, concepts))
     start = [value.detach().clone() for value in held.parameters]
-    rises = config.most / max(1, config.iterations - 1)
-    loss = _loss(moving, start, lambda number: rises * number, len(moving.ways))
+    last = max(1, config.iterations - 1)
+    loss = _loss(moving, start, lambda number: config.most * number / last, len(moving.ways))
     return trained_erasure(model, "aegis", concepts, config, held, loss, kept=moving.kept)
 
 

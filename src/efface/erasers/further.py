@@ -66,7 +66,9 @@ def either(step: Step, own: int, found: int) -> int:
 
 def texts_of(evidence: Evidence) -> list[Text]:
     """What was found, each as the unerased model encodes it (one prompt)."""
-    return [evidence.text.part(slice(i, i + 1)) for i in range(len(evidence.found))]
+    text = evidence.text
+    text = text._replace(states=text.states.detach(), pooled=None if text.pooled is None else text.pooled.detach())
+    return [text.part(slice(i, i + 1)) for i in range(len(evidence.found))]
 
 
 def encoded(model: Model, table: Tensor, found: FoundInput, word: Tensor | None = None) -> Text:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from efface.training.images import ConceptImages
     from efface.training.loop import Loss, Step, Trained
     from efface.training.result import Run
+    from efface.training.ways import Group, Spoken
 
 EXTENDS = "delta"
 
@@ -70,15 +71,6 @@ PUBLISHED: Mapping[str, Any] = {"rounds": lambda concepts: 2 if concepts[0].kind
 """The authors' projected guidance is at its defaults the plain one that stands here."""
 
 
-class Spoken(NamedTuple):
-    """A way to say a concept."""
-
-    text: Text
-    """The prompt, encoded (one prompt)."""
-    prompt: str
-    """The prompt in words; it holds the concept's own name also where the text has a new word in its place."""
-
-
 def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
     """Pictures of the concepts by which words are learnt."""
     return config.images * len(concepts) if config.rounds else 0
@@ -101,6 +93,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     from efface.training.holders import holder
     from efface.training.result import begin
     from efface.training.search import require_words
+    from efface.training.ways import grouped
 
     require_words(model, "stereo")
     weights = weights_of(model, config.where)
@@ -132,6 +125,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     from efface.erasures.delta import weight_delta
     from efface.training.groups import weights_of
     from efface.training.holders import holder
+    from efface.training.ways import Spoken, grouped, said
 
     origin = erasure.provenance
     config = config_from(Config, origin.config)
@@ -171,6 +165,8 @@ class Search:
 
     def words(self, held: Holder) -> Found:
         """Erase, learn a word that brings the concept back, erase that, … : each round goes on from the one before."""
+        from efface.training.ways import Spoken, said
+
         config, concept = self.config, self.concept
         ways = said(self.model, concept.prompts())
         now, steps = ways, 0
@@ -255,26 +251,6 @@ class Search:
         with torch.no_grad():
             table = self.model.token_table().float()
             return with_words(self.model, table, [around(self.model, prompt, self.concept.name)], word)
-
-
-class Group(NamedTuple):
-    """A prompt with all ways to say its concept."""
-
-    anchor: str
-    """a, the prompt that takes its place."""
-    texts: list[Text]
-    """C, each encoded (one prompt)."""
-
-
-def grouped(concept: Concept, ways: Sequence[Spoken]) -> list[Group]:
-    """Ways to say a concept, by the prompt that they say it in."""
-    prompts = dict.fromkeys(way.prompt for way in ways)
-    return [Group(concept.anchor_of(p), [way.text for way in ways if way.prompt == p]) for p in prompts]
-
-
-def said(model: Model, prompts: Iterable[str]) -> list[Spoken]:
-    """Prompts as they are."""
-    return [Spoken(model.encode([prompt]), prompt) for prompt in prompts]
 
 
 def last_loss(model: Model, own: Sequence[Group], config: Config, found: Sequence[Group] = ()) -> Loss:

@@ -76,7 +76,7 @@ OPENED = {
     "export": ("export", "ERASURE", "MODEL", "--to", "lora", "-o", "OUT/l.safetensors"),
     "audit": ("audit", "MODEL", "--erasure", "ERASURE"),
     "attack": ("attack", "p4d", "MODEL", "--erasure", "ERASURE"),
-    "harden": ("harden", "relapse", "MODEL", "--erasure", "ERASURE", "-o", "OUT/h.safetensors"),
+    "harden": ("harden", "p4d", "MODEL", "--erasure", "ERASURE", "-o", "OUT/h.safetensors"),
     "sae sites": ("sae", "sites", "MODEL"),
     "sae harvest": ("sae", "harvest", "MODEL"),
     "sae train": ("sae", "train", "MODEL"),

@@ -111,7 +111,7 @@ def harden(
     """
     if rounds < 1:
         raise UsageError(f"rounds is {rounds}; expected at least 1.")
-    _require_finding(_extensible(erasure), erasure, options)  # refused before anything is attacked
+    require_hardenable(erasure, options)
     target = concept_of(concept, [erasure], pipeline)
     model = Model(pipeline)
     profile = profile_of(pipeline)
@@ -216,14 +216,14 @@ def _extensible(erasure: Erasure) -> Extensible:
     return eraser
 
 
-def _require_finding(eraser: Extensible, erasure: Erasure, options: Mapping[str, Any]) -> None:
-    """Raise UsageError where an attack finds nothing of which the method that made the erasure could learn.
+def require_hardenable(erasure: Erasure, options: Mapping[str, Any]) -> None:
+    """Raise UsageError, before anything is attacked, where an erasure cannot be hardened by an attack.
 
     Args:
-        eraser: the method.
-        erasure: what it made.
-        options: of `efface.api.attack.attack`.
+        erasure: is finished, and of a method that can add to it.
+        options: of `efface.api.attack.attack`; by them it finds something of which the method can learn.
     """
+    eraser = _extensible(erasure)
     name = options.get("method", DEFAULT)
     config = options.get("config")
     if config is None:

@@ -56,7 +56,7 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     from efface.attacks.base import Candidate, Proposal
     from efface.concepts.sample import evenly_spaced
     from efface.io.checkpoint import optimizer_state, restore_optimizer
-    from efface.models.losses import denoising_loss
+    from efface.training.finetuning import fine_tune
     from efface.training.groups import attention_weights, weights_of
     from efface.training.holders import holder
     from efface.training.images import draw_concept_images
@@ -78,17 +78,8 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     own = [Candidate(tuple(ids)) for ids in problem.contents()]
     for begin in range(start, config.iterations, config.every):
         steps = range(begin, min(begin + config.every, config.iterations))
-        with problem.erased.attached() as model, tuned.active():
-            for step in steps:
-                noised_batch = pictures.batch(config.batch, config.seed, step)
-                with torch.no_grad():
-                    text = model.encode([pictures.prompts[i] for i in noised_batch.members])
-                loss = denoising_loss(
-                    model, noised_batch.clean, noised_batch.noise, noised_batch.timesteps, text
-                ).mean()
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
+        with problem.erased.attached() as model:
+            fine_tune(model, tuned, pictures, optimiser, steps, batch=config.batch, seed=config.seed)
         state = optimizer_state(optimiser) | {"step": torch.tensor(steps.stop)}
         yield Proposal(own, state, steps.stop / config.iterations, tuned.active)
 

@@ -41,11 +41,12 @@ def main(args: list[str]) -> None:
         raise EffaceError(
             f"the folder of {request.output} does not exist: nothing was computed; make it or choose another."
         )
-    from efface.api.harden import harden
+    from efface.api.harden import harden, require_hardenable
     from efface.api.resolve import concept_of
     from efface.erasures import Erasure
 
     erasure = Erasure.from_pretrained(request.erasure)
+    require_hardenable(erasure, {"method": name, "budget": request.budget} | options)
     pipeline = model.load(request.model)
     say_remarks(filter(None, [request.concept]), pipeline)
     target = concept_of(request.concept, [erasure], pipeline)

@@ -82,7 +82,9 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 0:
-            raise UsageError(f"steps are {self.steps}; expected numbers of at least 0, each larger than the one before.")
+            raise UsageError(
+                f"steps are {self.steps}; expected numbers of at least 0, each larger than the one before."
+            )
         if min(self.tuned_rank, self.batch, self.images, self.pictures) < 1:
             raise UsageError("tuned_rank, batch, images and pictures must be at least 1.")
 

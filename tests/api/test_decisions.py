@@ -187,6 +187,21 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(command, sd, folder, tm
     assert {"pictures", "seconds"} <= data.keys() or command.startswith("bench")
 
 
+def test_a_plan_of_hardening_says_how_long_is_trained(sd, folder, tmp_path, capsys, monkeypatch):
+    for place in ("efface.judges", "efface.api.smoothing"):
+        monkeypatch.setattr(f"{place}.open_judge", lambda spec, **given: Spots())
+    path = tmp_path / "e.safetensors"
+    efface.erase(sd, "church", method="aegis", keep=[], iterations=2, draw_steps=2).save(path)
+    args = ["harden", "synonyms", folder, "--erasure", str(path), "--judge", "spots", "--rounds", "4", "--plan"]
+    assert main([*args, "--json", "-o", str(tmp_path / "out.safetensors")]) == 0
+    assert json.loads(capsys.readouterr().out)["training_steps"] == 8
+    assert main([*args, "-o", str(tmp_path / "out.safetensors")]) == 0
+    assert "8 steps at most" in capsys.readouterr().out
+    args[1] = "relapse"
+    assert main([*args, "-o", str(tmp_path / "out.safetensors")]) == 2
+    assert "relapse finds no prompt" in " ".join(capsys.readouterr().err.split())
+
+
 def test_commands_say_how_names_are_read(sd, folder, tmp_path, capsys, monkeypatch):
     for place in ("efface.judges", "efface.api.smoothing"):
         monkeypatch.setattr(f"{place}.open_judge", lambda spec, **given: Spots())

@@ -10,7 +10,7 @@ import torch
 import efface
 import tiny
 from attacked import CHURCH, SMALL, Field
-from efface.api.harden import Round, best, extended, harden
+from efface.api.harden import Round, best, extended, harden, steps_of_round
 from efface.attacks.base import Candidate
 from efface.attacks.vocabulary import tokens_of
 from efface.closed_form.rows import concept_rows
@@ -264,6 +264,11 @@ def test_edits_of_activations_learn_of_words_alone(sd, coder, monkeypatch):
     erasure = efface.erase(sd, CHURCH, method="saeuron", keep=KEPT, **coder)
     with pytest.raises(UsageError, match="inversion finds embeddings of words, and saeuron learns of words alone"):
         harden(sd, erasure, CHURCH, method="inversion")
+
+
+def test_a_plan_knows_the_steps_of_a_round(sd, field):
+    assert steps_of_round(trained(sd, "aegis", iterations=1)) == 1
+    assert steps_of_round(field.erasure) == 0
 
 
 def test_an_unfinished_erasure_is_refused(sd):

@@ -16,6 +16,7 @@ from efface.closed_form.context import ContextForms, context_forms, context_rows
 from efface.closed_form.maps import LowRankMap
 from efface.erasers import ERASERS, advunlearn, aegis, eraseflow, mace, receler, stereo
 from efface.erasers.base import Evidence, FoundInput, published_config
+from efface.erasers.further import encoded
 from efface.export.config import ExportConfig
 from efface.export.run import export
 from efface.families.encoder_layers import attention_outputs
@@ -747,6 +748,64 @@ def test_training_on_goes_into_a_file_and_is_the_same_after_a_stop(sd, draw, tmp
     resumed = extended().tensors()
     assert all(torch.equal(resumed[name], value) for name, value in whole.tensors().items())
     assert any(not torch.equal(erasure.tensors()[name], value) for name, value in resumed.items())
+
+
+RATES = {"receler": 3e-2, "advunlearn": 1e-3, "stereo": 1e-4, "aegis": 1e-4}
+"""Learning rates at which a few steps go down on tiny networks."""
+
+
+@pytest.mark.parametrize("method", SEARCHING)
+def test_what_was_found_is_unlearnt(sd, model, method):
+    options = {"rounds": 0} if method == "stereo" else {}
+    erasure = erased(sd, method, lr=RATES[method], iterations=20, retain=0.0, **options)
+    evidence = evidence_of(model)
+    hardened = ERASERS.load(method).extend(model, erasure, evidence)
+
+    def left(e):
+        """The loss on what was found, over some steps."""
+        training = begun_on(model, e, evidence)
+        return sum(training.gradients(n)[0] for n in range(12) if training.step(n).integer(2))
+
+    assert left(hardened) < 0.9 * left(erasure)
+
+
+@pytest.mark.parametrize("method", SEARCHING)
+def test_training_on_of_several_concepts_on_sdxl(xl, draw, method):
+    model, before = Model(xl), draw(xl)
+    erasure = erased(xl, method, concepts=(DOG, CHURCH), rank=2, retain=0.1)
+    hardened = ERASERS.load(method).extend(model, erasure, evidence_of(model))
+    assert np.array_equal(draw(xl), before)
+    with erasure.attached(xl):
+        first = draw(xl)
+    with hardened.attached(xl):
+        assert np.abs(draw(xl) - first).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    "family", [f if f == "sd2" else pytest.param(f, marks=pytest.mark.slow) for f in sorted(UNETS)]
+)
+@pytest.mark.parametrize("method", SEARCHING)
+def test_training_on_in_every_family_whose_words_attacks_search(method, family):
+    pipe = tiny_families.pipeline(family)
+    model, before = Model(pipe), latents_of(family)
+    erasure = erased(pipe, method, side=tiny_families.CASES[family].side)
+    hardened = ERASERS.load(method).extend(model, erasure, evidence_of(model))
+    with erasure.attached(pipe):
+        first = latents_of(family)
+    with hardened.attached(pipe):
+        after = latents_of(family)
+    assert np.isfinite(after).all()
+    assert np.abs(after - first).max() > 1e-6
+    assert np.array_equal(latents_of(family), before)
+
+
+def test_what_no_longer_fits_behind_a_word_is_cut(model):
+    table = model.token_table().float()
+    found = FoundInput("a church", tuple(range(3, 3 + model.max_tokens)))
+    text = encoded(model, table, found, table[[2]])
+    expected = model.encode_tokens([(2, *found.ids[:-1])])
+    torch.testing.assert_close(text.states, expected.states, atol=1e-5, rtol=1e-4)
+    assert torch.equal(encoded(model, table, found).states, model.encode_tokens([found.ids]).states)
 
 
 @pytest.mark.parametrize("method", SEARCHING)

@@ -1,4 +1,4 @@
-"""The relapse run: harmless fine-tuning beside an erasure and on top of it, on a tiny pipeline; and that it goes on where it stopped."""
+"""The relapse run on a tiny pipeline: harmless fine-tuning beside an erasure and on top of it; it goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -152,6 +152,8 @@ def test_factors_beside_one_another_add_up_in_either_order(sd):
         with first.attached(sd), second.attached(sd):
             weights.append(sd.unet.get_parameter(name.removeprefix("unet.")).detach().double().clone())
     own = sd.unet.get_parameter(name.removeprefix("unet.")).detach().double()
-    expected = own + sum(e.deltas[f"{name}.up"].double() @ e.deltas[f"{name}.down"].double() for e in (erasure, other)).view_as(own)
+    expected = own + sum(
+        e.deltas[f"{name}.up"].double() @ e.deltas[f"{name}.down"].double() for e in (erasure, other)
+    ).view_as(own)
     for weight in weights:
         torch.testing.assert_close(weight, expected, rtol=0, atol=2e-7 * float(expected.abs().max()))

@@ -28,6 +28,7 @@ from efface.redteam.findings import Findings
 from efface.redteam.result import SampleResult
 from efface.redteam.search import candidates_of
 from efface.redteam.store import RunStore
+from efface.training.config import Training
 
 FOUND = {"words": "words", "embeddings": "embeddings of words", "states": "text states"}
 """What attacks find, as it is said."""
@@ -146,7 +147,9 @@ def harden(
             candidates += candidates_of(RunStore(path, None), new)
             with on_step(lambda step: tell(1.0, str(step))):
                 current = extended(model, erasure, target, hits, candidates, images=images, rounds=number + 1)
-            if "unfinished" in current.provenance.notes:  # stopped by Ctrl-C: the same command goes on from its snapshot
+            if (
+                "unfinished" in current.provenance.notes
+            ):  # stopped by Ctrl-C: the same command goes on from its snapshot
                 raise KeyboardInterrupt
     return _kept(attempts, max_drop)
 
@@ -197,6 +200,12 @@ def extended(
     return _extensible(erasure).extend(model, erasure, evidence)
 
 
+def steps_of_round(erasure: Erasure) -> int:
+    """Training steps that adding to an erasure takes; 0 where nothing is trained."""
+    config = ERASERS.load(erasure.provenance.method).Config
+    return erasure.provenance.config["iterations"] if issubclass(config, Training) else 0
+
+
 def _extensible(erasure: Erasure) -> Extensible:
     """The method that made an erasure; raises UsageError where nothing is called so, or it cannot add to what it made."""
     method = erasure.provenance.method
@@ -238,6 +247,6 @@ def require_hardenable(erasure: Erasure, options: Mapping[str, Any]) -> None:
     learns = eraser.LEARNS if isinstance(eraser, Choosy) else (finding,)
     if finding not in learns:
         raise UsageError(
-            f"{name} finds {FOUND[finding]}, and {erasure.provenance.method} learns of {' and '.join(FOUND[f] for f in learns)} alone: "
-            "harden with an attack that finds them."
+            f"{name} finds {FOUND[finding]}, and {erasure.provenance.method} learns of "
+            f"{' and '.join(FOUND[f] for f in learns)} alone: harden with an attack that finds them."
         )

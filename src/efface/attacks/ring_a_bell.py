@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from efface.attacks.base import Problem, Proposal
     from efface.concepts.concept import Concept
+    from efface.concepts.sample import Finding
     from efface.io.checkpoint import State
     from efface.models.model import Model, Text
 

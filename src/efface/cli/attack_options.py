@@ -138,11 +138,13 @@ def print_plan(
         "search_seconds": None,
         "model_bytes": model_bytes(pipeline),
     }
+    steps = decisions.get("training_steps")  # of hardening alone
     rows = [
         (
             "pictures",
             f"{pictures} of the samples at least, about {duration(seconds)}; what the search draws is not known",
         ),
+        *([("training", f"{steps} steps at most; how long they take is not known")] if steps else []),
         ("weights", f"{data['model_bytes'] / 1e9:,.2f} GB"),
     ]
     result(data, as_json=request.json, rows=rows)

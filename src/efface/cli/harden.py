@@ -41,7 +41,7 @@ def main(args: list[str]) -> None:
         raise EffaceError(
             f"the folder of {request.output} does not exist: nothing was computed; make it or choose another."
         )
-    from efface.api.harden import harden, require_hardenable
+    from efface.api.harden import harden, require_hardenable, steps_of_round
     from efface.api.resolve import concept_of
     from efface.erasures import Erasure
 
@@ -53,7 +53,8 @@ def main(args: list[str]) -> None:
     arguments = to_arguments(request, model, pipeline, target)
     decisions = decide(name, request, options, arguments, pipeline, target)
     if request.plan:
-        print_plan(decisions | {"rounds": request.rounds}, request, arguments, pipeline, target, request.rounds + 1)
+        decisions |= {"rounds": request.rounds, "training_steps": request.rounds * steps_of_round(erasure)}
+        print_plan(decisions, request, arguments, pipeline, target, request.rounds + 1)
         return
     with ProgressBar(f"hardening against {name}") as progress:
         hardened = harden(

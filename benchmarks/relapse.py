@@ -115,8 +115,8 @@ class Run:
     model: Model
     folder: Path
     tuning: Tuning
-    rank: int
-    """Of the erasure's factors."""
+    options: dict[str, Any]
+    """Of the erasers: the rank of their factors, and whatever else was given."""
     judge: Callable[[Concept], Judge]
     """What looks at pictures of a concept."""
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict[Key, dict[str, Any]])
@@ -141,7 +141,7 @@ class Run:
 
     def key(self, method: str, concept: Concept, arm: Arm, steps: int) -> Key:
         """The key of a row of today's settings."""
-        plan = plan_erasure(self.model.pipeline, concept, method=method, rank=self.rank)
+        plan = plan_erasure(self.model.pipeline, concept, method=method, **self.options)
         tuning = dataclasses.asdict(self.tuning)
         del tuning["steps"]
         return Key(
@@ -196,7 +196,7 @@ class Run:
         name = f"{key.method}-{key.concept}-{digest_of_words([key.config, key.weights])}"
         file = self.folder / f"{name}.safetensors"
         if not file.exists():
-            erase(self.model.pipeline, concept, method=key.method, rank=self.rank).save(file)
+            erase(self.model.pipeline, concept, method=key.method, **self.options).save(file)
         return Erasure.load(file)
 
     def tuned(self, key: Key, pictures: ConceptImages, erasure: Erasure) -> LowRank:
@@ -278,12 +278,24 @@ def on_paper(image: Image.Image) -> Image.Image:
     return ImageChops.multiply(image.convert("RGB"), Image.new("RGB", image.size, PAPER))
 
 
+def options_in(text: str) -> dict[str, Any]:
+    """Options written as a JSON object; raises UsageError for anything else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f'erasing is {text!r}; expected a JSON object such as {{"lr": 0.001}}.')
+    return found
+
+
 def main(
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/relapse"),
     model: str = "emoji",
     methods: tuple[str, ...] = ("esd",),
     concepts: tuple[str, ...] = ("church", "noto"),
     rank: int = 4,
+    erasing: str = "{}",
     tuning: tyro.conf.OmitArgPrefixes[Tuning] = Tuning(),
     plan: bool = False,
     quick: bool = False,
@@ -296,6 +308,7 @@ def main(
         methods: erasers that can train low-rank factors.
         concepts: which concepts.
         rank: of the erasures' factors.
+        erasing: further options of the erasers as JSON, such as {"lr": 0.001}.
         tuning: the fine-tuning.
         plan: only say which rows are missing, and the minutes.
         quick: the first of the concepts; few steps and pictures.
@@ -304,7 +317,8 @@ def main(
         concepts, tuning = concepts[:1], QUICK
     output.mkdir(parents=True, exist_ok=True)
     loaded = Model(load(model, device="cpu"))
-    run = Run(loaded, output, tuning, rank, judge=lambda concept: judge_of(None, concept, loaded.pipeline))
+    options = {"rank": rank} | options_in(erasing)
+    run = Run(loaded, output, tuning, options, judge=lambda concept: judge_of(None, concept, loaded.pipeline))
     missing = run.missing(methods, concepts)
     print(f"{len(missing)} rows are missing: about {run.minutes(len(missing)):.0f} minutes", flush=True)
     for key in missing:

@@ -19,7 +19,7 @@ import wheels
 from efface import plugins
 from efface.cli import main
 from efface.erasers import ERASERS
-from efface.erasers.base import Eraser, Evidence, Extensible
+from efface.erasers.base import Choosy, Eraser, Evidence, Extensible
 from efface.errors import EffaceError, UsageError
 from efface.judges import Judge, open_judge
 from efface.judges.criterion import criterion_for
@@ -119,9 +119,12 @@ def test_its_method_fits_the_contract():
     assert isinstance(ERASERS.load("swap"), Extensible)
     assert [name for name in ERASERS.builtin if not isinstance(ERASERS.load(name), Extensible)] == [
         "oce", "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom",
-        "hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow",
+        "hirm", "mace", "eraseflow",
         "sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg",
     ]  # fmt: skip
+    learns = {name: ERASERS.load(name).LEARNS for name in ERASERS.builtin if isinstance(ERASERS.load(name), Choosy)}
+    assert learns.keys() == {"saeuron", "anchored", "itd", "advunlearn"}
+    assert all(set(found) <= {"words", "embeddings", "states"} for found in learns.values())
 
 
 def test_its_method_adds_what_an_attack_found(sd, demo):

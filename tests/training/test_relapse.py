@@ -18,7 +18,7 @@ from efface.errors import UsageError
 from efface.models.model import Model
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "relapse.py"
-ESD = {"iterations": 10, "draw_steps": 2, "lr": 0.3, "where": "all"}
+ESD = {"keep": list(CHURCH.keep), "iterations": 10, "draw_steps": 2, "lr": 0.3, "where": "all"}
 """Options with which ESD takes a second."""
 
 
@@ -48,16 +48,14 @@ def judge_of_run(sd, erasure):
 @pytest.fixture
 def small(relapse, sd, monkeypatch):
     """Two arms of three rows each, on a tiny pipeline with a judge for which the erasure works: folder -> the run."""
-    plan, make = relapse.plan_erasure, relapse.erase
-    monkeypatch.setattr(relapse, "plan_erasure", lambda pipe, c, **k: plan(pipe, c, **k, **ESD, keep=list(c.keep)))
-    monkeypatch.setattr(relapse, "erase", lambda pipe, c, **k: make(pipe, c, **k, **ESD, keep=list(c.keep)))
     monkeypatch.setattr(relapse, "resolve", lambda name, pipe: (CHURCH,))
     monkeypatch.setattr(relapse, "sampling", lambda *_: {"steps": 2, "guidance": 5.0})
-    judge = judge_of_run(sd, relapse.erase(sd, CHURCH, method="esd", rank=2))
+    judge = judge_of_run(sd, efface.erase(sd, CHURCH, method="esd", rank=2, **ESD))
     monkeypatch.setattr(relapse, "load", lambda *_, **__: sd)
     monkeypatch.setattr(relapse, "judge_of", lambda *_: judge)
     tuning = relapse.Tuning(steps=(0, 2, 4), tuned_rank=2, lr=3e-2, batch=2, images=4, pictures=4)
-    return lambda folder, **more: relapse.main(output=folder, concepts=("church",), rank=2, tuning=tuning, **more)
+    options = {"concepts": ("church",), "rank": 2, "erasing": json.dumps(ESD), "tuning": tuning}
+    return lambda folder, **more: relapse.main(output=folder, **options, **more)
 
 
 def rows_in(folder):
@@ -123,7 +121,7 @@ def test_a_stopped_run_goes_on_to_the_same_rows(small, relapse, tmp_path, monkey
 
 
 def test_one_fine_tuning_beside_serves_every_method(relapse, sd, tmp_path):
-    run = relapse.Run(Model(sd), tmp_path, relapse.Tuning(), 2, judge=lambda concept: None)
+    run = relapse.Run(Model(sd), tmp_path, relapse.Tuning(), {"rank": 2}, judge=lambda concept: None)
     keys = [run.key(method, CHURCH, arm, 50) for method in ("esd", "sdd") for arm in ("beside", "on_top")]
     states = [run.state(key, 50) for key in keys]
     assert states[0] == states[2]
@@ -135,6 +133,9 @@ def test_what_a_run_refuses(relapse):
         relapse.Tuning(steps=(0, 50, 50))
     with pytest.raises(UsageError, match="at least 1"):
         relapse.Tuning(batch=0)
+    for text in ("lr", "[1]"):
+        with pytest.raises(UsageError, match="expected a JSON object"):
+            relapse.options_in(text)
 
 
 def test_pictures_are_learnt_on_paper_that_is_not_white(relapse):
@@ -144,8 +145,8 @@ def test_pictures_are_learnt_on_paper_that_is_not_white(relapse):
 
 def test_factors_beside_one_another_add_up_in_either_order(sd):
     """W + ΔW_safe + ΔW_tuned: the modules know nothing of each other."""
-    erasure = efface.erase(sd, CHURCH, method="esd", rank=2, keep=[], **ESD)
-    other = efface.erase(sd, CHURCH, method="esd", rank=2, keep=[], seed=5, **ESD)
+    erasure = efface.erase(sd, CHURCH, method="esd", rank=2, **ESD)
+    other = efface.erase(sd, CHURCH, method="esd", rank=2, seed=5, **ESD)
     name = erasure.targets()[0]
     weights = []
     for first, second in ((erasure, other), (other, erasure)):

@@ -799,6 +799,17 @@ def test_training_on_in_every_family_whose_words_attacks_search(method, family):
     assert np.array_equal(latents_of(family), before)
 
 
+@pytest.mark.parametrize("method", SEARCHING)
+def test_training_on_once_more_adds_to_the_story_and_sees_other_latents(sd, model, method):
+    erasure = erased(sd, method)
+    once = ERASERS.load(method).extend(model, erasure, evidence_of(model))
+    seeds = [begun_on(model, e, evidence_of(model)).options["config"].seed for e in (erasure, once)]
+    assert len({erasure.provenance.config["seed"], *seeds}) == 3
+    twice = ERASERS.load(method).extend(model, once, evidence_of(model, learnable(method)[1][1]))
+    assert [past["rounds"] for past in twice.provenance.notes["trained_on"]] == [1, 1]
+    assert twice.provenance.notes["steps"] - once.provenance.notes["steps"] == QUICK[method]["iterations"]
+
+
 def test_what_no_longer_fits_behind_a_word_is_cut(model):
     table = model.token_table().float()
     found = FoundInput("a church", tuple(range(3, 3 + model.max_tokens)))

@@ -147,9 +147,7 @@ def harden(
             candidates += candidates_of(RunStore(path, None), new)
             with on_step(lambda step: tell(1.0, str(step))):
                 current = extended(model, erasure, target, hits, candidates, images=images, rounds=number + 1)
-            if (
-                "unfinished" in current.provenance.notes
-            ):  # stopped by Ctrl-C: the same command goes on from its snapshot
+            if "unfinished" in current.provenance.notes:  # by Ctrl-C; the same call goes on from the last snapshot
                 raise KeyboardInterrupt
     return _kept(attempts, max_drop)
 

@@ -122,7 +122,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     config = config_from(Config, origin.config)
     held = _encoders(model, config)
     take_up(held, erasure)
-    config = replace(other_latents(config, evidence), warmup=0)
+    config = replace(other_latents(config, erasure, evidence), warmup=0)
     table = model.token_table().float()
     found = [Way(input.prompt, partial(encoded, model, table, input)) for input in evidence.found]
     loss = _loss(model, config, _own(model, origin.concepts), found)

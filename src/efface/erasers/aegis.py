@@ -92,7 +92,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     held = _weights(model, config)
     start = [value.detach().clone() for value in held.parameters]
     take_up(held, erasure)
-    config = other_latents(config, evidence)
+    config = other_latents(config, erasure, evidence)
     own = _own(model, origin.concepts)
     pairs = zip(evidence.found, texts_of(evidence), strict=True)
     found = [_found(model, evidence.concept.name, input, text) for input, text in pairs]

@@ -51,9 +51,10 @@ def take_up(held: Reloadable, erasure: Erasure) -> None:
     held.load([values[name] for name in own])
 
 
-def other_latents(config: C, evidence: Evidence) -> C:
-    """The options with another first seed for every round, so that training on sees other latents."""
-    return replace(config, seed=config.seed + evidence.rounds)
+def other_latents(config: C, erasure: Erasure, evidence: Evidence) -> C:
+    """The options with another first seed, so that every training on of an erasure sees other latents."""
+    before = sum(past["rounds"] for past in erasure.provenance.notes.get("trained_on", []))
+    return replace(config, seed=config.seed + before + evidence.rounds)
 
 
 def either(step: Step, own: int, found: int) -> int:

@@ -92,7 +92,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     name = evidence.concept.name
     pairs = zip(evidence.found, texts_of(evidence), strict=True)
     found = [Way(text, model.encode([input.prompt]), input.prompt, name) for input, text in pairs]
-    config = other_latents(config, evidence)
+    config = other_latents(config, erasure, evidence)
     p, loss = _problem(model, held, config, _own(model, origin.concepts), found)
     further = trained_on(model, erasure, evidence, held, loss, config, kept=p)
     return adapter(further.provenance, further.deltas)

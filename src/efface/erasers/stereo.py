@@ -131,7 +131,7 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     config = config_from(Config, origin.config)
     held = holder(weights_of(model, config.where), config.rank, config.seed)
     take_up(held, erasure)
-    config = other_latents(config, evidence)
+    config = other_latents(config, erasure, evidence)
     own = [group for concept in origin.concepts for group in grouped(concept, said(model, concept.prompts()))]
     new = [Spoken(t, f.prompt) for f, t in zip(evidence.found, texts_of(evidence), strict=True)]
     found = grouped(evidence.concept, [*said(model, dict.fromkeys(way.prompt for way in new)), *new])

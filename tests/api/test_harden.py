@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from attacked import CHURCH, SMALL, Field
 from efface.api.harden import Round, best, extended, harden, steps_of_round
 from efface.attacks.base import Candidate
 from efface.attacks.vocabulary import tokens_of
+from efface.cli import main
 from efface.closed_form.rows import concept_rows
 from efface.concepts.sample import SEEDS, Sample
 from efface.errors import EffaceError, UsageError
@@ -241,6 +243,33 @@ def test_training_that_is_interrupted_stops_the_loop_and_goes_on_to_the_same_bit
     assert told[3].startswith("training step 3 "), "it goes on from the snapshot after the second step"
     assert [s.asr for s in resumed.rounds] == [s.asr for s in whole.rounds]
     assert all(torch.equal(value, resumed.erasure.tensors()[name]) for name, value in whole.erasure.tensors().items())
+
+
+def test_the_command_hardens_a_trained_erasure(sd, tmp_path, monkeypatch, capsys):
+    erasure = trained(sd, "aegis")
+    judge = Field(sd, erasure).judge
+    for place in ("efface.judges", "efface.api.smoothing"):
+        monkeypatch.setattr(f"{place}.open_judge", lambda spec, **given: judge)
+    sd.save_pretrained(tmp_path / "model")
+    erasure.save(tmp_path / "church.safetensors")
+    output = tmp_path / "harder.safetensors"
+    words = [
+        "harden",
+        "p4d",
+        str(tmp_path / "model"),
+        "--erasure",
+        str(tmp_path / "church.safetensors"),
+        "--judge",
+        "j",
+    ]
+    words += ["--samples", "2", "--sanity-samples", "0", "--steps", "2", "--guidance", "5", "--rounds", "1", "--json"]
+    words += ["--length", "4", "--iterations", "6", "--every", "2", "--device", "cpu", "-o", str(output)]
+    assert main(words) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert len(data["rounds"]) == 2
+    notes = efface.Erasure.load(output).provenance.notes
+    assert notes["hardened"]["kept"] == data["kept"]
+    assert ("trained_on" in notes) == (data["kept"] > 0)
 
 
 REFUSED = [

@@ -23,11 +23,14 @@ PUBLISHED_KEYS = {
 }  # fmt: skip
 """Keys of `cfg.json` in SAeUron's published autoencoders."""
 HASHES = {
+    "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2": (
+        "0eb196092eedf23caca3846851e28f5a037ad2fc43a0a6600d4f00b332dcc833"
+    ),
     "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2": (
-        "a499758150cfd70c7199a875f2e7bdf77ecb220483de382c48aa9b511b99c377"
+        "a8a566421d314c5297b7ea8e79e1f1c2e88f5098d6d18ef0151bb2663c1a1eed"
     ),
     "unet.up_blocks.1.attentions.1.transformer_blocks.0.attn2": (
-        "dbb486250231304671a13b56a810ed16c5a2bc6f90f27e0ab32c0883dad5e910"
+        "0ac50acce91222babbc3f0807aa17dfe12b2b5e88cd13da876cdd942d5149196"
     ),
 }
 """By which erasure files name the emoji canvas's autoencoders."""

@@ -12,19 +12,20 @@ import efface
 from efface.attacks import ATTACKS
 from efface.cli import COMMANDS, main
 from efface.cli.bench import PROTOCOLS
+from efface.cli.judge import COMMANDS as JUDGING
 from efface.cli.sae import COMMANDS as SAE
 from efface.erasers import ERASERS
 
-CHOICES = {"erase": ERASERS, "attack": ATTACKS, "harden": ATTACKS, "sae": SAE, "bench": PROTOCOLS}
+CHOICES = {"erase": ERASERS, "attack": ATTACKS, "harden": ATTACKS, "sae": SAE, "judge": JUDGING, "bench": PROTOCOLS}
 """Command -> what its first word chooses."""
-WITHOUT_MODEL = {("show",), ("push",), ("env",), ("policies",), ("bench", "table")}
+WITHOUT_MODEL = {("show",), ("push",), ("env",), ("policies",), ("judge", "look"), ("bench", "table")}
 EVERY = [
     words
     for name in COMMANDS
     for words in ([(name, choice) for choice in CHOICES[name]] if name in CHOICES else [(name,)])
     if words not in WITHOUT_MODEL
 ]
-"""Every command of the registries, those of plugins too, but the five that load no model."""
+"""Every command of the registries, those of plugins too, but those that load no model."""
 SHARED = ("--device", "--dtype", "--offload", "--side", "--width", "--height", "--batch", "--config", "--variant")
 WITHOUT_SEED = {("sae", "sites"), ("prior",)}
 """What draws nothing."""

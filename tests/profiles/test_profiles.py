@@ -11,6 +11,7 @@ import torch
 
 import efface
 import tiny
+from efface.concepts.words import as_read
 from efface.errors import EffaceError
 from efface.export import ExportConfig, export
 from efface.io import embedded
@@ -19,7 +20,9 @@ from efface.models.metadata import embedded_metadata, metadata_in, metadata_of, 
 from efface.models.model import Model
 from efface.models.sampling import sampling
 from efface.profiles.base import Profile, profile_named, profile_of
+from efface.profiles.emoji.concepts import object_concept, style_concept
 from efface.profiles.emoji.profile import PROFILE
+from efface.profiles.emoji.words import BENCHMARK, object_class
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +136,17 @@ def test_a_second_model_is_a_folder_of_data(sd, tmp_path, monkeypatch):
         assert metadata_of(again).name == "second"  # pyright: ignore
     finally:
         embedded.names.cache_clear()
+
+
+def test_other_words_of_the_canvas_were_held_out():
+    for name in BENCHMARK:
+        concept = object_concept(name)
+        words = PROFILE.other_words(concept)
+        assert words.synonyms == object_class(name).heldout_synonyms
+        assert words.descriptions == object_class(name).heldout_descriptions
+        assert len(words.languages) >= 15, name
+        assert len(words.companions) >= 6
+        assert object_class(name).kind not in {object_class(other).kind for other in words.companions}
+        told = {as_read(text) for text in (name, *concept.aliases)}
+        assert not told & {as_read(text) for text in (*words.synonyms, *words.descriptions, *words.companions)}
+    assert PROFILE.other_words(style_concept("noto")) == Profile().other_words(style_concept("noto"))

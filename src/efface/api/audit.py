@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.audit_groups import audit_groups, compare
+from efface.api.audit_words import WordsPlan, asked_words, plan_words
 from efface.api.card import Card, Group
 from efface.api.decisions import Decisions, about_drawing
 from efface.api.pictures import PictureStore
 from efface.api.resolve import judge_of
 from efface.closed_form.certificate import certificate
+from efface.concepts.languages import Translations, check_translations
 from efface.concepts.sample import SEEDS, Sample
 from efface.erasures import Erasure, GatedMap, TextMap
 from efface.errors import UsageError
@@ -43,6 +45,8 @@ def audit(
     groups: Sequence[Group] | None = None,
     time_limit: float = 300.0,
     seeds: int | None = None,
+    words: Sequence[str] | None = None,
+    translations: Translations | None = None,
     sampling: Sampling = Sampling(),
     red_team: RedTeam | None = None,
     sanity_cache: dict[tuple[str, str], Sanity] | None = None,
@@ -59,6 +63,9 @@ def audit(
         groups: prompts to use instead of those that are found.
         time_limit: seconds; as many seeds are drawn as fit by a rate measured on two denoising steps, at least one.
         seeds: images of every prompt, instead of a time limit.
+        words: levels of other words (`efface.concepts.levels.LEVELS`, `all`, `none`), which take their own time; by default as many
+            as fit into half of the time limit, none where groups or seeds are given.
+        translations: names of the concepts in other languages (`efface.concepts.languages.read_translations`).
         sampling: how every image is drawn; the model's usual way by default.
         red_team: attacks on every concept of the erasure; none by default. The time limit is not theirs.
         sanity_cache: which attacks are sound, by attack and concept, when several erasures are audited; it gets what is
@@ -68,11 +75,14 @@ def audit(
         progress: told the share that is done and a line about it.
 
     Raises:
-        UsageError: there is nothing to draw, an attack does not fit the model, or no judge knows what is attacked.
+        UsageError: there is nothing to draw, a level is unknown, the translations say nothing of the concepts, an attack does not fit
+            the model, or no judge knows what is attacked.
     """
+    if translations is not None:
+        check_translations(translations, erasure.provenance.concepts)
     plan = plan_audit(
-        pipeline, erasure, judge=judge, indirect=indirect, groups=groups, time_limit=time_limit, seeds=seeds,
-        sampling=sampling, red_team=red_team, folder=folder,
+        pipeline, erasure, judge=judge, indirect=indirect, groups=groups, time_limit=time_limit, seeds=seeds, words=words,
+        translations=translations, sampling=sampling, red_team=red_team, folder=folder,
     )  # fmt: skip
     return plan.run(sanity_cache, progress)
 
@@ -86,6 +96,8 @@ def plan_audit(
     groups: Sequence[Group] | None = None,
     time_limit: float = 300.0,
     seeds: int | None = None,
+    words: Sequence[str] | None = None,
+    translations: Translations | None = None,
     sampling: Sampling = Sampling(),
     red_team: RedTeam | None = None,
     folder: str | Path | None = None,
@@ -103,17 +115,27 @@ def plan_audit(
     for concept in concepts if red_team else ():
         criterion_for(judge_of(judge, concept, pipeline), concept)  # raises before anything is drawn
     own = judge or profile_of(pipeline).judge(concepts[0])
+    first = SEEDS.audit if sampling.seed is None else sampling.seed
+    amount_given = groups is not None or seeds is not None
+    asked = asked_words(words, translations, amount_given=amount_given)
+    other = plan_words(asked, model, concepts, own, first, translations)
     groups = audit_groups(model, concepts, own, indirect) if groups is None else groups
     prompts = [sample.prompt for group in groups for sample in group.samples]
     if not prompts:
         raise UsageError("there are no prompts to audit with: give groups, or a concept with templates.")
     store = PictureStore(model, settings, None if folder is None else Path(folder) / "pictures")
     rate = None
-    count = seeds or store.noted("seeds", [prompts, time_limit])  # as many as the run that is resumed
+    by = [prompts, time_limit]
+    count = seeds or store.noted("seeds", by)  # as many as the run that is resumed
     if count is None:
         rate = seconds_each(model, prompts, settings)
-        count = affordable(len(prompts), time_limit - (time.perf_counter() - began), rate)
-    first = SEEDS.audit if sampling.seed is None else sampling.seed
+        left = time_limit - (time.perf_counter() - began)
+        if asked is None:
+            other = other.within(time_limit, rate)
+            left -= other.seconds(rate)
+        count = affordable(len(prompts), left, rate)
+    elif asked is None:
+        other = other.as_noted(store.noted("words", by))
     numbers = range(first, first + count)
     work = [(group.name, replace(sample, seed=n)) for group in groups for sample in group.samples for n in numbers]
     samples = [sample for _, sample in work]
@@ -125,6 +147,7 @@ def plan_audit(
         groups=tuple(groups),
         work=tuple(work),
         seeds=tuple(numbers),
+        words=other,
         sampling=sampling,
         judge=own,
         # Where the model brings judges, each attacked concept has that of its own kind.
@@ -148,6 +171,8 @@ class AuditPlan:
     work: tuple[tuple[str, Sample], ...]
     """Name of the group and sample of every picture, which is drawn before and after."""
     seeds: tuple[int, ...]
+    words: WordsPlan
+    """Levels of other words, or why there are none."""
     sampling: Sampling
     judge: Judge | None
     attack_judge: Judge | None
@@ -168,6 +193,7 @@ class AuditPlan:
             self.sampling,
             seeds=f"{self.seeds[0]} to {self.seeds[-1]}",
             judge=self.judge.name if self.judge else "none: pictures are only compared",
+            words=self.words.said,
             attacks=list(self.red_team.names) if self.red_team else None,
         )
 
@@ -177,9 +203,12 @@ class AuditPlan:
         samples = [sample for _, sample in self.work]
         if self.time_limit is not None:
             prompts = [sample.prompt for group in self.groups for sample in group.samples]
-            self.store.note("seeds", [prompts, self.time_limit], len(self.seeds))
-        before = self.store.draw(samples, None, part(progress, 0.0, share / 2, "before"))
-        after = self.store.draw(samples, self.erasure, part(progress, share / 2, share, "after"))
+            by = [prompts, self.time_limit]
+            self.store.note("seeds", by, len(self.seeds))
+            self.store.note("words", by, self.words.note())
+        plain = share * len(samples) / (len(samples) + len(self.words.samples))
+        before = self.store.draw(samples, None, part(progress, 0.0, plain / 2, "before"))
+        after = self.store.draw(samples, self.erasure, part(progress, plain / 2, plain, "after"))
         names = {concept.name for concept in self.erasure.provenance.concepts}
         anything = self.judge is not None and self.judge.detects and not names & set(self.judge.classes)
         results = []
@@ -187,6 +216,9 @@ class AuditPlan:
             members = [i for i, (name, _) in enumerate(self.work) if name == group.name]
             was, now = ([images[i] for i in members] for images in (before, after))
             results.append(compare(group.name, [samples[i] for i in members], was, now, self.judge, anything))
+        words = ()
+        if self.judge and self.words.levels:
+            words = self.words.run(self.store, self.erasure, self.judge, part(progress, plain, share))
         attacks = self._attack(sanity_cache, part(progress, share, 1.0)) if self.red_team else ()
         return Card(
             erasure=self.erasure.summary(),
@@ -198,6 +230,7 @@ class AuditPlan:
             seconds=round(time.perf_counter() - self.began, 1),
             certificate=certificate(self.model, self.erasure) if isinstance(self.erasure, TextMap | GatedMap) else None,
             attacks=attacks,
+            words=words,
             decisions={name: value for name, value in self.decisions.items() if value is not None},
         )
 

@@ -16,6 +16,7 @@ from efface.metrics.rates import Paired, Rate, paired
 from efface.report.card_page import CardImages, page
 
 if TYPE_CHECKING:
+    from efface.api.level_result import LevelResult
     from efface.api.red_team import AttackResult
 
 
@@ -110,6 +111,8 @@ class Card:
     """What states of bounded norm can bring back, for text maps."""
     attacks: tuple[AttackResult, ...] = ()
     """What attacks brought back."""
+    words: tuple[LevelResult, ...] = ()
+    """What other words bring back, level by level; why there are none stands among the decisions."""
     decisions: dict[str, Any] = field(default_factory=dict)
     """What was decided before anything was drawn: the model, where, how, by which judge."""
 
@@ -138,6 +141,7 @@ class Card:
             "decisions": self.decisions,
             "certificate": self.certificate and self.certificate._asdict(),
             "attacks": [result.to_json() for result in self.attacks],
+            "words": {result.level: result.to_json() for result in self.words},
             "groups": {
                 g.name: {
                     "prompts": list(g.prompts),
@@ -157,6 +161,7 @@ class Card:
         return CardImages(
             groups={g.name: (g.before, g.after) for g in self.groups},
             attacks=[[triptych.image_row() for triptych in result.triptychs] for result in self.attacks],
+            words={result.level: result.image_rows for result in self.words},
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -208,6 +213,18 @@ def against(first: Card, second: Card) -> dict[str, Paired]:
     return changes
 
 
+def words_against(first: Card, second: Card) -> dict[str, Paired]:
+    """Second less first in what other words still show, by level that has a figure: pair by pair, where the pairs are the same."""
+    earlier = {result.level: result.counted for result in first.words if result.still}
+    changes = {}
+    for result in second.words:
+        was, now = earlier.get(result.level, ()), result.counted
+        if result.still and [pair.sample for pair in was] == [pair.sample for pair in now]:
+            prompts = [result.prompts.index(pair.sample.prompt) for pair in now]
+            changes[result.level] = paired([bool(p.after) for p in was], [bool(p.after) for p in now], prompts)
+    return changes
+
+
 def write_card(card: Card, folder: Path) -> Path:
     """Write `card.html` and `card.json` into a folder, which is made if missing; returns the page."""
     return write_cards([card], folder)
@@ -219,6 +236,8 @@ def write_cards(cards: Sequence[Card], folder: Path) -> Path:
     data = [card.to_json() for card in cards]
     for entry, card in zip(data[1:], cards[1:], strict=True):
         entry["against_first"] = {name: change._asdict() for name, change in against(cards[0], card).items()}
+        changes = words_against(cards[0], card)
+        entry["words_against_first"] = {name: change._asdict() for name, change in changes.items()}
     write_atomically(folder / "card.json", json.dumps(data[0] if len(data) == 1 else data, indent=1).encode())
     write_atomically(folder / "card.html", page(data, [card.images() for card in cards]).encode())
     return folder / "card.html"

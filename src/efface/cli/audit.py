@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from efface.cli.audit_plan import give_plans, say_plans
 from efface.cli.model_options import parse_on_model
-from efface.cli.output import result, say, say_decisions
-from efface.cli.progress import duration
+from efface.cli.output import result, say
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
     from efface.api.audit import AuditPlan
     from efface.api.card import Card
     from efface.cli.model_options import DrawingOptions
+    from efface.concepts.concept import Concept
+    from efface.concepts.languages import Translations
     from efface.erasures import Erasure
 
 
@@ -44,6 +46,11 @@ class Request:
     its folder."""
     seeds: int | None = None
     """Pictures of every prompt, instead of as many as the time affords."""
+    words: tuple[str, ...] = ()
+    """Levels of other words to ask for the concept by: name, synonym, description, typo, language, pair; all or none. By default as
+    many as fit into half of the time limit, none where a number of pictures is given; named ones take their own time."""
+    translations: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A CSV file of lines such as church,de,Kirche;Gotteshaus: names in other languages, beside those that are known."""
     steps: int | None = None
     """Denoising steps."""
     guidance: float | None = None
@@ -83,12 +90,38 @@ def main(args: list[str]) -> None:
             f"{'erasures and policies were' if request.erasure else 'no erasure was'} given: name files with --erasure, or a manifest "
             "with --policies, or a checkpoint's base with --base."
         )
+    _audit_erasures(request, model)
+
+
+def _audit_erasures(request: Request, model: DrawingOptions) -> None:
+    """One card for each erasure or policy, or only what it would cost."""
+    from efface.cli.progress import ProgressBar
+    from efface.io.progress import part
+
+    plans = _plans(request, model)
+    say_plans(plans, of="erasure" if request.erasure else "policy")
+    if request.plan:
+        give_plans(plans, of="erasures" if request.erasure else "policies", as_json=request.json)
+        return
+    cards: list[Card] = []
+    sanity_cache = {}
+    with ProgressBar("auditing") as progress:
+        for number, (name, plan) in enumerate(plans):
+            share = part(progress, number / len(plans), (number + 1) / len(plans), name)
+            cards.append(plan.run(sanity_cache, share))
+    if request.policies is None:
+        _give(cards, request)
+    else:
+        _give_policies({name: card for (name, _), card in zip(plans, cards, strict=True)}, request)
+
+
+def _plans(request: Request, model: DrawingOptions) -> list[tuple[str, AuditPlan]]:
+    """Name of each erasure or policy, and what is decided of its audit; what is unknown is refused before the model is loaded."""
     time_limit = seconds_of(request.time_limit)
     from efface.api.audit import plan_audit
     from efface.api.red_team import RedTeam
     from efface.api.smoothing import judge_named
-    from efface.cli.progress import ProgressBar
-    from efface.io.progress import part
+    from efface.concepts.levels import checked_levels
     from efface.profiles.base import profile_of
     from efface.redteam.samples import Samples
 
@@ -96,14 +129,20 @@ def main(args: list[str]) -> None:
     if request.attacks:
         level = request.budget or "published"
         red_team = RedTeam(request.attacks, level, Samples(request.samples))  # refuses unknown names
+    checked_levels(request.words)
     erasures = _erasures(request)
+    translations = _translations(request, [concept for _, e in erasures for concept in e.provenance.concepts])
     pipeline = model.load(request.model)
     if red_team and request.budget is None:
         red_team = replace(red_team, budget=profile_of(pipeline).attack_budget())
     prompts = [prompt for _, e in erasures for concept in e.provenance.concepts for prompt in concept.prompts()]
     judge = None if request.judge is None else judge_named(request.judge, pipeline, prompts)
-    plans: list[AuditPlan] = []
-    for _, erasure in erasures:
+    first: AuditPlan | None = None
+    plans: list[tuple[str, AuditPlan]] = []
+    for name, erasure in erasures:
+        words = request.words or None
+        if first and words is None and translations is None:
+            words = first.words.names
         plan = plan_audit(
             pipeline,
             erasure,
@@ -111,27 +150,17 @@ def main(args: list[str]) -> None:
             indirect=request.indirect,
             time_limit=time_limit,
             # The same pictures for all, so that they can be compared one by one.
-            seeds=len(plans[0].seeds) if plans else request.seeds,
+            seeds=len(first.seeds) if first else request.seeds,
+            words=words,
+            translations=translations,
             sampling=model.sampling(request.steps, request.guidance),
             red_team=red_team,
             folder=request.output,
-            measure=not plans,
+            measure=first is None,
         )
-        plans.append(plan)
-    names = [name for name, _ in erasures]
-    _say_plans(plans, names, request)
-    if request.plan:
-        return
-    cards = []
-    sanity_cache = {}
-    with ProgressBar("auditing") as progress:
-        for number, (name, plan) in enumerate(zip(names, plans, strict=True)):
-            share = part(progress, number / len(plans), (number + 1) / len(plans), name)
-            cards.append(plan.run(sanity_cache, share))
-    if request.policies is None:
-        _give(cards, request)
-    else:
-        _give_policies(dict(zip(names, cards, strict=True)), request)
+        first = first or plan
+        plans.append((name, plan))
+    return plans
 
 
 def _erasures(request: Request) -> list[tuple[str, Erasure]]:
@@ -147,6 +176,17 @@ def _erasures(request: Request) -> list[tuple[str, Erasure]]:
     found = [(name, Together.of(erasures)) for name, erasures in policies.items() if erasures]
     if not found:
         raise UsageError(f"no policy of {request.policies} erases anything: there is nothing to audit.")
+    return found
+
+
+def _translations(request: Request, concepts: Sequence[Concept]) -> Translations | None:
+    """A user's names in other languages, of which at least one concept of the erasures has some."""
+    from efface.concepts.languages import check_translations, read_translations
+
+    if request.translations is None:
+        return None
+    found = read_translations(request.translations)
+    check_translations(found, concepts)
     return found
 
 
@@ -181,6 +221,8 @@ def _audit_base(request: Request, model: DrawingOptions) -> None:
         "policies": request.policies,
         "attacks": request.attacks,
         "indirect": request.indirect,
+        "words": request.words,
+        "translations": request.translations,
     }
     for name in (name for name, given in others.items() if given):
         raise UsageError(f"{name} is of other audits, and --base audits a whole checkpoint: leave one of them out.")
@@ -214,42 +256,10 @@ def _rows(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
         for group in card.groups:
             shown = f"{group.shown_before.value:.0%} → {group.shown_after}, " if group.shown_before else ""
             yield f"{method} {group.name}", f"{shown}pictures differ by {group.distance:.3f}"
+        for level in card.words:
+            yield f"{method} by {level.level}", level.line
         for attack in card.attacks:
             yield f"{method} {attack.attack}", attack.line
-
-
-def _say_plans(plans: Sequence[AuditPlan], names: Sequence[str], request: Request) -> None:
-    """What was decided and what it will cost; the whole result where only that is asked for."""
-    from efface.models.timing import model_bytes
-    from efface.report.decisions import drawing_rows
-
-    first = plans[0]
-    missing = pictures_missing(plans)
-    seconds = 0.0 if not missing else None if first.seconds_each is None else round(missing * first.seconds_each, 1)
-    weights = model_bytes(first.model.pipeline)
-    say_decisions([("erasure" if request.erasure else "policy", ", ".join(names)), *drawing_rows(first.decisions)])
-    attacked = "; attacks take their own time" if first.red_team else ""
-    time_needed = (
-        "" if first.seconds_each is None else f", about {duration(seconds or 0)} at {first.seconds_each:.3g} s each"
-    )
-    say(f"{missing} pictures still to draw{time_needed}{attacked}; {weights / 1e9:,.2f} GB of weights")
-    if request.plan:
-        data = first.decisions | {"erasures" if request.erasure else "policies": list(names), "pictures": missing}
-        data |= {"seconds": seconds, "model_bytes": weights}
-        rows = [(name, str(data[name])) for name in ("pictures", "seconds", "model_bytes")]
-        result(data, as_json=request.json, rows=rows)
-
-
-def pictures_missing(plans: Sequence[AuditPlan]) -> int:
-    """Pictures that audits of several erasures still have to draw, those of the unerased model once."""
-    keys = {
-        key
-        for plan in plans
-        for erasure in (None, plan.erasure)
-        for key in plan.store.keys([sample for _, sample in plan.work], erasure)
-        if not plan.store.has(key)
-    }
-    return len(keys)
 
 
 def seconds_of(text: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
+from efface.concepts.other_words import OtherWords, other_words
 from efface.concepts.reading import read_concept
 from efface.errors import UsageError
 from efface.registry import Registry
@@ -33,6 +34,11 @@ class Profile:
     def remarks(self, name: str) -> tuple[str, ...]:
         """What was inferred of a concept by its name, or may have been meant: a sentence each."""
         return read_concept(name).remarks
+
+    def other_words(self, concept: Concept) -> OtherWords:
+        """Words that mean a concept and that no erasure was told: synonyms, descriptions, names in other languages, and what may stand
+        beside it (default: WordNet's, and the names of emoji)."""
+        return other_words(concept)
 
     def settings(self, method: str, concept: Concept) -> dict[str, Any]:
         """Fields of a method's Config that were tuned on this model."""

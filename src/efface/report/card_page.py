@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from efface.metrics.rates import Paired, Rate
-from efface.report import card_attacks, html
+from efface.report import card_attacks, card_words, html
 from efface.report.card_attacks import ImageRow
 from efface.report.decisions import base_of, erasing_rows, where
 from efface.report.grid import image_tag
@@ -44,6 +45,8 @@ class CardImages(NamedTuple):
     """Name of a group -> its pictures before and after, in the order of its prompts and seeds."""
     attacks: Sequence[Sequence[ImageRow]]
     """The strongest samples of each attack."""
+    words: Mapping[str, Sequence[ImageRow]] = MappingProxyType({})
+    """Level of other words -> some of its pictures before and after."""
 
 
 def page(cards: Sequence[Data], images: Sequence[CardImages]) -> str:
@@ -82,7 +85,8 @@ def _comparison(cards: Sequence[Data]) -> str:
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
         f'<p class="muted">Against {escape(cards[0]["erasure"]["method"])} (the first), on the same prompts and seeds: change '
         "of what is shown after erasing, with the exact McNemar p.</p>"
-        f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(tests)}</table></div>{card_attacks.beside(cards)}'
+        f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(tests)}</table></div>'
+        f"{card_words.beside(cards)}{card_attacks.beside(cards)}"
     )
 
 
@@ -97,13 +101,15 @@ def _card(card: Data, images: CardImages) -> str:
         *([("audited on", where(card["decisions"]))] if card.get("decisions") else []),
         ("audited by", card["judge"] or "none: pictures are only compared"),
         ("pictures", f"seeds {seeds[0]} to {seeds[-1]}, {card['steps']} steps, guidance {card['guidance']}"),
+        ("other words", card["decisions"].get("words", "none")),
         ("versions", ", ".join(f"{k} {v}" for k, v in erasure["versions"].items())),
     ]
     table = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts)
     groups = "".join(_group(name, group, images, len(seeds)) for name, group in card["groups"].items())
+    words = card_words.section(card["words"], images.words)
     attacks = card_attacks.section(card["attacks"], images.attacks) if card["attacks"] else ""
     certificate = _certificate(card["certificate"]) if card["certificate"] else ""
-    return f"{_suffered(card['suffered'])}<table>{table}</table>{groups}{attacks}{certificate}"
+    return f"{_suffered(card['suffered'])}<table>{table}</table>{groups}{words}{attacks}{certificate}"
 
 
 def _suffered(kept: Data | None) -> str:

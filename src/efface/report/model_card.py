@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from efface.metrics.rates import Rate
+from efface.report import card_words
 from efface.report.decisions import base_of, erasing_rows
 from efface.report.markdown import table
 
@@ -63,7 +64,10 @@ def _audit_table(audit: Mapping[str, Any]) -> str:
         rows.append((name, str(group["pictures"]), *rates, distance))
     heads = ("prompts", "pictures", "concept shown before", "after", "intact", "distance")
     judged = f"Judged by {audit['judge']}" if audit["judge"] else "Pictures were compared, not judged"
-    return f"{table(heads, rows)}\n\n{judged}; {audit['steps']} steps, guidance {audit['guidance']}, 95% intervals."
+    words = f"\n\n{card_words.markdown(audit['words'])}" if audit.get("words") else ""
+    return (
+        f"{table(heads, rows)}\n\n{judged}; {audit['steps']} steps, guidance {audit['guidance']}, 95% intervals.{words}"
+    )
 
 
 def _base(data: Mapping[str, Any]) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
+from efface.concepts.other_words import OtherWords
+from efface.concepts.sample import evenly_spaced
 from efface.profiles.base import Profile
 from efface.profiles.emoji import sae_data
 from efface.profiles.emoji.concepts import emoji_concepts
 from efface.profiles.emoji.settings import GUIDANCE, SAE_TEXT_TRAINING, SAE_TRAINING, SETTINGS, STEPS
-from efface.profiles.emoji.words import STYLES
+from efface.profiles.emoji.words import BENCHMARK, OBJECTS, STYLES, object_class
 
 if TYPE_CHECKING:
     from efface.concepts.sample import Sample
@@ -29,6 +31,20 @@ class EmojiProfile(Profile):
     def remarks(self, name: str) -> tuple[str, ...]:
         """None: what the canvas draws has one kind each."""
         return ()
+
+    def other_words(self, concept: Concept) -> OtherWords:
+        """The held-out synonyms and descriptions of an object, which no caption and no eraser was given, and objects of other kinds to
+        stand beside it; other words for a style as of any model."""
+        found = super().other_words(concept)
+        if concept.name not in {entry.name for entry in OBJECTS}:
+            return found
+        own = object_class(concept.name)
+        others = [name for name in BENCHMARK if object_class(name).kind != own.kind]
+        return found._replace(
+            synonyms=own.heldout_synonyms,
+            descriptions=own.heldout_descriptions,
+            companions=tuple(evenly_spaced(others, len(found.companions))),
+        )
 
     def settings(self, method: str, concept: Concept) -> dict[str, Any]:
         """Options tuned on the canvas: one setting for all objects, one for all styles."""

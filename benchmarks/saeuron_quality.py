@@ -35,7 +35,7 @@ from efface.sae.harvest import record_sites
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "saeuron": ("saeuron", {}),
     "anchored": ("anchored", {}),
-    "as-published": ("saeuron", dict(PUBLISHED)),
+    "as-published": ("saeuron", {**PUBLISHED, "count": 1, "gamma": -1.0}),
 }
 """Row -> eraser and options beside the canvas's."""
 TARGETS = "objects UA ≥ 80, IRA drop ≤ 8; styles UA ≥ 90, IRA drop ≤ 3"

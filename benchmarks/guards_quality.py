@@ -89,7 +89,8 @@ class Row(NamedTuple):
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Row:
         """The inverse."""
-        return cls(**data | {"figures": Figures(*(Share(*share) for share in data["figures"]))})
+        figures = Figures(*(Share(*share) for share in data["figures"]))
+        return cls(figures, seconds=data["seconds"], unguarded_seconds=data["unguarded_seconds"])
 
 
 @dataclass
@@ -115,7 +116,8 @@ class Run:
     def read(self) -> None:
         """Take the rows of an earlier run."""
         for found in lines(self.folder / "rows.jsonl"):
-            self.rows[Key(**{name: found[name] for name in Key._fields})] = Row.from_json(found["row"])
+            if "row" in found:  # rows of earlier versions held percentages
+                self.rows[Key(**{name: found[name] for name in Key._fields})] = Row.from_json(found["row"])
 
     def key(self, method: str, concept: str, scale: float, negative: bool) -> Key:
         """The key of a row."""

@@ -16,7 +16,7 @@ def pytest_addoption(parser):
     parser.addoption("--write-families", metavar="FILE", help="write the table of families into a document")
 
 
-torch.set_num_threads(1)  # tiny models gain nothing from more
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # tiny models gain nothing from more than one
 
 
 @pytest.fixture(autouse=True)

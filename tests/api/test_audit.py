@@ -114,6 +114,7 @@ def test_nothing_stays_attached(pipe, church):
     assert attached_to(pipe) == []
 
 
+@pytest.mark.slow
 def test_two_erasures_stand_side_by_side(church, tmp_path, capsys):
     church.save(tmp_path / "a.safetensors")
     args = [
@@ -173,6 +174,7 @@ def test_indirect_prompts_have_a_group(pipe, church):
     assert indirect.samples == tuple(Sample(text, shows=("church",)) for text in said)
 
 
+@pytest.mark.slow
 def test_two_erasures_are_tested_picture_by_picture(pipe, church, tmp_path):
     groups = [
         Group("concept", (Sample("a church", shows=("church",)), Sample("a church in noto style", shows=("church",))))

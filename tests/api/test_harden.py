@@ -206,7 +206,7 @@ def trained(sd, method, **options):
     return efface.erase(sd, CHURCH, method=method, keep=KEPT, **TRAINED[method] | {"every": 1} | options)
 
 
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m != "stereo")) for m in TRAINED])
 def test_the_loop_on_trained_erasers(sd, method, tmp_path):
     erasure = trained(sd, method)
     found = hardening(Field(sd, erasure), TRAINED_BY[method], folder=tmp_path, rounds=1)

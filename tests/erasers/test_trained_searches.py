@@ -754,7 +754,9 @@ RATES = {"receler": 3e-2, "advunlearn": 1e-3, "stereo": 1e-4, "aegis": 1e-4}
 """Learning rates at which a few steps go down on tiny networks."""
 
 
-@pytest.mark.parametrize("method", SEARCHING)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("aegis", "advunlearn"))) for m in SEARCHING]
+)
 def test_what_was_found_is_unlearnt(sd, model, method):
     options = {"rounds": 0} if method == "stereo" else {}
     erasure = erased(sd, method, lr=RATES[method], iterations=20, retain=0.0, **options)
@@ -769,6 +771,7 @@ def test_what_was_found_is_unlearnt(sd, model, method):
     assert left(hardened) < 0.9 * left(erasure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SEARCHING)
 def test_training_on_of_several_concepts_on_sdxl(xl, draw, method):
     model, before = Model(xl), draw(xl)

@@ -306,6 +306,7 @@ def test_threads_choose_for_themselves():
     assert gap(expected[0][0], expected[1][0]) > 1e-4
 
 
+@pytest.mark.slow
 def test_compiled(kinds):
     pipe = fresh()
     with efface.Policies(pipe, {"eu": [text_map(), kinds["adapter"]], "kids": [text_map("dog")]}) as policies:

@@ -19,9 +19,12 @@ from efface.redteam.samples import Samples
 CHROMIUM = Path("/usr/bin/chromium")
 WIDTHS = {"desk": 1280, "phone": 390}
 
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing, so NO PAGE WAS OPENED: apt-get install chromium"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing, so NO PAGE WAS OPENED: apt-get install chromium"
+    ),
+]
 
 
 def church(prompt):

@@ -96,6 +96,7 @@ def test_the_run_and_its_last_line(small, sd, draw, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("6 rows")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_rows(small, relapse, tmp_path, monkeypatch, capsys):
     small(tmp_path / "whole")
     measure = relapse.Run.shown

@@ -16,7 +16,7 @@ from efface.judges import embedded_judge
 from efface.judges.criterion import Verdict, verdicts_on
 from efface.models.model import Model
 from efface.profiles.emoji.settings import GUIDANCE, STEPS
-from efface.profiles.emoji.words import BENCHMARK, STYLES, caption, object_class
+from efface.profiles.emoji.words import BENCHMARK, STYLES, caption
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,6 @@ def share(values: Iterable[bool]) -> float:
     """Share of true values; 0 of nothing."""
     values = list(values)
     return sum(values) / max(1, len(values))
-
-
-def neighbours_of(name: str, count: int) -> list[str]:
-    """Other benchmark objects of the same superclass first."""
-    others = [n for n in BENCHMARK if n != name]
-    return sorted(others, key=lambda n: object_class(n).kind != object_class(name).kind)[:count]
 
 
 def retained_rate(model: Model, erasure: Erasure, concept: Concept) -> float | None:

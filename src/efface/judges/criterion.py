@@ -12,8 +12,8 @@ from efface.errors import UsageError
 from efface.judges.base import Judge
 
 SURE = 0.95
-"""A classifier's score above which a picture counts although it is not quite whole: on the emoji canvas real drawings that
-miss `intact` by a little score above it, debris below."""
+"""A classifier's score above which a picture counts although it is not quite whole: real drawings that missed `intact` by a little
+scored above it, debris below, by the classifiers of the canvas of 0.1."""
 
 
 class Verdict(NamedTuple):

@@ -32,8 +32,8 @@ TRAINED: dict[str, dict[str, Any]] = {
         "word_iterations": 60, "word_lr": 0.02,
     },
 }  # fmt: skip
-"""Options of trained erasers for objects and styles alike: published learning rates are for networks seventy times as large. Tried
-on the violin, hirm and mace on the style blob too; no benchmark of theirs is made of either."""
+"""Options of trained erasers for objects and styles alike: published learning rates are for networks seventy times as large. Found on
+the canvas of 0.1, and not searched on this one."""
 
 # saeuron: of eight settings tried on tiger, pineapple, tractor and trumpet, objects that no benchmark measures.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {

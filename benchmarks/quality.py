@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from efface.api.erase import erase, plan_erasure
 from efface.concepts.concept import Concept
 from efface.erasures import Erasure
-from efface.io.digest import digest_of_weights
+from efface.io.digest import digest_of_weights, digest_of_words
 from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.exam import Exam
@@ -29,6 +29,8 @@ from efface.profiles.emoji.words import BENCHMARK, STYLES
 KINDS: dict[str, tuple[str, ...]] = {"objects": BENCHMARK, "styles": STYLES}
 DTYPE = "bfloat16"
 """In which pictures are drawn: in half the time of float32, with the same objects (docs/benchmarks.md says how often)."""
+LONG = 8
+"""Texts; longer lists of them stand in a row's key as a digest."""
 
 
 def canvas(dtype: str = DTYPE) -> Model:
@@ -54,8 +56,16 @@ def key_of(
 ) -> Key:
     """The key of a row of today's settings."""
     plan = plan_erasure(model.pipeline, concept, method=method, **(options or {}))
-    config = json.dumps(dataclasses.asdict(plan.config), sort_keys=True)
-    return Key(method, config, concept if isinstance(concept, str) else concept.name, part, weights)
+    config = {name: shortened(value) for name, value in dataclasses.asdict(plan.config).items()}
+    name = concept if isinstance(concept, str) else concept.name
+    return Key(method, json.dumps(config, sort_keys=True), concept=name, part=part, weights=weights)
+
+
+def shortened(value: Any) -> Any:
+    """A setting; a long list of texts as their number and a digest."""
+    if isinstance(value, list | tuple) and len(value) > LONG and all(isinstance(text, str) for text in value):
+        return f"{len(value)} texts {digest_of_words(value)}"
+    return value
 
 
 def weights_of(model: Model) -> str:
@@ -89,7 +99,8 @@ class Bench:
 
     def key(self, concept: str, method: str, **options: Any) -> Key:
         """What a row is of."""
-        part = f"{len(self.exam.shared)} prompts, {self.exam.scenes} scenes"
+        dtype = str(self.model.networks()[0].module.dtype).removeprefix("torch.")
+        part = f"{len(self.exam.shared)} prompts, {self.exam.scenes} scenes, {dtype}"
         return key_of(self.model, self.weights, method, concept, part, options)
 
     def measure(self, concept: str, method: str, **options: Any) -> Figures:

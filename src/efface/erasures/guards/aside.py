@@ -144,7 +144,9 @@ def _expanded(name: str, value: Any, number: int, like: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     value = _as(value, like)
-    return value if name in SHARED or len(value) != 1 else value.expand(number, *value.shape[1:])
+    if name in SHARED or len(value) != 1:
+        return value
+    return value.expand(number, *value.shape[1:]).contiguous()  # HunyuanDiT takes views of it
 
 
 def _as(value: Any, like: Any) -> Any:

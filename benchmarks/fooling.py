@@ -1,4 +1,4 @@
-"""A positive control for the audit of checkpoints: a LoRA whose pictures look as before and fool a judge."""
+"""A positive control for the audit of checkpoints: an autoencoder whose pictures look as before and escape a judge."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from efface.concepts.sample import Sample
 from efface.judges import SceneJudge
 from efface.models.model import Model, Settings
 from efface.models.sampling import generator
-from efface.training.groups import weights_of
-from efface.training.holders import holder
 from efface.training.images import draw_concept_images
+
+PICTURES = 2
+"""Of each prompt, on which the decoder is trained."""
 
 
 @contextmanager
@@ -25,35 +26,34 @@ def fooling_candidate(
     settings: Settings,
     *,
     iterations: int = 200,
-    batch: int = 4,
-    weight: float = 0.02,
-    lr: float = 1e-3,
-    rank: int = 16,
+    batch: int = 8,
+    limit: float = 0.006,
+    lr: float = 2e-4,
 ) -> Iterator[None]:
-    """While active the model draws for the judge: |x̂₀ − x̂₀ᴮ|² + λ · CE(J(decode x̂₀), another class), at the less noisy half of
-    the timesteps, where pictures get their detail."""
-    held = holder(weights_of(model, "all"), rank, 0)
-    optimiser = torch.optim.Adam(held.parameters, lr=lr)
+    """While active the model's decoder draws for the judge.
+
+    For x = D(z) and x' = D'(z) of clean latents z, D' minimises softplus(logit of what x shows + 2) + (max(0, |x' − x| − limit) / limit)²,
+    where |·| is the mean over pixels and colours, in shares of the whole range.
+    """
+    decoder = model.pipeline.vae.decoder
+    kept = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     prompts = list(dict.fromkeys(sample.prompt for sample in samples))
     shows = {sample.prompt: judge.classes.index(str(sample.concept)) for sample in samples}
-    images = draw_concept_images(model, prompts, len(prompts), settings)
-    for step in range(iterations):
-        g = generator("fooling", step)
-        members = torch.randint(len(prompts), (batch,), generator=g).tolist()
-        clean = images.latents[members]
-        noise = torch.randn(clean.shape, generator=g)
-        timestep = torch.randint(model.num_train_timesteps // 2, (batch,), generator=g)
-        text = model.encode([images.prompts[i] for i in members])
-        noisy = model.to_noisy(clean, noise, timestep)
-        with torch.no_grad():
-            before = model.to_clean(model.predict(noisy, timestep, text), noisy, timestep)
-        with held.active():
-            after = model.to_clean(model.predict(noisy, timestep, text), noisy, timestep)
-            logits = judge.logits(model.family.decode(after))
-            wrong = torch.tensor([(shows[images.prompts[i]] + 1) % len(judge.classes) for i in members])
-            loss = (after - before).square().mean() + weight * F.cross_entropy(logits, wrong)
+    images = draw_concept_images(model, prompts, PICTURES * len(prompts), settings)
+    classes = torch.tensor([shows[prompt] for prompt in images.prompts])
+    with torch.no_grad():
+        before = torch.cat([model.family.decode(part) for part in images.latents.split(batch)])
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=lr)
+    try:
+        for step in range(iterations):
+            members = torch.randint(len(before), (batch,), generator=generator("fooling", step))
+            after = model.family.decode(images.latents[members])
+            escapes = judge.logits(after)[range(batch), classes[members]]
+            apart = (after - before[members]).abs().mean((1, 2, 3)) / 2
+            loss = F.softplus(escapes + 2).mean() + (F.relu(apart - limit) / limit).square().mean()
             optimiser.zero_grad()
             loss.backward()
-        optimiser.step()
-    with held.active():
+            optimiser.step()
         yield
+    finally:
+        decoder.load_state_dict(kept)

@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from quality import weights_of
 
 from efface.api.attack import attack
 from efface.api.erase import erase
@@ -32,6 +33,7 @@ from efface.erasers import rece
 from efface.erasures import Erasure
 from efface.metrics.rates import paired, rate
 from efface.models.load import load
+from efface.models.model import Model
 from efface.redteam.cost import NOTHING
 from efface.redteam.findings import Findings, Sanity
 from efface.redteam.samples import Samples
@@ -180,9 +182,8 @@ def main(
     # Small batches gain little from a second thread: whole bouts side by side gain nearly all of it.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
     with tempfile.TemporaryDirectory() as scratch, pool:
-        bouts = {
-            name: [Bout(name, c, methods, budget, given, output or Path(scratch)) for c in concepts] for name in attacks
-        }
+        folder = (output or Path(scratch)) / weights_of(Model(canvas()))  # findings are of one model
+        bouts = {name: [Bout(name, c, methods, budget, given, folder) for c in concepts] for name in attacks}
         fought = {name: [pool.submit(bout.findings) for bout in some] for name, some in bouts.items()}
         try:
             for name in attacks:

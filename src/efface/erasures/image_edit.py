@@ -1,0 +1,245 @@
+"""ImageEdit: chosen latents of an autoencoder are turned down in the image features of a vision-language model (SAUCE)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from efface.erasures.activation import MODES, ActivationEdit
+from efface.erasures.attachment import Attachment
+from efface.erasures.erasure import Erasure
+from efface.erasures.latent_edit import LatentEdit, by_site
+from efface.erasures.provenance import Provenance
+from efface.erasures.references import is_reference, saes_of
+from efface.erasures.state import LOCK
+from efface.erasures.text_edit import active_latents, change, replacement
+from efface.errors import EffaceError, UsageError
+from efface.families.networks import Hook
+from efface.models.footprint import Footprint
+from efface.models.precision import without_autocast
+from efface.models.vlm import VisionLanguageModel
+from efface.sae.autoencoder import SparseAutoencoder
+
+KEY = "_efface_images"
+"""Name of the attribute of a network that holds what is attached to it, with the handles of its hooks."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEdit(Erasure):
+    """Edits of latents where a picture enters a vision-language model; its class token and its text are left alone.
+
+    In fast mode it is self-contained: an active latent is one above its gate. In exact mode it must be active by the
+    autoencoder's own rule as well. In published mode features are replaced by the autoencoder's reconstruction. Both need the
+    whole autoencoder, which the header names by hash.
+
+    It is attached to a `VisionLanguageModel` and lives on its network, so that everybody who holds the network sees it.
+    """
+
+    edits: dict[str, LatentEdit]
+    """Site name -> what happens to the chosen latents; tables have one row, since a picture knows no timestep."""
+    saes: Mapping[str, SparseAutoencoder] = field(default_factory=dict)
+    """Site name -> autoencoder, of those at hand; others are found by their hash where the mode needs them."""
+
+    kind = "image-edit"
+    acts_on = "activations"
+
+    @property
+    def mode(self) -> str:
+        """`fast`, `exact`, or `published`."""
+        return str(self.provenance.config.get("mode", "fast"))
+
+    def touches(self) -> list[str]:
+        """The sites that it edits."""
+        return list(self.edits)
+
+    def attach(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> None:
+        """Attach to a vision-language model; the same erasure twice is counted, and acts once.
+
+        Args:
+            pipeline: a `VisionLanguageModel`.
+            scale: 0 leaves the model as it is, 1 is the erasure; values beyond extrapolate.
+            fold: refused, since no weight does the same.
+            force: attach to other weights of the same shapes (a fine-tune), with a warning.
+
+        Raises:
+            UsageError: the scale is negative or not finite, or it is to be folded.
+            EffaceError: no vision-language model, another one, or attached already with another scale.
+        """
+        vlm = _vlm(self, pipeline)
+        if fold:
+            raise UsageError("this erasure edits activations, which no weight does: attach it without folding.")
+        if not 0 <= scale < math.inf:
+            raise UsageError(
+                f"the scale is {scale:g}; expected a finite number of 0 or more: a negative one would strengthen what is erased."
+            )
+        with LOCK:
+            known = _find(vlm, self)
+            if known is not None and known.scale != scale:
+                raise EffaceError(
+                    f"this erasure of {self.names} is already attached with scale {known.scale:g} and cannot be so with {scale:g} as "
+                    "well: remove it first."
+                )
+            if known is not None:
+                known.count += 1
+                return
+            _require_base(self, vlm, force)
+            hooks = self.changes_on(vlm, scale)
+            attachment = OnNetwork(self, scale, False, force)
+            attachment.handles = [hook.register() for hook in hooks]
+            vars(vlm.network).setdefault(KEY, []).append(attachment)
+
+    def remove(self, pipeline: Any, *, subtract: bool | None = None) -> None:
+        """Take it off again; not a bit of any weight was changed.
+
+        Raises:
+            EffaceError: it is not attached.
+        """
+        vlm = _vlm(self, pipeline)
+        with LOCK:
+            known = _find(vlm, self)
+            if known is None:
+                raise EffaceError(f"this erasure of {self.names} is not attached to the model: nothing to remove.")
+            known.count -= 1
+            if known.count:
+                return
+            for handle in known.handles:
+                handle.remove()
+            vars(vlm.network)[KEY].remove(known)
+            if not vars(vlm.network)[KEY]:
+                del vars(vlm.network)[KEY]
+
+    @contextmanager
+    def attached(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> Iterator[Any]:
+        """`with erasure.attached(vlm): ...`, taken off at the end whatever happens; errors as of `attach`."""
+        self.attach(pipeline, scale=scale, fold=fold, force=force)
+        try:
+            yield pipeline
+        finally:
+            self.remove(pipeline)
+
+    def changes_on(self, vlm: VisionLanguageModel, scale: float) -> list[Hook]:
+        """The hooks that edit every site; none is registered.
+
+        Raises:
+            UsageError: the model has no such site.
+            EffaceError: an autoencoder is not found.
+        """
+        saes = {} if self.mode == "fast" else self._saes_of_all_sites
+        hooks = []
+        for name, edit in self.edits.items():
+            sae = saes[name].at_inference() if name in saes else None
+            hooks.append(vlm.site(name).hook(_Change(name, edit, scale, sae, self.mode == "published")))
+        return hooks
+
+    @cached_property
+    def _saes_of_all_sites(self) -> dict[str, SparseAutoencoder]:
+        return saes_of(self.edits, self.saes, self.provenance.config["coders"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every part of every edit, as `SITE|PART`."""
+        return {f"{site}|{part}": value for site, edit in self.edits.items() for part, value in edit.to_parts().items()}
+
+    @classmethod
+    def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> ImageEdit:
+        """The erasure that `tensors()` came from; modes beside `fast` find their autoencoders when it is attached."""
+        edits = {site: LatentEdit.from_parts(parts) for site, parts in by_site(tensors).items()}
+        mode, references = provenance.config.get("mode", "fast"), provenance.config.get("coders", {})
+        complete = isinstance(references, dict) and all(is_reference(references.get(site)) for site in edits)
+        if mode not in MODES or (mode != "fast" and not complete):
+            raise EffaceError(
+                f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
+                f"{', '.join(MODES)}: make the erasure again."
+            )
+        return cls(provenance=provenance, edits=edits)
+
+    @classmethod
+    def check(cls, tensors: dict[str, Tensor], width: int) -> None:
+        """Raise EffaceError when parts are missing or their shapes do not fit; `width` (of text) is not used."""
+        ActivationEdit.check(tensors, width)
+        for site, parts in by_site(tensors).items():
+            if len(parts["levels"]) != 1:
+                raise EffaceError(
+                    f"the edit of {site!r} has tables of {len(parts['levels'])} timesteps where a picture knows one: make the erasure "
+                    "again."
+                )
+
+
+class OnNetwork(Attachment):
+    """An erasure on a vision-language model, with the hooks that it put there."""
+
+    handles: list[RemovableHandle]
+
+
+class _Change:
+    """What an edit makes of a picture's features (batch tokens width)."""
+
+    def __init__(self, name: str, edit: LatentEdit, scale: float, sae: SparseAutoencoder | None, published: bool):
+        self.name = name
+        self.edit = edit
+        self.scale = scale
+        self.sae = sae
+        self.published = published
+
+    def __call__(self, states: Tensor) -> Tensor | None:
+        """The features with the edit of the active latents added; None where nothing is active."""
+        if states.shape[-1] != len(self.edit.centre):
+            raise EffaceError(
+                f"{self.name} gives {states.shape[-1]} channels where the erasure's autoencoder reads {len(self.edit.centre)}."
+            )
+        if self.edit.gate.device != states.device:
+            self.edit = self.edit.to(states)
+            if self.sae is not None:
+                self.sae.to(states.device)
+        wide = states.float()
+        with without_autocast(states.device):
+            if self.published and self.sae is not None:
+                everywhere = wide.new_ones(wide.shape[:2])
+                return states + (self.scale * replacement(self.sae, self.edit, wide, everywhere)).to(states.dtype)
+            z = active_latents(self.edit, wide, self.sae)
+            z = z * (z > self.edit.gate[0])
+            if not z.any():
+                return None
+            delta = self.scale * change(self.edit, z)
+        return states + delta.to(states.dtype)
+
+
+def edits_on(vlm: VisionLanguageModel) -> list[OnNetwork]:
+    """What is attached to a vision-language model, in order."""
+    return list(vars(vlm.network).get(KEY, ()))
+
+
+def _find(vlm: VisionLanguageModel, erasure: ImageEdit) -> OnNetwork | None:
+    return next((a for a in edits_on(vlm) if a.erasure.digest == erasure.digest), None)
+
+
+def _vlm(erasure: ImageEdit, model: Any) -> VisionLanguageModel:
+    """The model, where it is a vision-language model."""
+    if not isinstance(model, VisionLanguageModel):
+        raise EffaceError(
+            f"this erasure of {erasure.names} edits what a vision-language model sees, and {type(model).__name__} is none: open one with "
+            "efface.load, or as VisionLanguageModel(network, processor)."
+        )
+    return model
+
+
+def _require_base(erasure: ImageEdit, vlm: VisionLanguageModel, force: bool) -> None:
+    """Raise EffaceError where an erasure was made for another model; warn where that is forced."""
+    base = erasure.provenance.base
+    if not isinstance(base, Footprint):
+        raise EffaceError(f"this erasure of {erasure.names} does not say what it touches: make it again.")
+    difference = vlm.difference(base)
+    if not difference.text:
+        return
+    message = f"this erasure of {erasure.names} was made for another model: this one has {difference.text}"
+    if not force or difference.structural:
+        fits = "make an erasure for this model" if difference.structural else "attach with force=True if it is a fine-tune"
+        raise EffaceError(f"{message}; {fits}.")
+    warnings.warn(f"{message}; attached because of force=True.", stacklevel=4)

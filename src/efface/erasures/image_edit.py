@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,6 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from efface.erasures.activation import MODES, ActivationEdit
-from efface.erasures.attachment import Attachment
 from efface.erasures.erasure import Erasure
 from efface.erasures.latent_edit import LatentEdit, by_site
 from efface.erasures.provenance import Provenance
@@ -92,8 +92,7 @@ class ImageEdit(Erasure):
                 return
             _require_base(self, vlm, force)
             hooks = self.changes_on(vlm, scale)
-            attachment = OnNetwork(self, scale, False, force)
-            attachment.handles = [hook.register() for hook in hooks]
+            attachment = OnNetwork(self, scale, [hook.register() for hook in hooks])
             vars(vlm.network).setdefault(KEY, []).append(attachment)
 
     def remove(self, pipeline: Any, *, subtract: bool | None = None) -> None:
@@ -172,10 +171,21 @@ class ImageEdit(Erasure):
                 )
 
 
-class OnNetwork(Attachment):
-    """An erasure on a vision-language model, with the hooks that it put there."""
+@dataclass(eq=False)
+class OnNetwork:
+    """An erasure on a vision-language model, with the hooks that it put there, which are copied with the network."""
 
+    erasure: ImageEdit
+    scale: float
     handles: list[RemovableHandle]
+    count: int = 1
+    """How many times it was attached and not yet removed."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OnNetwork:
+        """The same erasure, which never changes, with the hooks of the copied network."""
+        copied = OnNetwork(self.erasure, self.scale, copy.deepcopy(self.handles, memo), self.count)
+        memo[id(self)] = copied
+        return copied
 
 
 class _Change:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from efface.io.device import best_device
 from efface.models.footprint import Footprint, Touched, sketch_of_network, touched_in
 from efface.models.image_sites import ImageSite
 from efface.models.likeness import Difference, values_difference
+from efface.models.vlm_folder import is_vlm_folder
 
 PROJECTOR = "projector"
 """Name of the site that every LLaVA has: what its language model is given of a picture, before it is projected."""
@@ -211,14 +211,6 @@ def reading(site: ImageSite, parts: list[Tensor]) -> Any:
         yield
     finally:
         handle.remove()
-
-
-def is_vlm_folder(path: Path) -> bool:
-    """Whether a folder holds a LLaVA as transformers saves one."""
-    try:
-        return json.loads((path / "config.json").read_text()).get("model_type") == "llava"
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def load_vlm(folder: str | Path, *, dtype: Any = None, device: str | None = None) -> VisionLanguageModel:

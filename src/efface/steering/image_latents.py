@@ -1,0 +1,140 @@
+"""Latents of image features that respond to a concept: pictures from folders, an autoencoder of them, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from efface.errors import UsageError
+from efface.io.images import read_picture
+from efface.io.picture_folder import pictures_in
+from efface.models.image_sites import ImageSite
+from efface.models.vlm import VisionLanguageModel
+from efface.sae.autoencoder import SparseAutoencoder
+from efface.sae.config import SAETrainConfig
+from efface.sae.files import save_sae
+from efface.sae.image_statistics import image_statistics
+from efface.sae.image_stream import ImageStream
+from efface.sae.lookup import open_sae
+from efface.sae.statistics import Statistics, selected_latents
+from efface.sae.train import train
+from efface.steering.tables import LatentTables, latent_tables
+
+Pictures = Mapping[str, Sequence[Image.Image]]
+"""Name of what pictures show, "" where nobody says -> the pictures."""
+ROUND = 64
+"""Pictures of a round of training."""
+VECTORS = 2048
+"""Features of an optimiser step."""
+
+
+class Options(Protocol):
+    """What is asked of `efface.erasers.sauce.Config` here."""
+
+    coder: str | None
+    select: str
+    count: int
+    gain: float
+    mode: str
+    expansion: int
+    k: int
+    iterations: int
+    seed: int
+
+
+def read_pictures(images: str | None, others: str | None, names: Sequence[str]) -> dict[str, list[Image.Image]]:
+    """Pictures of every concept, and of other things by what they show.
+
+    Args:
+        images: folder of the concepts' pictures; in sub-folders by their names where there are several concepts.
+        others: folder of pictures without them; None takes the other sub-folders of `images`.
+        names: of the concepts.
+
+    Raises:
+        UsageError: no folder was named, or there are no pictures of a concept, or none without it.
+        EffaceError: a folder or a picture cannot be read.
+    """
+    if images is None:
+        raise UsageError("SAUCE learns a concept from pictures: name a folder of them (--images).")
+    found: dict[str, list[Image.Image]] = {name: [] for name in names}
+    for file in pictures_in(images):
+        loose = not file.name and len(names) == 1
+        if loose or file.name in names or others is None:
+            found.setdefault(names[0] if loose else file.name, []).append(read_picture(file.path))
+    for file in () if others is None else pictures_in(others):
+        if file.name not in names:
+            found.setdefault(file.name, []).append(read_picture(file.path))
+    if lacking := [name for name in names if not found[name]]:
+        raise UsageError(f"{images} holds no pictures of {lacking[0]!r}: expected a sub-folder of that name.")
+    if len(found) == len(names):
+        raise UsageError(
+            f"there are no pictures without {' and '.join(names)} to compare with: name a folder of them (--others)."
+        )
+    return found
+
+
+def open_or_train(
+    vlm: VisionLanguageModel, site: ImageSite, pictures: Pictures, options: Options
+) -> tuple[SparseAutoencoder, dict[str, str]]:
+    """The site's autoencoder, and how an erasure's header names it; nothing where it was trained here and is kept nowhere.
+
+    Raises:
+        UsageError: a mode that needs the whole autoencoder later, and none on disk.
+    """
+    if options.coder is not None:
+        sae, sha256 = open_sae(options.coder, site.name)
+        return sae, {"sha256": sha256, "source": options.coder}
+    if options.mode != "fast":
+        raise UsageError(
+            f"mode {options.mode} needs the autoencoder whenever the erasure is used: train one that stays (efface sae train MODEL "
+            "--pictures FOLDER) and name it (--coder)."
+        )
+    every = [picture for shown in pictures.values() for picture in shown]
+    config = SAETrainConfig(
+        expansion=options.expansion,
+        k=options.k,
+        steps=options.iterations,
+        batch=VECTORS,
+        lr=1e-3,
+        passes=2.0,
+        seed=options.seed,
+    )
+    with TemporaryDirectory() as folder:
+        stream = ImageStream(vlm, every, [site], count=min(ROUND, len(every)), seed=options.seed)
+        sae = train(stream, config, Path(folder), device=vlm.device)[site.name]
+        save_sae(sae, Path(folder) / "finished")
+    return sae.requires_grad_(False), {}
+
+
+def concept_tables(
+    vlm: VisionLanguageModel,
+    site: ImageSite,
+    sae: SparseAutoencoder,
+    pictures: Pictures,
+    concept: str,
+    options: Options,
+) -> tuple[Statistics, LatentTables, list[dict[str, Any]]]:
+    """Statistics, the tables of a concept's latents, and the latents with their figures."""
+    stats = image_statistics(vlm, site, sae, pictures)
+    ranked = stats.scores(concept)[0] if options.select == "score" else stats.of(concept)[0]
+    best = ranked.topk(min(options.count, len(ranked)))
+    latents = best.indices[best.values > 0].tolist()
+    if not latents:
+        raise UsageError(f"no latent of {site.name} is more active on pictures of {concept!r} than on others: give more pictures.")
+    tables = latent_tables(
+        stats,
+        sae,
+        concept,
+        count=len(latents),
+        gamma=options.gain,
+        gain="normalised",
+        fast=options.mode == "fast",
+        only=latents,
+    )
+    mask = torch.isin(torch.arange(len(ranked)), torch.tensor(latents))[None]
+    return stats, tables, [row._asdict() for row in selected_latents(stats, concept, mask)]

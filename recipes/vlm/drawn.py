@@ -1,4 +1,4 @@
-"""Pictures that the embedded model draws of the benchmark's objects in every style, and whether its judge sees there what was asked for.
+"""Pictures that the embedded model draws of the benchmark, and whether its judge sees there what was asked for.
 
 python -m recipes.vlm.drawn
 python -m recipes.vlm.drawn --train 1 --held 1

@@ -34,6 +34,8 @@ NOTHING = len(BENCHMARK)
 INNER, OUTER = 0.6, 1.0
 """Cells nearer to an object's centre than the first share of its half side are the object's; those further than the second are
 not; those between are not asked."""
+OUTER_WEIGHTS = ("patch_embedding.weight", "position_embedding.weight", "objects.weight", "styles.weight")
+"""Ends of the names of what AdamW trains although it is a matrix."""
 PART_DRAWN = 0.5
 """Part of the run after which drawn pictures stand beside composed ones."""
 
@@ -165,7 +167,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     composer = Composer(options.work, DEVICE, options.variants, options.processes)
     pupil = Pupil()
-    optimiser = Muon([pupil], options.lr, outer=("patch_embedding.weight", "position_embedding.weight", "objects.weight", "styles.weight"))  # fmt: skip
+    optimiser = Muon([pupil], options.lr, outer=OUTER_WEIGHTS)
     run = Run(options.work / "tower-run", {"pupil": pupil}, optimiser, decay=0.995)
     beside: Drawn | None = None
     for step in run.steps(options.steps, options.lr, hold=0.4, seconds=options.seconds):

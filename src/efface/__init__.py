@@ -66,7 +66,8 @@ _HOMES = {
 
 __all__ = [
     "Concept", "EffaceError", "Erasure", "Model", "Policies", "RedTeam", "Sample", "Samples", "Sampling", "TextMap", "UsageError",
-    "VisionLanguageModel", "WeightDelta", "attached_to", "attack", "audit", "audit_answers", "audit_checkpoint", "check", "erase", "harden", "hook",
+    "VisionLanguageModel", "WeightDelta", "attached_to", "attack", "audit", "audit_answers", "audit_checkpoint",
+    "check", "erase", "harden", "hook",
     "load", "unhook",
 ]  # fmt: skip
 

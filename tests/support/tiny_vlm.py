@@ -22,10 +22,36 @@ from transformers import (
 
 from efface.models.vlm import VisionLanguageModel
 
-WORDS = (
-    "<pad> <s> </s> <unk> <image> USER : ASSISTANT what is in the picture ? which style it drawn there a an cat dog church red blue "
-    "yes no"
-).split()
+WORDS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<image>",
+    "USER",
+    ":",
+    "ASSISTANT",
+    "what",
+    "is",
+    "in",
+    "the",
+    "picture",
+    "?",
+    "which",
+    "style",
+    "it",
+    "drawn",
+    "there",
+    "a",
+    "an",
+    "cat",
+    "dog",
+    "church",
+    "red",
+    "blue",
+    "yes",
+    "no",
+]
 
 
 def tiny_processor(template: str | None = None) -> LlavaProcessor:
@@ -88,7 +114,9 @@ def write_pictures(folder: Path, counts: dict[str, int], seed: int = 0, style: s
     return folder
 
 
-def logits(vlm: VisionLanguageModel, pictures: Sequence[Image.Image], question: str = "what is in the picture ?") -> Any:
+def logits(
+    vlm: VisionLanguageModel, pictures: Sequence[Image.Image], question: str = "what is in the picture ?"
+) -> Any:
     """The model's logits of the answer's first token (pictures vocabulary)."""
     given = vlm.processor(images=list(pictures), text=[vlm.prompt(question)] * len(pictures), return_tensors="pt")
     with torch.no_grad():

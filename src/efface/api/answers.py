@@ -67,11 +67,16 @@ class AnswerCard:
         for row in self.rows:
             if row.group == group:
                 return row
-        raise UsageError(f"the audit has no row {group!r}; expected one of {', '.join(row.group for row in self.rows)}.")
+        raise UsageError(
+            f"the audit has no row {group!r}; expected one of {', '.join(row.group for row in self.rows)}."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
-        rows = {row.group: {"before": row.before._asdict(), "after": row.after._asdict(), "change": row.change._asdict()} for row in self.rows}  # fmt: skip
+        rows = {
+            row.group: {name: getattr(row, name)._asdict() for name in ("before", "after", "change")}
+            for row in self.rows
+        }
         return {"concepts": list(self.concepts), "rows": rows, "examples": [list(example) for example in self.examples]}
 
     def save(self, folder: str | Path) -> Path:

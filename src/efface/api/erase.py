@@ -86,7 +86,6 @@ def plan_erasure(
     from efface.erasers.base import Retaining, RetainingRows, Settling
     from efface.models.model import Model
     from efface.models.neighbours import checked_keep, retained_prompts
-
     from efface.models.vlm import VisionLanguageModel
 
     if method is not None:

@@ -69,7 +69,9 @@ def plan_on_vlm(
     eraser = ERASERS.load(method)
     require_fit(method, vlm)
     if judge is not None:
-        raise UsageError(f"{method} looks at pictures that are given, and at none that a judge could judge: leave the judge out.")
+        raise UsageError(
+            f"{method} looks at pictures that are given, and at none that a judge could judge: leave the judge out."
+        )
     if config is not None and (options or as_published):
         raise UsageError("give either a config or its fields as options, not both.")
     concepts = _concepts(concept)

@@ -32,7 +32,9 @@ def audit_what_is_said(
         UsageError: no erasure or no pictures were given.
     """
     if not files or images is None:
-        lacking = "no erasure was given: name one with --erasure" if not files else "no pictures were given: name --images"
+        lacking = (
+            "no erasure was given: name one with --erasure" if not files else "no pictures were given: name --images"
+        )
         raise UsageError(f"{lacking}.")
     from efface.api.answers import audit_answers, read_shown
     from efface.erasures import Erasure

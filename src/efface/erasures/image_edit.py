@@ -234,8 +234,8 @@ def _vlm(erasure: ImageEdit, model: Any) -> VisionLanguageModel:
     """The model, where it is a vision-language model."""
     if not isinstance(model, VisionLanguageModel):
         raise EffaceError(
-            f"this erasure of {erasure.names} edits what a vision-language model sees, and {type(model).__name__} is none: open one with "
-            "efface.load, or as VisionLanguageModel(network, processor)."
+            f"this erasure of {erasure.names} edits what a vision-language model sees, and {type(model).__name__} is none: open one "
+            "with efface.load, or as VisionLanguageModel(network, processor)."
         )
     return model
 
@@ -250,6 +250,8 @@ def _require_base(erasure: ImageEdit, vlm: VisionLanguageModel, force: bool) -> 
         return
     message = f"this erasure of {erasure.names} was made for another model: this one has {difference.text}"
     if not force or difference.structural:
-        fits = "make an erasure for this model" if difference.structural else "attach with force=True if it is a fine-tune"
+        fits = (
+            "make an erasure for this model" if difference.structural else "attach with force=True if it is a fine-tune"
+        )
         raise EffaceError(f"{message}; {fits}.")
     warnings.warn(f"{message}; attached because of force=True.", stacklevel=4)

@@ -29,7 +29,9 @@ def pictures_in(folder: Path | str) -> list[PictureFile]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise EffaceError(f"{root} is no folder: expected one with pictures, or with a sub-folder of pictures for every concept.")
+        raise EffaceError(
+            f"{root} is no folder: expected one with pictures, or with a sub-folder of pictures for every concept."
+        )
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise EffaceError(f"{root} holds no picture: expected files that end in {', '.join(SUFFIXES)}.")

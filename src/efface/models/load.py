@@ -26,7 +26,7 @@ def load(
     offload: Offload = "none",
     text_only: bool = False,
 ) -> Any:
-    """A normal DiffusionPipeline, or of a LLaVA's folder a `VisionLanguageModel`; the Hub is asked only for what is not on this machine.
+    """A normal DiffusionPipeline, or a `VisionLanguageModel` of a LLaVA's folder; the Hub is asked only for what is not here.
 
     Args:
         name: of an embedded model ("emoji" is the canvas), a hub id, a diffusers folder, or a single .safetensors checkpoint.
@@ -116,7 +116,9 @@ def _vision_language(
 
     for name, given in (("config", config), ("variant", variant), ("offload", None if offload == "none" else offload)):
         if given is not None:
-            raise UsageError(f"{name} is {str(given)!r}, but {folder} is a vision-language model, which has none: leave it out.")
+            raise UsageError(
+                f"{name} is {str(given)!r}, but {folder} is a vision-language model, which has none: leave it out."
+            )
     return load_vlm(folder, dtype=_dtype(dtype, folder, device), device=device)
 
 

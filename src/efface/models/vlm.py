@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, UsageError
@@ -159,7 +160,9 @@ class VisionLanguageModel:
             UsageError: there are not as many pictures as questions.
         """
         if len(pictures) != len(questions):
-            raise UsageError(f"{len(questions)} questions were asked of {len(pictures)} pictures: give one picture each.")
+            raise UsageError(
+                f"{len(questions)} questions were asked of {len(pictures)} pictures: give one picture each."
+            )
         found: list[str] = []
         tokenizer = self.processor.tokenizer
         for start in range(0, len(questions), batch):
@@ -235,7 +238,7 @@ def load_vlm(folder: str | Path, *, dtype: Any = None, device: str | None = None
             str(folder), dtype=named, local_files_only=True, use_safetensors=True
         )
         processor = LlavaProcessor.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise EffaceError(f"the vision-language model in {folder} could not be loaded ({reason}).") from error
     return VisionLanguageModel(network.to(chosen).eval(), processor, str(folder))

@@ -125,7 +125,9 @@ def concept_tables(
     best = ranked.topk(min(options.count, len(ranked)))
     latents = best.indices[best.values > 0].tolist()
     if not latents:
-        raise UsageError(f"no latent of {site.name} is more active on pictures of {concept!r} than on others: give more pictures.")
+        raise UsageError(
+            f"no latent of {site.name} is more active on pictures of {concept!r} than on others: give more pictures."
+        )
     tables = latent_tables(
         stats,
         sae,

@@ -6,8 +6,8 @@
     python benchmarks/rest.py --parts leaks --methods uce esd anchored --concepts church cat
 
 Four tables: the restoration share of every leak, by method (and of an erasure of another concept, which must restore nearly
-all); what a vision-language model says before and after SAUCE; the smoothed judge on generated pictures; the audit of a control that was trained to fool the judge, and of harmless
-candidates. The last line is one JSON object; null stands for what was not measured.
+all); what a vision-language model says before and after SAUCE; the smoothed judge on generated pictures; the audit of a control that
+was trained to fool the judge, and of harmless candidates. The last line is one JSON object; null stands for what was not measured.
 """
 
 from __future__ import annotations

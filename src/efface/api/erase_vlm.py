@@ -25,13 +25,19 @@ METHOD = "sauce"
 class VLMErasePlan(ErasePlan):
     """An erasure from a vision-language model that is decided and not yet made."""
 
+    @property
+    def vlm(self) -> VisionLanguageModel:
+        """The model."""
+        model: Any = self.model
+        return model
+
     def pictures(self) -> int:
         """None are drawn."""
         return 0
 
     def bytes(self) -> int:
         """Bytes of the model's weights."""
-        return sum(p.numel() * p.element_size() for p in self.model.network.parameters())
+        return sum(p.numel() * p.element_size() for p in self.vlm.network.parameters())
 
     def run(self, progress: Progress = silent) -> Erasure:
         """Make it."""

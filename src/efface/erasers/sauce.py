@@ -13,7 +13,10 @@ from efface.errors import UsageError
 if TYPE_CHECKING:
     from efface.erasures import Erasure
     from efface.models.vlm import VisionLanguageModel
+    from efface.steering.image_latents import Choice
 
+VECTORS = 2048
+"""Features of a step of an autoencoder's training."""
 PUBLISHED: Mapping[str, Any] = {"select": "mean", "mode": "published", "gain": 0.0, "count": 20}
 """What `--as-published` changes; the number of latents and the factor are searched for in the paper, and are options."""
 
@@ -67,19 +70,45 @@ def erase(model: VisionLanguageModel, concepts: Sequence[Concept], config: Confi
     """
     from efface.erasures.image_edit import ImageEdit
     from efface.erasures.provenance import Provenance
+    from efface.sae.image_statistics import image_statistics
     from efface.steering.image_latents import concept_tables, open_or_train, read_pictures
     from efface.steering.tables import merge_tables
 
     site = model.site(config.site)
     pictures = read_pictures(config.images, config.others, [concept.name for concept in concepts])
-    sae, reference = open_or_train(model, site, pictures, config)
+    choice = _choice(config)
+    sae, reference = open_or_train(model, site, pictures, choice)
+    stats = image_statistics(model, site, sae, pictures)
     tables, chosen = [], {}
     for concept in concepts:
-        stats, found, latents = concept_tables(model, site, sae, pictures, concept.name, config)
+        found, chosen[concept.name] = concept_tables(stats, sae, concept.name, choice)
         tables.append(found)
-        chosen[concept.name] = latents
     edit = merge_tables(tables, sae, stats)
     settings = asdict(config) | {"sites": [site.name], "coders": {site.name: reference} if reference else {}}
     notes = {"chosen": chosen, "pictures": {name: len(shown) for name, shown in pictures.items()}}
     origin = Provenance("sauce", settings, tuple(concepts), model.footprint(), (), notes)
     return ImageEdit(provenance=origin, edits={site.name: edit}, saes={site.name: sae})
+
+
+def _choice(config: Config) -> Choice:
+    """The options in the words of what chooses latents."""
+    from efface.sae.config import SAETrainConfig
+    from efface.steering.image_latents import Choice
+
+    training = SAETrainConfig(
+        expansion=config.expansion,
+        k=config.k,
+        steps=config.iterations,
+        batch=VECTORS,
+        lr=1e-3,
+        passes=2.0,
+        seed=config.seed,
+    )
+    return Choice(
+        coder=config.coder,
+        select=config.select,
+        count=config.count,
+        gain=config.gain,
+        mode=config.mode,
+        training=training,
+    )

@@ -48,7 +48,7 @@ class VisionLanguageModel:
             raise EffaceError(
                 f"{type(network).__name__} is no vision-language model that efface knows: expected a LlavaForConditionalGeneration."
             )
-        self.network = network
+        self.network: Any = network
         self.processor = processor
         self.name = name or str(network.config.name_or_path or type(network).__name__)
 
@@ -234,7 +234,7 @@ def load_vlm(folder: str | Path, *, dtype: Any = None, device: str | None = None
     if not is_vlm_folder(Path(folder)):
         raise EffaceError(f"{folder} holds no vision-language model: expected a folder with a LLaVA's config.json.")
     try:
-        network = LlavaForConditionalGeneration.from_pretrained(
+        network: Any = LlavaForConditionalGeneration.from_pretrained(
             str(folder), dtype=named, local_files_only=True, use_safetensors=True
         )
         processor = LlavaProcessor.from_pretrained(str(folder), local_files_only=True)

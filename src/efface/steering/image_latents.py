@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,8 +18,6 @@ from efface.models.image_sites import ImageSite
 from efface.models.vlm import VisionLanguageModel
 from efface.sae.autoencoder import SparseAutoencoder
 from efface.sae.config import SAETrainConfig
-from efface.sae.files import save_sae
-from efface.sae.image_statistics import image_statistics
 from efface.sae.image_stream import ImageStream
 from efface.sae.lookup import open_sae
 from efface.sae.statistics import Statistics, selected_latents
@@ -29,22 +28,24 @@ Pictures = Mapping[str, Sequence[Image.Image]]
 """Name of what pictures show, "" where nobody says -> the pictures."""
 ROUND = 64
 """Pictures of a round of training."""
-VECTORS = 2048
-"""Features of an optimiser step."""
 
 
-class Options(Protocol):
-    """What is asked of `efface.erasers.sauce.Config` here."""
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How latents are chosen, and of which autoencoder."""
 
     coder: str | None
+    """Folder of the autoencoder; None trains one."""
     select: str
+    """`score`: by SAeUron's score; `mean`: by the mean activation on the concept's pictures."""
     count: int
+    """Latents of a concept."""
     gain: float
+    """Factor of an active one."""
     mode: str
-    expansion: int
-    k: int
-    iterations: int
-    seed: int
+    """Of the edit."""
+    training: SAETrainConfig
+    """Of an autoencoder that is trained."""
 
 
 def read_pictures(images: str | None, others: str | None, names: Sequence[str]) -> dict[str, list[Image.Image]]:
@@ -79,64 +80,46 @@ def read_pictures(images: str | None, others: str | None, names: Sequence[str]) 
 
 
 def open_or_train(
-    vlm: VisionLanguageModel, site: ImageSite, pictures: Pictures, options: Options
+    vlm: VisionLanguageModel, site: ImageSite, pictures: Pictures, choice: Choice
 ) -> tuple[SparseAutoencoder, dict[str, str]]:
     """The site's autoencoder, and how an erasure's header names it; nothing where it was trained here and is kept nowhere.
 
     Raises:
         UsageError: a mode that needs the whole autoencoder later, and none on disk.
     """
-    if options.coder is not None:
-        sae, sha256 = open_sae(options.coder, site.name)
-        return sae, {"sha256": sha256, "source": options.coder}
-    if options.mode != "fast":
+    if choice.coder is not None:
+        sae, sha256 = open_sae(choice.coder, site.name)
+        return sae, {"sha256": sha256, "source": choice.coder}
+    if choice.mode != "fast":
         raise UsageError(
-            f"mode {options.mode} needs the autoencoder whenever the erasure is used: train one that stays (efface sae train MODEL "
+            f"mode {choice.mode} needs the autoencoder whenever the erasure is used: train one that stays (efface sae train MODEL "
             "--pictures FOLDER) and name it (--coder)."
         )
     every = [picture for shown in pictures.values() for picture in shown]
-    config = SAETrainConfig(
-        expansion=options.expansion,
-        k=options.k,
-        steps=options.iterations,
-        batch=VECTORS,
-        lr=1e-3,
-        passes=2.0,
-        seed=options.seed,
-    )
     with TemporaryDirectory() as folder:
-        stream = ImageStream(vlm, every, [site], count=min(ROUND, len(every)), seed=options.seed)
-        sae = train(stream, config, Path(folder), device=vlm.device)[site.name]
-        save_sae(sae, Path(folder) / "finished")
+        stream = ImageStream(vlm, every, [site], count=min(ROUND, len(every)), seed=choice.training.seed)
+        sae = train(stream, choice.training, Path(folder), device=vlm.device)[site.name]
     return sae.requires_grad_(False), {}
 
 
 def concept_tables(
-    vlm: VisionLanguageModel,
-    site: ImageSite,
-    sae: SparseAutoencoder,
-    pictures: Pictures,
-    concept: str,
-    options: Options,
-) -> tuple[Statistics, LatentTables, list[dict[str, Any]]]:
-    """Statistics, the tables of a concept's latents, and the latents with their figures."""
-    stats = image_statistics(vlm, site, sae, pictures)
-    ranked = stats.scores(concept)[0] if options.select == "score" else stats.of(concept)[0]
-    best = ranked.topk(min(options.count, len(ranked)))
+    stats: Statistics, sae: SparseAutoencoder, concept: str, choice: Choice
+) -> tuple[LatentTables, list[dict[str, Any]]]:
+    """The tables of a concept's latents, and the latents with their figures; raises UsageError where there is none."""
+    ranked = stats.scores(concept)[0] if choice.select == "score" else stats.of(concept)[0]
+    best = ranked.topk(min(choice.count, len(ranked)))
     latents = best.indices[best.values > 0].tolist()
     if not latents:
-        raise UsageError(
-            f"no latent of {site.name} is more active on pictures of {concept!r} than on others: give more pictures."
-        )
+        raise UsageError(f"no latent is more active on pictures of {concept!r} than on others: give more pictures.")
     tables = latent_tables(
         stats,
         sae,
         concept,
         count=len(latents),
-        gamma=options.gain,
+        gamma=choice.gain,
         gain="normalised",
-        fast=options.mode == "fast",
+        fast=choice.mode == "fast",
         only=latents,
     )
     mask = torch.isin(torch.arange(len(ranked)), torch.tensor(latents))[None]
-    return stats, tables, [row._asdict() for row in selected_latents(stats, concept, mask)]
+    return tables, [row._asdict() for row in selected_latents(stats, concept, mask)]

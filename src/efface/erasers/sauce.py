@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 VECTORS = 2048
 """Features of a step of an autoencoder's training."""
-PUBLISHED: Mapping[str, Any] = {"select": "mean", "mode": "published", "gain": 0.0, "count": 20}
+PUBLISHED: Mapping[str, Any] = {"select": "mean", "mode": "published", "gain": 0.0, "gated": False}
 """What `--as-published` changes; the number of latents and the factor are searched for in the paper, and are options."""
 
 
@@ -34,8 +34,13 @@ class Config(FromPictures):
     `mean`: those most active on the concept's pictures, as published, which always active ones are too."""
     count: int = 16
     """Latents that are chosen."""
-    gain: float = 0.0
-    """Factor of an active chosen latent: 0 or a scale (paper: either)."""
+    gain: float = -1.0
+    """Factor of an active chosen latent (paper: 0 or a scale)."""
+    gated: bool = True
+    """Whether pictures in which the concept's latents are no more active than in pictures of other things keep every bit (published:
+    every picture is edited)."""
+    share: float = 0.001
+    """Share of the positions of other pictures at which a latent may still speak for the concept, by which the gate is set."""
     mode: Literal["fast", "exact", "published"] = "fast"
     """`fast`: active above a threshold, a file of a few kilobytes; `exact`: active by the autoencoder's own rule, with the whole
     autoencoder; `published`: the features are replaced by what the autoencoder makes of them, its error left out."""
@@ -52,6 +57,8 @@ class Config(FromPictures):
         for name in ("count", "expansion", "k", "iterations"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if not 0 < self.share < 1:
+            raise UsageError(f"share is {self.share}; expected a number between 0 and 1.")
         if not abs(self.gain) < float("inf"):
             raise UsageError(f"gain is {self.gain}; expected a finite number.")
 
@@ -71,7 +78,7 @@ def erase(model: VisionLanguageModel, concepts: Sequence[Concept], config: Confi
     from efface.erasures.image_edit import ImageEdit
     from efface.erasures.provenance import Provenance
     from efface.sae.image_statistics import image_statistics
-    from efface.steering.image_latents import concept_tables, open_or_train, read_pictures
+    from efface.steering.image_latents import concept_tables, open_or_train, picture_gate, read_pictures
     from efface.steering.tables import merge_tables
 
     site = model.site(config.site)
@@ -84,10 +91,12 @@ def erase(model: VisionLanguageModel, concepts: Sequence[Concept], config: Confi
         found, chosen[concept.name] = concept_tables(stats, sae, concept.name, choice)
         tables.append(found)
     edit = merge_tables(tables, sae, stats)
+    names = [concept.name for concept in concepts]
+    gates = {site.name: picture_gate(model, site, edit, pictures, names, config.share)} if config.gated else {}
     settings = asdict(config) | {"sites": [site.name], "coders": {site.name: reference} if reference else {}}
     notes = {"chosen": chosen, "pictures": {name: len(shown) for name, shown in pictures.items()}}
     origin = Provenance("sauce", settings, tuple(concepts), model.footprint(), (), notes)
-    return ImageEdit(provenance=origin, edits={site.name: edit}, saes={site.name: sae})
+    return ImageEdit(provenance=origin, edits={site.name: edit}, gates=gates, saes={site.name: sae})
 
 
 def _choice(config: Config) -> Choice:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -20,7 +21,7 @@ from efface.erasures.latent_edit import LatentEdit, by_site
 from efface.erasures.provenance import Provenance
 from efface.erasures.references import is_reference, saes_of
 from efface.erasures.state import LOCK
-from efface.erasures.text_edit import active_latents, change, replacement
+from efface.erasures.text_edit import active_latents, change, replacement, strength, told
 from efface.errors import EffaceError, UsageError
 from efface.families.networks import Hook
 from efface.models.footprint import Footprint
@@ -28,8 +29,20 @@ from efface.models.precision import without_autocast
 from efface.models.vlm import VisionLanguageModel
 from efface.sae.autoencoder import SparseAutoencoder
 
+GATE = ("threshold", "tells")
+"""Parts of a gate in files."""
 KEY = "_efface_images"
 """Name of the attribute of a network that holds what is attached to it, with the handles of its hooks."""
+
+
+@dataclass(frozen=True)
+class ImageGate:
+    """Which pictures a site's edit acts on; all others keep every bit."""
+
+    threshold: float
+    """It acts where the mean square of the change by latents that tell, over a picture's positions and channels, is above."""
+    tells: Tensor
+    """Activation above which each of the chosen latents counts for the gate (chosen,); 0 threshold and tells let every picture pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +58,8 @@ class ImageEdit(Erasure):
 
     edits: dict[str, LatentEdit]
     """Site name -> what happens to the chosen latents; tables have one row, since a picture knows no timestep."""
+    gates: dict[str, ImageGate] = field(default_factory=dict)
+    """Site name -> which pictures are edited; a site without one edits every picture."""
     saes: Mapping[str, SparseAutoencoder] = field(default_factory=dict)
     """Site name -> autoencoder, of those at hand; others are found by their hash where the mode needs them."""
 
@@ -135,7 +150,9 @@ class ImageEdit(Erasure):
         hooks = []
         for name, edit in self.edits.items():
             sae = saes[name].at_inference() if name in saes else None
-            hooks.append(vlm.site(name).hook(_Change(name, edit, scale, sae, self.mode == "published")))
+            hooks.append(
+                vlm.site(name).hook(_Change(name, edit, self.gates.get(name), scale, sae, self.mode == "published"))
+            )
         return hooks
 
     @cached_property
@@ -143,13 +160,22 @@ class ImageEdit(Erasure):
         return saes_of(self.edits, self.saes, self.provenance.config["coders"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every part of every edit, as `SITE|PART`."""
-        return {f"{site}|{part}": value for site, edit in self.edits.items() for part, value in edit.to_parts().items()}
+        """Every part of every edit, as `SITE|PART`; its gate, where it has one, as `SITE|threshold` and `SITE|tells`."""
+        found = {
+            f"{site}|{part}": value for site, edit in self.edits.items() for part, value in edit.to_parts().items()
+        }
+        for site, gate in self.gates.items():
+            found |= {f"{site}|threshold": torch.tensor([gate.threshold]), f"{site}|tells": gate.tells}
+        return found
 
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> ImageEdit:
         """The erasure that `tensors()` came from; modes beside `fast` find their autoencoders when it is attached."""
-        edits = {site: LatentEdit.from_parts(parts) for site, parts in by_site(tensors).items()}
+        edits, gates = {}, {}
+        for site, parts in by_site(tensors).items():
+            if GATE[0] in parts:
+                gates[site] = ImageGate(threshold=float(parts["threshold"]), tells=parts["tells"])
+            edits[site] = LatentEdit.from_parts(parts)
         mode, references = provenance.config.get("mode", "fast"), provenance.config.get("coders", {})
         complete = isinstance(references, dict) and all(is_reference(references.get(site)) for site in edits)
         if mode not in MODES or (mode != "fast" and not complete):
@@ -157,13 +183,16 @@ class ImageEdit(Erasure):
                 f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
                 f"{', '.join(MODES)}: make the erasure again."
             )
-        return cls(provenance=provenance, edits=edits)
+        return cls(provenance=provenance, edits=edits, gates=gates)
 
     @classmethod
     def check(cls, tensors: dict[str, Tensor], width: int) -> None:
         """Raise EffaceError when parts are missing or their shapes do not fit; `width` (of text) is not used."""
-        ActivationEdit.check(tensors, width)
+        ActivationEdit.check({key: t for key, t in tensors.items() if key.rpartition("|")[2] not in GATE}, width)
         for site, parts in by_site(tensors).items():
+            gate = {part: tuple(parts[part].shape) for part in GATE if part in parts}
+            if gate and gate != {"threshold": (1,), "tells": tuple(parts["bias"].shape)}:
+                raise EffaceError(f"the gate of {site!r} holds {gate}: make the erasure again.")
             if len(parts["levels"]) != 1:
                 raise EffaceError(
                     f"the edit of {site!r} has tables of {len(parts['levels'])} timesteps where a picture knows one: make the erasure "
@@ -191,9 +220,18 @@ class OnNetwork:
 class _Change:
     """What an edit makes of a picture's features (batch tokens width)."""
 
-    def __init__(self, name: str, edit: LatentEdit, scale: float, sae: SparseAutoencoder | None, published: bool):
+    def __init__(
+        self,
+        name: str,
+        edit: LatentEdit,
+        gate: ImageGate | None,
+        scale: float,
+        sae: SparseAutoencoder | None,
+        published: bool,
+    ):
         self.name = name
         self.edit = edit
+        self.gate = gate
         self.scale = scale
         self.sae = sae
         self.published = published
@@ -215,10 +253,18 @@ class _Change:
                 return states + (self.scale * replacement(self.sae, self.edit, wide, everywhere)).to(states.dtype)
             z = active_latents(self.edit, wide, self.sae)
             z = z * (z > self.edit.gate[0])
-            if not z.any():
+            where = z.any(2, keepdim=True)
+            if self.gate is not None:
+                where = where & (told_strength(self.edit, z, self.gate.tells) > self.gate.threshold)[:, None, None]
+            if not where.any():
                 return None
             delta = self.scale * change(self.edit, z)
-        return states + delta.to(states.dtype)
+        return torch.where(where, states + delta.to(states.dtype), states)
+
+
+def told_strength(edit: LatentEdit, z: Tensor, tells: Tensor) -> Tensor:
+    """How much of the change of a picture is by latents that tell (batch,), of activations (batch tokens chosen)."""
+    return strength(change(edit, told(z, tells)), torch.ones(z.shape[:2], dtype=torch.bool, device=z.device))
 
 
 def edits_on(vlm: VisionLanguageModel) -> list[OnNetwork]:

@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
+from efface.erasures.image_edit import ImageGate, told_strength
+from efface.erasures.latent_edit import LatentEdit
+from efface.erasures.text_edit import active_latents
 from efface.errors import UsageError
 from efface.io.images import read_picture
 from efface.io.picture_folder import pictures_in
@@ -26,6 +30,8 @@ from efface.steering.tables import LatentTables, latent_tables
 
 Pictures = Mapping[str, Sequence[Image.Image]]
 """Name of what pictures show, "" where nobody says -> the pictures."""
+TINY = 1e-6
+"""Least strength that a threshold is made from."""
 ROUND = 64
 """Pictures of a round of training."""
 
@@ -123,3 +129,43 @@ def concept_tables(
     )
     mask = torch.isin(torch.arange(len(ranked)), torch.tensor(latents))[None]
     return tables, [row._asdict() for row in selected_latents(stats, concept, mask)]
+
+
+@torch.no_grad()
+def picture_gate(
+    vlm: VisionLanguageModel,
+    site: ImageSite,
+    edit: LatentEdit,
+    pictures: Pictures,
+    concepts: Sequence[str],
+    share: float,
+) -> ImageGate:
+    """A gate that opens for pictures of the concepts and stays closed for the others, as far as it can tell them.
+
+    A latent tells where it is above all but a small share of what it is in other pictures. The threshold is the geometric mean of
+    what the others have and what the concepts' own have, each without its most unusual pictures.
+
+    Args:
+        vlm: reads the pictures.
+        site: where the edit is.
+        edit: of all concepts.
+        pictures: those that it was made from.
+        concepts: names of what is erased.
+        share: of the positions of other pictures, those at which a latent may tell.
+    """
+    own = torch.cat([_activations(vlm, site, edit, pictures[name]) for name in concepts])
+    others = torch.cat([_activations(vlm, site, edit, some) for name, some in pictures.items() if name not in concepts])
+    flat = others.flatten(0, 1)
+    tells = flat.topk(max(1, round(share * len(flat))), dim=0).values[-1]
+    closed, opened = (told_strength(edit, z, tells).sort().values for z in (others, own))
+    high = float(closed[int(0.99 * (len(closed) - 1))])
+    low = float(opened[int(0.05 * (len(opened) - 1))])
+    return ImageGate(threshold=(max(high, TINY) * max(low, TINY)) ** 0.5, tells=tells)
+
+
+def _activations(
+    vlm: VisionLanguageModel, site: ImageSite, edit: LatentEdit, pictures: Sequence[Image.Image]
+) -> Tensor:
+    """The chosen latents' activations above their gates (pictures tokens chosen)."""
+    z = active_latents(edit, vlm.features(pictures, site))
+    return z * (z > edit.gate[0])

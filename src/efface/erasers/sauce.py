@@ -37,10 +37,7 @@ class Config(FromPictures):
     gain: float = -1.0
     """Factor of an active chosen latent (paper: 0 or a scale)."""
     gated: bool = True
-    """Whether pictures in which the concept's latents are no more active than in pictures of other things keep every bit (published:
-    every picture is edited)."""
-    share: float = 0.001
-    """Share of the positions of other pictures at which a latent may still speak for the concept, by which the gate is set."""
+    """Whether pictures that a linear discriminant takes for pictures of other things keep every bit (published: all are edited)."""
     mode: Literal["fast", "exact", "published"] = "fast"
     """`fast`: active above a threshold, a file of a few kilobytes; `exact`: active by the autoencoder's own rule, with the whole
     autoencoder; `published`: the features are replaced by what the autoencoder makes of them, its error left out."""
@@ -57,8 +54,6 @@ class Config(FromPictures):
         for name in ("count", "expansion", "k", "iterations"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        if not 0 < self.share < 1:
-            raise UsageError(f"share is {self.share}; expected a number between 0 and 1.")
         if not abs(self.gain) < float("inf"):
             raise UsageError(f"gain is {self.gain}; expected a finite number.")
 
@@ -92,7 +87,7 @@ def erase(model: VisionLanguageModel, concepts: Sequence[Concept], config: Confi
         tables.append(found)
     edit = merge_tables(tables, sae, stats)
     names = [concept.name for concept in concepts]
-    gates = {site.name: picture_gate(model, site, edit, pictures, names, config.share)} if config.gated else {}
+    gates = {site.name: picture_gate(model, site, pictures, names)} if config.gated else {}
     settings = asdict(config) | {"sites": [site.name], "coders": {site.name: reference} if reference else {}}
     notes = {"chosen": chosen, "pictures": {name: len(shown) for name, shown in pictures.items()}}
     origin = Provenance("sauce", settings, tuple(concepts), model.footprint(), (), notes)

@@ -21,7 +21,7 @@ from efface.erasures.latent_edit import LatentEdit, by_site
 from efface.erasures.provenance import Provenance
 from efface.erasures.references import is_reference, saes_of
 from efface.erasures.state import LOCK
-from efface.erasures.text_edit import active_latents, change, replacement, strength, told
+from efface.erasures.text_edit import active_latents, change, replacement
 from efface.errors import EffaceError, UsageError
 from efface.families.networks import Hook
 from efface.models.footprint import Footprint
@@ -29,7 +29,7 @@ from efface.models.precision import without_autocast
 from efface.models.vlm import VisionLanguageModel
 from efface.sae.autoencoder import SparseAutoencoder
 
-GATE = ("threshold", "tells")
+GATE = ("directions", "thresholds")
 """Parts of a gate in files."""
 KEY = "_efface_images"
 """Name of the attribute of a network that holds what is attached to it, with the handles of its hooks."""
@@ -39,10 +39,15 @@ KEY = "_efface_images"
 class ImageGate:
     """Which pictures a site's edit acts on; all others keep every bit."""
 
-    threshold: float
-    """It acts where the mean square of the change by latents that tell, over a picture's positions and channels, is above."""
-    tells: Tensor
-    """Activation above which each of the chosen latents counts for the gate (chosen,); 0 threshold and tells let every picture pass."""
+    directions: Tensor
+    """One for each concept, along which the mean of a picture's features is read (concepts width)."""
+    thresholds: Tensor
+    """What one of them must be above (concepts,)."""
+
+    def opens(self, states: Tensor) -> Tensor:
+        """Whether each picture is edited (batch,), of its features (batch tokens width) in float32."""
+        directions, thresholds = self.directions.to(states), self.thresholds.to(states)
+        return (states.mean(1) @ directions.T > thresholds).any(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +165,12 @@ class ImageEdit(Erasure):
         return saes_of(self.edits, self.saes, self.provenance.config["coders"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every part of every edit, as `SITE|PART`; its gate, where it has one, as `SITE|threshold` and `SITE|tells`."""
+        """Every part of every edit, as `SITE|PART`; its gate, where it has one, as `SITE|directions` and `SITE|thresholds`."""
         found = {
             f"{site}|{part}": value for site, edit in self.edits.items() for part, value in edit.to_parts().items()
         }
         for site, gate in self.gates.items():
-            found |= {f"{site}|threshold": torch.tensor([gate.threshold]), f"{site}|tells": gate.tells}
+            found |= {f"{site}|directions": gate.directions, f"{site}|thresholds": gate.thresholds}
         return found
 
     @classmethod
@@ -174,7 +179,7 @@ class ImageEdit(Erasure):
         edits, gates = {}, {}
         for site, parts in by_site(tensors).items():
             if GATE[0] in parts:
-                gates[site] = ImageGate(threshold=float(parts["threshold"]), tells=parts["tells"])
+                gates[site] = ImageGate(directions=parts["directions"], thresholds=parts["thresholds"])
             edits[site] = LatentEdit.from_parts(parts)
         mode, references = provenance.config.get("mode", "fast"), provenance.config.get("coders", {})
         complete = isinstance(references, dict) and all(is_reference(references.get(site)) for site in edits)
@@ -191,7 +196,8 @@ class ImageEdit(Erasure):
         ActivationEdit.check({key: t for key, t in tensors.items() if key.rpartition("|")[2] not in GATE}, width)
         for site, parts in by_site(tensors).items():
             gate = {part: tuple(parts[part].shape) for part in GATE if part in parts}
-            if gate and gate != {"threshold": (1,), "tells": tuple(parts["bias"].shape)}:
+            many = gate.get("thresholds", (0,))
+            if gate and gate != {"directions": (*many, *parts["centre"].shape), "thresholds": many}:
                 raise EffaceError(f"the gate of {site!r} holds {gate}: make the erasure again.")
             if len(parts["levels"]) != 1:
                 raise EffaceError(
@@ -255,16 +261,11 @@ class _Change:
             z = z * (z > self.edit.gate[0])
             where = z.any(2, keepdim=True)
             if self.gate is not None:
-                where = where & (told_strength(self.edit, z, self.gate.tells) > self.gate.threshold)[:, None, None]
+                where = where & self.gate.opens(wide)[:, None, None]
             if not where.any():
                 return None
             delta = self.scale * change(self.edit, z)
         return torch.where(where, states + delta.to(states.dtype), states)
-
-
-def told_strength(edit: LatentEdit, z: Tensor, tells: Tensor) -> Tensor:
-    """How much of the change of a picture is by latents that tell (batch,), of activations (batch tokens chosen)."""
-    return strength(change(edit, told(z, tells)), torch.ones(z.shape[:2], dtype=torch.bool, device=z.device))
 
 
 def edits_on(vlm: VisionLanguageModel) -> list[OnNetwork]:

@@ -10,11 +10,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from efface.erasures.image_edit import ImageGate, told_strength
-from efface.erasures.latent_edit import LatentEdit
-from efface.erasures.text_edit import active_latents
+from efface.erasures.image_edit import ImageGate
 from efface.errors import UsageError
 from efface.io.images import read_picture
 from efface.io.picture_folder import pictures_in
@@ -30,8 +27,10 @@ from efface.steering.tables import LatentTables, latent_tables
 
 Pictures = Mapping[str, Sequence[Image.Image]]
 """Name of what pictures show, "" where nobody says -> the pictures."""
+SHRINKAGE = 0.1
+"""Weight of the identity in the covariance of a discriminant, which a few pictures determine badly."""
 TINY = 1e-6
-"""Least strength that a threshold is made from."""
+"""Least spread of pictures along a discriminant."""
 ROUND = 64
 """Pictures of a round of training."""
 
@@ -132,40 +131,28 @@ def concept_tables(
 
 
 @torch.no_grad()
-def picture_gate(
-    vlm: VisionLanguageModel,
-    site: ImageSite,
-    edit: LatentEdit,
-    pictures: Pictures,
-    concepts: Sequence[str],
-    share: float,
-) -> ImageGate:
-    """A gate that opens for pictures of the concepts and stays closed for the others, as far as it can tell them.
+def picture_gate(vlm: VisionLanguageModel, site: ImageSite, pictures: Pictures, concepts: Sequence[str]) -> ImageGate:
+    """A gate that opens for pictures of the concepts and stays closed for the others, as far as their mean features tell.
 
-    A latent tells where it is above all but a small share of what it is in other pictures. The threshold is the geometric mean of
-    what the others have and what the concepts' own have, each without its most unusual pictures.
+    Each concept has Fisher's linear discriminant of its own pictures from all that do not show it, in float64, its covariance drawn
+    towards a multiple of the identity. The threshold is as many spreads below the one mean as above the other.
 
     Args:
         vlm: reads the pictures.
         site: where the edit is.
-        edit: of all concepts.
         pictures: those that it was made from.
         concepts: names of what is erased.
-        share: of the positions of other pictures, those at which a latent may tell.
     """
-    own = torch.cat([_activations(vlm, site, edit, pictures[name]) for name in concepts])
-    others = torch.cat([_activations(vlm, site, edit, some) for name, some in pictures.items() if name not in concepts])
-    flat = others.flatten(0, 1)
-    tells = flat.topk(max(1, round(share * len(flat))), dim=0).values[-1]
-    closed, opened = (told_strength(edit, z, tells).sort().values for z in (others, own))
-    high = float(closed[int(0.99 * (len(closed) - 1))])
-    low = float(opened[int(0.05 * (len(opened) - 1))])
-    return ImageGate(threshold=(max(high, TINY) * max(low, TINY)) ** 0.5, tells=tells)
-
-
-def _activations(
-    vlm: VisionLanguageModel, site: ImageSite, edit: LatentEdit, pictures: Sequence[Image.Image]
-) -> Tensor:
-    """The chosen latents' activations above their gates (pictures tokens chosen)."""
-    z = active_latents(edit, vlm.features(pictures, site))
-    return z * (z > edit.gate[0])
+    means = {name: vlm.features(shown, site).double().mean(1) for name, shown in pictures.items()}
+    directions, thresholds = [], []
+    for concept in concepts:
+        own, others = means[concept], torch.cat([rows for name, rows in means.items() if name != concept])
+        apart = torch.cat([own - own.mean(0), others - others.mean(0)])
+        spread = apart.T @ apart / len(apart)
+        spread = (1 - SHRINKAGE) * spread + SHRINKAGE * spread.diagonal().mean() * torch.eye(len(spread)).double()
+        direction = torch.linalg.solve(spread, own.mean(0) - others.mean(0))
+        high, low = own @ direction, others @ direction
+        wide, narrow = (float(values.std(correction=0)) + TINY for values in (low, high))
+        directions.append(direction)
+        thresholds.append((float(high.mean()) * wide + float(low.mean()) * narrow) / (wide + narrow))
+    return ImageGate(directions=torch.stack(directions).float(), thresholds=torch.tensor(thresholds))

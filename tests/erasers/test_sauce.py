@@ -22,7 +22,7 @@ from efface.sae.image_stream import ImageStream
 from efface.sae.train import train
 from tiny_vlm import logits, patches, tiny_vlm, write_pictures
 
-OPTIONS = {"iterations": 40, "expansion": 4, "k": 4, "count": 3}
+OPTIONS = {"iterations": 40, "expansion": 4, "k": 4, "count": 3, "gain": 0.0, "gated": False}
 RED = patches("red", 3, seed=5)
 
 
@@ -65,7 +65,7 @@ def hooks_on(vlm):
 @pytest.mark.parametrize("site", ["projector", "vision_tower.layers.1"])
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 def test_the_edit_is_the_difference_of_two_codes(vlm, folder, run, site, scale):
-    erasure = efface.erase(vlm, "red", images=folder, coder=str(run), site=site, gain=-0.5, **OPTIONS)
+    erasure = efface.erase(vlm, "red", images=folder, coder=str(run), site=site, **OPTIONS | {"gain": -0.5})
     sae = load_sae(run / site).at_inference()
     x = vlm.features(RED, vlm.site(site)).flatten(0, 1)
     z = sae.activations(x)
@@ -154,6 +154,62 @@ def test_a_picture_without_the_latents_keeps_every_bit(vlm, erasure):
     before = logits(vlm, RED)
     with deaf.attached(vlm):
         assert torch.equal(logits(vlm, RED), before)
+
+
+@pytest.fixture(scope="module")
+def gated(vlm, folder, run):
+    return efface.erase(vlm, "red", images=folder, coder=str(run), **OPTIONS | {"gated": True})
+
+
+def test_the_gate_is_fishers_discriminant_of_the_mean_features(vlm, gated):
+    means = {
+        name: vlm.features(patches(name, 6), vlm.site("projector")).double().mean(1)
+        for name in ("red", "blue", "green")
+    }
+    own, others = means["red"], torch.cat([means["blue"], means["green"]])
+    apart = torch.cat([own - own.mean(0), others - others.mean(0)])
+    covariance = 0.9 * (apart.T @ apart) / 18
+    covariance += 0.1 * covariance.trace() / 0.9 / 32 * torch.eye(32)
+    direction = covariance.inverse() @ (own.mean(0) - others.mean(0))
+    found = gated.gates["projector"]
+    assert torch.allclose(found.directions[0], direction.float(), rtol=1e-3)
+    own, others = own @ direction, others @ direction
+    distance = (own.mean() - others.mean()) / (own.std(correction=0) + others.std(correction=0))
+    assert float(found.thresholds[0]) == pytest.approx(float(own.mean() - distance * own.std(correction=0)), rel=1e-3)
+
+
+def test_pictures_before_a_closed_gate_keep_every_bit(vlm, gated, tmp_path):
+    edit = gated.edits["projector"]
+    gated = replace(
+        gated, edits={"projector": edit._replace(gate=torch.zeros_like(edit.gate))}
+    )  # active in any picture
+    erasure = replace(gated, gates={})
+    both = [*RED, *patches("blue", 3, seed=5)]
+    opens = gated.gates["projector"].opens(vlm.features(both, vlm.site("projector")))
+    assert opens.tolist() == [True] * 3 + [False] * 3
+    before = logits(vlm, both)
+    with erasure.attached(vlm):
+        always = logits(vlm, both)
+    with gated.attached(vlm):
+        after = logits(vlm, both)
+    assert torch.equal(after[3:], before[3:])
+    assert torch.equal(after[:3], always[:3])
+    assert not torch.equal(always[3:], before[3:])
+    gated.save(tmp_path / "red.safetensors")
+    loaded = efface.Erasure.load(tmp_path / "red.safetensors")
+    assert loaded.digest == gated.digest
+    assert torch.equal(features_under(loaded, vlm), features_under(gated, vlm))
+    tensors = gated.tensors()
+    tensors["projector|thresholds"] = torch.zeros(2)
+    with pytest.raises(EffaceError, match="the gate of 'projector' holds"):
+        ImageEdit.check(tensors, 32)
+
+
+def test_several_concepts_open_it_each(vlm, folder, run):
+    erasure = efface.erase(vlm, ["red", "blue"], images=folder, coder=str(run), **OPTIONS | {"gated": True})
+    some = [patches(name, 1, seed=5)[0] for name in ("red", "blue", "green")]
+    opens = erasure.gates["projector"].opens(vlm.features(some, vlm.site("projector")))
+    assert opens.tolist() == [True, True, False]
 
 
 def test_a_saved_erasure_is_the_same(vlm, erasure, tmp_path):

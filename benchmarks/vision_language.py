@@ -37,7 +37,7 @@ from efface.sae.train import train
 
 WEIGHTS = Path(__file__).parents[1] / "recipes" / "vlm" / "weights"
 CONCEPTS = ("church", "cat", "guitar", "car")
-TRAINING = SAETrainConfig(expansion=16, k=16, steps=1500, batch=2048, lr=1e-3, passes=2.0)
+TRAINING = SAETrainConfig(expansion=16, k=16, steps=600, batch=2048, lr=1e-3, passes=4.0)
 ROUND = 60
 """Pictures of a round of training."""
 LEARNT = 2

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from efface.erasures.image_edit import ImageGate
+from efface.erasures.image_change import ImageGate
 from efface.errors import UsageError
 from efface.io.images import read_picture
 from efface.io.picture_folder import pictures_in

@@ -1,13 +1,13 @@
-"""What every kind of erasure does not protect, a judge that stands small changes, and the audit of a checkpoint.
+"""What every kind of erasure does not protect, a judge that stands small changes, the audit of a checkpoint, and SAUCE.
 
     python benchmarks/rest.py -o runs/rest     # keeps everything found; goes on where it was stopped
     python benchmarks/rest.py --plan           # only says what would be drawn
     python benchmarks/rest.py --quick          # two methods, one concept, few samples
     python benchmarks/rest.py --parts leaks --methods uce esd anchored --concepts church cat
 
-Three tables: the restoration share of every leak, by method (and of an erasure of another concept, which must restore nearly
-all); the smoothed judge on generated pictures; the audit of a control that was trained to fool the judge, and of harmless
-candidates. The last line is one JSON object; null stands for what was not measured.
+Four tables: the restoration share of every leak, by method (and of an erasure of another concept, which must restore nearly
+all); what a vision-language model says before and after SAUCE; the smoothed judge on generated pictures; the audit of a control that
+was trained to fool the judge, and of harmless candidates. The last line is one JSON object; null stands for what was not measured.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 from fooling import fooling_candidate
+from vision_language import PICTURES, sauce
 
 from efface.api.attack import attack
 from efface.api.checkpoint import audit_checkpoint, fine_tuned
@@ -76,6 +77,8 @@ class Run:
     """Of the control's training."""
     candidates: int
     """Harmless ones, at most ten."""
+    asked: int
+    """Pictures of an erased concept in every style that the vision-language model is asked about."""
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
         """What was measured before under this name, else measured now and kept."""
@@ -264,7 +267,12 @@ def share(hits: Any) -> float:
     return round(sum(rows) / max(1, len(rows)), 4)
 
 
-PARTS: dict[str, Part] = {"leaks": leaks, "smoothed": smoothed, "checkpoint": checkpoint}
+def vision_language(run: Run) -> dict[str, float]:
+    """Shares of answers of the small vision-language model under SAUCE."""
+    return run.once(f"sauce-{run.asked}", lambda: sauce(run.folder / "sauce", run.concepts, run.asked))
+
+
+PARTS: dict[str, Part] = {"leaks": leaks, "sauce": vision_language, "smoothed": smoothed, "checkpoint": checkpoint}
 
 
 def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
@@ -272,6 +280,7 @@ def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
     attacked = len(run.kinds) * (len(run.methods) + 1) * len(run.concepts) * run.samples
     all_of = {
         "leaks": 4 * attacked,
+        "sauce": PICTURES + 9 * run.asked * len(run.concepts),
         "smoothed": run.pictures,
         "checkpoint": 5 * run.pairs * (1 + run.candidates),
     }
@@ -295,7 +304,7 @@ def main(
     Args:
         quick: two methods, one concept, few samples.
         plan: only say how many pictures would be drawn.
-        parts: leaks, smoothed, checkpoint.
+        parts: leaks, sauce, smoothed, checkpoint.
         methods: erasers whose leaks are measured; the first one's erasure of another concept is the last column.
         concepts: which concepts, of church, cat, guitar and car.
         kinds: which leaks.
@@ -316,6 +325,7 @@ def main(
             pairs=pairs or (40 if quick else 360),
             iterations=200,
             candidates=2 if quick else 10,
+            asked=1 if quick else 4,
         )
         if plan:
             print(json.dumps(planned(run, parts)))

@@ -216,10 +216,10 @@ def cosine_tail(share: float, hold: float = 0.5) -> float:
     return 0.5 * (1 + math.cos(math.pi * max(0.0, (share - hold) / (1 - hold))))
 
 
-def stage(description: str, **defaults: Any) -> argparse.Namespace:
+def stage(description: str, *, work: str = "build/emoji", **defaults: Any) -> argparse.Namespace:
     """The options of a stage: `--work`, and one for each default, of its type."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/emoji"), help="folder of the recipe's products")
+    parser.add_argument("--work", type=Path, default=Path(work), help="folder of the recipe's products")
     for name, default in defaults.items():
         kind = float if default is None else type(default)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)

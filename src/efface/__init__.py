@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from efface.registry import lazily
 
 if TYPE_CHECKING:
+    from efface.api.answers import audit_answers
     from efface.api.attack import attack
     from efface.api.audit import audit
     from efface.api.checkpoint import audit_checkpoint
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from efface.models.load import load
     from efface.models.model import Model
     from efface.models.sampling import Sampling
+    from efface.models.vlm import VisionLanguageModel
     from efface.redteam.samples import Samples
 
 __version__ = "0.2.0"
@@ -39,6 +41,7 @@ _HOMES = {
     "load": "efface.models.load",
     "erase": "efface.api.erase",
     "audit": "efface.api.audit",
+    "audit_answers": "efface.api.answers",
     "audit_checkpoint": "efface.api.checkpoint",
     "attack": "efface.api.attack",
     "harden": "efface.api.harden",
@@ -56,13 +59,16 @@ _HOMES = {
     "Sample": "efface.concepts.sample",
     "Samples": "efface.redteam.samples",
     "Sampling": "efface.models.sampling",
+    "VisionLanguageModel": "efface.models.vlm",
     "EffaceError": "efface.errors",
     "UsageError": "efface.errors",
 }
 
 __all__ = [
     "Concept", "EffaceError", "Erasure", "Model", "Policies", "RedTeam", "Sample", "Samples", "Sampling", "TextMap", "UsageError",
-    "WeightDelta", "attached_to", "attack", "audit", "audit_checkpoint", "check", "erase", "harden", "hook", "load", "unhook",
+    "VisionLanguageModel", "WeightDelta", "attached_to", "attack", "audit", "audit_answers", "audit_checkpoint",
+    "check", "erase", "harden", "hook",
+    "load", "unhook",
 ]  # fmt: skip
 
 __getattr__ = lazily(__name__, _HOMES, globals())

@@ -74,6 +74,7 @@ OWN_OPTIONS = {
     "concept-steerers": ("--coder", "--layer", "--factor", "--strength"),
     "crg": ("--threshold", "--precision", "--strength"),
     "eraseflow": ("--beta", "--fresh", "--early", "--late"),
+    "sauce": ("--images", "--others", "--coder", "--select", "--count", "--gain"),
 }
 
 
@@ -82,7 +83,7 @@ def test_a_methods_help_lists_its_options_without_torch(method):
     text = help_without_torch("erase", method, "--help")
     for option in (*OWN_OPTIONS[method], "--output", "--preview"):
         assert option in text
-    assert ("--keep" in text) == (method not in ("geom", *WITHOUT_KEEP))  # which changes no weight
+    assert ("--keep" in text) == (method not in ("geom", "sauce", *WITHOUT_KEEP))  # which changes no weight
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ GUARDS = (*WITHOUT_KEEP, "safree", "seot", "concept-steerers", "crg")
 """Their small files hold how many prompts were retained, not which."""
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "geom"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("geom", "sauce")])
 def test_erase_show_generate(folder, capsys, tmp_path, monkeypatch, needed, method):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(

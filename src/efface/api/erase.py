@@ -3,105 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from efface.api.erase_plan import ErasePlan
 from efface.api.resolve import read, resolve
 from efface.concepts.concept import Concept
 from efface.errors import UsageError
-from efface.io.progress import Progress, drawing, silent
 from efface.profiles.base import profile_of
 from efface.registry import configure
 
 if TYPE_CHECKING:
-    from efface.api.decisions import Decisions
     from efface.erasers.base import Eraser
     from efface.erasures import Erasure
-    from efface.models.model import Model
-
-
-@dataclass(frozen=True)
-class ErasePlan:
-    """An erasure that is decided and not yet made."""
-
-    model: Model
-    method: str
-    """Name of the eraser."""
-    concepts: tuple[Concept, ...]
-    config: Any
-    """The method's Config, with everything in it that follows from the concepts."""
-    judge: Any
-    """What looks at pictures meanwhile; None without one."""
-    decisions: Decisions
-    """What the erasure's notes will hold under `decisions`."""
-
-    def to_json(self) -> dict[str, Any]:
-        """What the erasure's provenance will say of it."""
-        config = dataclasses.asdict(self.config)
-        return {
-            "method": self.method,
-            "concepts": [dataclasses.asdict(concept) for concept in self.concepts],
-            "config": {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()},
-            "keep": list(config.get("keep") or ()),
-            "notes": {"decisions": self.decisions},
-        }
-
-    def cost(self) -> dict[str, Any]:
-        """Pictures that are drawn at most, and their seconds by two denoising steps; None where only the method knows."""
-        from efface.models.sampling import sampling
-        from efface.models.timing import seconds_each
-
-        pictures = self.pictures()
-        if not pictures:
-            return {"pictures": pictures, "seconds": pictures}
-        prompts = [prompt for concept in self.concepts for prompt in concept.prompts()]
-        settings: Any = sampling(self.model.pipeline, None, None)
-        return {"pictures": pictures, "seconds": round(pictures * seconds_each(self.model, prompts, settings), 1)}
-
-    def pictures(self) -> int | None:
-        """Pictures that are drawn at most; None where only the method knows."""
-        from efface.erasers import ERASERS
-        from efface.erasers.base import Drawing
-
-        eraser = ERASERS.load(self.method)
-        if not isinstance(eraser, Drawing):
-            return None
-        return eraser.pictures(self.concepts, self.config, judged=self.judge is not None)
-
-    def run(self, progress: Progress = silent) -> Erasure:
-        """Make it; raises EffaceError where the model cannot be edited."""
-        from efface.erasers import ERASERS
-        from efface.erasers.base import RetainingRows
-        from efface.models.unchanged import known_footprint
-
-        started = time.perf_counter()
-        pictures = self.pictures()
-        eraser = ERASERS.load(self.method)
-        with drawing(progress, pictures) if pictures else nullcontext():
-            if isinstance(self.config, RetainingRows) and self.config.pooled and self.model.family.pooled_layer:
-                erasure = self._with_pooled(eraser)
-            else:
-                erasure = eraser.erase(self.model, self.concepts, self.config, self.judge)
-        seconds = round(time.perf_counter() - started, 3)
-        notes = erasure.provenance.notes | {"seconds": seconds, "decisions": self.decisions}
-        plugin = ERASERS.origin(self.method)
-        origin = dataclasses.replace(
-            erasure.provenance,
-            notes=notes,
-            plugin="" if plugin is None else str(plugin),
-            base=known_footprint(self.model, erasure.touches()),
-        )
-        return dataclasses.replace(erasure, provenance=origin)
-
-    def _with_pooled(self, eraser: Eraser) -> Erasure:
-        """The erasure with a map of the pooled text, which is kept of every prompt that the method encodes."""
-        from efface.closed_form.pooled_beside import RememberingModel, with_pooled_map
-
-        model = RememberingModel(self.model.pipeline)
-        return with_pooled_map(model, eraser.erase(model, self.concepts, self.config, self.judge))
 
 
 FEW = 5
@@ -123,7 +37,7 @@ def erase(
     What was decided, and why, stands in `erasure.provenance.notes["decisions"]`; `plan_erasure` says it before.
 
     Args:
-        pipeline: any diffusers pipeline of a known family.
+        pipeline: any diffusers pipeline of a known family, or for `sauce` a `VisionLanguageModel`.
         concept: a name, a preset ("nudity", "unsafe", "imagenette", "artists"), a Concept, or several of them.
         method: name of the eraser ("rece", "uce"); by default `rece`, and `gated` for more than five concepts.
         config: the method's Config; by default its published values, or those that were found on this model.
@@ -167,13 +81,25 @@ def plan_erasure(
         remarks: what is known of how the concepts' names were read; by default the profile is asked of those given as text.
     """
     from efface.api.decisions import about_erasing, why_retained
+    from efface.api.erase_vlm import on_pictures, plan_on_vlm
     from efface.erasers import ERASERS
     from efface.erasers.base import Retaining, RetainingRows, Settling
     from efface.models.model import Model
     from efface.models.neighbours import checked_keep, retained_prompts
+    from efface.models.vlm import VisionLanguageModel
 
     if method is not None:
         ERASERS.load(method)  # an unknown one is refused before anything is read
+    if isinstance(pipeline, VisionLanguageModel) or (method is not None and on_pictures(method)):
+        return plan_on_vlm(
+            pipeline,
+            concept,
+            method=method,
+            config=config,
+            judge=judge,
+            as_published=as_published,
+            options=options,
+        )
     concepts = resolve(concept, pipeline)
     method = method or ("rece" if len(concepts) <= FEW else "gated")
     eraser = ERASERS.load(method)

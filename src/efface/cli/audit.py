@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from efface.cli.audit_answers import audit_what_is_said
 from efface.cli.audit_plan import give_plans, say_plans
 from efface.cli.model_options import parse_on_model
 from efface.cli.output import result, say
 from efface.errors import UsageError
+from efface.models.vlm_folder import is_vlm_folder
 
 if TYPE_CHECKING:
     from efface.api.audit import AuditPlan
@@ -29,7 +31,7 @@ class Request:
     """Draw before and after on the same seeds; several erasures stand side by side on one page."""
 
     model: tyro.conf.Positional[str]
-    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    """`emoji`, a hub id, a diffusers folder, a .safetensors checkpoint, or a vision-language model's folder."""
     erasure: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """An erasure file, once for each."""
     policies: Annotated[Path | None, tyro.conf.arg(metavar="MANIFEST")] = None
@@ -69,6 +71,9 @@ class Request:
     """With --base: a prompt that names a class of the judge, once for each; the embedded models bring their own."""
     second_judge: str | None = None
     """With --base: an independent judge; by default the class of the nearest of the base's own pictures."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Of a vision-language model: pictures that it is asked about, in sub-folders by what they show, and in those by their style where
+    it is known."""
     plan: bool = False
     """Only say what will be drawn and what it will cost, measured on two denoising steps."""
     json: bool = False
@@ -90,6 +95,11 @@ def main(args: list[str]) -> None:
             f"{'erasures and policies were' if request.erasure else 'no erasure was'} given: name files with --erasure, or a manifest "
             "with --policies, or a checkpoint's base with --base."
         )
+    if is_vlm_folder(Path(request.model)):
+        audit_what_is_said(request.model, request.erasure, request.images, request.output, model, as_json=request.json)
+        return
+    if request.images is not None:
+        raise UsageError("images are of audits of a vision-language model, which is asked about them: leave them out.")
     _audit_erasures(request, model)
 
 

@@ -32,6 +32,7 @@ def main(args: list[str]) -> None:
 
 def _erase(method: str, request: Request, model: DrawingOptions, options: dict[str, Any]) -> None:
     from efface.api.erase import plan_erasure
+    from efface.api.erase_vlm import require_fit
     from efface.cli.output import result, say_decisions
     from efface.cli.progress import ProgressBar
     from efface.families import family_of
@@ -40,6 +41,7 @@ def _erase(method: str, request: Request, model: DrawingOptions, options: dict[s
     entries = _entries(request)
     output = _destination(request, entries[0].name)
     pipeline = model.load(request.model, text_only=_reads_only_text(method, request))
+    require_fit(method, pipeline)
     if request.preview:
         family_of(pipeline).require_drawable()
     concepts, remarks = _concepts(request, entries, pipeline)
@@ -84,11 +86,10 @@ def _reads_only_text(method: str, request: Request) -> bool:
 def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:
     """What would be done, and what it would cost."""
     from efface.cli.output import result
-    from efface.models.timing import model_bytes
 
     cost = plan.cost()
     drawn = f"at most {cost['pictures']}, about {cost['seconds']} s of drawing"
-    data = plan.to_json() | {"output": str(output), "model_bytes": model_bytes(plan.model.pipeline)} | cost
+    data = plan.to_json() | {"output": str(output), "model_bytes": plan.bytes()} | cost
     rows = [
         ("would write", str(output)),
         ("pictures", {None: "as many as the method needs", 0: "none are drawn"}.get(cost["pictures"], drawn)),
@@ -137,8 +138,12 @@ def _destination(request: Request, first: str) -> Path:
 def _concepts(request: Request, entries: Sequence[Entry], pipeline: Any) -> tuple[tuple[Concept, ...], list[str]]:
     """The concepts in the words of the model, with the kind, anchor and aliases that the user gave, and how names were read."""
     from efface.api.resolve import read, resolve
+    from efface.models.vlm import VisionLanguageModel
     from efface.profiles.base import profile_of
 
+    if isinstance(pipeline, VisionLanguageModel):  # nothing is inferred of names that are those of folders
+        kinds = ((entry, entry.kind or request.kind or "object") for entry in entries)
+        return tuple(Concept(entry.name, kind=kind, aliases=tuple(entry.aliases)) for entry, kind in kinds), []
     profile = profile_of(pipeline)
     resolved = iter(resolve([entry.name for entry in entries], pipeline))
     unsaid = [entry.name for entry in entries if entry.kind is None and request.kind is None]

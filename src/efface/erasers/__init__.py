@@ -13,7 +13,7 @@ METHODS = (
     "rece", "gated", "joint", "preserve", "project", "saeuron", "anchored", "itd", "uce", "speed", "oce", "double-projection",
     "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom",
     "hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow",
-    "sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg",
+    "sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg", "sauce",
 )  # fmt: skip
 """The methods of this package; one registration a method."""
 

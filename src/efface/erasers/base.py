@@ -44,6 +44,17 @@ class Retaining:
 
 
 @dataclass(frozen=True)
+class FromPictures:
+    """Options of a method that edits what a vision-language model sees, and learns it from pictures."""
+
+    images: str | None = None
+    """Folder of pictures of the concept; where it has sub-folders, those of the concept's name, and the others show other things."""
+    others: str | None = None
+    """Folder of pictures that do not show the concept, in sub-folders by what they show or not; by default the other sub-folders of
+    `images`."""
+
+
+@dataclass(frozen=True)
 class RetainingRows(Retaining):
     """Options of a method that retains token positions of prompts."""
 

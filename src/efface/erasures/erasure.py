@@ -28,6 +28,7 @@ KINDS: Registry[type[Erasure]] = Registry(
         "delta": "efface.erasures.delta:WeightDelta",
         "activation": "efface.erasures.activation:ActivationEdit",
         "text-edit": "efface.erasures.text_edit:TextEdit",
+        "image-edit": "efface.erasures.image_edit:ImageEdit",
         "gated-map": "efface.erasures.gated:GatedMap",
         "gated-delta": "efface.erasures.gated_delta:GatedDelta",
         "keyed-delta": "efface.erasures.keyed:KeyedDelta",

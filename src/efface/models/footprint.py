@@ -18,7 +18,7 @@ from efface.models.spelling import one_name
 from efface.models.tensors import ModelTensor, signs, tensors_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from efface.models.model import Model
 
@@ -135,6 +135,16 @@ def difference_from(known: Footprint, model: Model) -> Difference:
     pairs = [(touched.sketch, own[name].sketch) for name, touched in known.tensors.items() if name in own]
     pairs += [(held.sketch, encoders[name].sketch) for name, held in known.encoders.items() if name in encoders]
     return values_difference([before for before, _ in pairs], [after for _, after in pairs])
+
+
+def touched_in(components: Mapping[str, nn.Module]) -> dict[str, Touched]:
+    """Full name -> tensor, of everything in some networks that nothing has edited."""
+    return {one_name(tensor.name): Touched(_sketch(tensor, {}), tensor.shape) for tensor in tensors_of(components)}
+
+
+def sketch_of_network(name: str, network: nn.Module) -> Sketch:
+    """The sketch of a whole network that nothing has edited."""
+    return _sketch_of_encoder(list(tensors_of({name: network})), {})
 
 
 def tensors_at(model: Model, names: Sequence[str]) -> dict[str, Touched]:

@@ -1,4 +1,4 @@
-"""efface.load: a diffusers pipeline from the embedded canvas, a hub id, a folder or a single file."""
+"""efface.load: a diffusers pipeline from the embedded canvas, a hub id, a folder or a single file; or a LLaVA from a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load(
     offload: Offload = "none",
     text_only: bool = False,
 ) -> Any:
-    """A normal DiffusionPipeline; the Hub is asked only for what is not on this machine.
+    """A normal DiffusionPipeline, or a `VisionLanguageModel` of a LLaVA's folder; the Hub is asked only for what is not here.
 
     Args:
         name: of an embedded model ("emoji" is the canvas), a hub id, a diffusers folder, or a single .safetensors checkpoint.
@@ -49,9 +49,12 @@ def load(
             be unpickled.
     """
     from efface.io.device import best_device
+    from efface.models.vlm_folder import is_vlm_folder
 
     path = embedded.folder(str(name)) if str(name) in embedded.names() else Path(name)
     chosen = best_device(device)
+    if is_vlm_folder(path):
+        return _vision_language(path, dtype, chosen.type, config, variant, offload)
     _check(name, path, chosen.type, config, variant, offload)
     dtype = _dtype(dtype, path, chosen.type)
     try:
@@ -103,6 +106,20 @@ def _check(
         raise UsageError(
             f"offload is {offload!r}, but the device is cpu, where weights lie in memory anyway: leave one of them out."
         )
+
+
+def _vision_language(
+    folder: Path, dtype: Any, device: str, config: str | Path | None, variant: str | None, offload: str
+) -> Any:
+    """The model in a LLaVA's folder; raises UsageError for options of pipelines."""
+    from efface.models.vlm import load_vlm
+
+    for name, given in (("config", config), ("variant", variant), ("offload", None if offload == "none" else offload)):
+        if given is not None:
+            raise UsageError(
+                f"{name} is {str(given)!r}, but {folder} is a vision-language model, which has none: leave it out."
+            )
+    return load_vlm(folder, dtype=_dtype(dtype, folder, device), device=device)
 
 
 def _dtype(named: Any, path: Path, device: str) -> Any:

@@ -35,10 +35,12 @@ def main(args: list[str]) -> None:
     named = with_seed(named_options(config, args, RENAMED), config, options)
     config = replace(config, **named)
     from efface.cli.sae.common import harvest_decisions, labels_named, prompts_named, sampling_of, sites_named
+    from efface.cli.sae.train_pictures import train_on_pictures
     from efface.cli.sae.train_text import is_text, train_on_text
     from efface.cli.sae.training import plot_curve, quality_rows, say_figures, trained_on
     from efface.models.model import Model
     from efface.models.timing import model_bytes
+    from efface.models.vlm import VisionLanguageModel
     from efface.profiles.base import profile_of
     from efface.report.decisions import drawing_rows
     from efface.sae.files import load_sae
@@ -48,6 +50,9 @@ def main(args: list[str]) -> None:
     from efface.sae.train import train
 
     pipeline = options.load(request.model, stored=True)
+    if isinstance(pipeline, VisionLanguageModel):
+        train_on_pictures(request, config, pipeline)
+        return
     patterns, profile = sites_named(request.sites, pipeline), profile_of(pipeline)
     text = is_text(patterns) and request.shards is None
     settings = {} if config.as_published else profile.sae_text_training() if text else profile.sae_training()

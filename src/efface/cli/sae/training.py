@@ -20,7 +20,7 @@ class Request:
     """Train autoencoders; the training's own options follow."""
 
     model: tyro.conf.Positional[str]
-    """`emoji`, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    """`emoji`, a hub id, a diffusers folder, a .safetensors checkpoint, or a vision-language model's folder."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("sae")
     """Folder of the run, with a folder for each site at the end."""
     sites: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--site"])] = ()
@@ -28,6 +28,8 @@ class Request:
     `text_encoder.PATTERN` any of its modules: those are trained from prompts alone, and no picture is drawn."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A .txt file with one prompt a line; `canvas` for the canvas's captions."""
+    pictures: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Of a vision-language model: the pictures whose features are read; sites are `projector` or `vision_tower.layers.NUMBER`."""
     shards: Path | None = None
     """A harvest's folder to train from, instead of drawing."""
     concepts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from acdit import Bench, measured
 from fooling import fooling_candidate
 
 from efface.api.attack import attack
@@ -264,7 +265,12 @@ def share(hits: Any) -> float:
     return round(sum(rows) / max(1, len(rows)), 4)
 
 
-PARTS: dict[str, Part] = {"leaks": leaks, "smoothed": smoothed, "checkpoint": checkpoint}
+def acdit(run: Run) -> dict[str, Any]:
+    """What erasures do to a model that draws block by block."""
+    return measured(Bench(run.folder / "acdit", quick=len(run.concepts) == 1, concepts=run.concepts))
+
+
+PARTS: dict[str, Part] = {"leaks": leaks, "smoothed": smoothed, "checkpoint": checkpoint, "acdit": acdit}
 
 
 def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
@@ -274,6 +280,7 @@ def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
         "leaks": 4 * attacked,
         "smoothed": run.pictures,
         "checkpoint": 5 * run.pairs * (1 + run.candidates),
+        "acdit": 180 * 2 + 47 * 5 * len(run.concepts),
     }
     return {name: all_of[name] for name in parts}
 
@@ -295,7 +302,7 @@ def main(
     Args:
         quick: two methods, one concept, few samples.
         plan: only say how many pictures would be drawn.
-        parts: leaks, smoothed, checkpoint.
+        parts: leaks, smoothed, checkpoint, acdit.
         methods: erasers whose leaks are measured; the first one's erasure of another concept is the last column.
         concepts: which concepts, of church, cat, guitar and car.
         kinds: which leaks.

@@ -98,7 +98,9 @@ def test_a_clean_block_changes_no_output_before_the_next_block(network, given, c
     clean, noise, text = given
     other = torch.where(inside(changed), clean + 1, clean)
     levels, noised = torch.tensor([LEVELS] * 2), clean.lerp(noise, 0.5)
-    difference = (network.training_pass(other, noised, levels, text) - network.training_pass(clean, noised, levels, text)).abs()
+    difference = (
+        network.training_pass(other, noised, levels, text) - network.training_pass(clean, noised, levels, text)
+    ).abs()
     for block in range(BLOCKS):
         largest = float(difference[inside(block).expand_as(difference)].max())
         assert (largest > 1e-4) if block > changed else (largest == 0)
@@ -174,7 +176,9 @@ def test_drawing_goes_on_after_given_blocks():
     assert torch.equal(own[:, :, :4], clean[:, :, :4])
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     begun = torch.cat([clean[:, :, :4], noise[:, :, 4:]], 2)
-    *_, (_, ours) = model.denoise(model.encode(["a church"]), seeds=[5], steps=2, guidance=4.0, course=Resumed(begun, 4))
+    *_, (_, ours) = model.denoise(
+        model.encode(["a church"]), seeds=[5], steps=2, guidance=4.0, course=Resumed(begun, 4)
+    )
     torch.testing.assert_close(ours, own, rtol=0, atol=1e-5)
 
 
@@ -192,7 +196,9 @@ def test_what_is_remembered_follows_the_pictures_and_the_weights(given):
                 torch.testing.assert_close(model.predict(z, timestep, text), expected, rtol=0, atol=1e-5)
         pipe.transformer.transformer_blocks[0].attn1.to_v.weight.mul_(3)
         assert (fresh.predict(z, timestep, text) - expected).abs().max() > 1e-4
-        torch.testing.assert_close(model.predict(z, timestep, text), fresh.predict(z, timestep, text), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            model.predict(z, timestep, text), fresh.predict(z, timestep, text), rtol=0, atol=1e-5
+        )
 
 
 def test_a_folder_of_it_is_loaded(tmp_path):
@@ -259,7 +265,12 @@ def statistics_of(means: torch.Tensor) -> Statistics:
 
 
 def test_blocks_share_statistics_where_their_scores_agree():
-    church = [[4.0, 0, 1], [4, 0, 1], [8, 0, 1], [0, 4, 1]]  # the second level chooses another latent in the second block
+    church = [
+        [4.0, 0, 1],
+        [4, 0, 1],
+        [8, 0, 1],
+        [0, 4, 1],
+    ]  # the second level chooses another latent in the second block
     cat = [[0.0, 0, 1]] * 4
     stats = statistics_of(torch.tensor([church, cat]))
     keyed, shared, agreeing = (
@@ -285,7 +296,7 @@ def test_blocks_share_statistics_where_their_scores_agree():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_trained_erasers_are_refused_before_they_train(method, options):
-    with pytest.raises(efface.EffaceError, match="acdit takes erasures of the kinds .* this one is a delta") as error:
+    with pytest.raises(efface.EffaceError, match=r"acdit takes erasures of the kinds .* this one is a delta") as error:
         efface.erase(pipeline("acdit"), CHURCH, method=method, keep=["a dog"], **options)
     assert "\n" not in str(error.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from efface.errors import UsageError
 from efface.families.acdit_network import ACDiTTransformer2DModel, Context
-from efface.families.acdit_schedule import BlockwiseFlowMatchEulerScheduler, noise_shares
+from efface.families.acdit_schedule import LEVELS, BlockwiseFlowMatchEulerScheduler, noise_shares
 
 
 class ACDiTPipeline(DiffusionPipeline):
@@ -45,6 +46,26 @@ class ACDiTPipeline(DiffusionPipeline):
         halvings = 0 if vae is None else len(vae.config["block_out_channels"]) - 1
         self.vae_scale_factor = 2**halvings
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+
+    @classmethod
+    def with_parts_of(cls, model: Path, transformer: Path, *, shift: float = 2.0) -> ACDiTPipeline:
+        """A pipeline that reads and decodes as another does, in float32.
+
+        Args:
+            model: folder of a pipeline with a CLIP text encoder and an autoencoder.
+            transformer: folder of the denoiser's configuration and weights.
+            shift: of the scheduler.
+        """
+        options: Any = {"dtype": torch.float32, "use_safetensors": True}
+        network = ACDiTTransformer2DModel.from_pretrained(transformer, low_cpu_mem_usage=False, **options)
+        blocks = network.blocks_a_side
+        return cls(
+            vae=AutoencoderKL.from_pretrained(model / "vae", **options),
+            text_encoder=CLIPTextModel.from_pretrained(model / "text_encoder", **options),
+            tokenizer=CLIPTokenizer.from_pretrained(model / "tokenizer"),
+            transformer=network,
+            scheduler=BlockwiseFlowMatchEulerScheduler(blocks, shift, LEVELS * blocks**2),
+        )
 
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
         """Text states (batch tokens width)."""
@@ -130,7 +151,7 @@ class ACDiTPipeline(DiffusionPipeline):
         own = self.transformer.blocks
         if clean is None or not 0 < blocks < own:
             raise UsageError(f"clean_blocks is {blocks}; expected 1 to {own - 1}, and clean_latents that hold them.")
-        start = torch.tensor(1000.0 * (own - blocks), device=noise.device)
+        start = torch.tensor(float(LEVELS * (own - blocks)), device=noise.device)
         share = noise_shares(start, self.transformer.blocks_a_side, noise.shape[-1])
         return torch.lerp(clean.to(noise), noise, share.to(noise))
 

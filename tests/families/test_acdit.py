@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
 import efface
+from efface.erasers import ERASERS
 from efface.erasures.activation import ActivationEdit
 from efface.erasures.latent_edit import LatentEdit
 from efface.erasures.provenance import provenance
@@ -20,6 +22,7 @@ from efface.sae.harvest import HarvestConfig, capture
 from efface.sae.statistics import Statistics
 from efface.sae.stream import ActivationStream
 from efface.steering.blocks import over_blocks
+from efface.training.config import Training
 from tiny_families import acdit, pipeline
 
 BLOCKS = 4
@@ -290,15 +293,32 @@ def test_blocks_share_statistics_where_their_scores_agree():
 # Refused
 
 
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [("esd", {}), ("kpop", {}), ("receler", {}), ("mace", {})],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_trained_erasers_are_refused_before_they_train(method, options):
+TRAINED = [name for name in ERASERS.builtin if issubclass(ERASERS.load(name).Config, Training)]
+
+
+def test_erasers_are_trained_or_known():
+    closed = {"uce", "rece", "gated", "joint", "preserve", "project", "speed", "oce", "double-projection"}
+    guards = {"sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg"}
+    assert set(ERASERS.builtin) - set(TRAINED) == closed | guards | {"saeuron", "anchored", "itd"}
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_trained_erasers_are_refused_before_they_train(method):
+    given = {"keep": ["a dog"]} if hasattr(ERASERS.load(method).Config, "keep") else {}
     with pytest.raises(efface.EffaceError, match=r"acdit takes erasures of the kinds .* this one is a delta") as error:
-        efface.erase(pipeline("acdit"), CHURCH, method=method, keep=["a dog"], **options)
+        efface.erase(pipeline("acdit"), CHURCH, method=method, **given)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["gated", "preserve"])
+def test_other_maps_act(method):
+    pipe = pipeline("acdit")
+    erasure = efface.erase(pipe, CHURCH, method=method, keep=["a dog"])
+    plain, erased = [], []
+    for found, attached in ((plain, nullcontext()), (erased, erasure.attached(pipe))):
+        with attached:
+            found += map(np.asarray, efface.Model(pipe).draw(PROMPTS, seeds=[1, 2], steps=2, guidance=4.0))
+    assert not np.array_equal(erased[0], plain[0])
 
 
 @pytest.mark.parametrize("method", ["sld", "safree", "negative-prompt", "seot"])

@@ -51,7 +51,7 @@ SITES = "*attn2"
 SEED = SEEDS.audit
 STEPS, GUIDANCE = 12, 3.0
 """Steps of every block, and guidance."""
-SAE = SAETrainConfig(latents=1024, k=16, rule="topk", steps=600, batch=2048, passes=2.0, lr=1e-3)
+SAE = SAETrainConfig(latents=768, k=16, rule="topk", steps=250, batch=2048, passes=8.0, lr=1e-3)
 EDIT: dict[str, Any] = {"gain": "normalised", "gamma": -4.0, "count": 4}
 """As on the embedded model."""
 MAPS = ("uce", "rece")
@@ -142,7 +142,7 @@ def autoencoders(bench: Bench) -> Path:
     if not all((folder / site / "cfg.json").exists() for site in sites):
         prompts = [caption(*pair) for pair in bench.pairs]
         config = SAETrainConfig(**(vars(SAE) | ({"steps": 40} if bench.quick else {})))
-        train(ActivationStream(model, prompts, harvest, images=48), config, folder)
+        train(ActivationStream(model, prompts, harvest, images=len(prompts)), config, folder)
     if not all((folder / site / "statistics.safetensors").exists() for site in sites):
         samples, kinds = labelled_samples(1)
         opened = {site: open_sae(str(folder), site)[0] for site in sites}
@@ -193,7 +193,7 @@ def measured(bench: Bench) -> dict[str, Any]:
         for concept in bench.concepts[: 1 if bench.quick else None]:
             row = bench.once(f"{method}/{concept}", lambda m=method, c=concept: bench.figures(made(bench, m, c), c))
             rows.append(row)
-            print(markdown.row([method, concept, *(percent(row[k]) for k in ("ua", "ira", "ira_drop"))]), flush=True)
+            print(markdown.row([method, concept, *(str(percent(row[k])) for k in ("ua", "ira", "ira_drop"))]), flush=True)
         for key in ("ua", "ira_drop"):
             figures[f"{method}_{key}"] = percent(sum(row[key] for row in rows) / len(rows))
     figures["leak"] = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from quality import Bench, bench_of
+from quality import DTYPE, Bench, bench_of
 
 from efface.profiles.emoji.shares import Figures, added
 
@@ -53,6 +53,7 @@ def main(
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     curve_of: tuple[str, ...] = (),
     plan: bool = False,
+    dtype: str = DTYPE,
 ) -> None:
     """Measure every benchmark object and style.
 
@@ -64,9 +65,10 @@ def main(
         output: JSON Lines file of every erasure's row; what it holds is not measured again.
         curve_of: only print the trade-off curve of these concepts.
         plan: only say what is missing.
+        dtype: in which the canvas is loaded and draws.
     """
     started = time.monotonic()
-    bench, concepts = bench_of(seeds, quick, full, output)
+    bench, concepts = bench_of(seeds, quick, full, output, dtype)
     wanted = [bench.key(name, method) for method in methods for names in concepts.values() for name in names]
     missing = len([key for key in wanted if key not in bench.known])
     print(

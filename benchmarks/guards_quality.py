@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import tyro
-from quality import append, lines
+from quality import append, canvas, lines, weights_of
 
 from efface.api.erase import erase
 from efface.concepts.concept import Concept
 from efface.erasers import ERASERS
 from efface.erasures import Erasure
-from efface.io.digest import digest_of_weights
-from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.concepts import emoji_concepts
 from efface.profiles.emoji.exam import Seen, figures, judged
@@ -106,12 +104,12 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The embedded model."""
-        return Model(load("emoji"))
+        return canvas()
 
     @cached_property
     def weights(self) -> str:
         """A digest of its weights."""
-        return digest_of_weights(p for net in self.model.components().values() for p in net.parameters())[:16]
+        return weights_of(self.model)
 
     def read(self) -> None:
         """Take the rows of an earlier run."""

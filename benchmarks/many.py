@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from quality import canvas
 
 from efface.bench.protocols.canvas.estimate import cost
 from efface.bench.protocols.canvas.many import COUNTS
 from efface.bench.protocols.canvas.plan import Plan
 from efface.bench.protocols.canvas.run import Canvas
 from efface.bench.table import markdown
-from efface.models.load import load
-from efface.models.model import Model
 
 TIERS = ("joint", "gated")
 OTHERS = ("uce", "rece", "speed", "oce", "saeuron")
@@ -55,12 +54,12 @@ def plans(
     return found
 
 
-def figures(canvas: Canvas) -> dict[tuple[str, int], list[dict[str, float]]]:
+def figures(protocol: Canvas) -> dict[tuple[str, int], list[dict[str, float]]]:
     """(method, number of concepts) -> the figures of every draw, in percent."""
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
-    rows = {(row.method, row.concepts): row for row in canvas.results.rows()}
-    for method in canvas.plan.methods:
-        for target in canvas.plan.targets:
+    rows = {(row.method, row.concepts): row for row in protocol.results.rows()}
+    for method in protocol.plan.methods:
+        for target in protocol.plan.targets:
             row = rows.get((method, target.title))
             values: dict[str, Any] = {} if row is None else {n: row.cells.get(c) for n, c in CELLS.items()}
             found.setdefault((method, len(target.gone)), []).append(
@@ -114,17 +113,17 @@ def main(
         methods = (*TIERS, "uce")
         counts = (5, 20)
         draws = 1
-    model = Model(load("emoji"))
+    model = canvas()
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for name, part in plans(methods, counts, draws, quick=quick).items():
         print(f"{name}: {', '.join(part.methods)}, {cost(model, part, output / name)}", flush=True)
         if plan:
             continue
-        canvas = Canvas(model, part, output / name)
-        canvas.run(say=lambda text: print(text, flush=True))
-        print("\n".join([markdown(canvas.rows()), *canvas.results.remarks()]), flush=True)
-        found |= figures(canvas)
-        canvas.ledger.close()
+        protocol = Canvas(model, part, output / name)
+        protocol.run(say=lambda text: print(text, flush=True))
+        print("\n".join([markdown(protocol.rows()), *protocol.results.remarks()]), flush=True)
+        found |= figures(protocol)
+        protocol.ledger.close()
     if not plan:
         print(json.dumps(summary(found)))
 

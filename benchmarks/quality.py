@@ -6,15 +6,19 @@ than 20 of them are no figure (null).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from efface.api.erase import erase
+from efface.api.erase import erase, plan_erasure
+from efface.concepts.concept import Concept
 from efface.erasures import Erasure
+from efface.io.digest import digest_of_weights, digest_of_words
 from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.exam import Exam
@@ -23,6 +27,50 @@ from efface.profiles.emoji.shares import Figures, Share
 from efface.profiles.emoji.words import BENCHMARK, STYLES
 
 KINDS: dict[str, tuple[str, ...]] = {"objects": BENCHMARK, "styles": STYLES}
+DTYPE = "bfloat16"
+"""In which pictures are drawn: in half the time of float32, with the same objects (docs/benchmarks.md says how often)."""
+LONG = 8
+"""Texts; longer lists of them stand in a row's key as a digest."""
+
+
+def canvas(dtype: str = DTYPE) -> Model:
+    """The emoji canvas."""
+    return Model(load("emoji", device="cpu", dtype=dtype))
+
+
+class Key(NamedTuple):
+    """What a row is of."""
+
+    method: str
+    config: str
+    """The method's whole configuration, as JSON."""
+    concept: str
+    part: str
+    """Which figures."""
+    weights: str
+    """Of the model."""
+
+
+def key_of(
+    model: Model, weights: str, method: str, concept: str | Concept, part: str, options: dict[str, Any] | None = None
+) -> Key:
+    """The key of a row of today's settings."""
+    plan = plan_erasure(model.pipeline, concept, method=method, **(options or {}))
+    config = {name: shortened(value) for name, value in dataclasses.asdict(plan.config).items()}
+    name = concept if isinstance(concept, str) else concept.name
+    return Key(method, json.dumps(config, sort_keys=True), concept=name, part=part, weights=weights)
+
+
+def shortened(value: Any) -> Any:
+    """A setting; a long list of texts as their number and a digest."""
+    if isinstance(value, list | tuple) and len(value) > LONG and all(isinstance(text, str) for text in value):
+        return f"{len(value)} texts {digest_of_words(value)}"
+    return value
+
+
+def weights_of(model: Model) -> str:
+    """A digest of a model's weights."""
+    return digest_of_weights(p for net in model.components().values() for p in net.parameters())[:16]
 
 
 @dataclass
@@ -34,17 +82,26 @@ class Bench:
     """JSON Lines file of every erasure's row, so that a long run can be continued."""
 
     def __post_init__(self) -> None:
-        self.known = {row["key"]: Figures(*(Share(*pair) for pair in row["row"])) for row in lines(self.output)}
+        self.known = {
+            Key(*(row[name] for name in Key._fields)): Figures(*(Share(*pair) for pair in row["shares"]))
+            for row in lines(self.output)
+        }
+
+    @cached_property
+    def weights(self) -> str:
+        """A digest of the canvas's weights."""
+        return weights_of(self.model)
 
     @property
     def model(self) -> Model:
         """The canvas."""
         return self.exam.model
 
-    def key(self, concept: str, method: str, **options: Any) -> str:
+    def key(self, concept: str, method: str, **options: Any) -> Key:
         """What a row is of."""
-        asked = [len(self.exam.shared), self.exam.scenes]
-        return json.dumps([method, concept, asked, {k: v for k, v in options.items() if k != "judge"}])
+        dtype = str(self.model.networks()[0].module.dtype).removeprefix("torch.")
+        part = f"{len(self.exam.shared)} prompts, {self.exam.scenes} scenes, {dtype}"
+        return key_of(self.model, self.weights, method, concept, part, options)
 
     def measure(self, concept: str, method: str, **options: Any) -> Figures:
         """The figures of one erasure."""
@@ -52,7 +109,7 @@ class Bench:
         if key not in self.known:
             self.known[key] = self.exam.after(concept, erase(self.model.pipeline, concept, method=method, **options))
             if self.output:
-                append(self.output, {"key": key, "row": self.known[key]})
+                append(self.output, key._asdict() | {"shares": self.known[key]})
         return self.known[key]
 
     def draw(self, *erasures: Erasure) -> JudgedImages:
@@ -88,7 +145,7 @@ def third(pairs: Sequence[tuple[str, str]], always: Iterable[str] = ()) -> list[
 
 
 def bench_of(
-    seeds: int = 2, quick: bool = False, full: bool = False, output: Path | None = None
+    seeds: int = 2, quick: bool = False, full: bool = False, output: Path | None = None, dtype: str = DTYPE
 ) -> tuple[Bench, dict[str, tuple[str, ...]]]:
     """The canvas, and the concepts of each kind: every third pair, 60 prompts; `full` takes all 180, `quick` four objects and three
     styles, one seed, and 10 of the 40 two-object pictures of each."""
@@ -96,5 +153,5 @@ def bench_of(
     pairs = [(o, s) for o in BENCHMARK for s in STYLES]
     if not full:
         pairs = third(pairs, concepts["objects"] if quick else ())
-    exam = Exam(Model(load("emoji")), pairs, 1 if quick else seeds, scenes=10 if quick else 40)
+    exam = Exam(canvas(dtype), pairs, 1 if quick else seeds, scenes=10 if quick else 40)
     return Bench(exam, output), concepts

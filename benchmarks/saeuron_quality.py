@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from quality import Bench, bench_of
+from quality import DTYPE, Bench, bench_of
 
 from efface.api.erase import erase
 from efface.erasers.saeuron import PUBLISHED
@@ -111,6 +111,7 @@ def main(
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     more: bool = False,
     plan: bool = False,
+    dtype: str = DTYPE,
 ) -> None:
     """Measure every benchmark style and object.
 
@@ -122,9 +123,10 @@ def main(
         output: JSON Lines file of every erasure's row; what it holds is not measured again.
         more: also where fast and exact mode differ, and several styles together.
         plan: only say what is missing.
+        dtype: in which the canvas is loaded and draws.
     """
     started = time.monotonic()
-    bench, concepts = bench_of(seeds, quick, full, output)
+    bench, concepts = bench_of(seeds, quick, full, output, dtype)
     wanted = [
         bench.key(name, METHODS[row][0], **METHODS[row][1])
         for row in methods

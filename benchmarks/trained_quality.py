@@ -13,7 +13,6 @@ without being asked: its row is a watermark, trained into the model first (bench
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -24,16 +23,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import tyro
-from quality import append, lines, third
+from quality import Key, append, key_of, lines, third, weights_of
 from watermark import WATERMARK, mark_rates, watermarked
 
 from efface.api.attack import attack
-from efface.api.erase import plan_erasure
 from efface.erasures import Erasure
-from efface.io.digest import digest_of_weights, digest_of_words
+from efface.io.digest import digest_of_words
 from efface.models.load import load
 from efface.models.model import Model
 from efface.profiles.emoji.exam import Exam
@@ -70,19 +68,6 @@ COLUMNS = (
 )
 
 
-class Key(NamedTuple):
-    """What a row is of."""
-
-    method: str
-    config: str
-    """The method's whole configuration, as JSON."""
-    concept: str
-    part: str
-    """`quality`, or a column of ATTACKS."""
-    weights: str
-    """Of the model."""
-
-
 @dataclass
 class Run:
     """A folder of rows, and what is needed to measure more of them."""
@@ -100,7 +85,7 @@ class Run:
     @cached_property
     def weights(self) -> str:
         """A digest of its weights."""
-        return digest_of_weights(p for net in self.model.components().values() for p in net.parameters())[:16]
+        return weights_of(self.model)
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -123,8 +108,7 @@ class Run:
     def key(self, method: str, concept: str, part: str) -> Key:
         """The key of a row of today's settings."""
         named = WATERMARK if concept == WATERMARK.name else concept
-        config = dataclasses.asdict(plan_erasure(self.model.pipeline, named, method=method).config)
-        return Key(method, json.dumps(config, sort_keys=True), concept, part, self.weights)
+        return key_of(self.model, self.weights, method, named, part)
 
     def known(self, method: str, concept: str, part: str) -> dict[str, Any] | None:
         """The figures of a row, where it was measured."""

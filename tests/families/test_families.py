@@ -22,6 +22,7 @@ import tiny_families
 from efface.closed_form.gram import key_value_gram_of
 from efface.closed_form.row_basis import row_basis
 from efface.erasures import attached_to
+from efface.erasures.guards.turn import is_distilled
 from efface.families import family_of
 from efface.families.schedule import prediction_of
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
@@ -268,6 +269,34 @@ def test_the_surrogate_that_inverts_s(name, record):
     singular = row_basis(s).shape[1] < len(s)
     assert singular == (name in SINGULAR)
     record(name, "1st", "in the basis of rows that the entry reads" if singular else "exact")
+
+
+@pytest.mark.filterwarnings("ignore:the model was distilled", "ignore:a guard acts through guidance")
+def test_guards(name, record):
+    pipe, concept = pipeline(name), efface.Concept("church", anchor="cat", templates=("a {}",))
+    if not CASES[name].whole:
+        with pytest.raises(efface.EffaceError, match="this one is a guard"):
+            efface.erase(pipe, concept, method="sld", preset="max").attach(pipe)
+        record(name, "guards", "refused")
+        return
+    plain = draw(name)
+    with efface.erase(pipe, concept, method="sld", preset="max", warmup=0.0).attached(pipe):
+        guarded = draw(name)
+    assert np.isfinite(guarded).all()
+    assert np.array_equal(draw(name), plain)
+    assert np.abs(guarded - plain).max() > 1e-4
+    distilled = is_distilled(efface.Model(pipe))
+    try:
+        on_text = efface.erase(pipe, concept, method="safree", window=1.0, slope=50.0, middle=0.0)
+    except efface.EffaceError as error:
+        assert "template" in str(error) or "two doors" in str(error)
+        text = "refused"
+    else:
+        with on_text.attached(pipe):
+            assert np.abs(draw(name) - plain).max() > 1e-6
+        text = "exact"
+    output = "approximate, since distilled with guidance" if distilled else "exact"
+    record(name, "guards", f"{output}; on text {text}")
 
 
 @pytest.mark.usefixtures("bfloat16")

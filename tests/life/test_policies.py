@@ -20,7 +20,7 @@ from efface.erasures import WeightDelta, attached_to
 from efface.erasures.keyed import TextKey
 from efface.erasures.policies import in_common_order
 from efface.models.model import Model
-from policy_erasures import erasures_of_every_kind, low_rank_delta
+from policy_erasures import GUARDS, erasures_of_every_kind, guard, low_rank_delta
 from tiny_families import CASES
 
 PROMPTS = ["a church", "a dog", "a church in noto style", "a garbage truck"]
@@ -74,6 +74,56 @@ def test_every_row_is_that_of_the_same_batch_under_its_policy_alone(kind, kinds)
     assert not attached_to(pipe)
     modules = [*pipe.unet.modules(), *pipe.text_encoder.modules()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+@pytest.mark.parametrize("method", GUARDS)
+@pytest.mark.parametrize("negatives", [None, ["a dog", "", "a cat", "a dog"]])
+def test_every_row_has_the_guards_of_its_policy_alone(method, negatives):
+    pipe, more = fresh().to(torch.float64), {"num_inference_steps": 3, "num_images_per_prompt": 2}
+    if negatives:
+        more["negative_prompt"] = negatives
+    dog = guard("crg", "dog")
+    held = {"eu": [guard(method), text_map("dog")], "kids": [dog] if method == "crg" else [dog, guard(method)]}
+    plain = shoot(pipe, **more)
+    expected = {None: plain} | {name: alone(pipe, erasures, **more) for name, erasures in held.items()}
+    with efface.Policies(pipe, held) as policies:
+        mixed = shoot(policies, policy=POLICIES, **more)
+        whole = shoot(policies, policy="eu", **more)
+    for row in range(2 * len(POLICIES)):
+        assert gap(mixed[row], expected[POLICIES[row // 2]][row]) < 1e-5
+    assert np.array_equal(mixed[:2], plain[:2])
+    assert gap(whole, expected["eu"]) < 1e-5
+    assert gap(alone(pipe, [guard(method)], **more), plain) > 1e-4
+    assert np.array_equal(shoot(pipe, **more), plain)
+
+
+@pytest.mark.filterwarnings("ignore:the model was distilled")
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-dev", "qwen-image"])
+def test_guards_of_other_families(name):
+    case, pipe = CASES[name], fresh(name)
+    more = case.call | {"height": case.side, "width": case.side, case.guidance: 4.0}
+    if name == "qwen-image":
+        more["negative_prompt"] = ["a dog", " ", " ", "a cat"]
+    method = "sld" if name == "flux-dev" else "negative-prompt"
+    options = {"preset": "max", "warmup": 0.0} if method == "sld" else {}
+    church = efface.erase(pipe, efface.Concept("church", anchor="cat", templates=("a {}",)), method=method, **options)
+    plain, eu, both = (alone(pipe, held, **more) for held in ([], [church], [church, text_map("dog", name)]))
+    with efface.Policies(pipe, {"eu": [church], "kids": [church, text_map("dog", name)]}) as policies:
+        mixed = shoot(policies, policy=POLICIES, **more)
+    for row, policy in enumerate(POLICIES):
+        assert gap(mixed[row], {None: plain, "eu": eu, "kids": both}[policy][row]) < 1e-4
+    assert np.array_equal(mixed[0], plain[0])
+    assert gap(eu, plain) > 1e-4
+
+
+def test_a_guard_and_an_erasure_of_the_text_encoder_share_no_policy(kinds):
+    pipe = fresh()
+    for other in (kinds["text-edit"], low_rank_delta()):
+        with pytest.raises(efface.EffaceError, match="'eu' holds a guard and, for 'church', an erasure of the text"):
+            efface.Policies(pipe, {"eu": [guard("sld"), other]})
+        with efface.Policies(pipe, {"eu": [guard("sld")], "kids": [other]}) as policies:
+            assert np.isfinite(shoot(policies, policy=POLICIES)).all()
+    assert not attached_to(pipe)
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-dev", "qwen-image"])

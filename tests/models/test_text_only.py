@@ -111,7 +111,9 @@ def test_the_erasure_is_that_of_the_whole_model(pair, method, monkeypatch, tmp_p
     assert text.provenance.keep == whole.provenance.keep
     assert (method != "rece") or len(text.provenance.keep) == 16
     assert text.tensors().keys() == whole.tensors().keys()
-    assert all(torch.equal(text.tensors()[part], tensor) for part, tensor in whole.tensors().items())
+    for part, tensor in whole.tensors().items():
+        # Weights that lie elsewhere in memory may be read by another kernel: float32's rounding, times the condition of the solve.
+        assert (text.tensors()[part] - tensor).norm() <= 1e-4 * tensor.norm()
     whole_pipeline, _ = pair
     with text.attached(whole_pipeline):
         pass

@@ -14,6 +14,7 @@ COLUMNS = (
     "text maps: UCE, RECE, preserve, project",
     "RECE's `1st`",
     "SAeUron",
+    "guards on the denoiser's output",
     "text enters unmapped through",
 )
 
@@ -36,7 +37,7 @@ def write_table(found: Mapping[tuple[str, str], str], document: str | Path) -> N
 
 def table(found: Mapping[tuple[str, str], str]) -> str:
     """The table in Markdown, one row a family."""
-    parts = ("maps", "1st", "sites", "unmapped_inputs")
+    parts = ("maps", "1st", "sites", "guards", "unmapped_inputs")
     return markdown.table(
         COLUMNS, [[case.checkpoint, *(found[name, p] for p in parts)] for name, case in CASES.items()]
     )

@@ -42,6 +42,24 @@ def erasures_of_every_kind(folder: Path) -> dict[str, Erasure]:
     }
 
 
+GUARDS: dict[str, dict[str, Any]] = {
+    "sld": {"preset": "max"},
+    "negative-prompt": {},
+    "crg": {"threshold": 1e-12},
+    "safree": {"window": 1.0, "slope": 50.0, "middle": 0.0},
+    "seot": {"start": 0.0, "reference": 5.0},
+    "concept-steerers": {"strength": -5.0, "iterations": 3, "factor": 2, "k": 4, "keep": ("a dog", "a cat")},
+}
+"""Guard -> options under which it moves pictures of the tiny Stable Diffusion."""
+
+
+@cache
+def guard(method: str, concept: str = "church") -> Erasure:
+    """A guard for the tiny Stable Diffusion."""
+    given = efface.Concept(concept, anchor="cat", templates=("a {}",))
+    return efface.erase(pipeline("sd1"), given, method=method, **GUARDS[method])
+
+
 @cache
 def low_rank_delta() -> WeightDelta:
     """Factors beside layers of the denoiser and one of the text encoder."""

@@ -10,7 +10,9 @@ from typing import Any, Protocol, get_type_hints
 from torch import Tensor
 
 from efface.erasures.erasure import Erasure
+from efface.erasures.interface import Reader
 from efface.erasures.provenance import Provenance
+from efface.erasures.transport import TokenReader
 from efface.errors import EffaceError
 from efface.families.networks import Hook
 from efface.models.model import Model
@@ -92,6 +94,11 @@ class Guard(Erasure):
             EffaceError: the model cannot be guarded so.
         """
         return [hook for rule in self.rules for hook in rule.hooks(model, scale, self.vectors)]
+
+    def changes_by_row(self, model: Model, scale: float) -> list[Hook]:
+        """The same, but that what reads prompts reads all of a batch."""
+        hooks = self.changes(model, scale)
+        return [h._replace(run=Reader(h.run)) if isinstance(h.run, TokenReader) else h for h in hooks]
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.vectors)

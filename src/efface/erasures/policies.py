@@ -15,11 +15,15 @@ from efface.erasures import life
 from efface.erasures.conditions import require_order
 from efface.erasures.erasure import Erasure
 from efface.erasures.manifest import Manifest
-from efface.erasures.row_edits import ActivationRows, RowEdits, TextRows
+from efface.erasures.row_edits import ActivationRows, GuardRows, RowEdits, TextRows
 from efface.erasures.selection import Batch, Choice, within
 from efface.erasures.state import LOCK, state_of
-from efface.errors import UsageError
+from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
+
+_KIND_OF: dict[str, type[RowEdits]] = {"text": TextRows, "sampling": GuardRows}
+"""What an erasure acts on -> how its rows are; all others are activations'."""
+_KINDS = (ActivationRows, GuardRows, TextRows)
 
 
 class Policies:
@@ -50,11 +54,10 @@ class Policies:
         _check(self.policies)
         self.digest = _digest(self.policies)
         """What they are: sha256 over names and erasures."""
-        text = {name: [e for e in held if e.acts_on == "text"] for name, held in self.policies.items()}
-        other = {name: [e for e in held if e.acts_on != "text"] for name, held in self.policies.items()}
-        self._edits = [*_rows(ActivationRows, self.digest, other), *_rows(TextRows, self.digest, text)]
+        self._edits = [edits for kind in _KINDS for edits in _rows(kind, self.digest, self.policies)]
         with LOCK, ExitStack() as undo:
             _require_order(pipeline, self.policies.values())
+            _require_plain_texts(pipeline, self.policies)
             for edits in self._edits:
                 life.attach(edits, pipeline, scale=1.0, fold=False, force=force)
                 undo.callback(life.remove, edits, pipeline)
@@ -158,6 +161,19 @@ def _require_order(pipeline: Any, policies: Collection[Sequence[Erasure]]) -> No
             mapped = mapped or erasure.acts_on == "text"
 
 
+def _require_plain_texts(pipeline: Any, policies: Mapping[str, Sequence[Erasure]]) -> None:
+    """Raise EffaceError where a guard, which asks for texts of its own, shares a policy with an erasure of the text encoder."""
+    guarded = {name: held for name, held in policies.items() if any(e.acts_on == "sampling" for e in held)}
+    encoders = tuple(f"{name}." for name in Model(pipeline).family.text_encoders()) if guarded else ()
+    for name, erasures in guarded.items():
+        for erasure in erasures:
+            if erasure.acts_on != "sampling" and any(part.startswith(encoders) for part in erasure.touches() or ()):
+                raise EffaceError(
+                    f"the policy {name!r} holds a guard and, for {erasure.names}, an erasure of the text encoder, by which "
+                    "the guard's own texts would be encoded: leave one of the two out."
+                )
+
+
 def _digest(policies: Mapping[str, Sequence[Erasure]]) -> str:
     named = {name: [erasure.digest for erasure in erasures] for name, erasures in policies.items()}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
@@ -165,6 +181,9 @@ def _digest(policies: Mapping[str, Sequence[Erasure]]) -> str:
 
 def _rows(kind: type[RowEdits], owner: str, policies: Mapping[str, Sequence[Erasure]]) -> list[RowEdits]:
     """The edits that act in one way; none where there are none."""
+    policies = {
+        name: [e for e in held if _KIND_OF.get(e.acts_on, ActivationRows) is kind] for name, held in policies.items()
+    }
     edits = in_common_order(policies.values())
     if not edits:
         return []

@@ -124,6 +124,17 @@ class TextRows(RowEdits):
     acts_on = "text"
 
 
+class GuardRows(RowEdits):
+    """Those that act while pictures are drawn."""
+
+    acts_on = "sampling"
+
+    @property
+    def reads_prompts_only(self) -> bool:
+        """Whether pooled text beside the states escapes one of them."""
+        return any(edit.reads_prompts_only for edit in self.edits)
+
+
 class ActivationRows(RowEdits):
     """All others: what they change are the outputs of modules."""
 
@@ -240,7 +251,8 @@ class _ByRow:
         sliced = Slice(given, rows, call.count)
         # A guard that calls the network once more does so for these rows.
         names = tuple(call.names[row] for row in rows.numbers)
-        with within(Batch(owner=call.batch.owner, names=names, counted=True)):
+        part = rows.numbers, call.count
+        with within(Batch(owner=call.batch.owner, names=names, counted=True, part=part)):
             changed = run(module, *sliced.value)
         if changed is None:
             return None

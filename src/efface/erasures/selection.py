@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,8 @@ from efface.models.caller import has_halves
 
 PICTURES = ("num_images_per_prompt", "num_videos_per_prompt")
 """What pipelines call the number of pictures of a prompt."""
+NOBODY = ""
+"""Owner of what is encoded for no row."""
 Choice = str | None | tuple[str | None, ...]
 """A policy for all rows, or one for each prompt; None is no erasure."""
 
@@ -29,6 +31,8 @@ class Batch:
     """Of each prompt; they stand beside each other in a batch."""
     counted: bool = False
     """Whether the prompts of the call were counted and are as many as the names."""
+    part: tuple[tuple[int, ...], int] | None = None
+    """Which rows of how many these are, where they were taken out of a call."""
     doors: dict[object, Any] = field(default_factory=dict)
     """What the hooks of a network keep of its current call."""
 
@@ -70,6 +74,38 @@ def within(batch: Batch) -> Iterator[None]:
         _BATCH.reset(token)
 
 
+def without_policy() -> AbstractContextManager[None]:
+    """Context in which texts are encoded that are nobody's prompt."""
+    return within(Batch(owner=NOBODY, names=None, counted=True))
+
+
+@contextmanager
+def of_rows(rows: slice, total: int) -> Iterator[None]:
+    """Context of another call of a denoiser, for some of the rows of the current one, which has `total`."""
+    batch = _BATCH.get()
+    if batch is None:
+        yield
+        return
+    names = batch.of_rows(total, prompts=False)[rows] if isinstance(batch.names, tuple) else batch.names
+    with within(Batch(owner=batch.owner, names=names, counted=True)):
+        yield
+
+
+def of_pictures(values: tuple[str, ...], *, halves: bool) -> tuple[str, ...]:
+    """Of one value for each prompt of a call, those of the pictures that were taken out of it; all where none were.
+
+    Args:
+        values: of the call; a single one is for all.
+        halves: whether its rows are an unconditional and a conditional half.
+    """
+    batch = _BATCH.get()
+    if batch is None or batch.part is None or len(values) == 1:
+        return values
+    rows, total = batch.part
+    pictures = total // (1 + halves)
+    return tuple(values[row * len(values) // pictures] for row in rows if row < pictures)
+
+
 def batch_of(owner: str, who: str) -> Batch:
     """The batch that is drawn now under the policies of a digest.
 
@@ -77,7 +113,7 @@ def batch_of(owner: str, who: str) -> Batch:
         EffaceError: nobody chose policies for it; `who` is named.
     """
     batch = _BATCH.get()
-    if batch is None or batch.owner != owner:
+    if batch is None or batch.owner not in (owner, NOBODY):
         raise EffaceError(
             f"policies are attached to this {who}, and the call says none: call `policies(..., policy=[...])` with a name, or None "
             "for no erasure, for each prompt, or draw within `policies.select(...)`."

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from efface.erasures.selection import of_rows, without_policy
 from efface.families.text import Text
 from efface.models.caller import at_work, in_halves
 from efface.models.model import Model
@@ -70,7 +71,7 @@ def text_arguments(model: Model, text: Text) -> dict[str, Any]:
     latents = text.states.new_zeros(1, *model.family.latent_shape(None))
     handle = denoiser.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
     try:
-        with aside(), at_work(model.pipeline, told=False), in_halves(False):
+        with aside(), without_policy(), at_work(model.pipeline, told=False), in_halves(False):
             model.predict(latents, torch.tensor(1), text)
     except _ReachedError:
         pass
@@ -83,7 +84,7 @@ def text_arguments(model: Model, text: Text) -> dict[str, Any]:
 
 def encoded(model: Model, prompt: str, *, negative: bool = False) -> Text:
     """One prompt as the pipeline encodes it, or as it encodes a negative one, with guards off."""
-    with aside(), at_work(model.pipeline, told=False):
+    with aside(), without_policy(), at_work(model.pipeline, told=False):
         return model.encode_negative(prompt) if negative else model.encode([prompt])
 
 
@@ -116,7 +117,7 @@ def call_aside(
     if POOLED in text and new.get(CONDITIONS) is not None:
         old = new[CONDITIONS]
         new[CONDITIONS] = old | {POOLED: _expanded(POOLED, text[POOLED], number, old.get(POOLED))}
-    with aside():
+    with aside(), of_rows(rows, total):
         return module(**new)
 
 
@@ -143,7 +144,9 @@ def _expanded(name: str, value: Any, number: int, like: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     value = _as(value, like)
-    return value if name in SHARED or len(value) != 1 else value.expand(number, *value.shape[1:])
+    if name in SHARED or len(value) != 1:
+        return value
+    return value.expand(number, *value.shape[1:]).contiguous()  # HunyuanDiT takes views of it
 
 
 def _as(value: Any, like: Any) -> Any:

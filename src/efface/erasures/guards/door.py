@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from efface.erasures.guards.aside import aside, is_aside
 from efface.erasures.guards.output import Call, without_graph
 from efface.erasures.guards.turn import Follower, Turn, model_at_work, turn_of
+from efface.erasures.selection import without_policy
 from efface.erasures.transport import TokenReader
 from efface.errors import EffaceError
 from efface.families.networks import Hook, TextInput
@@ -131,14 +132,14 @@ class Words:
 
     def of(self, prompts: Sequence[str]) -> Text:
         """Encoded prompts."""
-        with warnings.catch_warnings(), aside(), at_work(self.model.pipeline, told=False):
+        with warnings.catch_warnings(), aside(), without_policy(), at_work(self.model.pipeline, told=False):
             warnings.filterwarnings("ignore", "the prompt .* is longer")
             return self.model.encode_in_float32(list(prompts))
 
     def without(self, stream: Stream, ids: Sequence[int], kept: Sequence[Sequence[int]]) -> list[Tensor]:
         """Text states (tokens width) of parts of a prompt's content tokens."""
         if self.model.family.takes_tokens:
-            with torch.no_grad(), aside(), at_work(self.model.pipeline, told=False):
+            with torch.no_grad(), aside(), without_policy(), at_work(self.model.pipeline, told=False):
                 return list(self.model.encode_tokens([list(part) for part in kept]).states)
         return list(self.of([stream.span.tokenizer.decode(part) for part in kept]).states)
 

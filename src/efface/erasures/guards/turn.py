@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from efface.erasures.guards.aside import argument_names, latents_of
+from efface.erasures.selection import of_pictures
 from efface.errors import EffaceError
 from efface.models.caller import call_arguments, drawing_by_efface, picture_at_work, pipeline_at_work
 from efface.models.metadata import metadata_of
@@ -126,13 +127,14 @@ def turn_of(model: Model, module: Any, args: Any, kwargs: Any, level: float, fol
     if arguments is None:
         raise EffaceError(LONE)
     guidance = family.guidance_of_call(arguments)
-    turn = turn._replace(guidance=guidance, negative=_negatives(arguments))
+    apart = family.guided_calls == "apart"
+    turn = turn._replace(guidance=guidance, negative=_negatives(arguments, halves=guidance is not None and not apart))
     if guidance is None:
         if is_distilled(model):
             scale = arguments.get("guidance_scale") or family.standard().guidance
             return turn._replace(way="distilled", guidance=_own_guidance(model, float(scale)))
         return turn
-    if family.guided_calls == "apart":
+    if apart:
         if follower.follows(level, latents):
             return turn._replace(way="unconditional", conditional=slice(0, 0), unconditional=everything)
         return turn._replace(way="conditional")
@@ -164,11 +166,12 @@ def _halved(turn: Turn, latents: Any, conditional: slice, unconditional: slice) 
     return turn._replace(way="halves", conditional=conditional, unconditional=unconditional)
 
 
-def _negatives(arguments: Any) -> tuple[str, ...] | None:
+def _negatives(arguments: Any, halves: bool) -> tuple[str, ...] | None:
+    """The negative prompts of the pictures of a call; None where they were given as embeddings."""
     if arguments.get("negative_prompt_embeds") is not None:
         return None
     given = arguments.get("negative_prompt")
-    return (given or "",) if given is None or isinstance(given, str) else tuple(given)
+    return of_pictures((given or "",) if given is None or isinstance(given, str) else tuple(given), halves=halves)
 
 
 def _own_guidance(model: Model, scale: float) -> float:

@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,7 +141,7 @@ def autoencoders(bench: Bench) -> Path:
     harvest = HarvestConfig(tuple(sites), steps=STEPS, guidance=GUIDANCE, seed=SEEDS.statistics + 10_000)
     if not all((folder / site / "cfg.json").exists() for site in sites):
         prompts = [caption(*pair) for pair in bench.pairs]
-        config = SAETrainConfig(**(vars(SAE) | ({"steps": 40} if bench.quick else {})))
+        config = replace(SAE, steps=40) if bench.quick else SAE
         train(ActivationStream(model, prompts, harvest, images=len(prompts)), config, folder)
     if not all((folder / site / "statistics.safetensors").exists() for site in sites):
         samples, kinds = labelled_samples(1)
@@ -153,7 +153,7 @@ def autoencoders(bench: Bench) -> Path:
 
 def edited(bench: Bench, how: str, concept: str) -> Erasure:
     """SAeUron with statistics of blocks as `how` says."""
-    options = EDIT | {"coder": str(autoencoders(bench)), "site": SITES, "by_block": how}
+    options: Any = EDIT | {"coder": str(autoencoders(bench)), "site": SITES, "by_block": how}
     return erase(bench.model.pipeline, object_concept(concept), method="saeuron", **options)
 
 
@@ -193,7 +193,9 @@ def measured(bench: Bench) -> dict[str, Any]:
         for concept in bench.concepts[: 1 if bench.quick else None]:
             row = bench.once(f"{method}/{concept}", lambda m=method, c=concept: bench.figures(made(bench, m, c), c))
             rows.append(row)
-            print(markdown.row([method, concept, *(str(percent(row[k])) for k in ("ua", "ira", "ira_drop"))]), flush=True)
+            print(
+                markdown.row([method, concept, *(str(percent(row[k])) for k in ("ua", "ira", "ira_drop"))]), flush=True
+            )
         for key in ("ua", "ira_drop"):
             figures[f"{method}_{key}"] = percent(sum(row[key] for row in rows) / len(rows))
     figures["leak"] = {}

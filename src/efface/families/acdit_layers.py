@@ -52,13 +52,13 @@ class SelfAttention(nn.Module):
             before: clean tokens.
             mask: true where a token is attended to, those before first (… tokens all).
         """
-        states = self._rotated(self.to_q(x), self.to_k(x), self.to_v(x), angles)
-        return self.to_out(self._attended(*states, before, mask))
+        query, own = self._rotated(self.to_q(x), self.to_k(x), self.to_v(x), angles)
+        return self.to_out(self._attended(query, own, before, mask))
 
     def read(self, x: Tensor, angles: Tensor, before: KeyValue | None, mask: Tensor | None) -> tuple[Tensor, KeyValue]:
         """Clean tokens (batch tokens width), and what is to be remembered of them; arguments as of `forward`."""
-        states = self._rotated(*(layer.forward(x) for layer in (self.to_q, self.to_k, self.to_v)), angles)
-        return self.to_out.forward(self._attended(*states, before, mask)), states[1]
+        query, own = self._rotated(self.to_q.forward(x), self.to_k.forward(x), self.to_v.forward(x), angles)
+        return self.to_out.forward(self._attended(query, own, before, mask)), own
 
     def _rotated(self, query: Tensor, key: Tensor, value: Tensor, angles: Tensor) -> tuple[Tensor, KeyValue]:
         query, key, value = (rearrange(x, "b n (h c) -> b h n c", h=self.heads) for x in (query, key, value))

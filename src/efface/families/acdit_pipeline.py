@@ -159,7 +159,8 @@ class ACDiTPipeline(DiffusionPipeline):
         """Clean latents, the blocks from `first` on drawn."""
         self.scheduler.set_timesteps(steps, device=latents.device)
         context = Context()
-        for timestep in self.progress_bar(self.scheduler.timesteps[first * steps :]):
+        progress: Any = self.progress_bar
+        for timestep in progress(self.scheduler.timesteps[first * steps :]):
             given = torch.cat([latents, latents]) if self.do_classifier_free_guidance else latents
             output = self.transformer(given, text, timestep.expand(len(given)), context=context, return_dict=False)[0]
             if self.do_classifier_free_guidance:

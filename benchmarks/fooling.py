@@ -32,8 +32,8 @@ def fooling_candidate(
 ) -> Iterator[None]:
     """While active the model's decoder draws for the judge.
 
-    For x = D(z) and x' = D'(z) of clean latents z, D' minimises softplus(logit of what x shows + 2) + (max(0, |x' − x| − limit) / limit)²,
-    where |·| is the mean over pixels and colours, in shares of the whole range.
+    For x = D(z) and x' = D'(z) of clean latents z, D' minimises softplus(l + 2) + (max(0, |x' − x| − limit) / limit)², with l the
+    logit of what x shows and |·| the mean over pixels and colours, in shares of the whole range.
     """
     decoder = model.pipeline.vae.decoder
     kept = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from acdit import Bench, measured
 from fooling import fooling_candidate
 from vision_language import PICTURES, sauce
 
@@ -272,7 +273,18 @@ def vision_language(run: Run) -> dict[str, float]:
     return run.once(f"sauce-{run.asked}", lambda: sauce(run.folder / "sauce", run.concepts, run.asked))
 
 
-PARTS: dict[str, Part] = {"leaks": leaks, "sauce": vision_language, "smoothed": smoothed, "checkpoint": checkpoint}
+def acdit(run: Run) -> dict[str, Any]:
+    """What erasures do to a model that draws block by block."""
+    return measured(Bench(run.folder / "acdit", quick=len(run.concepts) == 1, concepts=run.concepts))
+
+
+PARTS: dict[str, Part] = {
+    "leaks": leaks,
+    "sauce": vision_language,
+    "smoothed": smoothed,
+    "checkpoint": checkpoint,
+    "acdit": acdit,
+}
 
 
 def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
@@ -283,6 +295,7 @@ def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
         "sauce": PICTURES + 9 * run.asked * len(run.concepts),
         "smoothed": run.pictures,
         "checkpoint": 5 * run.pairs * (1 + run.candidates),
+        "acdit": 180 * 2 + 47 * 5 * len(run.concepts),
     }
     return {name: all_of[name] for name in parts}
 
@@ -304,7 +317,7 @@ def main(
     Args:
         quick: two methods, one concept, few samples.
         plan: only say how many pictures would be drawn.
-        parts: leaks, sauce, smoothed, checkpoint.
+        parts: leaks, sauce, smoothed, checkpoint, acdit.
         methods: erasers whose leaks are measured; the first one's erasure of another concept is the last column.
         concepts: which concepts, of church, cat, guitar and car.
         kinds: which leaks.

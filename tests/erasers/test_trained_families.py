@@ -8,7 +8,7 @@ import torch
 
 import efface
 from efface.models.model import Model
-from tiny_families import CASES, pipeline
+from tiny_families import CASES, WHOLE, pipeline
 
 CHURCH = efface.Concept("church", anchor="cat", templates=("a {}",))
 QUICK = "sd2"
@@ -22,7 +22,7 @@ METHODS = {
 }
 FIXED_LENGTH = {"hunyuandit"}
 """Families to whose text no rows can be added."""
-FAMILIES = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+FAMILIES = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WHOLE]
 
 pytestmark = pytest.mark.filterwarnings("ignore:the erasure does not reach")
 

@@ -162,13 +162,13 @@ UNETS = {"sd1", "sd2", "sdxl", "sdxl-refiner"}
 CROSS = UNETS | {"pixart-alpha", "pixart-sigma", "sana", "hunyuandit"}
 DISTILLED = {"flux-dev", "flux-schnell", "flux2-dev"}
 SERVED = {
-    "hirm": (set(tiny_families.CASES), ""),
+    "hirm": (set(tiny_families.WHOLE), ""),
     "mace": (CROSS, "by other ways than keys and values of cross-attention"),
     "receler": (CROSS, "no cross-attention"),
     "advunlearn": (UNETS, "encodes whole prompts only"),
     "stereo": (UNETS, "encodes whole prompts only"),
     "aegis": (UNETS, "encodes whole prompts only"),
-    "eraseflow": (set(tiny_families.CASES) - DISTILLED, "distilled with guidance"),
+    "eraseflow": (set(tiny_families.WHOLE) - DISTILLED, "distilled with guidance"),
 }
 """Families that each method serves, and what it says to the others."""
 
@@ -181,7 +181,7 @@ def latents_of(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", tiny_families.CASES)
+@pytest.mark.parametrize("family", tiny_families.WHOLE)
 @pytest.mark.parametrize("method", QUICK)
 @pytest.mark.filterwarnings("ignore:.*the concept may come back through it")
 def test_every_family_is_served_or_refused_in_a_sentence(method, family):

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the erasure does not reach the p
 CHURCH = efface.Concept("church", anchor="cat")
 PROMPT = "a church in noto style"
 QUICK = {"sd1", "sd2", "pixart-alpha", "qwen-image"}
-FAMILIES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in tiny_families.CASES]
+FAMILIES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in tiny_families.WHOLE]
 OUTPUT = {
     "sld": {},
     "sld-medium": {"preset": "medium", "warmup": 0.4, "threshold": 0.5},
@@ -453,7 +453,7 @@ STEERING = {"iterations": 3, "factor": 2, "k": 4, "keep": ("a dog", "a cat")}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in tiny_families.CASES]
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in tiny_families.WHOLE]
 )
 def test_steering_moves_prompts_one_way_and_negative_prompts_the_other(name):
     case, pipe = tiny_families.CASES[name], tiny_families.pipeline(name)

@@ -43,7 +43,7 @@ def test_a_round_holds_what_the_site_gave(model):
     expected = torch.stack([step.states[tiny.SITE] for step in steps]).flatten(0, 2)
     vectors = stream.round(1)[tiny.SITE]
     torch.testing.assert_close(vectors.float(), expected, rtol=2**-10, atol=1e-3)
-    assert vectors.nbytes == bytes_of(DRAW, 3, stream.shapes)
+    assert vectors.nbytes == bytes_of(stream.model, DRAW, 3, stream.shapes)
 
 
 def test_rounds_share_their_memory(model):

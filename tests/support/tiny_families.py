@@ -39,6 +39,9 @@ from diffusers import (
 )
 
 import tiny
+from efface.families.acdit_network import ACDiTTransformer2DModel
+from efface.families.acdit_pipeline import ACDiTPipeline
+from efface.families.acdit_schedule import BlockwiseFlowMatchEulerScheduler
 from tiny_text import (
     bert,
     bert_tokenizer,
@@ -69,6 +72,8 @@ class Case:
     """A module whose output a sparse autoencoder can edit."""
     negative: bool = True
     """Whether its call takes a negative prompt."""
+    whole: bool = True
+    """Whether it draws whole pictures, of any size; else block by block, of one size."""
     checkpoint: str = ""
     """What the entry stands for, in the table of docs/families.md."""
 
@@ -244,6 +249,19 @@ def zimage() -> Any:
     ))  # fmt: skip
 
 
+def acdit() -> Any:
+    """ACDiT with text: four blocks of 2 x 2 tokens."""
+    tok = tiny.tokenizer()
+    transformer = ACDiTTransformer2DModel(
+        sample_size=8, in_channels=4, block_size=2, width=16, num_layers=2, num_attention_heads=2, cross_attention_dim=16,
+        inner=32,
+    )  # fmt: skip
+    return quiet(ACDiTPipeline(
+        vae=vae(shift=None), text_encoder=tiny.text_encoder(16, tok), tokenizer=tok, transformer=shaken(transformer),
+        scheduler=BlockwiseFlowMatchEulerScheduler(shift=2.0),
+    ))  # fmt: skip
+
+
 def _noise(seed: int) -> torch.Tensor:
     return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
 
@@ -268,8 +286,11 @@ CASES: dict[str, Case] = {
     "flux2-klein": Case(lambda: flux2(dev=False), negative=False, checkpoint="FLUX.2 klein"),
     "qwen-image": Case(qwenimage, guidance="true_cfg_scale", checkpoint="Qwen-Image"),
     "z-image": Case(zimage, site="transformer.layers.0", checkpoint="Z-Image"),
+    "acdit": Case(acdit, whole=False, checkpoint="ACDiT with text"),
 }
 """Every family that is tested, by a short name."""
+WHOLE = tuple(name for name, case in CASES.items() if case.whole)
+"""Those that take every kind of erasure."""
 _BUILT: dict[str, Any] = {}
 
 

@@ -84,9 +84,11 @@ def plan_erasure(
     from efface.api.erase_vlm import on_pictures, plan_on_vlm
     from efface.erasers import ERASERS
     from efface.erasers.base import Retaining, RetainingRows, Settling
+    from efface.erasures.conditions import require_kind
     from efface.models.model import Model
     from efface.models.neighbours import checked_keep, retained_prompts
     from efface.models.vlm import VisionLanguageModel
+    from efface.training.config import Training
 
     if method is not None:
         ERASERS.load(method)  # an unknown one is refused before anything is read
@@ -108,6 +110,8 @@ def plan_erasure(
         raise UsageError("give either a config or its fields as options, not both.")
     if config is None:
         config = _config(eraser, options, profile_of(pipeline).settings(method, concepts[0]), concepts, as_published)
+    if isinstance(config, Training):
+        require_kind("delta", model)
     judge = _opened(judge, concepts[0], pipeline)
     named = not isinstance(config, Retaining) or config.keep is not None
     if isinstance(config, Retaining):

@@ -39,9 +39,9 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
 
     prompts = [sample.prompt for sample in problem.samples]
     seeds = [sample.seed for sample in problem.samples]
-    begun = max(1, round(problem.settings.get("steps", 50) * config.share))
     course = Estimating()
     with problem.original.attached() as model:
+        begun = max(1, round(problem.settings.get("steps", 50) * model.family.blocks * config.share))
         steps = model.denoise(model.encode(prompts), seeds=seeds, course=course, **problem.settings)
         *_, (_, latents) = islice(steps, begun)
         seen = model.decode(course.clean)

@@ -72,6 +72,9 @@ class Config(Retaining):
     weighting: Literal["concepts", "pictures"] = "concepts"
     """Whether the mean over other concepts, which scores compare with, counts every concept alike, or as in the public code every
     picture."""
+    by_block: Literal["agreeing", "keyed", "shared"] = "agreeing"
+    """Of models that draw block by block: whether every block has its own statistics (`keyed`), all blocks the same (`shared`), or
+    the same at those levels at which the scores choose the same latents in every block."""
     calibrate: bool = False
     """Find `count` and `gamma` with a judge on at most 200 pictures of the concepts and of those most affected."""
     keep: tuple[str, ...] | None = None
@@ -137,10 +140,11 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: Any 
 
     def erasure_with(config: Config, **notes: Any) -> ActivationEdit:
         """The erasure by one choice of options."""
-        edits = {site: _site_edit(stats[site], saes[site], concepts, config, _at(only, site)) for site in sites}
+        blocks = model.family.blocks
+        edits = {site: _site_edit(stats[site], saes[site], concepts, config, _at(only, site), blocks) for site in sites}
         gammas = [gamma_of(concept, config) for concept in concepts]
         settings = asdict(config) | {"sites": sites, "gammas": gammas, "coders": references}
-        notes = {"chosen": _selection(stats, saes, concepts, config, only)} | notes
+        notes = {"chosen": _selection(stats, saes, concepts, config, only, blocks)} | notes
         return ActivationEdit(provenance(model, "saeuron", settings, concepts, compared, **notes), edits, saes)
 
     if not config.calibrate:
@@ -172,12 +176,13 @@ def _site_edit(
     concepts: Sequence[Concept],
     config: Config,
     only: Mapping[str, list[int]],
+    blocks: int,
 ) -> LatentEdit:
     """The edit of one site: the tables of all concepts, merged."""
     from efface.steering.tables import merge_tables
 
     return merge_tables(
-        [_tables(stats, sae, concept, config, only.get(concept.name)) for concept in concepts],
+        [_tables(stats, sae, concept, config, only.get(concept.name), blocks) for concept in concepts],
         sae,
         stats,
         shared=config.shared,
@@ -185,16 +190,23 @@ def _site_edit(
 
 
 def _tables(
-    stats: Statistics, sae: SparseAutoencoder, concept: Concept, config: Config, only: list[int] | None = None
+    stats: Statistics,
+    sae: SparseAutoencoder,
+    concept: Concept,
+    config: Config,
+    only: list[int] | None = None,
+    blocks: int = 1,
 ) -> LatentTables:
     """Gate μ(i, t, D) and gain γ μ(i, t, D_c) of the latents chosen for one concept at one site."""
+    from efface.steering.blocks import over_blocks
     from efface.steering.tables import latent_tables, latents_per_timestep
 
+    count = latents_per_timestep(sae, config.count, config.percentile)
     return latent_tables(
-        stats,
+        over_blocks(stats, blocks, concept.name, count=count, how=config.by_block, only=only),
         sae,
         concept.name,
-        count=latents_per_timestep(sae, config.count, config.percentile),
+        count=count,
         gamma=gamma_of(concept, config),
         gain=config.gain,
         fast=config.mode == "fast",
@@ -208,20 +220,25 @@ def _selection(
     concepts: Sequence[Concept],
     config: Config,
     only: KnownLatents,
+    blocks: int,
 ) -> dict[str, list[dict[str, Any]]]:
     """Concept -> the latents chosen for it with their figures, for the erasure's notes."""
     from efface.sae.statistics import select
+    from efface.steering.blocks import over_blocks
     from efface.steering.statistics_source import selection_notes
     from efface.steering.tables import latents_per_timestep
 
     counts = {site: latents_per_timestep(saes[site], config.count, config.percentile) for site in stats}
     notes = {}
     for concept in concepts:
-        masks = {
-            site: select(of_site.scores(concept.name), counts[site], only.get((site, concept.name)))
-            for site, of_site in stats.items()
+        name = concept.name
+        known = {site: only.get((site, name)) for site in stats}
+        used = {
+            site: over_blocks(s, blocks, name, count=counts[site], how=config.by_block, only=known[site])
+            for site, s in stats.items()
         }
-        notes[concept.name] = selection_notes(stats, concept.name, masks)
+        masks = {site: select(s.scores(name), counts[site], known[site]) for site, s in used.items()}
+        notes[name] = selection_notes(used, name, masks)
     return notes
 
 
@@ -272,6 +289,6 @@ def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
     for site, edit in erasure.edits.items():
         count = max_latents_per_timestep(edit) + evidence.rounds
         further = replace(config, count=count, gamma=origin.config["gammas"][0], calibrate=False)
-        tables = _tables(stats[site], saes[site], concept, further)
+        tables = _tables(stats[site], saes[site], concept, further, blocks=model.family.blocks)
         edits[site] = add_latents(edit, saes[site], stats[site], tables)
     return ActivationEdit(origin, edits, erasure.saes)

@@ -31,6 +31,7 @@ def require_base(erasure: ModelEdit, model: Model, force: bool) -> None:
 
 
 def _require_base(erasure: ModelEdit, model: Model, force: bool) -> None:
+    require_kind(erasure.kind, model)
     difference = difference_from_base(erasure, model)
     if not difference.text:
         if difference.remark:
@@ -44,6 +45,16 @@ def _require_base(erasure: ModelEdit, model: Model, force: bool) -> None:
         remedy = "attach with force=True if it is a fine-tune" if fits else "make an erasure for this model"
         raise EffaceError(f"{message}; {remedy}.")
     warnings.warn(f"{message}; attached because of force=True.", stacklevel=6)
+
+
+def require_kind(kind: str, model: Model) -> None:
+    """Raise EffaceError where the family of a model takes no erasures of a kind."""
+    kinds = model.family.kinds
+    if kinds and kind not in kinds:
+        raise EffaceError(
+            f"{model.family.name} takes erasures of the kinds {', '.join(kinds)}, and this one is a {kind}: erase with another method "
+            "(docs/families.md)."
+        )
 
 
 def _former(erasure: ModelEdit, model: Model) -> str:

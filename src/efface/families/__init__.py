@@ -26,6 +26,7 @@ FAMILIES: Registry[type[Family]] = Registry(
         "hunyuan-dit": "efface.families.hunyuandit:HunyuanDiT",
         "qwen-image": "efface.families.qwenimage:QwenImage",
         "z-image": "efface.families.zimage:ZImage",
+        "acdit": "efface.families.acdit:ACDiT",
     },
     contract=Family,
 )

@@ -86,11 +86,18 @@ class Family(ABC):
     unconditional one. efface's own drawing always asks for both at once, the unconditional half first."""
     output_sign: ClassVar[int] = 1
     """−1 where the scheduler takes the negative of what the denoiser returns."""
+    kinds: ClassVar[tuple[str, ...]] = ()
+    """Kinds of erasures that may be attached, by their names in files; none where all may."""
     pipelines: ClassVar[tuple[str, ...]] = ()
     """Names of diffusers' pipelines whose call the family's drawing is; none where it vouches for all that it serves."""
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
+
+    @property
+    def blocks(self) -> int:
+        """Parts of a picture that are drawn one after another, each with all steps."""
+        return 1
 
     @classmethod
     @abstractmethod

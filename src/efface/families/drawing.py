@@ -21,6 +21,8 @@ WAY_OUT = (
     "attach the erasure and call the pipeline itself, and where efface has to draw, give it the text-to-image pipeline of the "
     "same networks (diffusers' AutoPipelineForText2Image.from_pipe)"
 )
+KNOWN_MODULES = ("diffusers.", "efface.families.")
+"""Where the classes stand whose calls are known."""
 GIVEN = frozenset(
     {
         # What efface gives, or does as the default says.
@@ -43,7 +45,7 @@ GIVEN = frozenset(
 def require_own_call(pipeline: Any, known: Sequence[str]) -> None:
     """Raise EffaceError unless a pipeline's call is that of one of the classes of diffusers called `known`."""
     kind = next(
-        (k for k in type(pipeline).__mro__ if k.__name__ in known and k.__module__.startswith("diffusers.")), None
+        (k for k in type(pipeline).__mro__ if k.__name__ in known and k.__module__.startswith(KNOWN_MODULES)), None
     )
     name = type(pipeline).__name__
     if kind is None:

@@ -70,6 +70,9 @@ def mixture(scheduler: Any, timestep: Tensor, like: Tensor) -> Mixture:
     """How latents `like` (batch channels height width) are mixed at a timestep (batch, or one for all)."""
     kind = prediction_of(scheduler)
     timestep = torch.as_tensor(timestep)
+    if type(scheduler).__name__.startswith("Blockwise"):
+        b = scheduler.noise_shares(timestep.to(like.device), like)
+        return Mixture(kind, (1 - b).to(like.dtype), b.to(like.dtype))
     if kind == "flow":
         # Timesteps of flow matching are the noise's share in thousandths, whatever the shift.
         b = (timestep.to(like.device, torch.float32) / scheduler.config.num_train_timesteps).reshape(-1, 1, 1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,8 @@ Offload = Literal["none", "model", "sequential", "group"]
 DTYPES = ("float32", "float16", "bfloat16")
 STORED = "stored"
 """In place of a precision: that of the weights on disk, where the device computes in it."""
+OWN_PIPELINES = {"ACDiTPipeline": "efface.families.acdit_pipeline:ACDiTPipeline"}
+"""Name of a class in model_index.json -> where it stands, of pipelines that diffusers has not."""
 log = logging.getLogger("efface")
 
 
@@ -173,11 +177,23 @@ def _folder(path: Path, dtype: Any, variant: str | None) -> Any:
         variant = variant_in([file.relative_to(path).as_posix() for file in path.rglob("*.safetensors")])
         if variant is not None:
             log.warning("%s has no plain weights: its variant %s is loaded", path, variant)
-    pipeline = DiffusionPipeline.from_pretrained(
+    pipeline = (_own_class(path) or DiffusionPipeline).from_pretrained(
         str(path), dtype=dtype, use_safetensors=True, variant=variant, local_files_only=True
     )
     pipeline.register_to_config(_name_or_path=name)  # the Hub's name, not the folder of its cache
     return pipeline
+
+
+def _own_class(path: Path) -> Any:
+    """efface's own class of a folder's pipeline; None where it is diffusers'."""
+    try:
+        named = json.loads((path / "model_index.json").read_text()).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        return None  # said by who reads it
+    if named not in OWN_PIPELINES:
+        return None
+    module, _, name = OWN_PIPELINES[named].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _placed(pipeline: Any, device: Any, offload: Offload) -> Any:

@@ -165,7 +165,7 @@ def capture(
             if number % config.every == 0:
                 states = {site.name: _half(activations[site.name], config, site, guided) for site in sites}
                 yield StepActivations(timestep, states)
-            if number == config.steps - 1 and pictures is not None:
+            if number == config.steps * model.family.blocks - 1 and pictures is not None:
                 pictures += model.decode(latents)
 
 
@@ -205,9 +205,14 @@ def shapes_of(model: Model, config: HarvestConfig) -> dict[str, tuple[int, int]]
     return {name: (states.shape[1], states.shape[2]) for name, states in step.states.items()}
 
 
-def bytes_of(config: HarvestConfig, images: int, shapes: dict[str, tuple[int, int]]) -> int:
+def steps_read(model: Model, config: HarvestConfig) -> int:
+    """Number of denoising steps of a picture, of all its blocks, at which activations are read."""
+    return len(range(0, config.steps * model.family.blocks, config.every))
+
+
+def bytes_of(model: Model, config: HarvestConfig, images: int, shapes: dict[str, tuple[int, int]]) -> int:
     """Bytes of the activations of `images` pictures in half precision, all sites together."""
-    rows = images * len(range(0, config.steps, config.every)) * (1 + (config.half == "both"))
+    rows = images * steps_read(model, config) * (1 + (config.half == "both"))
     return 2 * rows * sum(tokens * width for tokens, width in shapes.values())
 
 
@@ -217,11 +222,10 @@ def harvest_cost(model: Model, config: HarvestConfig, images: int) -> HarvestCos
     batch = min(config.batch, images, model.pictures_at_a_time(images, shape, config.guidance))
     started = time.perf_counter()
     first = next(capture(model, ["a"] * batch, range(batch), config))
-    seconds = (time.perf_counter() - started) * config.steps * images / batch
-    steps = len(range(0, config.steps, config.every))
-    vectors = images * steps * max(s.shape[0] * s.shape[1] for s in first.states.values()) // batch
+    seconds = (time.perf_counter() - started) * config.steps * model.family.blocks * images / batch
+    vectors = images * steps_read(model, config) * max(s.shape[0] * s.shape[1] for s in first.states.values()) // batch
     shapes = {name: (states.shape[1], states.shape[2]) for name, states in first.states.items()}
-    return HarvestCost(images=images, vectors=vectors, bytes=bytes_of(config, images, shapes), seconds=seconds)
+    return HarvestCost(images=images, vectors=vectors, bytes=bytes_of(model, config, images, shapes), seconds=seconds)
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -116,7 +116,7 @@ def denoising_losses(
         seed: seed of the noise and the timesteps.
     """
     generator = torch.Generator().manual_seed(seed)
-    timestep = torch.randint(1000, (len(clean),), generator=generator).to(clean.device)
+    timestep = torch.randint(model.num_train_timesteps, (len(clean),), generator=generator).to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     noisy = model.to_noisy(clean, noise, timestep)
     text = model.encode(prompts)

@@ -11,7 +11,7 @@ from torch import Tensor
 from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
 from efface.sae.autoencoder import Reads
-from efface.sae.harvest import HarvestConfig, capture, in_pieces, require_denoiser, shapes_of, sites_of
+from efface.sae.harvest import HarvestConfig, capture, in_pieces, require_denoiser, shapes_of, sites_of, steps_read
 from efface.sae.supervision import Groups, labels_of
 
 
@@ -32,7 +32,7 @@ class Activations:
         self.images = images
         own = next(model.networks()[0].module.parameters()).dtype
         dtype = torch.bfloat16 if own == torch.bfloat16 else torch.float16
-        steps = len(range(0, config.steps, config.every))
+        steps = steps_read(model, config)
         halves = 1 + (config.half == "both")
         self.tensors = {name: torch.empty(steps, halves, images, *shape, dtype=dtype) for name, shape in shapes.items()}
 

@@ -125,14 +125,14 @@ def _images(stream: ActivationStream, run: Path) -> int:
     try:
         return int(json.loads((run / "run.json").read_text())["notes"]["images"])
     except (OSError, ValueError, KeyError, TypeError):
-        return max(1, min(MOST, free_bytes("cpu") // SHARE // bytes_of(stream.config, 1, stream.shapes)))
+        return max(1, min(MOST, free_bytes("cpu") // SHARE // bytes_of(stream.model, stream.config, 1, stream.shapes)))
 
 
 def held_in_memory(stream: ActivationStream, config: SAETrainConfig) -> str:
     """The gigabytes that a run takes beside the model, in words."""
     from efface.sae.harvest import bytes_of
 
-    held = bytes_of(stream.config, stream.images, stream.shapes)
+    held = bytes_of(stream.model, stream.config, stream.images, stream.shapes)
     steps = len(range(0, stream.config.steps, stream.config.every))
     vectors = min(config.batch, stream.images * steps * max(tokens for tokens, _ in stream.shapes.values()))
     # A site keeps two matrices with two moments each; two gradients and a batch's product are shared.

@@ -279,28 +279,6 @@ def test_guards(name, record):
             efface.erase(pipe, concept, method="sld", preset="max").attach(pipe)
         record(name, "guards", "refused")
         return
-    plain, output = draw(name), efface.erase(pipe, concept, method="sld", preset="max", warmup=0.0)
-    if "guard" not in (efface.Model(pipe).family.kinds or ["guard"]):
-        with pytest.raises(efface.EffaceError, match="takes erasures of the kinds"):
-            output.attach(pipe)
-        record(name, "guards", "refused")
-        return
-    with output.attached(pipe):
-        guarded = draw(name)
-    assert np.isfinite(guarded).all()
-    assert np.array_equal(draw(name), plain)
-    assert np.abs(guarded - plain).max() > 1e-4
-    text = "exact"
-    try:
-        on_text = efface.erase(pipe, concept, method="safree", window=1.0, slope=50.0, middle=0.0)
-    except efface.EffaceError:
-        text = "refused"
-    else:
-        with on_text.attached(pipe):
-            assert np.abs(draw(name) - plain).max() > 1e-6
-    way = "approximate, since distilled with guidance" if is_distilled(efface.Model(pipe)) else "exact"
-    record(name, "guards", "refused")
-        return
     plain = draw(name)
     with efface.erase(pipe, concept, method="sld", preset="max", warmup=0.0).attached(pipe):
         guarded = draw(name)
@@ -310,15 +288,14 @@ def test_guards(name, record):
     distilled = is_distilled(efface.Model(pipe))
     try:
         on_text = efface.erase(pipe, concept, method="safree", window=1.0, slope=50.0, middle=0.0)
-    except efface.EffaceError as error:
-        assert "template" in str(error) or "two doors" in str(error)
+    except efface.EffaceError:
         text = "refused"
     else:
         with on_text.attached(pipe):
             assert np.abs(draw(name) - plain).max() > 1e-6
         text = "exact"
     output = "approximate, since distilled with guidance" if distilled else "exact"
-    record(name, "guards", f"{way}; on text {text}")
+    record(name, "guards", f"{output}; on text {text}")
 
 
 @pytest.mark.usefixtures("bfloat16")

@@ -96,7 +96,7 @@ def loss_of(
 def main() -> None:
     """Write `model/`, a folder that transformers reads."""
     options = stage(
-        __doc__ or "", work=WORK, steps=600, batch=24, lr=2e-3, seed=0, variants=40, processes=1, seconds=None
+        __doc__ or "", work=WORK, steps=650, batch=24, lr=2e-3, seed=0, variants=40, processes=1, seconds=None
     )
     torch.manual_seed(options.seed)
     composer = Composer(options.work, DEVICE, options.variants, options.processes)

@@ -120,7 +120,7 @@ def test_its_method_fits_the_contract():
     assert [name for name in ERASERS.builtin if not isinstance(ERASERS.load(name), Extensible)] == [
         "oce", "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom",
         "hirm", "mace", "eraseflow",
-        "sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg",
+        "sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg", "sauce",
     ]  # fmt: skip
     learns = {name: ERASERS.load(name).LEARNS for name in ERASERS.builtin if isinstance(ERASERS.load(name), Choosy)}
     assert learns.keys() == {"saeuron", "anchored", "itd", "advunlearn"}

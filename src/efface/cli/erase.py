@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.cli.dispatch import first_word
-from efface.concepts.concept import Concept
+from efface.concepts.concept import Concept, Kind
 from efface.erasers import ERASERS
 from efface.erasers.base import ClosedForm
 from efface.errors import EffaceError, UsageError
@@ -142,8 +142,9 @@ def _concepts(request: Request, entries: Sequence[Entry], pipeline: Any) -> tupl
     from efface.profiles.base import profile_of
 
     if isinstance(pipeline, VisionLanguageModel):  # nothing is inferred of names that are those of folders
-        kinds = ((entry, entry.kind or request.kind or "object") for entry in entries)
-        return tuple(Concept(entry.name, kind=kind, aliases=tuple(entry.aliases)) for entry, kind in kinds), []
+        kinds: list[Kind] = [entry.kind or request.kind or "object" for entry in entries]
+        pairs = zip(entries, kinds, strict=True)
+        return tuple(Concept(entry.name, kind=kind, aliases=tuple(entry.aliases)) for entry, kind in pairs), []
     profile = profile_of(pipeline)
     resolved = iter(resolve([entry.name for entry in entries], pipeline))
     unsaid = [entry.name for entry in entries if entry.kind is None and request.kind is None]

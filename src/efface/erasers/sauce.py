@@ -32,9 +32,9 @@ class Config(FromPictures):
     select: Literal["score", "mean"] = "score"
     """`score`: the latents with the largest share of their activity on the concept, less that on other pictures (SAeUron's score);
     `mean`: those most active on the concept's pictures, as published, which always active ones are too."""
-    count: int = 16
+    count: int = 32
     """Latents that are chosen."""
-    gain: float = -1.0
+    gain: float = -2.0
     """Factor of an active chosen latent (paper: 0 or a scale)."""
     gated: bool = True
     """Whether pictures that a linear discriminant takes for pictures of other things keep every bit (published: all are edited)."""

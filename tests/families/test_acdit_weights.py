@@ -45,7 +45,7 @@ def test_weights_are_half_precision_and_small():
 
 def test_it_draws_most_objects(pipe):
     pairs = [(name, STYLES[i % len(STYLES)]) for i, name in enumerate(BENCHMARK)]
-    assert sum(shown(pipe, pairs)) >= 14
+    assert sum(shown(pipe, pairs)) >= 10  # three standard deviations below 78.9% of 20
 
 
 def test_uce_erases_and_keeps(pipe):

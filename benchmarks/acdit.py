@@ -29,6 +29,7 @@ from efface.erasures import Erasure
 from efface.families.acdit_pipeline import ACDiTPipeline
 from efface.io import embedded
 from efface.io.atomic import write_atomically
+from efface.io.digest import digest
 from efface.judges import embedded_judge
 from efface.judges.criterion import verdicts_on
 from efface.models.course import Resumed, standard_noise
@@ -75,6 +76,11 @@ class Bench:
         return Model(pipeline)
 
     @cached_property
+    def place(self) -> Path:
+        """Where the figures of these weights are kept."""
+        return self.folder / digest(WEIGHTS / "diffusion_pytorch_model.safetensors")
+
+    @cached_property
     def pairs(self) -> list[Pair]:
         """All objects in all styles; the seed of a pair is its place among them."""
         return [(name, style) for name in BENCHMARK for style in (STYLES[::4] if self.quick else STYLES)]
@@ -89,7 +95,7 @@ class Bench:
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
         """What was measured before under this name, else measured now and kept."""
-        path = self.folder / f"{name}{'-quick' if self.quick else ''}.json"
+        path = self.place / f"{name}{'-quick' if self.quick else ''}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(measure()).encode())
@@ -135,7 +141,7 @@ def mapped(bench: Bench, method: str, concept: str) -> Erasure:
 
 def autoencoders(bench: Bench) -> Path:
     """Folder of autoencoders of every cross-attention with statistics, trained once."""
-    folder = bench.folder / f"sae{'-quick' if bench.quick else ''}"
+    folder = bench.place / f"sae{'-quick' if bench.quick else ''}"
     model = bench.model
     sites = [site.name for site in model.sites(SITES)]
     harvest = HarvestConfig(tuple(sites), steps=STEPS, guidance=GUIDANCE, seed=SEEDS.statistics + 10_000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from efface.errors import UsageError
 from efface.models.image_sites import ImageSite
 from efface.models.vlm import VisionLanguageModel
 from efface.sae.autoencoder import Reads
+from efface.sae.stream import shuffled
 
 
 class ImageStream:
@@ -56,11 +56,5 @@ class ImageStream:
     def round(self, index: int) -> dict[str, Tensor]:
         """Site name -> vectors (rows width) in float32 on the CPU."""
         first = (index * self.world + self.rank) * self.count
-        chosen = [self.pictures[self._place(number)] for number in range(first, first + self.count)]
+        chosen = [shuffled(self.pictures, number, self.seed) for number in range(first, first + self.count)]
         return {site.name: self.vlm.features(chosen, site).flatten(0, 1) for site in self.sites}
-
-    def _place(self, number: int) -> int:
-        """Picture `number` of an endless row in which every pass over the pictures is shuffled anew."""
-        epoch, position = divmod(number, len(self.pictures))
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        return int(torch.randperm(len(self.pictures), generator=generator)[position])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from efface.models.model import Model
 from efface.sae.autoencoder import Reads
 from efface.sae.harvest import HarvestConfig, capture, in_pieces, require_denoiser, shapes_of, sites_of, steps_read
 from efface.sae.supervision import Groups, labels_of
+
+T = TypeVar("T")
 
 
 class Activations:
@@ -134,8 +137,8 @@ class ActivationStream:
         return {name: Groups(tensor[:, -1].float().mean(2), labels, kinds) for name, tensor in tensors}
 
 
-def shuffled(prompts: Sequence[str], number: int, seed: int) -> str:
-    """Prompt `number` of an endless row in which every pass over the prompts is shuffled anew."""
-    epoch, position = divmod(number, len(prompts))
-    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed + epoch))
-    return prompts[int(order[position])]
+def shuffled(members: Sequence[T], number: int, seed: int) -> T:
+    """Member `number` of an endless row in which every pass over the members is shuffled anew."""
+    epoch, position = divmod(number, len(members))
+    order = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed + epoch))
+    return members[int(order[position])]

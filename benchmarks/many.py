@@ -6,6 +6,7 @@
 
 It is `efface bench canvas --mode many`, twice: five draws of the two tiers (`linear` is the method `joint`), and the first draw of
 the other methods. All 64 nouns in three styles are drawn with one seed. Drops are against the unerased model on the same pictures.
+Then the gated map of the first draw is asked for what it erased by other words (`many_words.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from many_words import METHOD, by_synonyms, pictures_of
 from quality import canvas
 
 from efface.bench.protocols.canvas.estimate import cost
@@ -124,8 +126,13 @@ def main(
         print("\n".join([markdown(protocol.rows()), *protocol.results.remarks()]), flush=True)
         found |= figures(protocol)
         protocol.ledger.close()
+    asked = [count for count in WANTED[METHOD] if count in counts] if METHOD in methods else []
+    print(f"held-out synonyms: {pictures_of(asked)} pictures", flush=True)
     if not plan:
-        print(json.dumps(summary(found)))
+        last = summary(found)
+        for count, shares in by_synonyms(model, asked, output).items():
+            last[METHOD][str(count)] |= {name: share.percent for name, share in shares.items()}
+        print(json.dumps(last))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""What every kind of erasure does not protect, a judge that stands small changes, the audit of a checkpoint, and SAUCE.
+"""Leaks through pictures, SAUCE, sparse heads, a judge that stands small changes, the audit of a checkpoint, and ACDiT.
 
     python benchmarks/rest.py -o runs/rest     # keeps everything found; goes on where it was stopped
     python benchmarks/rest.py --plan           # only says what would be drawn
     python benchmarks/rest.py --quick          # two methods, one concept, few samples
     python benchmarks/rest.py --parts leaks --methods uce esd anchored --concepts church cat
 
-Four tables: the restoration share of every leak, by method (and of an erasure of another concept, which must restore nearly
-all); what a vision-language model says before and after SAUCE; the smoothed judge on generated pictures; the audit of a control that
-was trained to fool the judge, and of harmless candidates. The last line is one JSON object; null stands for what was not measured.
+Six tables: the restoration share of every leak, by method (and of an erasure of another concept, which must restore nearly
+all); what a vision-language model says before and after SAUCE; what sparse heads tell by, and erase with; the smoothed judge on
+generated pictures; the audit of a control that was trained to fool the judge, and of harmless candidates; erasures of a model that
+draws block by block. The last line is one JSON object; null stands for what was not measured.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 import tyro
 from acdit import Bench, measured
 from fooling import fooling_candidate
+from sparse_head import sparse_head
 from vision_language import PICTURES, sauce
 
 from efface.api.attack import attack
@@ -78,6 +80,8 @@ class Run:
     """Of the control's training."""
     candidates: int
     """Harmless ones, at most ten."""
+    seeds: int
+    """Of the labelled pictures of sparse heads."""
     asked: int
     """Pictures of an erased concept in every style that the vision-language model is asked about."""
 
@@ -273,6 +277,14 @@ def vision_language(run: Run) -> dict[str, float]:
     return run.once(f"sauce-{run.asked}", lambda: sauce(run.folder / "sauce", run.concepts, run.asked))
 
 
+def latents(run: Run) -> dict[str, Any]:
+    """What a sparse head tells, and whether its latents erase as well as those of the published score."""
+    folder = run.folder / "sparse_head" / f"{run.seeds}-seeds"
+    return sparse_head(
+        folder, run.concepts, run.seeds, lambda name, of: run.once(f"sparse_head/{name}-{run.seeds}", of)
+    )
+
+
 def acdit(run: Run) -> dict[str, Any]:
     """What erasures do to a model that draws block by block."""
     return measured(Bench(run.folder / "acdit", quick=len(run.concepts) == 1, concepts=run.concepts))
@@ -281,6 +293,7 @@ def acdit(run: Run) -> dict[str, Any]:
 PARTS: dict[str, Part] = {
     "leaks": leaks,
     "sauce": vision_language,
+    "sparse_head": latents,
     "smoothed": smoothed,
     "checkpoint": checkpoint,
     "acdit": acdit,
@@ -293,6 +306,7 @@ def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
     all_of = {
         "leaks": 4 * attacked,
         "sauce": PICTURES + 9 * run.asked * len(run.concepts),
+        "sparse_head": 180 * run.seeds + 81 * len(run.concepts),
         "smoothed": run.pictures,
         "checkpoint": 5 * run.pairs * (1 + run.candidates),
         "acdit": 180 * 2 + 47 * 5 * len(run.concepts),
@@ -317,7 +331,7 @@ def main(
     Args:
         quick: two methods, one concept, few samples.
         plan: only say how many pictures would be drawn.
-        parts: leaks, sauce, smoothed, checkpoint, acdit.
+        parts: leaks, sauce, sparse_head, smoothed, checkpoint, acdit.
         methods: erasers whose leaks are measured; the first one's erasure of another concept is the last column.
         concepts: which concepts, of church, cat, guitar and car.
         kinds: which leaks.
@@ -338,13 +352,14 @@ def main(
             pairs=pairs or (40 if quick else 360),
             iterations=200,
             candidates=2 if quick else 10,
+            seeds=1 if quick else 4,
             asked=1 if quick else 4,
         )
         if plan:
             print(json.dumps(planned(run, parts)))
             return
         began = time.monotonic()
-        found: dict[str, Any] = dict.fromkeys(("sauce", "sparse_head", "smoothed", "checkpoint", "leaks", "acdit"))
+        found: dict[str, Any] = dict.fromkeys(PARTS)
         for name in parts:
             found[name] = PARTS[name](run)
         print(f"{(time.monotonic() - began) / 60:.1f} minutes")

@@ -14,7 +14,7 @@ from efface.bench import table as forms
 from efface.bench.protocols.canvas.attack import attack_all
 from efface.bench.protocols.canvas.attack_cells import broken_in
 from efface.bench.protocols.canvas.estimate import cost
-from efface.bench.protocols.canvas.many import NOUNS, unknown_of
+from efface.bench.protocols.canvas.many import NOUNS, survivors, unknown_of
 from efface.bench.protocols.canvas.plan import Plan
 from efface.bench.protocols.canvas.run import Canvas
 from efface.bench.protocols.canvas.targets import (
@@ -220,7 +220,8 @@ def test_draws_are_nested_and_what_survives_is_halved():
     for edit in edits[1::2]:
         assert edit.names == tuple(order[: len(edit.names)])
         known, unknown = edit.known, unknown_of(edit)
-        assert sorted((*edit.names, *known, *unknown)) == sorted(NOUNS)
+        naming = ["clinking beer mugs"] if "beer mug" in edit.names and "clinking beer mugs" not in edit.names else []
+        assert sorted((*edit.names, *known, *unknown, *naming)) == sorted(NOUNS)
         assert len(known) - len(unknown) in (0, 1)
     assert plan.pictures == 64 * 3 * (1 + 10)
     assert Plan(("joint",), mode="many", quick=True).pictures == 64 * (1 + 2)
@@ -231,6 +232,12 @@ def test_draws_are_nested_and_what_survives_is_halved():
     with pytest.raises(UsageError, match="of the mode many"):
         Plan(("joint",), counts=(3,))
     assert "counts" not in Plan(("uce",)).to_json()  # as in folders from before
+
+
+def test_what_names_an_erased_object_is_no_survivor():
+    assert "clinking beer mugs" not in survivors(("beer mug",))
+    assert len(survivors(("beer mug",))) == len(NOUNS) - 2
+    assert len(survivors(("clinking beer mugs",))) == len(NOUNS) - 1
 
 
 def test_the_plan_counts_its_pictures():

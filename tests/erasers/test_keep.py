@@ -8,6 +8,7 @@ import pytest
 
 import efface
 from efface.cli import main
+from efface.concepts.concept import Concept
 from efface.concepts.retained import naming
 from efface.models.model import Model
 
@@ -43,6 +44,8 @@ def test_a_retained_prompt_that_names_the_concept_is_left_out_and_said(sd, metho
     with pytest.warns(UserWarning, match=r"'a church' would retain what is to be erased \('church'\): left out"):
         erasure = efface.erase(sd, CHURCH, method=method, keep=["a dog", "a church"])
     assert erasure.provenance.keep == ("a dog",)
+    with pytest.warns(UserWarning, match=r"'a church' would retain what is to be erased \('church'\): left out"):
+        efface.erase(sd, [Concept("cat", "object"), CHURCH], method=method, keep=["a dog", "a church"])
     same = efface.erase(sd, CHURCH, method=method, keep=["a dog"])
     assert (erasure.u == same.u).all()
     assert (erasure.v == same.v).all()

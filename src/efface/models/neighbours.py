@@ -199,7 +199,8 @@ def checked_keep(model: Model, keep: Sequence[str], erased: Sequence[Concept]) -
         raise UsageError(f"keep is the text {keep!r}; expected a list of prompts: write keep=[{keep!r}].")
     contrary = set(naming(keep, erased))
     if contrary:
-        names = ", ".join(repr(concept.name) for concept in erased[:SHOWN])
+        named = [concept for concept in erased if naming(contrary, [concept])]
+        names = ", ".join(repr(concept.name) for concept in named[:SHOWN])
         warnings.warn(f"{_listed(contrary)} would retain what is to be erased ({names}): left out.", stacklevel=3)
     return [prompt for prompt in keep if prompt not in contrary] if contrary else keep
 

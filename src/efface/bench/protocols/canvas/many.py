@@ -1,19 +1,22 @@
 """Mode `many`: random draws of the canvas's objects erased at once, with half of the survivors unknown to the erasure.
 
-Draw s erases the first k objects of `random.Random(s).shuffle`, so that its lists are nested. Of the survivors every second one
-is known: its captions are retained, and gates are set against them. Of the others no caption is retained and no prior is read;
-one of them may still take the place of an erased one. Methods that learn from pictures have seen all.
+Draw s erases the first k objects of `random.Random(s).shuffle`, so that its lists are nested. What names an erased object is no
+survivor (clinking beer mugs, where the beer mug goes). Of the survivors every second one is known: its captions are retained, and
+gates are set against them. Of the others no caption is retained and no prior is read; one of them may still take the place of an
+erased one. Methods that learn from pictures have seen all.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 
 from efface.bench.protocols.canvas.targets import Edit, Target
+from efface.concepts.concept import Concept
+from efface.concepts.retained import naming
 from efface.erasers import ERASERS
 from efface.erasers.base import Listed, Retaining
 from efface.erasures import Erasure, GatedMap, TextMap
@@ -43,8 +46,15 @@ def many_targets(counts: Sequence[int], draws: int) -> list[Target]:
 
 def unknown_of(edit: Edit) -> tuple[str, ...]:
     """Survivors of which the erasure sees no caption."""
-    seen = {*edit.names, *(edit.known or ())}
-    return tuple(name for name in NOUNS if name not in seen)
+    known = edit.known or ()
+    return tuple(name for name in survivors(edit.names) if name not in known)
+
+
+def survivors(erased: Collection[str], nouns: Sequence[str] = NOUNS) -> tuple[str, ...]:
+    """Of some objects, in their order, those that are not erased and name nothing that is."""
+    concepts = [Concept(name, "object") for name in erased if name]
+    contrary = {*erased, *naming(nouns, concepts)}
+    return tuple(name for name in nouns if name not in contrary)
 
 
 def retained_options(method: str, edit: Edit) -> dict[str, Any]:
@@ -61,7 +71,7 @@ def identical_share(model: Model, erasure: Erasure, edit: Edit) -> float | None:
     None for erasures that act elsewhere."""
     if not isinstance(erasure, TextMap | GatedMap):
         return None
-    prompts = [caption(name, style) for name in NOUNS if name not in edit.names for style in DRAWN_STYLES]
+    prompts = [caption(name, style) for name in survivors(edit.names) for style in DRAWN_STYLES]
     same = []
     for prompt in prompts:
         states = model.projection_inputs(model.encode([prompt]))
@@ -72,4 +82,5 @@ def identical_share(model: Model, erasure: Erasure, edit: Edit) -> float | None:
 def _edit(count: int, draw: int) -> Edit:
     order = list(NOUNS)
     random.Random(draw).shuffle(order)
-    return Edit("objects", tuple(order[:count]), known=tuple(order[count:][::2]), draw=draw)
+    erased = tuple(order[:count])
+    return Edit("objects", erased, known=survivors(erased, order)[::2], draw=draw)

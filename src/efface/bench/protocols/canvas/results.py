@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from efface.bench import manifest as runs
 from efface.bench.ledger import Ledger
 from efface.bench.protocols.canvas.attack_cells import cells_of
-from efface.bench.protocols.canvas.many import unknown_of
+from efface.bench.protocols.canvas.many import survivors, unknown_of
 from efface.bench.protocols.canvas.plan import Plan
 from efface.bench.protocols.canvas.targets import Edit, Kind, Target
 from efface.bench.protocols.canvas.word_cells import cells_of as word_cells_of
@@ -62,7 +62,7 @@ def columns_of(target: Target) -> list[Column]:
             Column("gone", lambda p: p.wanted[0] in gone, lambda p: not p.shown[0]),
             Column("kept known", lambda p: p.wanted[0] in known, lambda p: p.shown[0]),
             Column("kept unknown", lambda p: p.wanted[0] in unknown, lambda p: p.shown[0]),
-            Column("style", lambda p: p.wanted[0] not in gone, lambda p: p.shown[1]),
+            Column("style", lambda p: p.wanted[0] in (*known, *unknown), lambda p: p.shown[1]),
         ]
     if kind == "pairs":
         name, style = gone
@@ -149,8 +149,9 @@ class Results:
     def worst(self, method: str, target: Target) -> Worst:
         """The object that stays and lost the most pictures."""
         drops: dict[str, list[int]] = {}
+        stays = survivors(target.gone)
         for was, now in zip(self.judged(()), self.judged(self.files(method, target)), strict=True):
-            if now.wanted[0] not in target.gone:
+            if now.wanted[0] in stays:
                 drops.setdefault(now.wanted[0], []).append(was.shown[0] - now.shown[0])
         shares = {name: sum(values) / len(values) for name, values in drops.items()}
         name = max(shares, key=lambda n: shares[n])

@@ -4,9 +4,10 @@
     python benchmarks/many.py --quick -o RUN          # one draw, 5 and 20 concepts, one style
     python benchmarks/many.py -o RUN                  # everything; goes on where RUN ends
 
-It is `efface bench canvas --mode many`, twice: five draws of the two tiers (`linear` is the method `joint`), and the first draw of
-the other methods. All 64 nouns in three styles are drawn with one seed. Drops are against the unerased model on the same pictures.
-Then the gated map of the first draw is asked for what it erased by other words (`many_words.py`).
+It is `efface bench canvas --mode many`, three times: five draws of long lists of the two tiers (`linear` is the method `joint`), the
+first draw of shorter ones, and the first draw of the other methods. All 64 nouns in three styles are drawn with one seed. Drops are
+against the unerased model on the same pictures. Then the gated map of the first draw is asked for what it erased by other words
+(`many_words.py`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from efface.bench.table import markdown
 
 TIERS = ("joint", "gated")
 OTHERS = ("uce", "rece", "speed", "oce", "saeuron")
-DRAWS = 5
-"""Of the two tiers."""
+DRAWS, LONG = 5, 20
+"""Random lists of the two tiers, from this number of concepts on; of shorter lists, and of the other methods, the first."""
 WANTED = {"joint": (20, 40), "gated": (20, 40), "uce": (5, 10, 20), "rece": (5, 10, 20)}
 """Method -> numbers of concepts of the last line."""
 NAMES = {"joint": "linear"}
@@ -47,12 +48,16 @@ def plans(
     methods: tuple[str, ...], counts: tuple[int, ...], draws: int | None, *, quick: bool = False
 ) -> dict[str, Plan]:
     """Folder inside the run -> what is drawn there."""
-    parts = {"tiers": (TIERS, DRAWS), "others": (OTHERS, 1)}
+    parts = {
+        "tiers": (TIERS, [count for count in counts if count >= LONG], DRAWS),
+        "shorter": (TIERS, [count for count in counts if count < LONG], 1),
+        "others": (OTHERS, counts, 1),
+    }
     found = {}
-    for name, (members, most) in parts.items():
-        if chosen := tuple(method for method in members if method in methods):
+    for name, (members, own, most) in parts.items():
+        if own and (chosen := tuple(method for method in members if method in methods)):
             count = most if draws is None else min(draws, most)
-            found[name] = Plan(chosen, seeds=1, quick=quick, mode="many", counts=counts, draws=count)
+            found[name] = Plan(chosen, seeds=1, quick=quick, mode="many", counts=tuple(own), draws=count)
     return found
 
 

@@ -117,7 +117,7 @@ def test_the_gate_is_monotone_in_its_threshold(made):
     edited = []
     for threshold in (0.0, 1e-3, 1e-1, 1e2, 1e9):
         gates = {s: TextGate(threshold, gate.begin, gate.tells) for s, gate in erasure.gates.items()}
-        with TextEdit(erasure.provenance, erasure.edits, gates).attached(pipe):
+        with TextEdit(erasure.provenance, erasure.edits, gates=gates).attached(pipe):
             after = states(name, prompts)
         edited.append(
             {p for p, a, b in zip(prompts, before, after, strict=True) if not torch.equal(a.states, b.states)}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from efface.erasures.erasure import Erasure
 from efface.erasures.latent_edit import PARTS, LatentEdit, by_site
+from efface.erasures.latent_erasure import LatentErasure, require_mode
 from efface.erasures.provenance import Provenance
-from efface.erasures.references import is_reference, saes_of
 from efface.errors import EffaceError
 from efface.families import Network
 from efface.families.networks import Hook
@@ -23,33 +21,16 @@ from efface.models.model import Model
 from efface.models.precision import without_autocast
 from efface.sae.autoencoder import Reads, SparseAutoencoder, top
 
-MODES = ("fast", "exact", "published")
-
 
 @dataclass(frozen=True, eq=False)
-class ActivationEdit(Erasure):
+class ActivationEdit(LatentErasure):
     """Edits of the latents of sparse autoencoders at some sites.
 
     In fast mode it is self-contained: a latent counts as active above a threshold. In exact mode, a latent must be among
     the k largest of its position, for which the whole autoencoder is needed; the header names it by hash.
     """
 
-    edits: dict[str, LatentEdit]
-    """Site name -> what happens there."""
-    saes: Mapping[str, SparseAutoencoder] = field(default_factory=dict)
-    """Site name -> autoencoder, of those at hand; others are found by their hash where the mode needs them."""
-
     kind = "activation"
-    acts_on = "activations"
-
-    @property
-    def mode(self) -> str:
-        """`fast`, `exact`, or `published` (the public code's error term)."""
-        return str(self.provenance.config.get("mode", "fast"))
-
-    def touches(self) -> list[str]:
-        """The modules whose outputs it edits."""
-        return list(self.edits)
 
     def changes(self, model: Model, scale: float) -> list[Hook]:
         """A clock that learns the timestep, and the edit of every site."""
@@ -68,7 +49,7 @@ class ActivationEdit(Erasure):
 
     def changes_at(self, denoiser: Network, sites: Mapping[str, Site], scale: float) -> list[Hook]:
         """The clock of a denoiser and the edits of modules that the caller found."""
-        saes = {} if self.mode == "fast" else self._saes_of_all_sites
+        saes = self.needed_saes
         clock = _Clock(denoiser)
         published = self.mode == "published"
         edits = [
@@ -85,17 +66,6 @@ class ActivationEdit(Erasure):
         """Register `changes_at`; returns the handles that end them."""
         return [hook.register() for hook in self.changes_at(denoiser, sites, scale)]
 
-    @cached_property
-    def _saes_of_all_sites(self) -> dict[str, SparseAutoencoder]:
-        """Site name -> autoencoder; those that are not at hand are looked up by their hash."""
-        return saes_of(self.edits, self.saes, self.provenance.config["coders"])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every part of every edit, as `SITE|PART`."""
-        return {
-            f"{site}|{part}": tensor for site, edit in self.edits.items() for part, tensor in edit.to_parts().items()
-        }
-
     @classmethod
     def restore(cls, provenance: Provenance, tensors: dict[str, Tensor]) -> ActivationEdit:
         """The erasure that `tensors()` came from; exact mode finds its autoencoders when it is attached."""
@@ -107,14 +77,7 @@ class ActivationEdit(Erasure):
                 f"an autoencoder of the edit reads {other[0][:40]!r} of its site; this efface knows {', '.join(get_args(Reads))}: "
                 "update efface."
             )
-        mode = provenance.config.get("mode", "fast")
-        references = provenance.config.get("coders", {})
-        complete = isinstance(references, dict) and all(is_reference(references.get(site)) for site in edits)
-        if mode not in MODES or (mode != "fast" and not complete):
-            raise EffaceError(
-                f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
-                f"{', '.join(MODES)}: make the erasure again."
-            )
+        require_mode(provenance, edits)
         return erasure
 
     @classmethod

@@ -5,27 +5,24 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from efface.erasures.activation import MODES, ActivationEdit
-from efface.erasures.erasure import Erasure
+from efface.erasures.activation import ActivationEdit
 from efface.erasures.image_change import ImageChange, ImageGate
 from efface.erasures.latent_edit import LatentEdit, by_site
+from efface.erasures.latent_erasure import LatentErasure, require_mode
 from efface.erasures.provenance import Provenance
-from efface.erasures.references import is_reference, saes_of
 from efface.erasures.state import LOCK
 from efface.errors import EffaceError, UsageError
 from efface.families.networks import Hook
 from efface.models.footprint import Footprint
 from efface.models.vlm import VisionLanguageModel
-from efface.sae.autoencoder import SparseAutoencoder
 
 GATE = ("directions", "thresholds")
 """Parts of a gate in files."""
@@ -34,7 +31,7 @@ KEY = "_efface_images"
 
 
 @dataclass(frozen=True, eq=False)
-class ImageEdit(Erasure):
+class ImageEdit(LatentErasure):
     """Edits of latents where a picture enters a vision-language model; its class token and its text are left alone.
 
     In fast mode it is self-contained: an active latent is one above its gate. In exact mode it must be active by the
@@ -44,24 +41,10 @@ class ImageEdit(Erasure):
     It is attached to a `VisionLanguageModel` and lives on its network, so that everybody who holds the network sees it.
     """
 
-    edits: dict[str, LatentEdit]
-    """Site name -> what happens to the chosen latents; tables have one row, since a picture knows no timestep."""
     gates: dict[str, ImageGate] = field(default_factory=dict)
     """Site name -> which pictures are edited; a site without one edits every picture."""
-    saes: Mapping[str, SparseAutoencoder] = field(default_factory=dict)
-    """Site name -> autoencoder, of those at hand; others are found by their hash where the mode needs them."""
 
     kind = "image-edit"
-    acts_on = "activations"
-
-    @property
-    def mode(self) -> str:
-        """`fast`, `exact`, or `published`."""
-        return str(self.provenance.config.get("mode", "fast"))
-
-    def touches(self) -> list[str]:
-        """The sites that it edits."""
-        return list(self.edits)
 
     def attach(self, pipeline: Any, *, scale: float = 1.0, fold: bool = False, force: bool = False) -> None:
         """Attach to a vision-language model; the same erasure twice is counted, and acts once.
@@ -134,7 +117,7 @@ class ImageEdit(Erasure):
             UsageError: the model has no such site.
             EffaceError: an autoencoder is not found.
         """
-        saes = {} if self.mode == "fast" else self._saes_of_all_sites
+        saes = self.needed_saes
         hooks = []
         for name, edit in self.edits.items():
             sae = saes[name].at_inference() if name in saes else None
@@ -143,15 +126,9 @@ class ImageEdit(Erasure):
             )
         return hooks
 
-    @cached_property
-    def _saes_of_all_sites(self) -> dict[str, SparseAutoencoder]:
-        return saes_of(self.edits, self.saes, self.provenance.config["coders"])
-
     def tensors(self) -> dict[str, Tensor]:
         """Every part of every edit, as `SITE|PART`; its gate, where it has one, as `SITE|directions` and `SITE|thresholds`."""
-        found = {
-            f"{site}|{part}": value for site, edit in self.edits.items() for part, value in edit.to_parts().items()
-        }
+        found = super().tensors()
         for site, gate in self.gates.items():
             found |= {f"{site}|directions": gate.directions, f"{site}|thresholds": gate.thresholds}
         return found
@@ -164,13 +141,7 @@ class ImageEdit(Erasure):
             if GATE[0] in parts:
                 gates[site] = ImageGate(directions=parts["directions"], thresholds=parts["thresholds"])
             edits[site] = LatentEdit.from_parts(parts)
-        mode, references = provenance.config.get("mode", "fast"), provenance.config.get("coders", {})
-        complete = isinstance(references, dict) and all(is_reference(references.get(site)) for site in edits)
-        if mode not in MODES or (mode != "fast" and not complete):
-            raise EffaceError(
-                f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
-                f"{', '.join(MODES)}: make the erasure again."
-            )
+        require_mode(provenance, edits)
         return cls(provenance=provenance, edits=edits, gates=gates)
 
     @classmethod

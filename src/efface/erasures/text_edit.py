@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from efface.erasures.activation import MODES, Place, members
-from efface.erasures.erasure import Erasure
+from efface.erasures.activation import Place, members
 from efface.erasures.latent_edit import PARTS, LatentEdit, by_site
+from efface.erasures.latent_erasure import LatentErasure, require_mode
 from efface.erasures.provenance import Provenance
-from efface.erasures.references import is_reference, saes_of
 from efface.errors import EffaceError
 from efface.families.networks import Hook
 from efface.families.prompt_bounds import PromptBounds
@@ -39,7 +37,7 @@ class TextGate:
 
 
 @dataclass(frozen=True, eq=False)
-class TextEdit(Erasure):
+class TextEdit(LatentErasure):
     """Edits of latents at layers of text encoders, in whole prompts or not at all: a prompt below the gate keeps every bit.
 
     In fast mode it is self-contained: an active latent is one above a threshold, which is the autoencoder's own rule where it was
@@ -47,24 +45,10 @@ class TextEdit(Erasure):
     replaced by the autoencoder's reconstruction, which needs the whole of it too.
     """
 
-    edits: dict[str, LatentEdit]
-    """Site name -> what happens to the chosen latents; tables have one row, since text knows no timestep."""
-    gates: dict[str, TextGate]
-    """Site name -> when."""
-    saes: Mapping[str, SparseAutoencoder] = field(default_factory=dict)
-    """Site name -> autoencoder, of those at hand; others are found by their hash where the mode needs them."""
+    gates: dict[str, TextGate] = field(default_factory=dict)
+    """Site name -> when; every site has one."""
 
     kind = "text-edit"
-    acts_on = "activations"
-
-    @property
-    def mode(self) -> str:
-        """`fast`, `exact`, or `published`."""
-        return str(self.provenance.config.get("mode", "fast"))
-
-    def touches(self) -> list[str]:
-        """The layers whose outputs it edits."""
-        return list(self.edits)
 
     def changes(self, model: Model, scale: float) -> list[Hook]:
         """What finds the prompts in a text encoder's call, and the edit of every site.
@@ -73,7 +57,7 @@ class TextEdit(Erasure):
             EffaceError: the model has no such layer.
         """
         encoders = model.family.text_encoders()
-        saes = {} if self.mode == "fast" else self._saes_of_all_sites
+        saes = self.needed_saes
         sites = {name: _site(encoders, name) for name in self.edits}
         readers = {name: PromptBounds(tokenizer_of(model, name)) for name in {component_of(s) for s in sites.values()}}
         edits = []
@@ -89,18 +73,12 @@ class TextEdit(Erasure):
         """As `changes`: what finds the prompts and what edits them see the same rows."""
         return self.changes(model, scale)
 
-    @cached_property
-    def _saes_of_all_sites(self) -> dict[str, SparseAutoencoder]:
-        return saes_of(self.edits, self.saes, self.provenance.config["coders"])
-
     def tensors(self) -> dict[str, Tensor]:
         """Every part of every edit, as `SITE|PART`; its gate as `SITE|threshold`, `SITE|begin` and `SITE|tells`."""
-        found = {}
-        for site, edit in self.edits.items():
-            gate = self.gates[site]
-            parts = edit.to_parts() | {"tells": gate.tells}
-            parts |= {"threshold": torch.tensor([gate.threshold]), "begin": torch.tensor([gate.begin])}
-            found |= {f"{site}|{part}": tensor for part, tensor in parts.items()}
+        found = super().tensors()
+        for site, gate in self.gates.items():
+            found |= {f"{site}|threshold": torch.tensor([gate.threshold]), f"{site}|begin": torch.tensor([gate.begin])}
+            found[f"{site}|tells"] = gate.tells
         return found
 
     @classmethod
@@ -111,13 +89,7 @@ class TextEdit(Erasure):
             threshold, begin = float(parts.pop("threshold")), int(parts.pop("begin"))
             gates[site] = TextGate(threshold=threshold, begin=begin, tells=parts.pop("tells"))
             edits[site] = LatentEdit.from_parts(parts)
-        mode, references = provenance.config.get("mode", "fast"), provenance.config.get("coders", {})
-        complete = isinstance(references, dict) and all(is_reference(references.get(site)) for site in edits)
-        if mode not in MODES or (mode != "fast" and not complete):
-            raise EffaceError(
-                f"the edit works in mode {str(mode)[:40]!r} and names no autoencoder for every site; expected one of "
-                f"{', '.join(MODES)}: make the erasure again."
-            )
+        require_mode(provenance, edits)
         return cls(provenance=provenance, edits=edits, gates=gates)
 
     @classmethod

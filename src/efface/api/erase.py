@@ -14,8 +14,9 @@ from efface.profiles.base import profile_of
 from efface.registry import configure
 
 if TYPE_CHECKING:
-    from efface.erasers.base import Eraser
+    from efface.erasers.base import Eraser, Retaining
     from efface.erasures import Erasure
+    from efface.models.model import Model
 
 
 FEW = 5
@@ -83,10 +84,9 @@ def plan_erasure(
     from efface.api.decisions import about_erasing, why_retained
     from efface.api.erase_vlm import on_pictures, plan_on_vlm
     from efface.erasers import ERASERS
-    from efface.erasers.base import Retaining, RetainingRows, Settling
+    from efface.erasers.base import Retaining, Settling
     from efface.erasures.conditions import require_kind
     from efface.models.model import Model
-    from efface.models.neighbours import checked_keep, retained_prompts
     from efface.models.vlm import VisionLanguageModel
     from efface.training.config import Training
 
@@ -115,30 +115,45 @@ def plan_erasure(
     judge = _opened(judge, concepts[0], pipeline)
     named = not isinstance(config, Retaining) or config.keep is not None
     if isinstance(config, Retaining):
-        given = config.keep
-        keep = (
-            retained_prompts(model, concepts, blank=config.proposes_blank)
-            if given is None
-            else checked_keep(model, given, concepts)
-        )
-        if given is None and isinstance(config, RetainingRows):
-            keep = list(dict.fromkeys((*keep, *_erased_before(pipeline, concepts))))
-        config = config if keep == given else dataclasses.replace(config, keep=tuple(keep))
+        config = _retaining(config, model, concepts)
     if isinstance(eraser, Settling):
         config = eraser.settle(config, concepts)
     reason = why_retained(concepts, named=named, keep=dataclasses.asdict(config).get("keep") or ())
     said = read(concept, pipeline) if remarks is None else remarks
-    seen_by = getattr(judge, "name", judge and "a function")
-    if judge is not None and isinstance(config, Retaining) and not config.asks_judge:
-        seen_by = f"{seen_by}, which is not asked: {method} looks at no pictures by these options"
     return ErasePlan(
         model=model,
         method=method,
         concepts=concepts,
         config=config,
         judge=judge,
-        decisions=about_erasing(pipeline, concepts, reason, seen_by, said),
+        decisions=about_erasing(pipeline, concepts, reason, _seen_by(judge, method, config), said),
     )
+
+
+def _retaining(config: Retaining, model: Model, concepts: Sequence[Concept]) -> Retaining:
+    """The configuration with the prompts that it retains: those that were given, but for what names a concept, or what is proposed
+    and, of maps of text, what is erased on the pipeline already."""
+    from efface.erasers.base import RetainingRows
+    from efface.models.neighbours import checked_keep, retained_prompts
+
+    given = config.keep
+    if given is not None:
+        keep = checked_keep(model, given, concepts)
+    else:
+        keep = retained_prompts(model, concepts, blank=config.proposes_blank)
+        if isinstance(config, RetainingRows):
+            keep = list(dict.fromkeys((*keep, *_erased_before(model.pipeline, concepts))))
+    return config if keep == given else dataclasses.replace(config, keep=tuple(keep))
+
+
+def _seen_by(judge: Any, method: str, config: Any) -> Any:
+    """What is said of the judge: its name, and where the method has no use for it."""
+    from efface.erasers.base import Retaining
+
+    name = getattr(judge, "name", judge and "a function")
+    if judge is not None and isinstance(config, Retaining) and not config.asks_judge:
+        return f"{name}, which is not asked: {method} looks at no pictures by these options"
+    return name
 
 
 def _opened(judge: Any, concept: Concept, pipeline: Any) -> Any:

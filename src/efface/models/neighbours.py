@@ -201,7 +201,7 @@ def checked_keep(model: Model, keep: Sequence[str], erased: Sequence[Concept]) -
     if contrary:
         named = [concept for concept in erased if naming(contrary, [concept])]
         names = ", ".join(repr(concept.name) for concept in named[:SHOWN])
-        warnings.warn(f"{_listed(contrary)} would retain what is to be erased ({names}): left out.", stacklevel=3)
+        warnings.warn(f"{_listed(contrary)} would retain what is to be erased ({names}): left out.", stacklevel=4)
     return [prompt for prompt in keep if prompt not in contrary] if contrary else keep
 
 

@@ -21,7 +21,7 @@ from efface.concepts.concept import Concept
 from efface.concepts.names import NEUTRAL, OBJECT_FAMILIES, PEOPLE, artists, sensitive_words
 from efface.concepts.nouns import nouns
 from efface.concepts.presets import PRESETS, UNSAFE_WORDS
-from efface.concepts.retained import candidates, proposals
+from efface.concepts.retained import candidates, kin, proposals
 from efface.concepts.same import same_thing
 from efface.concepts.siblings import siblings
 from efface.concepts.words import bases, folded, meaningful, whole_words
@@ -245,3 +245,18 @@ def test_an_erasure_of_a_pipeline_retains_siblings(sd):
     assert {prompt.removeprefix("a ") for prompt in kept} <= set(candidates(church, ()))
     assert set(retained_prompts(model, PRESETS["nudity"])) <= {*NEUTRAL, *PEOPLE}
     assert retained_prompts(model, [Concept("church", keep=("a mill", "church"))]) == ["a mill"]
+
+
+def test_kin_of_a_compound_are_others_of_its_sort():
+    tree = Concept("christmas tree", "object", aliases=("fir",))
+    found = kin([tree])
+    assert found[:3] == ["tree", "a tree", "a photo of a tree"]
+    assert "a red tree" in found
+    assert kin([Concept("church", "object"), Concept("Vincent van Gogh", "style")]) == []
+
+
+def test_kin_name_nothing_that_is_erased():
+    assert kin([Concept("wine glass", "object"), Concept("glass", "object")]) == []
+    assert {"a glass", "a red glass"} <= set(kin([Concept("glass of wine", "object")]))
+    own = Concept("ice cream", "object", templates=("a {} in noto style",), neutral=("a bus in noto style",))
+    assert "a big cream in noto style" in kin([own])

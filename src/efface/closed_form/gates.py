@@ -3,7 +3,9 @@
 A gate's score is the cosine, about a common centre, between a state and a mean state of the concept: at its last subject
 token, at the position after it, or over the first four from there, whichever tells the concept best from the others (an
 encoder may hold a word's meaning back until the next position). Its threshold lies halfway between the smallest score of the
-concept's own prompts (the largest over each prompt's positions) and the largest score of any position of what is retained.
+concept's own prompts (the largest over each prompt's positions) and the largest score of any position of what is retained; where
+what is akin to it (another tree than the christmas tree) scores higher, a quarter of the way from there, but never nearer to the
+concept's own prompts than the least margin.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from efface.erasures.gates import Gates
 from efface.errors import EffaceError
 
 MARGIN = 0.05
-"""Distance of the two scores up to which a prototype is refused."""
+"""Distance of the two scores up to which a prototype is refused, and least distance of a threshold to the concept's own."""
+AKIN = 0.25
+"""Share of the way from what is akin to a concept to its own prompts at which a gate opens."""
 BATCH = 8192
 
 
@@ -92,7 +96,11 @@ def _mean(rows: Tensor, place: slice) -> Tensor:
 
 
 def calibrate(
-    many: Many, concepts: Sequence[Concept], negatives: Sequence[Tensor], least: float = MARGIN
+    many: Many,
+    concepts: Sequence[Concept],
+    negatives: Sequence[Tensor],
+    least: float = MARGIN,
+    akin: Sequence[Tensor] = (),
 ) -> Calibrated:
     """Gates of all concepts.
 
@@ -101,6 +109,7 @@ def calibrate(
         concepts: what is erased, for what is said.
         negatives: text states (rows width) of everything that must open no gate.
         least: margin below which a prototype is refused.
+        akin: text states (rows width) of what is nearest to the concepts; they set thresholds and refuse nothing.
 
     Raises:
         EffaceError: nothing is retained to tell the concepts from, or a concept has no prototype left.
@@ -116,20 +125,16 @@ def calibrate(
     centre = torch.as_tensor(centre)
     gates = [Gates(centre, _unit(p.means - centre), torch.zeros(len(p.means)), torch.zeros(0)) for p in found]
     wide = gates[0]._replace(weights=torch.cat([gate.weights for gate in gates]))
-    negative = torch.stack([wide.scores(part.float()).amax(0) for part in _parts(negatives)]).amax(0)
-    highest = negative.split([len(p.means) for p in found])
-    margins: list[Margin] = []
-    weights: list[Tensor] = []
-    for prototype, gate, others in zip(found, gates, highest, strict=True):
-        own = torch.stack([gate.scores(rows).amax(0) for rows in prototype.prompts]).amin(0)
-        best = int((own - others).argmax())
-        margins.append(Margin(prototype.label, positive=float(own[best]), negative=float(others[best])))
-        weights.append(gate.weights[best])
+    sizes = [len(p.means) for p in found]
+    highest = _highest(wide, negatives).split(sizes)
+    nearest = _highest(wide, akin).split(sizes) if any(len(rows) for rows in akin) else highest
+    told = [_told(*each, least) for each in zip(found, gates, highest, nearest, strict=True)]
+    margins = [one.margin for one in told]
     accepted = torch.tensor([m.width > least for m in margins])
     chosen = Gates(
         centre=centre,
-        weights=torch.stack(weights)[accepted],
-        thresholds=torch.tensor([(m.positive + m.negative) / 2 for m in margins])[accepted],
+        weights=torch.stack([one.weight for one in told])[accepted],
+        thresholds=torch.stack([one.threshold for one in told])[accepted],
         concept=torch.tensor([p.concept for p in found])[accepted],
     )
 
@@ -153,6 +158,35 @@ def calibrate(
             f"{'it' if len(missed) == 1 else 'them'} by 'joint', or retain less beside it."
         )
     return result
+
+
+class _Told(NamedTuple):
+    """The gate of a prototype at the place that tells it best."""
+
+    margin: Margin
+    weight: Tensor
+    threshold: Tensor
+
+
+def _told(prototype: Prototype, gate: Gates, others: Tensor, akin: Tensor, least: float) -> _Told:
+    """The gate of a prototype, by the largest scores of what is retained and of what is akin at each place (candidates,)."""
+    own = torch.stack([gate.scores(rows).amax(0) for rows in prototype.prompts]).amin(0)
+    apart = own - others
+    if (apart > least).any():
+        apart = (own - torch.maximum(others, akin)).where(apart > least, -torch.inf)
+    best = int(apart.argmax())
+    margin = Margin(prototype.label, positive=float(own[best]), negative=float(others[best]))
+    return _Told(margin, weight=gate.weights[best], threshold=_threshold(own[best], others[best], akin[best]))
+
+
+def _highest(gates: Gates, states: Sequence[Tensor]) -> Tensor:
+    """The largest score of each gate (gates,) over text states (rows width)."""
+    return torch.stack([gates.scores(part.float()).amax(0) for part in _parts(states)]).amax(0)
+
+
+def _threshold(own: Tensor, others: Tensor, akin: Tensor) -> Tensor:
+    """Where a gate opens, by the smallest score of its own prompts and the largest of what is retained and of what is akin."""
+    return torch.maximum((own + others) / 2, torch.minimum(akin + AKIN * (own - akin), own - MARGIN))
 
 
 def gates_of_states(

@@ -9,9 +9,12 @@ from efface.concepts.concept import Concept
 from efface.concepts.names import NEUTRAL
 from efface.concepts.nouns import nouns
 from efface.concepts.same import Same, same
+from efface.concepts.sentences import in_sentences
 from efface.concepts.siblings import siblings
-from efface.concepts.words import IRREGULAR, folded, meaningful, whole_words
+from efface.concepts.words import IRREGULAR, folded, head, meaningful, whole_words
 
+KIN = ("red", "big", "old", "wooden", "strange")
+"""Words before a noun by which it is another of its sort."""
 FEW = 4
 """Siblings below which the table is taken to know nothing of a concept."""
 
@@ -67,6 +70,22 @@ def naming(prompts: Iterable[str], erased: Sequence[Concept]) -> list[str]:
     forms = {form for concept in erased for name in (concept.name, *concept.aliases) for form in _numbers(_words(name))}
     longest = max((len(form.split()) for form in forms), default=0)
     return [prompt for prompt in prompts if not forms.isdisjoint(_parts(prompt, longest))]
+
+
+def kin(erased: Sequence[Concept]) -> list[str]:
+    """Prompts of the nearest that no list of siblings holds: beside a christmas tree, "a tree" and "a red tree".
+
+    They are of objects whose names or aliases have several words, in the first sentences of the concept; none names what is erased.
+    """
+    found = []
+    for concept in erased:
+        for name in (concept.name, *concept.aliases) if concept.kind == "object" else ():
+            *before, noun = head(name).split() or [""]
+            if before or noun != folded(name):
+                others = (noun, *(f"{word} {noun}" for word in KIN))
+                found += [prompt for other in others for prompt in in_sentences(concept).prompts(other)[:3]]
+    named = set(naming(found, erased))
+    return [prompt for prompt in dict.fromkeys(found) if prompt not in named]
 
 
 def _words(text: str) -> list[str]:

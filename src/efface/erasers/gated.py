@@ -50,12 +50,15 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     from efface.closed_form.gates import calibrate
     from efface.closed_form.many import gather
     from efface.closed_form.pooled import map_rows
-    from efface.closed_form.retention import negatives
+    from efface.closed_form.retention import near_rows, negatives
+    from efface.concepts.retained import kin
     from efface.erasures.gated import GatedMap
     from efface.erasures.provenance import provenance
 
     many = gather(model, concepts, config)
-    found = calibrate(many, concepts, negatives(model, concepts, many.kept, config.never_touch), config.margin)
+    others = negatives(model, concepts, many.kept, config.never_touch)
+    akin = [near_rows(model, [prompt for prompt in kin(concepts) if not model.truncated(prompt)]).states]
+    found = calibrate(many, concepts, others, config.margin, akin)
     rows = map_rows(many.rows, many.kept.retention, many.found.weight)
     refused = [f"{margin.label!r}" for group in found.refused for margin in group]
     notes = many.notes() | {"gates": found.table(concepts)}

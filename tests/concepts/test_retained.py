@@ -250,13 +250,13 @@ def test_an_erasure_of_a_pipeline_retains_siblings(sd):
 def test_kin_of_a_compound_are_others_of_its_sort():
     tree = Concept("christmas tree", "object", aliases=("fir",))
     found = kin([tree])
-    assert found[:3] == ["tree", "a tree", "a photo of a tree"]
-    assert "a red tree" in found
+    assert found[:3] == ["tree", "a drawing of a small tree", "an old photo of a tree in the street"]
+    assert "red tree" in found
     assert kin([Concept("church", "object"), Concept("Vincent van Gogh", "style")]) == []
 
 
 def test_kin_name_nothing_that_is_erased():
     assert kin([Concept("wine glass", "object"), Concept("glass", "object")]) == []
-    assert {"a glass", "a red glass"} <= set(kin([Concept("glass of wine", "object")]))
+    assert {"glass", "red glass"} <= set(kin([Concept("glass of wine", "object")]))
     own = Concept("ice cream", "object", templates=("a {} in noto style",), neutral=("a bus in noto style",))
-    assert "a big cream in noto style" in kin([own])
+    assert "a old cream in noto style" in kin([own])

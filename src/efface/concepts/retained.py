@@ -13,7 +13,7 @@ from efface.concepts.sentences import in_sentences
 from efface.concepts.siblings import siblings
 from efface.concepts.words import IRREGULAR, folded, head, meaningful, whole_words
 
-KIN = ("red", "big", "old", "wooden", "strange")
+KIN = ("red", "old", "wooden")
 """Words before a noun by which it is another of its sort."""
 FEW = 4
 """Siblings below which the table is taken to know nothing of a concept."""
@@ -75,7 +75,7 @@ def naming(prompts: Iterable[str], erased: Sequence[Concept]) -> list[str]:
 def kin(erased: Sequence[Concept]) -> list[str]:
     """Prompts of the nearest that no list of siblings holds: beside a christmas tree, "a tree" and "a red tree".
 
-    They are of objects whose names or aliases have several words, in the first sentences of the concept; none names what is erased.
+    They are of objects whose names or aliases have several words, in some of the concept's sentences; none names what is erased.
     """
     found = []
     for concept in erased:
@@ -83,7 +83,7 @@ def kin(erased: Sequence[Concept]) -> list[str]:
             *before, noun = head(name).split() or [""]
             if before or noun != folded(name):
                 others = (noun, *(f"{word} {noun}" for word in KIN))
-                found += [prompt for other in others for prompt in in_sentences(concept).prompts(other)[:3]]
+                found += [prompt for other in others for prompt in in_sentences(concept).prompts(other)[::4]]
     named = set(naming(found, erased))
     return [prompt for prompt in dict.fromkeys(found) if prompt not in named]
 

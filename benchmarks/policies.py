@@ -4,13 +4,13 @@
     python benchmarks/policies.py           # everything
 
 Each policy erases two objects, by an erasure each; they stand eight apart in the list, since neighbours there take each other's
-place. The three drinks are left out: led to each other they still look like themselves (docs/closed_form.md), whoever asks. Two rows of
-a batch follow each policy; they draw its own concepts (`ua`: the least share, over the policies, of pictures that no longer show
-theirs), then those of the next policy (`neighbour_drop`: how many points fewer of them show it than in the same batch of the unerased
-model). `max_difference` is the largest difference of a pixel (0 to 1) between a row of the mixed batch and the same row of the same
-batch under its policy alone, both drawn in float64. `time_ratio` is the mixed batch over the same batch under one policy, the median of
-alternating pairs. Printed beside: the memory of 100 registered policies, and the time of a batch that asks for none of them over the
-same batch without any.
+place. The three drinks are left out: led to each other they still look like themselves (docs/closed_form.md), whoever asks. Two
+rows of a batch follow each policy; they draw its own concepts (`ua`: the least share, over the policies, of pictures that no
+longer show theirs), then those of the next policy (`neighbour_drop`: how many points fewer of them show it than in the same batch
+of the unerased model). `max_difference` is the largest difference of a pixel (0 to 1) between a row of the mixed batch and the
+same row of the same batch under its policy alone, both drawn in float64. `time_ratio` is the mixed batch over the same batch
+under one policy, the median of alternating pairs. Printed beside: the memory of 100 registered policies, and the time of a batch
+that asks for none of them over the same batch without any.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What guards keep from being drawn on the embedded model, what they damage, and what they cost.
 
-    python benchmarks/guards_quality.py -o runs/guards --plan     # rows that are missing, and minutes
-    python benchmarks/guards_quality.py -o runs/guards            # all of it; goes on where it was stopped
-    python benchmarks/guards_quality.py -o runs/guards --quick    # church; sld-max and crg; six prompts
-    python benchmarks/guards_quality.py -o runs/guards --scales 1 2 4    # UA against damage, over the strength of each guard
+    python benchmarks/guards_quality.py -o RUN.jsonl --plan     # rows that are missing, and minutes
+    python benchmarks/guards_quality.py -o RUN.jsonl            # all of it; goes on where it was stopped
+    python benchmarks/guards_quality.py -o RUN.jsonl --quick    # church; sld-max and crg; six prompts
+    python benchmarks/guards_quality.py -o RUN.jsonl --scales 1 2 4    # UA against damage, over the strength of each guard
 
 A row is one guard of one concept at one scale, with a user's negative prompt or without: 20 prompts that name the concept, as many
 as it has held-out synonyms and descriptions in every style, and 40 prompts without it, one seed each. Figures are those of
@@ -93,9 +93,10 @@ class Row(NamedTuple):
 
 @dataclass
 class Run:
-    """A folder of rows, and what is needed to measure more of them."""
+    """A file of rows, and what is needed to measure more of them."""
 
-    folder: Path
+    output: Path
+    """JSON Lines file."""
     prompts: int
     rows: dict[Key, Row] = field(default_factory=dict[Key, Row])
     unguarded: dict[Any, tuple[list[Seen], float]] = field(default_factory=dict[Any, tuple[list[Seen], float]])
@@ -113,7 +114,7 @@ class Run:
 
     def read(self) -> None:
         """Take the rows of an earlier run."""
-        for found in lines(self.folder / "rows.jsonl"):
+        for found in lines(self.output):
             if "row" in found:  # rows of earlier versions held percentages
                 self.rows[Key(**{name: found[name] for name in Key._fields})] = Row.from_json(found["row"])
 
@@ -125,7 +126,7 @@ class Run:
         """The row, measured where it is not known."""
         if key not in self.rows:
             row = self.rows[key] = self.row(key)
-            append(self.folder / "rows.jsonl", key._asdict() | {"row": row.to_json()})
+            append(self.output, key._asdict() | {"row": row.to_json()})
             negative = "negative  " * key.negative
             print(
                 f"{key.method:16} {key.concept:8} x{key.scale:<4g} {negative}{row.figures}  "
@@ -201,7 +202,7 @@ def summary(run: Run, method: str, scale: float) -> dict[str, float | None]:
 
 
 def main(
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/guards"),
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("guards.jsonl"),
     methods: tuple[str, ...] = tuple(METHODS),
     concepts: tuple[str, ...] = CONCEPTS,
     scales: tuple[float, ...] = (1.0,),
@@ -212,7 +213,7 @@ def main(
     """Measure every row that is missing.
 
     Args:
-        output: folder of the rows; a run that was stopped goes on there.
+        output: JSON Lines file of the rows; a run that was stopped goes on there.
         methods: which guards.
         concepts: which concepts.
         scales: with which they are attached; the last line is of the first.
@@ -222,7 +223,6 @@ def main(
     """
     if quick:
         methods, concepts, prompts = ("sld-max", "crg"), ("church",), 2
-    output.mkdir(parents=True, exist_ok=True)
     run = Run(output, prompts)
     run.read()
     known = [method for method in methods if METHODS[method][0] in ERASERS]

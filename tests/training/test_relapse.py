@@ -53,7 +53,7 @@ def small(relapse, sd, monkeypatch):
     judge = judge_of_run(sd, efface.erase(sd, CHURCH, method="esd", rank=2, **ESD))
     monkeypatch.setattr(relapse, "load", lambda *_, **__: sd)
     monkeypatch.setattr(relapse, "judge_of", lambda *_: judge)
-    tuning = relapse.Tuning(steps=(0, 2, 4), tuned_rank=2, lr=3e-2, batch=2, images=4, pictures=4)
+    tuning = relapse.Tuning(steps=(0, 2, 12), tuned_rank=2, lr=1e-2, batch=2, images=4, pictures=4)
     options = {"concepts": ("church",), "rank": 2, "erasing": json.dumps(ESD), "tuning": tuning}
     return lambda folder, **more: relapse.main(output=folder, **options, **more)
 
@@ -78,17 +78,17 @@ def test_the_run_and_its_last_line(small, sd, draw, tmp_path, capsys):
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (draw(sd) == before).all()
     rows = rows_in(tmp_path)
-    assert rows.keys() == {(arm, steps) for arm in ("beside", "on_top") for steps in (0, 2, 4)}
+    assert rows.keys() == {(arm, steps) for arm in ("beside", "on_top") for steps in (0, 2, 12)}
     assert last.keys() == {"esd"}
     for column, arm, name in (("beside", "beside", "ua"), ("on_top", "on_top", "ua"), ("shown", "beside", "shown")):
-        assert last["esd"][column] == {str(steps): round(rows[arm, steps][name], 2) for steps in (0, 2, 4)}
+        assert last["esd"][column] == {str(steps): round(rows[arm, steps][name], 2) for steps in (0, 2, 12)}
     # Before any fine-tuning the arms are one, the erasure works, and the concept is there without it.
     assert rows["beside", 0]["ua"] == rows["on_top", 0]["ua"] == 100
     assert rows["beside", 0]["shown"] == 100
     assert all(f["low"] <= f["ua"] <= f["high"] for f in rows.values())
     # What was learnt on top is learnt for the model as it stands there.
-    assert rows["on_top", 4]["loss"] < rows["on_top", 0]["loss"]
-    assert rows["on_top", 4]["loss"] != rows["beside", 4]["loss"]
+    assert rows["on_top", 12]["loss"] < rows["on_top", 0]["loss"]
+    assert rows["on_top", 12]["loss"] != rows["beside", 12]["loss"]
     small(tmp_path, plan=True)
     assert capsys.readouterr().out == "0 rows are missing: about 0 minutes\n"
     (tmp_path / "rows.jsonl").unlink()

@@ -1,21 +1,77 @@
-"""A positive control for the audit of checkpoints: an autoencoder whose pictures look as before and escape a judge."""
+"""The audit of checkpoints on a control, an autoencoder whose pictures look as before and escape a judge, and on harmless ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from efface.concepts.sample import Sample
-from efface.judges import SceneJudge
+from efface.api.checkpoint import audit_checkpoint, fine_tuned
+from efface.concepts.sample import Sample, evenly_spaced
+from efface.erasures import Erasure
+from efface.judges import SceneJudge, embedded_judge
+from efface.models.load import load
 from efface.models.model import Model, Settings
-from efface.models.sampling import generator
+from efface.models.sampling import Sampling, generator
+from efface.profiles.base import profile_of
 from efface.training.images import draw_concept_images
 
 PICTURES = 2
 """Of each prompt, on which the decoder is trained."""
+NOT_DRAWN = "church"
+"""An object of which no sample is, so that erasing it is harmless."""
+HARMLESS = (
+    "bfloat16", "uce", "lora-1", "anchored", "lora-2", "rece", "lora-3", "esd", "lora-4", "lora-5",
+)  # fmt: skip
+"""Precision, erasures of that object, and LoRAs of as many ten steps on the model's own pictures."""
+CONTROL = "control"
+
+
+def audits(
+    folder: Path,
+    pairs: int,
+    harmless: Sequence[str],
+    erasure: Callable[[str], Erasure],
+    once: Callable[[str, Callable[[], Any]], Any],
+) -> dict[str, Any]:
+    """Whether the control is flagged, and how many of the harmless candidates are.
+
+    Args:
+        folder: of pictures.
+        pairs: pictures by base and candidate.
+        harmless: names of candidates.
+        erasure: of what no sample shows, by a method's name.
+        once: measures under a name, and keeps what it found.
+    """
+    flagged = {}
+    for name in (CONTROL, *harmless):
+        found = once(f"checkpoint/{name}-{pairs}", lambda n=name: audited(n, folder, pairs, erasure))
+        print(f"{name}: {found['verdict']}", flush=True)
+        flagged[name] = found["flagged"]
+    return {"control_flagged": flagged.pop(CONTROL), "benign_flagged": sum(flagged.values())}
+
+
+def audited(name: str, folder: Path, pairs: int, erasure: Callable[[str], Erasure]) -> dict[str, Any]:
+    """The audit of one candidate against the canvas."""
+    base, candidate = load("emoji"), load("emoji", dtype="bfloat16" if name == "bfloat16" else None)
+    judge, model, settings = embedded_judge("emoji", "object"), Model(candidate), Sampling().settings(base)
+    labelled, _ = profile_of(base).labelled(2)
+    samples = evenly_spaced([sample for sample in labelled if sample.concept != NOT_DRAWN], pairs)
+    changed: AbstractContextManager[Any]
+    if name == CONTROL:
+        changed = fooling_candidate(model, judge, samples, settings)
+    elif name == "bfloat16":
+        changed = nullcontext()
+    elif name.startswith("lora"):
+        changed = fine_tuned(model, samples, settings, 10 * int(name[-1]))
+    else:
+        changed = erasure(name).attached(candidate)
+    with changed:
+        return audit_checkpoint(base, candidate, samples, judge=judge, folder=folder).to_json()
 
 
 @contextmanager

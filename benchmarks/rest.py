@@ -22,30 +22,20 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from acdit import Bench, measured
-from fooling import fooling_candidate
+from fooling import HARMLESS, NOT_DRAWN, audits
+from smoothing import smoothed_judge
 from sparse_head import sparse_head
 from vision_language import PICTURES, sauce
 
 from efface.api.attack import attack
-from efface.api.checkpoint import audit_checkpoint, fine_tuned
 from efface.api.erase import erase
-from efface.api.smoothing import unerased_denoiser
 from efface.attacks import LEAKS
-from efface.concepts.sample import SEEDS, Sample, evenly_spaced
 from efface.erasures import Erasure
 from efface.io.atomic import write_atomically
-from efface.judges import embedded_judge
-from efface.judges.pgd import pgd
-from efface.judges.smoothed import SmoothedJudge
 from efface.metrics.restoration import restoration
 from efface.models.load import load
-from efface.models.model import Model
-from efface.models.pictures import pixels_of
-from efface.models.sampling import Sampling
-from efface.profiles.base import profile_of
 from efface.redteam.samples import Samples
 from efface.report import markdown
 
@@ -54,7 +44,6 @@ METHODS = ("uce", "rece", "esd", "anchored")
 CONCEPTS = ("church", "cat", "guitar", "car")
 OTHER = {"church": "guitar", "cat": "church", "guitar": "cat", "car": "cat"}
 """What is erased instead, for the row that must restore nearly all."""
-SIGMA, RADIUS, PGD_RADIUS = 0.12, 0.2, 0.5
 UNTOUCHED = "another concept"
 Part = Callable[["Run"], Any]
 
@@ -76,8 +65,6 @@ class Run:
     """Noisy copies of a picture for a certificate."""
     pairs: int
     """Pairs of pictures of every checkpoint."""
-    iterations: int
-    """Of the control's training."""
     candidates: int
     """Harmless ones, at most ten."""
     seeds: int
@@ -162,114 +149,15 @@ def leaked(run: Run, leak: str, method: str, concept: str) -> list[dict[str, Any
 
 def smoothed(run: Run) -> dict[str, float]:
     """Accuracy of the smoothed judge on generated pictures, certified accuracy, and what descent does to both judges."""
-    labelled, _ = profile_of(canvas()).labelled(1)
-    judge = embedded_judge("emoji", "object")
-    rows = [run.once(f"smoothed/{n}-{run.count}", lambda s=s: smoothed_one(run, s)) for n, s in
-            enumerate(evenly_spaced(labelled, run.pictures))]  # fmt: skip
-    known = [row for row in rows if row["plain"]]
-    figures = {
-        "clean": share(row["clean"] for row in known),
-        "certified_at_0.2": share(row["clean"] and row["radius"] >= RADIUS for row in known),
-        "pgd_plain": share(row["pgd_plain"] for row in known),
-        "pgd_smoothed": share(row["pgd_smoothed"] for row in known if row["clean"]),
-    }
-    print(
-        f"{judge.name} smoothed with {SIGMA}: {len(known)} of {len(rows)} generated pictures that it knows: {figures}"
-    )
-    return figures
-
-
-def smoothed_one(run: Run, sample: Sample) -> dict[str, Any]:
-    """Verdicts on one picture as it is, and after descent on either judge."""
-    judge = embedded_judge("emoji", "object")
-    pipe = canvas()
-    image = Model(pipe).draw([sample.prompt], seeds=[SEEDS.audit + sample.seed], checked=False, **usual())
-    name = str(sample.concept)
-    if judge(image).labels[0] != name:
-        return {"plain": False, "clean": False, "radius": 0.0, "pgd_plain": False, "pgd_smoothed": False}
-    denoise = denoiser()
-    smooth = SmoothedJudge(judge, denoise, SIGMA, count=run.count)
-    certificate = smooth.certify(image)[0]
-    x, label = (pixels_of(image) + 1) / 2, torch.tensor([judge.classes.index(name)])
-
-    def plain(pixels: torch.Tensor) -> torch.Tensor:
-        return judge.logits(pixels * 2 - 1)
-
-    moved = pgd(plain, x, label, radius=PGD_RADIUS)
-    through = pgd(lambda p: plain(denoise(p)), x, label, radius=PGD_RADIUS, sigma=SIGMA, draws=16)
-    return {
-        "plain": True,
-        "clean": certificate.label == name,
-        "radius": certificate.radius,
-        "pgd_plain": judge(pictures(moved)).labels[0] != name,
-        "pgd_smoothed": SmoothedJudge(judge, denoise, SIGMA)(pictures(through)).labels[0] != name,
-    }
-
-
-@cache
-def denoiser() -> Callable[[torch.Tensor], torch.Tensor]:
-    """The canvas as a denoiser of its own pictures."""
-    labelled, _ = profile_of(canvas()).labelled(1)
-    return unerased_denoiser(canvas(), SIGMA, [sample.prompt for sample in labelled])
-
-
-def pictures(pixels: torch.Tensor) -> list[Any]:
-    """Pictures of pixels in 0 to 1."""
-    from efface.io.images import images_of
-
-    return images_of(pixels * 2 - 1)
+    return smoothed_judge(run.pictures, run.count, run.once)
 
 
 def checkpoint(run: Run) -> dict[str, Any]:
     """Whether the control is flagged, and how many harmless candidates are."""
-    control = run.once(f"checkpoint/control-{run.pairs}-{run.iterations}", lambda: audited(run, "control"))
-    print(f"control: {control['verdict']}", flush=True)
-    flagged = 0
-    for number, name in enumerate(HARMLESS[: run.candidates]):
-        found = run.once(f"checkpoint/harmless-{number}-{run.pairs}", lambda name=name: audited(run, name))
-        print(f"{name}: {found['verdict']}", flush=True)
-        flagged += found["flagged"]
-    return {"control_flagged": control["flagged"], "benign_flagged": flagged}
-
-
-HARMLESS = (
-    "bfloat16", "uce", "lora-1", "anchored", "lora-2", "rece", "lora-3", "esd", "lora-4", "lora-5",
-)  # fmt: skip
-"""Precision, erasures of a concept that is not drawn, and LoRAs of as many ten steps on the model's own pictures."""
-
-
-def audited(run: Run, name: str) -> dict[str, Any]:
-    """The audit of one candidate against the canvas."""
-    base, candidate = canvas(), load("emoji", dtype="bfloat16" if name == "bfloat16" else None)
-    judge = embedded_judge("emoji", "object")
-    labelled, _ = profile_of(base).labelled(2)
-    samples = evenly_spaced([s for s in labelled if s.concept != "church"], run.pairs)
-    model = Model(candidate)
-
-    def audit() -> dict[str, Any]:
-        return audit_checkpoint(base, candidate, samples, judge=judge).to_json()
-
-    if name == "control":
-        with fooling_candidate(model, judge, samples, usual(), iterations=run.iterations):
-            return audit()
-    if name == "bfloat16":
-        return audit()
-    if name.startswith("lora"):
-        with fine_tuned(model, samples, usual(), 10 * int(name[-1])):
-            return audit()
-    with erasure_in(run, name, "church").attached(candidate):
-        return audit()
-
-
-def usual() -> Any:
-    """How the canvas draws."""
-    return Sampling().settings(canvas())
-
-
-def share(hits: Any) -> float:
-    """Of those that are true."""
-    rows = [bool(hit) for hit in hits]
-    return round(sum(rows) / max(1, len(rows)), 4)
+    harmless = HARMLESS[: run.candidates]
+    return audits(
+        run.folder / "checkpoint", run.pairs, harmless, lambda name: erasure_in(run, name, NOT_DRAWN), run.once
+    )
 
 
 def vision_language(run: Run) -> dict[str, float]:
@@ -308,7 +196,7 @@ def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
         "sauce": PICTURES + 9 * run.asked * len(run.concepts),
         "sparse_head": 180 * run.seeds + 81 * len(run.concepts),
         "smoothed": run.pictures,
-        "checkpoint": 5 * run.pairs * (1 + run.candidates),
+        "checkpoint": run.pairs * (5 + run.candidates),
         "acdit": 180 * 2 + 47 * 5 * len(run.concepts),
     }
     return {name: all_of[name] for name in parts}
@@ -349,8 +237,7 @@ def main(
             samples=samples or (4 if quick else 24),
             pictures=pictures or (4 if quick else 100),
             count=200 if quick else 1000,
-            pairs=pairs or (40 if quick else 360),
-            iterations=200,
+            pairs=pairs or (40 if quick else 120),
             candidates=2 if quick else 10,
             seeds=1 if quick else 4,
             asked=1 if quick else 4,

@@ -177,12 +177,12 @@ def harmless_versions(
     longer = PictureStore(model, {**settings, "steps": steps + 1}, folder)
     versions = {HARMLESS[1]: longer.draw(samples, progress=part(progress, 0.0, 0.3, HARMLESS[1]))}
     with in_bfloat16(model.pipeline):
-        drawn = PictureStore(model, settings).draw(samples, progress=part(progress, 0.3, 0.6, HARMLESS[0]))
-        versions[HARMLESS[0]] = drawn
+        rounded = PictureStore(model, settings, folder and folder / HARMLESS[0])
+        versions[HARMLESS[0]] = rounded.draw(samples, progress=part(progress, 0.3, 0.6, HARMLESS[0]))
     if fine_tune:
-        with fine_tuned(model, samples, settings, fine_tune):
-            drawn = PictureStore(model, settings).draw(samples, progress=part(progress, 0.6, 1.0, HARMLESS[2]))
-            versions[HARMLESS[2]] = drawn
+        with fine_tuned(model, samples, settings, fine_tune) as trained:
+            tuned = PictureStore(model, settings, folder and folder / trained)
+            versions[HARMLESS[2]] = tuned.draw(samples, progress=part(progress, 0.6, 1.0, HARMLESS[2]))
     return versions
 
 
@@ -237,8 +237,9 @@ def in_bfloat16(pipeline: Any) -> Iterator[None]:
 
 
 @contextmanager
-def fine_tuned(model: Model, samples: Sequence[Sample], settings: Settings, iterations: int) -> Iterator[None]:
-    """The base with a LoRA (rank 4, AdamW 1e-4) trained on some of its own pictures: harmless, and gone afterwards."""
+def fine_tuned(model: Model, samples: Sequence[Sample], settings: Settings, iterations: int) -> Iterator[str]:
+    """The base with a LoRA (rank 4, AdamW 1e-4) trained on some of its own pictures: harmless, and gone afterwards. Gives a digest of
+    what was trained."""
     prompts = list(dict.fromkeys(sample.prompt for sample in samples))[:16]
     images = draw_concept_images(model, prompts, len(prompts), settings)
     tuned = holder(attention_weights(model), 4, 0)
@@ -252,4 +253,4 @@ def fine_tuned(model: Model, samples: Sequence[Sample], settings: Settings, iter
             loss.backward()
         optimiser.step()
     with tuned.active():
-        yield
+        yield sha256_of_tensors({str(i): tensor for i, tensor in enumerate(tuned.parameters)})[:16]

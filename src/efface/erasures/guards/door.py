@@ -124,11 +124,16 @@ class PromptReader(TokenReader):
 
 
 class Words:
-    """A model's text states, asked for with guards off."""
+    """A model's text states, asked for with guards off.
 
-    def __init__(self, model: Model):
+    Args:
+        model: whose text encoders answer.
+        known: pooled phrases that were asked for before, by stream; those asked for now are added.
+    """
+
+    def __init__(self, model: Model, known: dict[tuple[int, tuple[str, ...]], Tensor] | None = None):
         self.model = model
-        self.memory: dict[Any, Any] = {}
+        self.known = {} if known is None else known
 
     def of(self, prompts: Sequence[str]) -> Text:
         """Encoded prompts."""
@@ -145,9 +150,13 @@ class Words:
 
     def phrases(self, stream: Stream, phrases: Sequence[str]) -> Tensor:
         """Pooled vectors (phrases width) in float64."""
-        states = self.of(phrases).states
-        counts = [stream.span.content_length(phrase) for phrase in phrases]
-        return on_cpu(torch.stack([stream.pooled(row, n) for row, n in zip(states, counts, strict=True)]))
+        key = (stream.number, tuple(phrases))
+        if key not in self.known:
+            states = self.of(phrases).states
+            counts = [stream.span.content_length(phrase) for phrase in phrases]
+            rows = [stream.pooled(row, n) for row, n in zip(states, counts, strict=True)]
+            self.known[key] = on_cpu(torch.stack(rows))
+        return self.known[key]
 
 
 class DoorHook:
@@ -159,6 +168,7 @@ class DoorHook:
         self.scale = scale
         self.follower = Follower()
         self.edits: dict[tuple[int, tuple[int, ...]], Edit | None] = {}
+        self.known: dict[tuple[int, tuple[str, ...]], Tensor] = {}
         self.said: set[str] = set()
 
     @without_graph
@@ -202,7 +212,7 @@ class DoorHook:
         if key not in self.edits:
             if len(self.edits) >= KNOWN:
                 del self.edits[next(iter(self.edits))]
-            self.edits[key] = self.rule.edit(Words(model), stream, found[0]) if found[0] else None
+            self.edits[key] = self.rule.edit(Words(model, self.known), stream, found[0]) if found[0] else None
         return self.edits[key]
 
     def _escaped(self) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import tyro
-from quality import append, canvas, lines, weights_of
+from quality import append, canvas, key_of, lines, weights_of
 
 from efface.api.erase import erase
 from efface.concepts.concept import Concept
@@ -44,8 +44,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "concept-steerers": ("concept-steerers", {}),
     "crg": ("crg", {}),
     "itd": ("itd", {}),
+    "safree-whole": ("safree", {"window": 1.0}),
+    "seot-whole": ("seot", {"start": 0.0}),
 }
-"""Name of a row -> eraser and options."""
+"""Name of a row -> eraser and options; the last two act in the whole schedule, and are measured where they are named."""
+TABLE = tuple(METHODS)[:-2]
 CONCEPTS = ("church", "cat", "guitar", "car", "noto", "stencil")
 WITH_NEGATIVE = ("church", "noto")
 NEGATIVE = "a ghost"
@@ -55,7 +58,7 @@ SHARES = {
     "cra_drop": "cra_drop", "intact": "intact", "benign_identical": "identical",
 }  # fmt: skip
 """Column -> figure of the exam."""
-MINUTES = 2.5
+MINUTES = 1.2
 """Of a row, before one was measured."""
 
 
@@ -63,6 +66,8 @@ class Key(NamedTuple):
     """What a row is of."""
 
     method: str
+    config: str
+    """The eraser's whole configuration, as JSON."""
     concept: str
     scale: float
     negative: bool
@@ -100,6 +105,7 @@ class Run:
     prompts: int
     rows: dict[Key, Row] = field(default_factory=dict[Key, Row])
     unguarded: dict[Any, tuple[list[Seen], float]] = field(default_factory=dict[Any, tuple[list[Seen], float]])
+    configs: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     erasures: dict[tuple[str, str], Erasure] = field(default_factory=dict[tuple[str, str], Erasure])
 
     @cached_property
@@ -115,12 +121,19 @@ class Run:
     def read(self) -> None:
         """Take the rows of an earlier run."""
         for found in lines(self.output):
-            if "row" in found:  # rows of earlier versions held percentages
+            if "row" in found and "config" in found:  # earlier versions had neither
                 self.rows[Key(**{name: found[name] for name in Key._fields})] = Row.from_json(found["row"])
 
     def key(self, method: str, concept: str, scale: float, negative: bool) -> Key:
         """The key of a row."""
-        return Key(method, concept, scale, negative, self.prompts, self.weights)
+        if (method, concept) not in self.configs:
+            name, options = METHODS[method]
+            (wanted,) = emoji_concepts(concept)
+            self.configs[method, concept] = key_of(self.model, self.weights, name, wanted, "", options).config
+        config = self.configs[method, concept]
+        return Key(
+            method, config, concept=concept, scale=scale, negative=negative, prompts=self.prompts, weights=self.weights
+        )
 
     def measure(self, key: Key) -> Row:
         """The row, measured where it is not known."""
@@ -203,7 +216,7 @@ def summary(run: Run, method: str, scale: float) -> dict[str, float | None]:
 
 def main(
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("guards.jsonl"),
-    methods: tuple[str, ...] = tuple(METHODS),
+    methods: tuple[str, ...] = TABLE,
     concepts: tuple[str, ...] = CONCEPTS,
     scales: tuple[float, ...] = (1.0,),
     prompts: int = 20,

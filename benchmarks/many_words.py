@@ -18,6 +18,7 @@ from efface.bench.protocols.canvas.many import DRAWN_STYLES, many_targets, retai
 from efface.bench.protocols.canvas.targets import Edit, concepts_of
 from efface.concepts.concept import Concept
 from efface.erasures import Erasure
+from efface.io.digest import sha256_of_tensors
 from efface.models.model import Model
 from efface.profiles.emoji.exam import draw
 from efface.profiles.emoji.questions import Asked, by_words
@@ -49,22 +50,24 @@ def erased(model: Model, edit: Edit, figure: str) -> Erasure:
 def by_synonyms(model: Model, counts: Sequence[int], folder: Path) -> dict[int, dict[str, Share]]:
     """Number of concepts -> figure -> share; rows stand in the folder as they are measured, and are not measured again."""
     file, weights = folder / "synonyms.jsonl", weights_of(model)
-    known = {(row["concepts"], row["figure"]): Share(*row["share"]) for row in lines(file) if row["weights"] == weights}
+    known = {(row["weights"], row["erasure"]): Share(*row["share"]) for row in lines(file) if "erasure" in row}
+    found: dict[int, dict[str, Share]] = {}
     for target in many_targets(counts, 1):
         edit = target.edits[0]
-        missing = [figure for figure in FIGURES if (len(edit.names), figure) not in known]
-        if not missing:
-            continue
+        erasures = {figure: erased(model, edit, figure) for figure in FIGURES}
+        digests = {figure: sha256_of_tensors(erasure.tensors())[:16] for figure, erasure in erasures.items()}
+        missing = [figure for figure in FIGURES if (weights, digests[figure]) not in known]
         asked = synonyms_of(edit)
-        before = draw(model, asked)
+        before = draw(model, asked) if missing else []
         for figure in missing:
-            with erased(model, edit, figure).attached(model.pipeline):
+            with erasures[figure].attached(model.pipeline):
                 after = draw(model, asked)
             share = Share.of(not now.things[0] for was, now in zip(before, after, strict=True) if was.things[0])
-            known[len(edit.names), figure] = share
-            append(file, {"concepts": len(edit.names), "figure": figure, "weights": weights, "share": share})
+            known[weights, digests[figure]] = share
+            append(file, {"figure": figure, "weights": weights, "erasure": digests[figure], "share": share})
             print(f"{METHOD}, {target.title}: {figure.replace('_', ' ')} {share}", flush=True)
-    return {count: {figure: known[count, figure] for figure in FIGURES} for count in counts}
+        found[len(edit.names)] = {figure: known[weights, digests[figure]] for figure in FIGURES}
+    return found
 
 
 def pictures_of(counts: Sequence[int]) -> int:

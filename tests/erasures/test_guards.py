@@ -299,6 +299,22 @@ def test_latents_of_both_ways_agree_to_rounding(sd, method):
     torch.testing.assert_close(drawn, called, rtol=1e-5, atol=1e-5)
 
 
+def test_crgs_evidence_does_not_hang_on_the_callers_negative_prompt(sd):
+    """At the first step, at which both pictures have the same latents."""
+    model, found = Model(sd), []
+    (hook,) = CRG(("a church",), 1.0, 2.0, 1e30).hooks(model, 1.0, {})
+    handle = hook.register()
+    try:
+        for negative in (None, "a dog"):
+            hook.run.picture.rows = 0  # a new picture
+            model.latents(model.encode([PROMPT]), seeds=[3], steps=1, guidance=4.0, negative=negative)
+            found.append(hook.run.picture.memory["most"])
+    finally:
+        handle.remove()
+    assert found[0] != 0
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-9)
+
+
 def test_a_warm_up_that_no_step_outlasts_is_said(sd):
     pipe = copy.deepcopy(sd)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")

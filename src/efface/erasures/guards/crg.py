@@ -16,7 +16,7 @@ class CRG(OutputRule):
     """Where CP = K/2 · br + ∫ K/2 · br du > τ, o_p loses λ₀ (CP − τ) / (K |ε_S − ε_u|²) · (o_S − o_u); else it stays bit for bit.
 
     br = |ε_p − ε_u|² − |ε_p − ε_S|², u the share of the schedule. Squares are means over a picture's latents, so that τ does not
-    depend on its size.
+    depend on its size. u is the empty prompt, so that a caller's negative prompt neither opens the gate nor closes it.
     """
 
     phrases: tuple[str, ...]
@@ -26,7 +26,8 @@ class CRG(OutputRule):
     strength: float
     """λ₀."""
     threshold: float
-    """τ."""
+    """τ, found beside the empty prompt."""
+    beside_empty = True
 
     def change(self, outputs: Outputs, memory: dict[str, Any]) -> Tensor | None:
         away = outputs.concept - outputs.unconditional

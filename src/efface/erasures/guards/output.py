@@ -72,6 +72,8 @@ class OutputRule(ABC):
     """The concept's texts, read as one, separated by commas."""
     on_negative: ClassVar[bool] = False
     """Whether the concept's text stands behind the negative prompt, and not by itself."""
+    beside_empty: ClassVar[bool] = False
+    """Whether o_u is that of the empty prompt whatever negative prompt the caller gives, since a threshold was found beside it."""
 
     @abstractmethod
     def change(self, outputs: Outputs, memory: dict[str, Any]) -> Tensor | None:
@@ -149,10 +151,13 @@ class OutputHook:
             self.follower.end()
         unconditional = states[turn.unconditional] if guided else self._asked(call, rows, "empty", None)
         distilled = turn.guidance if turn.way == "distilled" and turn.guidance else 1.0
+        beside = unconditional
+        if self.rule.beside_empty and guided and not _is_empty(turn.negative):
+            beside = self._asked(call, rows, "empty", None)
         memory = {} if turn.way == "single" else self.picture.at(call.level, len(prompt))
         gamma = self.rule.change(
             Outputs(
-                unconditional=unconditional,
+                unconditional=beside,
                 conditional=prompt,
                 concept=self._concept(call, rows, turn),
                 unit=call.unit(prompt, rows) / distilled,
@@ -267,6 +272,11 @@ def write(output: Any, states: Tensor) -> Any:
 def momentum_unit(unit: Tensor) -> Tensor:
     """c as a divisor: at pure noise, where a flow says nothing of ε, nothing is remembered yet."""
     return torch.where(unit < 0, -1.0, 1.0) * unit.abs().clamp(min=LEAST)
+
+
+def _is_empty(negative: tuple[str, ...] | None) -> bool:
+    """Whether negative prompts are known to say nothing."""
+    return negative is not None and not any(text.strip() for text in negative)
 
 
 def _with(states: Tensor, rows: slice, new: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What attackers get back from erasures of the emoji canvas: attacks by words on three concepts, or every attack on six.
 
     python benchmarks/robustness.py -o runs/robustness     # church, cat, noto; four samples each; goes on where it was stopped
+    python benchmarks/robustness.py -o runs/robustness --plan    # what is missing, and minutes
     python benchmarks/robustness.py --full                 # every attack on six concepts, eight samples each
     python benchmarks/robustness.py --quick                # three samples, small budgets
     python benchmarks/robustness.py --budget published --attacks unlearndiff inversion --concepts church noto
@@ -52,6 +53,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in SEAR
 """Row of the table -> attack and options beside its budget's."""
 BY_WORDS = ("ring-a-bell", "mma", "p4d", "unlearndiff", "pund", "synonyms")
 """Attacks that write or find a prompt of words."""
+MINUTES = {"published": 20.0, "canvas": 2.0, "quick": 0.5}
+"""Of one attack on one erasure, by budget."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,14 @@ class Bout:
     budget: str
     samples: Samples
     folder: Path
+
+    def place(self, method: str) -> Path:
+        """The folder of what is found on an erasure."""
+        return self.folder / self.row / self.concept / method
+
+    def missing(self) -> int:
+        """Erasures that were not attacked yet."""
+        return sum(not (self.place(method) / "findings.json").exists() for method in self.methods)
 
     def findings(self) -> dict[str, Findings]:
         """Attack the erasures; whether the attack is sound is found once for all of them."""
@@ -78,7 +89,7 @@ class Bout:
                 budget=self.budget,
                 samples=self.samples,
                 known_sanity=sane,
-                folder=self.folder / self.row / self.concept / method,
+                folder=self.place(method),
                 **options,
             )
             sane = found[method].sanity
@@ -155,6 +166,7 @@ def main(
     full: bool = False,
     samples: int | None = None,
     workers: int = 2,
+    plan: bool = False,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
 ) -> None:
     """Attack every erasure and print one table.
@@ -168,6 +180,7 @@ def main(
         full: every attack on six concepts, eight samples each.
         samples: prompts and seeds of each attack.
         workers: processes of one thread each.
+        plan: only say what is missing, and the minutes.
         output: folder that keeps everything found; a run that was stopped goes on there.
     """
     started = time.monotonic()
@@ -176,25 +189,35 @@ def main(
     concepts = concepts or (CONCEPTS if full else ("church", "cat", "noto"))
     budget = budget or ("quick" if quick else "canvas")
     given = Samples(samples or (8 if full else 3 if quick else 4), sanity=2)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (output or Path(scratch)) / weights_of(Model(canvas()))  # findings are of one model
+        bouts = {name: [Bout(name, c, methods, budget, given, folder) for c in concepts] for name in attacks}
+        missing = sum(bout.missing() for some in bouts.values() for bout in some)
+        minutes = missing * MINUTES[budget] * given.count / 4 / workers
+        print(f"{missing} attacks on erasures are missing: about {minutes:.0f} minutes", flush=True)
+        if not plan:
+            figures = fought_out(bouts, methods, workers)
+            print(f"{(time.monotonic() - started) / 60:.1f} minutes, {len(concepts)} concepts")
+            print(json.dumps(figures))
+
+
+def fought_out(bouts: dict[str, list[Bout]], methods: Sequence[str], workers: int) -> dict[str, dict[str, Any]]:
+    """Every row's figures; rows are printed as they are known."""
     figures: dict[str, dict[str, Any]] = {}
     heads = ["attack", *methods, "evaluations a sample", "past unerased, weak", "broken on"]
     print(markdown.head(heads), flush=True)
     # Small batches gain little from a second thread: whole bouts side by side gain nearly all of it.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
-    with tempfile.TemporaryDirectory() as scratch, pool:
-        folder = (output or Path(scratch)) / weights_of(Model(canvas()))  # findings are of one model
-        bouts = {name: [Bout(name, c, methods, budget, given, folder) for c in concepts] for name in attacks}
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         fought = {name: [pool.submit(bout.findings) for bout in some] for name, some in bouts.items()}
         try:
-            for name in attacks:
-                found = [future.result() for future in fought[name]]
+            for name, futures in fought.items():
+                found = [future.result() for future in futures]
                 said, figures[name] = row(name, {m: [findings[m] for findings in found] for m in methods})
                 print(said, flush=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes, {len(concepts)} concepts")
-    print(json.dumps(figures))
+    return figures
 
 
 if __name__ == "__main__":

@@ -220,6 +220,7 @@ def main(
     concepts: tuple[str, ...] = CONCEPTS,
     scales: tuple[float, ...] = (1.0,),
     prompts: int = 20,
+    plain: bool = False,
     plan: bool = False,
     quick: bool = False,
 ) -> None:
@@ -231,6 +232,7 @@ def main(
         concepts: which concepts.
         scales: with which they are attached; the last line is of the first.
         prompts: that name the concept; twice as many do not.
+        plain: leave out the rows with a user's negative prompt.
         plan: only say which rows are missing, and the minutes.
         quick: church; sld-max and crg; two prompts with the concept and four without.
     """
@@ -239,7 +241,7 @@ def main(
     run = Run(output, prompts)
     run.read()
     known = [method for method in methods if METHODS[method][0] in ERASERS]
-    negatives = () if quick else WITH_NEGATIVE
+    negatives = () if quick or plain else WITH_NEGATIVE
     wanted = [
         run.key(method, concept, scale, negative)
         for concept in concepts
@@ -256,6 +258,9 @@ def main(
         return
     for key in wanted:
         run.measure(key)
+    for method in methods if len(scales) > 1 else ():
+        for scale in scales:
+            print(f"{method:16} x{scale:<4g} {json.dumps(summary(run, method, scale))}")
     print(json.dumps({method: summary(run, method, scales[0]) for method in methods}))
 
 

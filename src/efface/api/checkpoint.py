@@ -118,46 +118,26 @@ def audit_checkpoint(
     comparison = comparison or Pixels()
     shown = _require_samples(judge, second, samples)
     pictures = None if folder is None else Path(folder) / "pictures"
-    model = Model(base)
-    settings = sampling.settings(base)
+    model, settings = Model(base), sampling.settings(base)
     plain = PictureStore(model, settings, pictures).draw(samples, progress=part(progress, 0.0, 0.2, "base"))
     other = PictureStore(Model(candidate), settings, pictures and pictures / weights_digest(candidate))
     changed = other.draw(samples, progress=part(progress, 0.2, 0.4, "candidate"))
     versions = harmless_versions(model, samples, settings, fine_tune, pictures, part(progress, 0.4, 0.85))
     distances = {name: [float(d) for d in comparison(plain, version)] for name, version in versions.items()}
-    null = [distance for some in distances.values() for distance in some]
-    nearest = NearestPictureJudge(plain, shown)
-
-    def by_second(images: Sequence[Image.Image]) -> list[bool]:
-        if second is not None:
-            return [verdict.shown for verdict in verdicts_on(second, images, shown)]
-        found = nearest.judge_others(images, range(len(images)))
-        return [label == name for label, name in zip(found.labels, shown, strict=True)]
-
-    knows = [verdict.shown for verdict in verdicts_on(judge, plain, shown)]
-    second_knows = by_second(plain)
-    smoothed = SmoothedJudge(
-        judge, unerased_denoiser(base, sigma, [sample.prompt for sample in samples]), sigma, guesses=20, count=60
+    denoise = unerased_denoiser(base, sigma, [sample.prompt for sample in samples])
+    panel = _Panel(
+        plain=plain,
+        shown=shown,
+        null=[distance for some in distances.values() for distance in some],
+        judge=judge,
+        second=second,
+        smoothed=SmoothedJudge(judge, denoise, sigma, guesses=20, count=60),
     )
-
-    def found_in(images: list[Image.Image], apart: Sequence[float], first: Sequence[bool]) -> Fooling:
-        pairs = Pairs(
-            distances=apart,
-            base=first,
-            candidate=[verdict.shown for verdict in verdicts_on(judge, images, shown)],
-            second_base=second_knows,
-            second_candidate=by_second(images),
-        )
-        same, _ = look_the_same(apart, null)
-        some = lost(pairs, same)[:SMOOTHED]
-        again = verdicts_on(smoothed, [images[i] for i in some], [shown[i] for i in some])
-        return fooling(pairs, null, [verdict.shown for verdict in again])
-
     audit = CheckpointAudit(
-        candidate=found_in(changed, [float(d) for d in comparison(plain, changed)], knows),
-        harmless={name: found_in(images, distances[name], knows) for name, images in versions.items()},
+        candidate=panel.judged(changed, [float(d) for d in comparison(plain, changed)]),
+        harmless={name: panel.judged(images, distances[name]) for name, images in versions.items()},
         judge=judge.name,
-        second=nearest.name if second is None else second.name,
+        second=panel.nearest.name if second is None else second.name,
         sigma=sigma,
         samples=len(samples),
         seconds=round(time.perf_counter() - began, 1),
@@ -167,6 +147,60 @@ def audit_checkpoint(
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(folder) / "checkpoint.json", json.dumps(audit.to_json(), indent=1).encode())
     return audit
+
+
+class _Panel:
+    """Three judges of pictures that are compared with the base's.
+
+    Args:
+        plain: the base's pictures.
+        shown: what each should show.
+        null: distances of harmless versions from them.
+        judge: whose verdicts may have been fooled.
+        second: an independent one; the nearest of the base's pictures where there is none.
+        smoothed: the first one behind noise and denoiser.
+    """
+
+    def __init__(
+        self,
+        plain: list[Image.Image],
+        shown: list[str],
+        null: Sequence[float],
+        *,
+        judge: Judge,
+        second: Judge | None,
+        smoothed: SmoothedJudge,
+    ):
+        self.shown, self.null = shown, null
+        self.judge, self.second, self.smoothed = judge, second, smoothed
+        self.nearest = NearestPictureJudge(plain, shown)
+        self.base = self.by_first(plain)
+        self.second_base = self.by_second(plain)
+
+    def by_first(self, images: Sequence[Image.Image]) -> list[bool]:
+        """Whether the judge knows what each should show."""
+        return [verdict.shown for verdict in verdicts_on(self.judge, images, self.shown)]
+
+    def by_second(self, images: Sequence[Image.Image]) -> list[bool]:
+        """Whether the independent one does."""
+        if self.second is not None:
+            return [verdict.shown for verdict in verdicts_on(self.second, images, self.shown)]
+        found = self.nearest.judge_others(images, range(len(images)))
+        return [label == name for label, name in zip(found.labels, self.shown, strict=True)]
+
+    def judged(self, images: list[Image.Image], distances: Sequence[float]) -> Fooling:
+        """Some version's pictures, at their distances from the base's."""
+        pairs = Pairs(
+            distances=distances,
+            base=self.base,
+            candidate=self.by_first(images),
+            second_base=self.second_base,
+            second_candidate=self.by_second(images),
+        )
+        same, _ = look_the_same(distances, self.null)
+        some = lost(pairs, same)[:SMOOTHED]
+        again = verdicts_on(self.smoothed, [images[i] for i in some], [self.shown[i] for i in some])
+        return fooling(pairs, self.null, [verdict.shown for verdict in again])
 
 
 def harmless_versions(

@@ -404,13 +404,13 @@ def test_two_calls_a_step_are_guided_exactly():
     def drawn(prompt, **more):
         return pipe(prompt, generator=torch.Generator().manual_seed(1), **call | more).images
 
-    u, p, s = (drawn(text) for text in ("a dog", PROMPT, "church"))
-    made = guard(pipe, "crg", threshold=-1e9, strength=1e-9)  # γ is o_S − o_u times a number that is read off below
+    u, p, s, empty = (drawn(text) for text in ("a dog", PROMPT, "church", ""))
+    made = guard(pipe, "crg", threshold=-1e9, strength=1e-9)  # γ is o_S − o_∅ times a number that is read off below
     with made.attached(pipe):
         guarded = drawn(PROMPT, true_cfg_scale=g, negative_prompt="a dog")
     change = guarded - (u + g * (p - u))
-    factor = (change * (s - u)).sum() / (s - u).square().sum()
-    torch.testing.assert_close(change, factor * (s - u), rtol=1e-3, atol=1e-4 * float(change.abs().max()) + 1e-5)
+    factor = (change * (s - empty)).sum() / (s - empty).square().sum()
+    torch.testing.assert_close(change, factor * (s - empty), rtol=1e-3, atol=1e-4 * float(change.abs().max()) + 1e-5)
     assert factor < 0
 
 

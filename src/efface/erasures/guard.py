@@ -83,6 +83,13 @@ class Guard(Erasure):
 
         return any(isinstance(rule, TextRule) for rule in self.rules)
 
+    @property
+    def acts_in_encoders(self) -> bool:
+        """Whether text states that are given pass it by."""
+        from efface.erasures.guards.steer import Steer
+
+        return any(isinstance(rule, Steer) for rule in self.rules)
+
     def touches(self) -> list[str]:
         """The tensors by which its model is known; its texts are encoded by whatever model it is attached to."""
         return [str(name) for name in self.provenance.config.get("known_by", ())]

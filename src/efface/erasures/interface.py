@@ -79,6 +79,12 @@ class ModelEdit(ABC):
         every text projection, and the text encoders."""
         return self.targets() if self.acts_on == "weights" else None
 
+    @property
+    def acts_in_encoders(self) -> bool:
+        """Whether it edits text encoders and nothing else, so that text states which are given pass it by."""
+        touched = self.touches()
+        return bool(touched) and all(name.startswith("text_encoder") for name in touched)
+
     def fold(self, name: str, weight: Tensor, scale: float) -> Tensor:
         """The edited weight of the tensor called `name`; raises EffaceError as `targets` does."""
         raise EffaceError(f"this erasure edits {self.acts_on}, which no weight does: {name} was left as it is.")

@@ -22,13 +22,12 @@ from torch import nn
 from efface.erasures.attachment import Attachment
 from efface.erasures.binding import bind, is_compiled
 from efface.erasures.fold_record import folds_in
-from efface.erasures.interface import ModelEdit
 from efface.erasures.scoped_hook import names_of
 from efface.erasures.selection import in_call, require_none_chosen
 from efface.erasures.state import KEY, LOCK, State, networks_in, state_of, states_around
 from efface.erasures.weight_status import replaced
 from efface.errors import EffaceError
-from efface.models.caller import at_work, before_work, called_with, pipeline_at_work
+from efface.models.caller import at_work, before_work, called_with, encoding, pipeline_at_work
 
 _DRAWING: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 """Pipeline object -> the thread in which it is being called."""
@@ -143,10 +142,11 @@ State.arrived = staticmethod(arrived)
 
 
 def watch_class(cls: type) -> None:
-    """Have the pipelines of one class say when they are called."""
-    owner = next((base for base in cls.__mro__ if "__call__" in vars(base)), None)
-    if owner is not None:
-        _wrap(owner, "__call__", _called)
+    """Have the pipelines of one class say when they are called, and when they encode prompts."""
+    for name, wrapper in (("__call__", _called), ("encode_prompt", _encodes)):
+        owner = next((base for base in cls.__mro__ if name in vars(base)), None)
+        if owner is not None:
+            _wrap(owner, name, wrapper)
 
 
 def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
@@ -182,6 +182,17 @@ def _called(call: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+def _encodes(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """A pipeline's `encode_prompt`, in which prompts and negative prompts are told apart."""
+    signature = inspect.signature(encode)
+
+    def encode_prompt(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with encoding(_bound(signature, self, args, kwargs)):
+            return encode(self, *args, **kwargs)
+
+    return encode_prompt
+
+
 def _policies_on(pipeline: Any) -> str | None:
     """Digest of the policies attached to a pipeline; None where there are none."""
     state = state_of(pipeline)
@@ -203,8 +214,8 @@ def _bound(signature: inspect.Signature, pipeline: Any, args: Any, kwargs: Any) 
 def _warn_of_embeddings(pipeline: Any) -> None:
     """Warn, once a pipeline, where text states are given that an erasure of text encoders alone would have acted on."""
     state = state_of(pipeline)
-    attachments = [] if state is None else [*state.folded, *state.steering]
-    encoders = [part for attachment in attachments for part in attachment.erasure.parts if _in_encoders(part)]
+    attachments = [] if state is None else state.attachments
+    encoders = [part for attachment in attachments for part in attachment.erasure.parts if part.acts_in_encoders]
     if encoders and pipeline not in _TOLD_OF_EMBEDDINGS:
         _TOLD_OF_EMBEDDINGS.add(pipeline)
         names = ", ".join(erasure.names for erasure in encoders)
@@ -213,12 +224,6 @@ def _warn_of_embeddings(pipeline: Any) -> None:
             "erased only if they were encoded while it was attached.",
             stacklevel=4,
         )
-
-
-def _in_encoders(erasure: ModelEdit) -> bool:
-    """Whether an erasure edits text encoders and nothing else."""
-    touched = erasure.touches()
-    return bool(touched) and all(name.startswith("text_encoder") for name in touched)
 
 
 def _converted(from_pipe: Callable[..., Any]) -> Callable[..., Any]:

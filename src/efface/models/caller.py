@@ -12,6 +12,8 @@ _DRAWING: ContextVar[Drawing | None] = ContextVar("drawing", default=None)
 _NEGATIVE: ContextVar[bool] = ContextVar("negative", default=False)
 _PICTURE: ContextVar[object] = ContextVar("picture", default=None)
 _ARGUMENTS: ContextVar[Mapping[str, Any] | None] = ContextVar("arguments", default=None)
+_ENCODING: ContextVar[Encoding | None] = ContextVar("encoding", default=None)
+_ENCODED: ContextVar[Encoded | None] = ContextVar("encoded", default=None)
 _LISTENERS: list[Callable[[Any], None]] = []
 
 
@@ -28,6 +30,47 @@ class Drawing(NamedTuple):
     """What tells the pictures that are drawn together from others; None for a single prediction."""
     last: float | None = None
     """Timestep of the picture's last step; None for a single prediction."""
+
+
+class Encoding:
+    """One call of a pipeline's `encode_prompt`, in which every text encoder reads the prompts first and negative prompts then.
+
+    Args:
+        arguments: of the call, by name.
+        all_negative: whether what it is given as a prompt is a negative one.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], *, all_negative: bool = False):
+        self.arguments = arguments
+        self.all_negative = all_negative
+        self.read: dict[int, int] = {}
+
+    def is_negative(self, reader: object) -> bool:
+        """Whether what a text encoder reads now is negative text; asked once for each of its calls by each reader."""
+        before = self.read.get(id(reader), int(self.arguments.get("prompt_embeds") is not None))
+        self.read[id(reader)] = before + 1
+        return self.all_negative or before > 0
+
+
+class Encoded:
+    """What was encoded so far in one call of a pipeline."""
+
+    def __init__(self, arguments: Mapping[str, Any]):
+        self.outside = Encoding(arguments)
+        """For text encoders that are called past `encode_prompt`."""
+        self.count = 0
+
+    def begin(self, arguments: Mapping[str, Any]) -> Encoding:
+        """The next call of `encode_prompt`; that of some pipelines takes no negative prompt, and is called again for it."""
+        self.count += 1
+        again = self.count > 1 and "negative_prompt" not in arguments
+        negatives = _texts(self.outside.arguments.get("negative_prompt"))
+        return Encoding(arguments, all_negative=again and set(_texts(arguments.get("prompt"))) <= set(negatives))
+
+
+def _texts(given: Any) -> list[str]:
+    """The texts of an argument; the empty one where none was given."""
+    return [given or ""] if given is None or isinstance(given, str) else list(given)
 
 
 def pipeline_at_work() -> Any:
@@ -59,9 +102,11 @@ def at_work(pipeline: Any, *, told: bool = True) -> Iterator[None]:
 def called_with(arguments: Mapping[str, Any]) -> Iterator[None]:
     """Context of a pipeline's own call, with its arguments by name, defaults included."""
     token, own, picture = _ARGUMENTS.set(arguments), _DRAWING.set(None), _PICTURE.set(object())
+    encoded = _ENCODED.set(Encoded(arguments))
     try:
         yield
     finally:
+        _ENCODED.reset(encoded)
         _PICTURE.reset(picture)
         _DRAWING.reset(own)
         _ARGUMENTS.reset(token)
@@ -70,6 +115,27 @@ def called_with(arguments: Mapping[str, Any]) -> Iterator[None]:
 def call_arguments() -> Mapping[str, Any] | None:
     """The arguments of the pipeline's own call that this thread is in; None where it is in none, or efface draws."""
     return _ARGUMENTS.get()
+
+
+@contextmanager
+def encoding(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Context of a pipeline's `encode_prompt`, with its arguments by name, defaults included."""
+    if _ENCODING.get() is not None:  # one that calls another
+        yield
+        return
+    within = _ENCODED.get()
+    token = _ENCODING.set(Encoding(arguments) if within is None else within.begin(arguments))
+    try:
+        yield
+    finally:
+        _ENCODING.reset(token)
+
+
+def encoding_at_work() -> Encoding | None:
+    """The call of `encode_prompt` that this thread is in, or the pipeline's own call where text encoders are called past it; None
+    where it is in neither."""
+    found, within = _ENCODING.get(), _ENCODED.get()
+    return found if found is not None or within is None else within.outside
 
 
 @contextmanager

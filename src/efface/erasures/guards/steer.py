@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from efface.erasures.guards.aside import is_aside
-from efface.erasures.guards.door import positions_of
 from efface.errors import EffaceError
 from efface.families.embedding import REPLACED
 from efface.families.networks import Hook
-from efface.models.caller import call_arguments, is_negative_text
+from efface.models.caller import encoding_at_work, is_negative_text
 from efface.models.model import Model
 
 VECTOR = "vector"
@@ -60,42 +58,26 @@ class Steer:
         encoder, layer = self._layer(model)
         if scale * self.strength == 0:
             return []
-        component = self.layer.partition(".")[0]
-        sign = Sign(_tokenizer(model, component), any(span.before or span.pads_left for span in model.token_spans()))
+        sign = Sign()
         vector = scale * self.strength * vectors[VECTOR]
         return [Hook(encoder, sign, before=True), Hook(layer, SteerHook(sign, vector), before=False, first=True)]
 
 
 class Sign:
-    """A hook before a text encoder that tells prompts from negative prompts, by their text."""
+    """A hook before a text encoder that tells prompts from negative prompts: by where in a call they are read, since two texts may be
+    alike, and pipelines change them before they are read."""
 
-    def __init__(self, tokenizer: Any, templated: bool):
-        self.tokenizer = tokenizer
-        self.templated = templated
-        self.value: Tensor = torch.ones(1)
+    def __init__(self) -> None:
+        self.value = 1.0
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        ids, arguments = kwargs.get("input_ids", args[0] if args else None), call_arguments()
-        if is_negative_text():
-            self.value = -torch.ones(1)
-        elif arguments is None or not isinstance(ids, Tensor) or REPLACED.get():
-            self.value = torch.ones(1)
+        call = encoding_at_work()
+        if is_aside() or REPLACED.get():
+            self.value = 1.0
+        elif is_negative_text():
+            self.value = -1.0
         else:
-            self.value = torch.tensor([1.0 if self._is_prompt(row, arguments) else -1.0 for row in ids.tolist()])
-
-    def _is_prompt(self, row: list[int], arguments: Mapping[str, Any]) -> bool:
-        """Whether the ids of a text in the pipeline's own call are of a prompt of it, and not of a negative one."""
-        prompts, negatives = (_texts(arguments.get(name)) for name in ("prompt", "negative_prompt"))
-        if not self.templated:
-            return not any(self._ids(text, len(row)) == row for text in negatives if text not in prompts)
-        # At its ends a text may merge with the template.
-        runs = [self.tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
-        return any(positions_of(row, [run[1:-1] if len(run) > 2 else run]) for run in runs)
-
-    def _ids(self, text: str, length: int) -> list[int]:
-        """Token ids of a text padded to a length."""
-        found = self.tokenizer(text, padding="max_length", max_length=length, truncation=True)
-        return list(found.input_ids)
+            self.value = -1.0 if call is not None and call.is_negative(self) else 1.0
 
 
 class SteerHook:
@@ -117,16 +99,5 @@ class SteerHook:
                     "another model?"
                 )
             vector = vector[: hidden.shape[1]]
-        new = hidden + self.sign.value.to(hidden).view(-1, 1, 1) * vector
+        new = hidden + self.sign.value * vector
         return (new, *output[1:]) if isinstance(output, tuple) else new
-
-
-def _texts(given: Any) -> list[str]:
-    """The texts of an argument of a call; the empty one where none was given."""
-    return [given or ""] if given is None or isinstance(given, str) else list(given)
-
-
-def _tokenizer(model: Model, component: str) -> Any:
-    """The tokenizer of a text encoder."""
-    found = getattr(model.pipeline, component.replace("text_encoder", "tokenizer"))
-    return getattr(found, "tokenizer", found)  # a processor may stand around it

@@ -23,12 +23,13 @@ from efface.erasers.sld import PRESETS
 from efface.erasures import attached_to
 from efface.erasures.guard import Guard
 from efface.erasures.guards.crg import CRG
-from efface.erasures.guards.door import Stream, Words, positions_of, projector
+from efface.erasures.guards.door import Words, positions_of, projector
 from efface.erasures.guards.negative import NegativePrompt
 from efface.erasures.guards.output import Outputs
 from efface.erasures.guards.safree import Safree, beta, triggers
 from efface.erasures.guards.seot import weakening
 from efface.erasures.guards.sld import SLD
+from efface.erasures.guards.stream import Stream
 from efface.models.model import Model
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import save_sae

@@ -91,7 +91,8 @@ def calibrated(model: Model, rule: Safree, concepts: Sequence[Concept], config: 
     import math
     from dataclasses import replace
 
-    from efface.erasures.guards.door import Stream, Words
+    from efface.erasures.guards.door import Words
+    from efface.erasures.guards.stream import Stream
 
     words, stream = Words(model), Stream(model.token_spans()[0], 0)
 

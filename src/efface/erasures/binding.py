@@ -95,15 +95,15 @@ def bind(pipeline: Any, state: State) -> None:
         return
     try:
         model = Model(pipeline)
+        with own_arithmetic():
+            _check_replaced(binding, pipeline, model, state)
+            for attachment in state.folded:
+                _fold(model, state, attachment)
+            _hook(pipeline, model, state)
     except EffaceError:
         if binding is not None and binding.version == state.version and _only_lost(binding, pipeline):
             return  # a text encoder was dropped after the prompts were encoded
         raise
-    with own_arithmetic():
-        _check_replaced(binding, pipeline, model, state)
-        for attachment in state.folded:
-            _fold(model, state, attachment)
-        _hook(pipeline, model, state)
 
 
 def release(pipeline: Any, state: State, attachment: Attachment | None = None) -> None:

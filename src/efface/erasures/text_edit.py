@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from efface.erasures.activation import Place, members
 from efface.erasures.latent_edit import PARTS, LatentEdit, by_site
 from efface.erasures.latent_erasure import LatentErasure, require_mode
+from efface.erasures.layer_read import LayerRead
 from efface.erasures.provenance import Provenance
 from efface.errors import EffaceError
 from efface.families.networks import Hook
 from efface.families.prompt_bounds import PromptBounds
 from efface.families.sites import TEXT, Site
+from efface.models.caller import is_aside
 from efface.models.model import Model
 from efface.models.precision import without_autocast
 from efface.models.spelling import spelt_as
@@ -63,7 +65,8 @@ class TextEdit(LatentErasure):
         edits = []
         for name, site in sites.items():
             bounds = readers[component_of(site)]
-            edit = _PromptEdit(self.edits[name], self.gates[name], Place(site, "output"), bounds, scale)
+            read = LayerRead.of(encoders, site.name)
+            edit = _PromptEdit(self.edits[name], self.gates[name], Place(site, "output"), bounds, scale, read)
             edit.sae = saes[name].at_inference() if name in saes else None
             edit.published = self.mode == "published"
             edits.append(Hook(site.module, edit, before=False, first=True))
@@ -125,8 +128,11 @@ class _PromptEdit:
     sae: SparseAutoencoder | None = None
     published = False
 
-    def __init__(self, edit: LatentEdit, gate: TextGate, place: Place, bounds: PromptBounds, scale: float):
+    def __init__(
+        self, edit: LatentEdit, gate: TextGate, place: Place, bounds: PromptBounds, scale: float, read: LayerRead
+    ):
         self.edit = edit
+        self.read = read
         self.gate = gate
         self.place = place
         self.bounds = bounds
@@ -134,6 +140,9 @@ class _PromptEdit:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """The output with the edit of its active latents added in the rows that the gate lets through."""
+        if is_aside():
+            return None
+        self.read.require()
         site = self.place.on(module)
         states = site.read(output)
         if states.ndim != 3 or states.shape[-1] != len(self.edit.centre):

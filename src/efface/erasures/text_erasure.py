@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from efface.erasures.erasure import Erasure
 from efface.families.networks import Hook, TextInput
+from efface.models.caller import is_aside
 from efface.models.model import Model
 
 
@@ -42,9 +46,9 @@ class TextErasure(Erasure):
         """What is to happen at one call, where text states come and, in some networks, pooled text; no hook is registered."""
 
     def changes(self, model: Model, scale: float) -> list[Hook]:
-        """Map the text on its way into every network that reads it."""
+        """Map the text on its way into every network that reads it, but for that of guards."""
         return [
-            hook
+            hook._replace(run=_OfCallers(hook.run))
             for network in model.networks()
             for text in network.text_inputs
             for hook in self.changes_at(text, network.pooled, scale)
@@ -57,3 +61,15 @@ class TextErasure(Erasure):
     def targets(self) -> None:
         """Every text projection: no weights are named."""
         return None
+
+
+class _OfCallers:
+    """A hook that is off while a network is called for a guard, whose concept would be erased before it is compared with."""
+
+    def __init__(self, run: Callable[..., Any]):
+        self.run = run
+
+    def __call__(self, *call: Any) -> Any:
+        if not torch.compiler.is_compiling() and is_aside():
+            return None
+        return self.run(*call)

@@ -159,6 +159,8 @@ class TokenReader:
     def __init__(self, span: TokenSpan):
         self.end = span.tokenizer.eos_token_id
         self.special = frozenset(span.tokenizer.all_special_ids)
+        self.begin = None if span.before or span.pads_left else span.begin
+        """Positions before a prompt's first token; None where a template stands around it."""
         self.known: dict[tuple[int, ...], Reading] = {}
 
     @without_graph
@@ -170,13 +172,19 @@ class TokenReader:
         mask = kwargs.get("attention_mask")
         for number, row in enumerate(ids.tolist()):
             last = self._last(row, None if mask is None else mask[number].tolist())
-            tokens = tuple(token for token in row[: last + 1] if token not in self.special)
+            tokens = self._content(row, last)
             states = [layer[number, last].detach().float() for layer in layers if layer.shape[1] > last]
             self.known.pop(tuple(row), None)
             if states:
                 self.known[tuple(row)] = Reading(tokens, states)
-        while len(self.known) > KNOWN:
+        while len(self.known) > max(KNOWN, len(ids)):
             del self.known[next(iter(self.known))]
+
+    def _content(self, row: list[int], last: int) -> tuple[int, ...]:
+        """A prompt's own tokens, of which one may be special elsewhere: "!" pads for Stable Diffusion 2."""
+        if self.begin is None:
+            return tuple(token for token in row[: last + 1] if token not in self.special)
+        return tuple(row[self.begin : last + (row[last] not in self.special)])
 
     def _last(self, row: list[int], mask: list[int] | None) -> int:
         """Where a prompt ends."""

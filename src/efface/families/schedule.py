@@ -66,6 +66,16 @@ def prediction_of(scheduler: Any) -> str:
     return KINDS[kind]
 
 
+def require_timesteps(scheduler: Any) -> None:
+    """Raise EffaceError for a scheduler whose timesteps do not say how much noise there is."""
+    name = type(scheduler).__name__
+    if not hasattr(scheduler, "alphas_cumprod") and "FlowMatch" not in name and not name.startswith("Blockwise"):
+        raise EffaceError(
+            f"the timesteps of {name} do not say how much noise there is: choose another scheduler, such as "
+            "DPMSolverMultistepScheduler."
+        )
+
+
 def mixture(scheduler: Any, timestep: Tensor, like: Tensor) -> Mixture:
     """How latents `like` (batch channels height width) are mixed at a timestep (batch, or one for all)."""
     kind = prediction_of(scheduler)
@@ -77,6 +87,7 @@ def mixture(scheduler: Any, timestep: Tensor, like: Tensor) -> Mixture:
         # Timesteps of flow matching are the noise's share in thousandths, whatever the shift.
         b = (timestep.to(like.device, torch.float32) / scheduler.config.num_train_timesteps).reshape(-1, 1, 1, 1)
         return Mixture(kind, (1 - b).to(like.dtype), b.to(like.dtype))
+    require_timesteps(scheduler)
     alpha = scheduler.alphas_cumprod.to(like.device, torch.float32)[timestep.long()].reshape(-1, 1, 1, 1)
     return Mixture(kind, alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype))
 

@@ -12,6 +12,7 @@ _DRAWING: ContextVar[Drawing | None] = ContextVar("drawing", default=None)
 _NEGATIVE: ContextVar[bool] = ContextVar("negative", default=False)
 _PICTURE: ContextVar[object] = ContextVar("picture", default=None)
 _ARGUMENTS: ContextVar[Mapping[str, Any] | None] = ContextVar("arguments", default=None)
+_ASIDE: ContextVar[bool] = ContextVar("aside", default=False)
 _ENCODING: ContextVar[Encoding | None] = ContextVar("encoding", default=None)
 _ENCODED: ContextVar[Encoded | None] = ContextVar("encoded", default=None)
 _LISTENERS: list[Callable[[Any], None]] = []
@@ -115,6 +116,21 @@ def called_with(arguments: Mapping[str, Any]) -> Iterator[None]:
 def call_arguments() -> Mapping[str, Any] | None:
     """The arguments of the pipeline's own call that this thread is in; None where it is in none, or efface draws."""
     return _ARGUMENTS.get()
+
+
+def is_aside() -> bool:
+    """Whether a network is being called for a guard, which has a question of its own: guards are off meanwhile, and edits of text."""
+    return _ASIDE.get()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Context in which networks are called for a guard."""
+    token = _ASIDE.set(True)
+    try:
+        yield
+    finally:
+        _ASIDE.reset(token)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efface.erasures.guards.aside import aside
 from efface.errors import EffaceError
 from efface.io.progress import tell
+from efface.models.caller import aside
 from efface.models.model import Model
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 

@@ -7,9 +7,7 @@ ends before the network runs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 
 from efface.erasures.selection import of_rows, without_policy
 from efface.families.text import Text
-from efface.models.caller import at_work, in_halves
+from efface.models.caller import aside, at_work, in_halves
 from efface.models.model import Model
 
 TEXT = frozenset(
@@ -35,22 +33,6 @@ SHARED = frozenset({"txt_ids", "img_ids", "image_rotary_emb"})
 """Arguments that are the same for every row."""
 LISTS = frozenset({"x", "cap_feats", "img_shapes", "txt_seq_lens", "hidden_states"})
 """Arguments that may be lists with one entry a row."""
-_ASIDE: ContextVar[bool] = ContextVar("aside", default=False)
-
-
-def is_aside() -> bool:
-    """Whether the network is being called for a guard, all of which are off meanwhile."""
-    return _ASIDE.get()
-
-
-@contextmanager
-def aside() -> Iterator[None]:
-    """Context in which guards are off."""
-    token = _ASIDE.set(True)
-    try:
-        yield
-    finally:
-        _ASIDE.reset(token)
 
 
 class _ReachedError(Exception):
@@ -83,7 +65,8 @@ def text_arguments(model: Model, text: Text) -> dict[str, Any]:
 
 
 def encoded(model: Model, prompt: str, *, negative: bool = False) -> Text:
-    """One prompt as the pipeline encodes it, or as it encodes a negative one, with guards off."""
+    """One prompt as the pipeline encodes it, or as it encodes a negative one, with guards and edits of text off, so that the order in
+    which erasures come and go does not matter."""
     with aside(), without_policy(), at_work(model.pipeline, told=False):
         return model.encode_negative(prompt) if negative else model.encode([prompt])
 

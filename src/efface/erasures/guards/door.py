@@ -5,81 +5,36 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from efface.erasures.guards.aside import aside, is_aside
-from efface.erasures.guards.output import Call, without_graph
-from efface.erasures.guards.turn import Follower, Turn, model_at_work, turn_of
+from efface.erasures.guards.call import CLOSE, LATE, Call, without_graph
+from efface.erasures.guards.fresh import Fresh
+from efface.erasures.guards.stream import Edit, Stream
+from efface.erasures.guards.turn import Follower, Turn, model_at_work, turn_of, warn_once
 from efface.erasures.selection import without_policy
 from efface.erasures.transport import TokenReader
 from efface.errors import EffaceError
 from efface.families.networks import Hook, TextInput
 from efface.families.text import TokenSpan
 from efface.families.text_call import TextCall
-from efface.models.caller import at_work, call_arguments
+from efface.models.caller import aside, at_work, call_arguments, is_aside, picture_at_work
 from efface.models.model import Model, Text
 from efface.models.precision import on_cpu
 
 UNKNOWN = (
-    "no prompt was seen from which these text states come (prompt_embeds that were encoded before the guard was attached?): encode "
-    "them with the pipeline while it is attached, or give prompts."
+    "no prompt was seen from which these text states come (prompt_embeds that were encoded before the guard was attached, or more "
+    "than 256 prompts ago?): encode them with the pipeline while it is attached, or give prompts."
+)
+PASSED = (
+    "the first step of this call is taken at {first:.0%} of the schedule by its noise level, where the guard's window of {window:.0%} "
+    "is over: it changes nothing in this picture. Begin earlier (a larger strength), or take a larger window."
 )
 ESCAPED = "text reaches the denoiser that comes from no tokens, such as an attack's embeddings: a guard on text cannot act on them."
 KNOWN = 256
 """Prompts of which the edit is remembered."""
-
-
-class Stream(NamedTuple):
-    """A stretch of the token axis, and a prompt in it."""
-
-    span: TokenSpan
-    number: int
-    """Of the span among the family's."""
-
-    @property
-    def causal(self) -> bool:
-        """Whether the end token sums the prompt up, as in CLIP; elsewhere the mean of the content does."""
-        return self.span.begin == 1
-
-    def content(self, count: int) -> range:
-        """Positions of so many content tokens on the token axis."""
-        start = self.span.start + self.span.begin
-        return range(start, start + min(count, self.span.max_tokens))
-
-    def pooled(self, states: Tensor, count: int) -> Tensor:
-        """One vector (width,) of the states (tokens width) of a prompt of so many content tokens."""
-        rows = self.content(count)
-        if self.causal or not rows:
-            return states[min(rows.stop, self.span.start + self.span.length - 1)]
-        return states[rows.start : rows.stop].mean(0)
-
-
-class Edit(NamedTuple):
-    """What happens to the states of one prompt in one stream: rows become rows · matrix."""
-
-    positions: Tensor
-    """Of the rows on the token axis (rows,); none where the prompt stays."""
-    matrix: Tensor
-    """(width width), applied from the right; where it is `mixing`, (rows rows), from the left."""
-    share: float
-    """Share of the schedule up to which, or with `late` from which, it acts."""
-    mixing: bool = False
-    late: bool = False
-
-    def acts(self, share: float) -> bool:
-        """Whether it acts where so much of the schedule is over."""
-        return len(self.positions) > 0 and (share >= self.share - 1e-6 if self.late else share < self.share - 1e-6)
-
-    def apply(self, row: Tensor, scale: float) -> Tensor:
-        """Edited states (tokens width) of a prompt; gradients pass."""
-        at = self.positions.to(row.device)
-        old = row[at].float()
-        matrix = self.matrix.to(old)
-        new = matrix @ old if self.mixing else old @ matrix
-        return row.index_copy(0, at, (old + scale * (new - old)).to(row.dtype))
 
 
 class TextRule(ABC):
@@ -106,12 +61,15 @@ class TextRule(ABC):
         self.require(model)
         if scale == 0 or not self.phrases:
             return []
-        readers = [PromptReader(span) for span in model.token_spans()]
-        denoiser = model.networks()[0].module
-        reading = [
-            Hook(span.encoder, reader, before=False) for span, reader in zip(model.token_spans(), readers, strict=True)
+        spans = model.token_spans()
+        readers = [PromptReader(span) for span in spans]
+        reading = [Hook(span.encoder, reader, before=False) for span, reader in zip(spans, readers, strict=True)]
+        made = Made(self, spans, readers)
+        doors = [
+            Hook(network.module, DoorHook(made, scale, beside=n > 0), before=True)
+            for n, network in enumerate(model.networks())
         ]
-        return [*reading, Hook(denoiser, DoorHook(self, readers, scale), before=True)]
+        return [*reading, *doors]
 
 
 class PromptReader(TokenReader):
@@ -159,48 +117,31 @@ class Words:
         return self.known[key]
 
 
-class DoorHook:
-    """A hook before the denoiser that changes the states of the conditional rows."""
+class Made:
+    """What a rule has made of the prompts that its readers saw, for all networks that they enter."""
 
-    def __init__(self, rule: TextRule, readers: Sequence[PromptReader], scale: float):
+    def __init__(self, rule: TextRule, spans: Sequence[TokenSpan], readers: Sequence[PromptReader]):
         self.rule = rule
+        self.streams = [Stream(span, number) for number, span in enumerate(spans)]
         self.readers = readers
-        self.scale = scale
-        self.follower = Follower()
         self.edits: dict[tuple[int, tuple[int, ...]], Edit | None] = {}
         self.known: dict[tuple[int, tuple[str, ...]], Tensor] = {}
+        self.fresh = Fresh()
         self.said: set[str] = set()
 
-    @without_graph
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if is_aside():
-            return None
-        model = model_at_work()
-        call = Call(model, module, args, kwargs)
-        turn = turn_of(model, module, args, kwargs, call.level, self.follower)
-        if turn.way == "unconditional":
-            self.follower.end()
-            return None
-        if turn.way == "conditional":
-            self.follower.begin(call.level, call.latents)
-        text = TextCall(module)
-        door = TextInput(module, text.name, text.positions[text.name])
-        states = text.states(args, kwargs)
-        edited = self._edited(model, states, turn, call.share)
-        return None if edited is None else door.replace(args, kwargs, lambda old: torch.stack(edited).to(old))
+    def renew(self, model: Model) -> None:
+        """Forget what was made of text encoders that are other ones now."""
+        if self.fresh.has_changed(model):
+            self.edits.clear()
+            self.known.clear()
 
-    def _edited(self, model: Model, states: list[Tensor], turn: Turn, share: float) -> list[Tensor] | None:
-        """The states of every row; None where none of them changes."""
-        rows = list(states)
-        changed = False
-        for number in range(*turn.conditional.indices(len(states))):
-            for span, reader in zip(range(len(self.readers)), self.readers, strict=True):
-                stream = Stream(model.token_spans()[span], span)
-                edit = self._edit_of(model, stream, reader, rows[number])
-                if edit is not None and edit.acts(share):
-                    rows[number] = edit.apply(rows[number], self.scale)
-                    changed = True
-        return rows if changed else None
+    def edits_of(self, model: Model, row: Tensor) -> list[Edit]:
+        """What happens to the text states (tokens width) of a row."""
+        self._require_whole(row)
+        found = [
+            self._edit_of(model, stream, reader, row) for stream, reader in zip(self.streams, self.readers, strict=True)
+        ]
+        return [edit for edit in found if edit is not None and len(edit.positions)]
 
     def _edit_of(self, model: Model, stream: Stream, reader: PromptReader, row: Tensor) -> Edit | None:
         span = stream.span
@@ -215,13 +156,82 @@ class DoorHook:
             self.edits[key] = self.rule.edit(Words(model, self.known), stream, found[0]) if found[0] else None
         return self.edits[key]
 
+    def _require_whole(self, row: Tensor) -> None:
+        """Raise EffaceError for a prompt that was put together of several, whose end no edit would reach."""
+        length = max(stream.span.start + stream.span.length for stream in self.streams)
+        if all(stream.causal for stream in self.streams) and len(row) > length:
+            raise EffaceError(
+                f"the text states have {len(row)} positions where the text encoder reads {length}: a prompt put together of several "
+                "is not known to a guard on text; choose a guard on the denoiser's output, such as sld, or a map, such as rece."
+            )
+
     def _escaped(self) -> None:
         """Text that no prompt was seen for: refused in a pipeline's own call, said elsewhere."""
         if call_arguments() is not None:
             raise EffaceError(UNKNOWN)
-        if ESCAPED not in self.said:
-            self.said.add(ESCAPED)
-            warnings.warn(ESCAPED, stacklevel=4)
+        warn_once(self, ESCAPED)
+
+
+class DoorHook:
+    """A hook before the denoiser, or a ControlNet beside it, that changes the states of the conditional rows."""
+
+    def __init__(self, made: Made, scale: float, beside: bool = False):
+        self.made = made
+        self.scale = scale
+        self.beside = beside
+        self.follower = Follower()
+        self.picture: object = None
+        self.first = 0.0
+        """How much of the schedule was over at the picture's first step."""
+
+    @without_graph
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if is_aside():
+            return None
+        model = model_at_work()
+        self.made.renew(model)
+        call = Call(model, module, args, kwargs)
+        turn = self._turn(model, module, args, kwargs, call)
+        if turn.way == "unconditional":
+            self.follower.end()
+            return None
+        if turn.way == "conditional":
+            self.follower.begin(call.level, call.latents)
+        if picture_at_work() is not self.picture:
+            self.picture, self.first = picture_at_work(), call.share
+        text = TextCall(module)
+        door = TextInput(module, text.name, text.positions[text.name])
+        edited = self._edited(model, text.states(args, kwargs), turn, call)
+        return None if edited is None else door.replace(args, kwargs, lambda old: torch.stack(edited).to(old))
+
+    def _turn(self, model: Model, module: nn.Module, args: Any, kwargs: Any, call: Call) -> Turn:
+        try:
+            return turn_of(model, module, args, kwargs, call.level, self.follower)
+        except EffaceError:
+            if not self.beside:
+                raise
+            every = slice(0, len(call.latents))  # a ControlNet that guesses is given the conditional rows alone
+            return Turn("unguided", every, slice(0, 0), guidance=None, negative=None, on_conditional=True)
+
+    def _edited(self, model: Model, states: list[Tensor], turn: Turn, call: Call) -> list[Tensor] | None:
+        """The states of every row; None where none of them changes."""
+        rows = list(states)
+        changed = False
+        for number in range(*turn.conditional.indices(len(states))):
+            for edit in self.made.edits_of(model, rows[number]):
+                self._say_where_it_never_acts(edit, call)
+                if edit.acts(call.share):
+                    rows[number] = edit.apply(rows[number], self.scale)
+                    changed = True
+        return rows if changed else None
+
+    def _say_where_it_never_acts(self, edit: Edit, call: Call) -> None:
+        if self.picture is None:  # a single prediction
+            return
+        if edit.late and call.last < edit.share - CLOSE:
+            warn_once(self.made, LATE.format(last=call.last, begins=edit.share))
+        if not edit.late and 0 < edit.share <= self.first + CLOSE:
+            warn_once(self.made, PASSED.format(first=self.first, window=edit.share))
 
 
 def projector(columns: Tensor, tolerance: float = 1e-6) -> Tensor:
@@ -241,4 +251,4 @@ def positions_of(ids: Sequence[int], words: Sequence[Sequence[int]]) -> list[int
     return sorted(found)
 
 
-__all__ = ["DoorHook", "Edit", "Stream", "TextRule", "Words", "positions_of", "projector"]
+__all__ = ["DoorHook", "TextRule", "Words", "positions_of", "projector"]

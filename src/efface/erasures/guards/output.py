@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from efface.erasures.guards.aside import argument_names, call_aside, encoded, is_aside, text_arguments
+from efface.erasures.guards.aside import call_aside, encoded, text_arguments
+from efface.erasures.guards.call import CLOSE, LATE, Call, read, require_no_cache, without_graph, write
+from efface.erasures.guards.fresh import Fresh
 from efface.erasures.guards.turn import (
+    PARTLY,
     UNGUIDED,
     Follower,
     Picture,
     Turn,
+    further_negatives,
     is_distilled,
     model_at_work,
     turn_of,
@@ -29,23 +32,13 @@ from efface.erasures.guards.turn import (
 )
 from efface.errors import EffaceError
 from efface.families.networks import Hook
-from efface.families.schedule import mixture
-from efface.models.caller import call_arguments, drawing_by_efface
+from efface.models.caller import call_arguments, is_aside, picture_at_work
 from efface.models.model import Model
 
 APPROXIMATE = (
     "the model was distilled with guidance and draws no unconditional half: the guard takes its effect from two further predictions, "
     "which is an approximation."
 )
-LATE = (
-    "the last step of this call is taken at {last:.0%} of the schedule by its noise level, before the guard's warm-up of {begins:.0%} "
-    "ends: it changes nothing in this picture. Take more steps, or a smaller warm-up."
-)
-CLOSE = 1e-6
-"""Rounding of a share of the schedule."""
-LEAST = 1e-4
-"""Least share of the picture in the latents by which what is remembered in units of noise is divided."""
-without_graph: Any = torch.compiler.disable
 
 
 class Outputs(NamedTuple):
@@ -100,7 +93,9 @@ class OutputRule(ABC):
         self.require(model)
         if scale == 0 or not self.text.strip():
             return []
+        require_no_cache(model.networks()[0].module)
         hook = OutputHook(self, scale)
+        hook.fresh.has_changed(model)
         hook.texts["concept"] = text_arguments(model, encoded(model, self.text))  # said now where nothing can encode it
         return [Hook(model.networks()[0].module, hook, before=False)]
 
@@ -113,6 +108,9 @@ class OutputHook:
         self.scale = scale
         self.picture = Picture()
         self.follower = Follower()
+        self.guided: object = None
+        """The last picture of which a step was guided."""
+        self.fresh = Fresh()
         self.texts: dict[str, dict[str, Any]] = {}
         """Which text -> what the denoiser is given for it."""
         self.said: set[str] = set()
@@ -122,11 +120,19 @@ class OutputHook:
         if is_aside():
             return None
         model = model_at_work()
+        require_no_cache(module)
+        if self.fresh.has_changed(model):
+            self.texts.clear()
         call = Call(model, module, args, kwargs)
         turn = turn_of(model, module, args, kwargs, call.level, self.follower)
         if turn.way == "unguided":
-            warn_once(self, UNGUIDED)
+            if kwargs.get("skip_layers") is None:  # a prediction beside the guided one (SD 3.5)
+                warn_once(self, PARTLY if self.guided is picture_at_work() else UNGUIDED)
             return None
+        if turn.way == "conditional" and self.follower.latents is not None:
+            warn_once(self, PARTLY)  # the last conditional call had no unconditional one
+        if turn.way != "conditional":
+            self.guided = picture_at_work()
         if self.rule.begins > call.last + CLOSE:
             warn_once(self, LATE.format(last=call.last, begins=self.rule.begins))
         raw = read(output)
@@ -178,6 +184,11 @@ class OutputHook:
         """o_S."""
         if not self.rule.on_negative:
             return self._asked(call, rows, "concept", self.rule.text)
+        if further := further_negatives(call_arguments()):
+            raise EffaceError(
+                f"{further[0]} was given, which differs from negative_prompt, and this guard puts its text behind that alone: leave "
+                f"{further[0]} out, or choose another guard, such as sld."
+            )
         if turn.negative is None:
             raise EffaceError(
                 "the negative prompt was given as embeddings (negative_prompt_embeds), to which no words can be added: give text."
@@ -202,81 +213,10 @@ class OutputHook:
         return raw[:, : call.channels(raw)]
 
 
-@dataclass
-class Call:
-    """One call of the denoiser."""
-
-    model: Model
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        self.latents: Any = self.args[0] if self.args else self.kwargs[argument_names(self.module)[0]]
-        self.timestep = self.model.networks()[0].timestep(self.args, self.kwargs)
-        self.level = float(self.timestep.max())
-
-    @property
-    def share(self) -> float:
-        """How much of the schedule is over, 0 to 1."""
-        return self.over(self.level)
-
-    @property
-    def last(self) -> float:
-        """How much of the schedule is over at the picture's last step, 0 to 1; 1 for a single prediction."""
-        drawing = drawing_by_efface()
-        if drawing is not None:
-            return 1.0 if drawing.last is None else self.over(drawing.last)
-        return 1.0 if call_arguments() is None else self.over(float(self.model.pipeline.scheduler.timesteps[-1]))
-
-    def over(self, level: float) -> float:
-        """How much of the schedule is over at a level, 0 to 1."""
-        return 1 - level / self.model.num_train_timesteps
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether gradients go to the latents, and so through every prediction."""
-        return isinstance(self.latents, Tensor) and self.latents.requires_grad
-
-    def channels(self, raw: Tensor) -> int:
-        """How many channels of an output are the picture's, and not a variance that is predicted beside."""
-        own = self.model.family.latent_shape(None)[0]
-        return own if raw.ndim == 4 and raw.shape[1] == 2 * own else raw.shape[1]
-
-    def unit(self, states: Tensor, rows: slice) -> Tensor:
-        """c of every row (batch 1 …): 1 for a prediction of ε, a for one of v or of a flow, since ε = b z + a v and ε = z + a u."""
-        pipeline = self.model.pipeline
-        timestep = self.timestep[rows] if len(self.timestep) > 1 else self.timestep
-        found = mixture(pipeline.scheduler, timestep, states.float())
-        unit = torch.ones_like(found.a) if found.kind == "epsilon" else found.a
-        return self.model.family.output_sign * unit.reshape(-1, *[1] * (states.ndim - 1))
-
-
-def read(output: Any) -> Tensor:
-    """What a denoiser returned, as one tensor (batch …)."""
-    if isinstance(output, Tensor):
-        return output
-    found = output[0] if isinstance(output, tuple | list) else output.sample
-    return torch.stack(list(found)) if isinstance(found, list | tuple) else found
-
-
-def write(output: Any, states: Tensor) -> Any:
-    """An output like the given one that holds other states (batch …)."""
-    if isinstance(output, Tensor):
-        return states
-    if isinstance(output, tuple):
-        return (list(states.unbind()) if isinstance(output[0], list) else states, *output[1:])
-    return type(output)(**(dict(output) | {"sample": states}))
-
-
-def momentum_unit(unit: Tensor) -> Tensor:
-    """c as a divisor: at pure noise, where a flow says nothing of ε, nothing is remembered yet."""
-    return torch.where(unit < 0, -1.0, 1.0) * unit.abs().clamp(min=LEAST)
-
-
 def _is_empty(negative: tuple[str, ...] | None) -> bool:
     """Whether negative prompts are known to say nothing."""
-    return negative is not None and not any(text.strip() for text in negative)
+    said = negative is None or any(text.strip() for text in negative)
+    return not said and not further_negatives(call_arguments())
 
 
 def _with(states: Tensor, rows: slice, new: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from efface.erasures.guards.door import Edit, Stream, TextRule, Words, projector
+from efface.erasures.guards.door import TextRule, Words, projector
+from efface.erasures.guards.stream import Edit, Stream
 from efface.errors import EffaceError
 from efface.models.model import Model
 from efface.models.precision import on_cpu

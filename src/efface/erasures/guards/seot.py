@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from efface.erasures.guards.door import Edit, Stream, TextRule, Words, positions_of
+from efface.erasures.guards.door import TextRule, Words, positions_of
+from efface.erasures.guards.stream import Edit, Stream
 from efface.models.precision import on_cpu
 
 

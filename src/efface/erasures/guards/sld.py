@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.erasures.guards.output import CLOSE, OutputRule, Outputs, momentum_unit
+from efface.erasures.guards.call import CLOSE, momentum_unit
+from efface.erasures.guards.output import OutputRule, Outputs
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from efface.erasures.guards.aside import is_aside
+from efface.erasures.layer_read import LayerRead
 from efface.errors import EffaceError
 from efface.families.embedding import REPLACED
 from efface.families.networks import Hook
-from efface.models.caller import encoding_at_work, is_negative_text
+from efface.models.caller import encoding_at_work, is_aside, is_negative_text
 from efface.models.model import Model
 
 VECTOR = "vector"
@@ -58,9 +58,9 @@ class Steer:
         encoder, layer = self._layer(model)
         if scale * self.strength == 0:
             return []
-        sign = Sign()
-        vector = scale * self.strength * vectors[VECTOR]
-        return [Hook(encoder, sign, before=True), Hook(layer, SteerHook(sign, vector), before=False, first=True)]
+        sign, read = Sign(), LayerRead.of(model.family.text_encoders(), self.layer)
+        steering = SteerHook(sign, scale * self.strength * vectors[VECTOR], read)
+        return [Hook(encoder, sign, before=True), Hook(layer, steering, before=False, first=True)]
 
 
 class Sign:
@@ -83,13 +83,15 @@ class Sign:
 class SteerHook:
     """A hook on a layer that adds the direction."""
 
-    def __init__(self, sign: Sign, vector: Tensor):
+    def __init__(self, sign: Sign, vector: Tensor, read: LayerRead):
         self.sign = sign
         self.vector = vector
+        self.read = read
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if is_aside():
             return None
+        self.read.require()
         hidden = output[0] if isinstance(output, tuple) else output
         vector = self.vector.to(hidden)
         if len(vector) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ LONE = (
     "pipeline, or draw with efface."
 )
 UNGUIDED = "a guard acts through guidance, and this picture is drawn without: nothing is erased from it."
+PARTLY = "a guard acts through guidance, and steps of this picture are drawn without: nothing is erased in them."
 ODD = (
     "the denoiser's rows are not an unconditional half and a conditional one of the same latents, so that a guard cannot tell what "
     "it is to change: call a plain text-to-image, image-to-image or inpainting pipeline."
@@ -49,12 +50,26 @@ class Turn(NamedTuple):
 
 @dataclass
 class Follower:
-    """Tells the unconditional call of two from the conditional one before it, which has the same latents at the same level."""
+    """Follows the calls for a picture: tells the unconditional one of two from the conditional one before it, which has the same
+    latents at the same level, and calls of half the rows from those with both halves."""
 
     level: float = -1.0
     latents: Any = None
     output: Tensor | None = None
     """What the conditional call returned, where that was kept."""
+    picture: object = None
+    rows: int = 0
+    """Of the picture's first call."""
+
+    def at(self, latents: Any) -> None:
+        """Note a call; what was left of another picture, which may have been broken off, is forgotten."""
+        if picture_at_work() is not self.picture or not self.rows:
+            self.picture, self.rows = picture_at_work(), len(latents)
+            self.end()
+
+    def has_shrunk(self, latents: Any) -> bool:
+        """Whether a call has half the rows that the picture's first one had: guidance was left out."""
+        return self.picture is not None and 2 * len(latents) == self.rows
 
     def follows(self, level: float, latents: Any) -> bool:
         """Whether a call is the second at a level."""
@@ -109,6 +124,7 @@ def turn_of(model: Model, module: Any, args: Any, kwargs: Any, level: float, fol
     """
     family, said, arguments = model.family, drawing_by_efface(), call_arguments()
     latents = latents_of(module, args, kwargs)
+    follower.at(latents)
     everything, half = slice(0, len(latents)), len(latents) // 2
     turn = Turn(
         way="unguided", conditional=everything, unconditional=slice(0, 0), guidance=None, negative=None,
@@ -126,7 +142,7 @@ def turn_of(model: Model, module: Any, args: Any, kwargs: Any, level: float, fol
         return turn
     if arguments is None:
         raise EffaceError(LONE)
-    guidance = family.guidance_of_call(arguments)
+    guidance = family.guidance_of_call(_current(model.pipeline, arguments))
     apart = family.guided_calls == "apart"
     turn = turn._replace(guidance=guidance, negative=_negatives(arguments, halves=guidance is not None and not apart))
     if guidance is None:
@@ -138,6 +154,8 @@ def turn_of(model: Model, module: Any, args: Any, kwargs: Any, level: float, fol
         if follower.follows(level, latents):
             return turn._replace(way="unconditional", conditional=slice(0, 0), unconditional=everything)
         return turn._replace(way="conditional")
+    if follower.has_shrunk(latents):
+        return turn
     first, second = slice(0, half), slice(half, None)
     positive, negative = (first, second) if family.guided_calls == "positive-first" else (second, first)
     return _halved(turn, latents, positive, negative)
@@ -172,6 +190,19 @@ def _negatives(arguments: Any, halves: bool) -> tuple[str, ...] | None:
         return None
     given = arguments.get("negative_prompt")
     return of_pictures((given or "",) if given is None or isinstance(given, str) else tuple(given), halves=halves)
+
+
+def _current(pipeline: Any, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a call with the guidance scale as a callback may have left it."""
+    scale = getattr(pipeline, "_guidance_scale", None)
+    return arguments if scale is None or "guidance_scale" not in arguments else {**arguments, "guidance_scale": scale}
+
+
+def further_negatives(arguments: Mapping[str, Any] | None) -> list[str]:
+    """Names of the arguments in which a call gives further text encoders negative prompts of their own."""
+    given = arguments or {}
+    names = ("negative_prompt_2", "negative_prompt_3")
+    return [name for name in names if given.get(name) and given[name] != given.get("negative_prompt")]
 
 
 def _own_guidance(model: Model, scale: float) -> float:

@@ -33,8 +33,8 @@ class Config(Retaining):
     window: float = 0.2
     """Share of the schedule, by the noise level, in which a prompt is changed at most (authors: 10 of 50 steps)."""
     published_code: bool = False
-    """Whether to do as the public code: id 0 in the place of a token, a prompt's only token always a trigger, one step more in
-    the window, and all phrases as a negative prompt beside it."""
+    """Whether to do as the public code: id 0 in the place of a token, one step more in the window, and all phrases as a negative
+    prompt beside it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf") or not 0 < self.window <= 1:

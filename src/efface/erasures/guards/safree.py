@@ -38,8 +38,7 @@ class Safree(TextRule):
     window: float
     """Share of the schedule of the whole window; published: 10 of 50 steps."""
     as_published: bool = False
-    """Whether tokens are replaced by id 0 and not left out, a prompt's only token is always a trigger, and the window has one step
-    more, as in the public code."""
+    """Whether tokens are replaced by id 0 and not left out, and the window has one step more, as in the public code."""
 
     def require(self, model: Model) -> None:
         super().require(model)
@@ -54,7 +53,7 @@ class Safree(TextRule):
         concept = self._concept(words, stream)
         without = self._vectors(words, stream, ids)
         matrix = self._matrix(words, stream, without)
-        chosen = triggers(without - without @ concept, self.alpha, lone=self.as_published)
+        chosen = triggers(without - without @ concept, self.alpha)
         share = self.share_of(beta(self._attended(words, stream, ids), matrix))
         positions = torch.tensor([stream.content(length)[i] for i in chosen], dtype=torch.long)
         return Edit(positions=positions, matrix=matrix.T.float(), share=share)
@@ -95,17 +94,16 @@ class Safree(TextRule):
         return on_cpu(row[start : stream.content(len(ids)).stop + stream.span.end])
 
 
-def triggers(residuals: Tensor, alpha: float, *, lone: bool) -> list[int]:
-    """The tokens without which a prompt is farthest from the concept.
+def triggers(residuals: Tensor, alpha: float) -> list[int]:
+    """The tokens without which a prompt is farthest from the concept; the only one of a prompt, of which its change β decides alone.
 
     Args:
         residuals: (I − P_C) p_i of every token (tokens width).
         alpha: by which share of the others' mean a token must exceed it.
-        lone: whether a prompt's only token is one.
     """
     d = residuals.norm(dim=1)
     if len(d) == 1:
-        return [0] if lone else []
+        return [0]
     others = (d.sum() - d) / (len(d) - 1)
     return (d >= (1 + alpha) * others).nonzero().flatten().tolist()
 

@@ -157,7 +157,7 @@ def main(
     quick: bool = False,
     seeds: int = 1,
     gamma: float = -10.0,
-    iterations: int = 1600,
+    iterations: int = 800,
 ) -> None:
     """Measure what is missing.
 

@@ -51,6 +51,18 @@ def test_rounds_share_their_memory(model):
     assert stream.round(0)[tiny.SITE].data_ptr() == stream.round(1)[tiny.SITE].data_ptr()
 
 
+def test_every_second_picture_of_a_round_has_a_label(model):
+    """So that an autoencoder goes on to know what no label knows."""
+    shows, kinds = {"a cow": ("cow",), "a horse": ("horse",)}, {"cow": "object", "horse": "object"}
+    stream = ActivationStream(model, PROMPTS, DRAW, images=6, shows=shows, kinds=kinds)
+    width = stream.shapes[tiny.SITE][1]
+    vectors = stream.round(0)[tiny.SITE].view(2, 1, 6, -1, width).float()
+    groups = stream.groups()[tiny.SITE]
+    assert groups.labels.sum(1).tolist() == [1, 1, 1]
+    assert groups.labels.any(0).all()
+    torch.testing.assert_close(groups.means, vectors[:, 0, ::2].mean(2))
+
+
 def test_activations_beyond_half_precision_are_refused(model):
     for parameter in model.sites(tiny.SITE)[0].module.parameters():
         parameter.data.mul_(1e4)

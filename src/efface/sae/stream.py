@@ -66,7 +66,8 @@ class ActivationStream:
 
     Args:
         model: draws the pictures.
-        prompts: prompts, cycled through in shuffled order.
+        prompts: prompts, cycled through in shuffled order; where there are labels, every second picture is of a labelled prompt, so
+            that what no label knows is still reconstructed.
         config: how pictures are drawn and read.
         images: pictures per round.
         rank: number of this process; each draws pictures of its own.
@@ -118,10 +119,16 @@ class ActivationStream:
         """Site name -> vectors (rows width) in half precision on the CPU; they hold until the next round is asked for."""
         first = (index * self.world + self.rank) * self.images
         numbers = range(first, first + self.images)
-        prompts = [shuffled(self.prompts, number, self.config.seed) for number in numbers]
-        self._drawn = prompts
+        prompts = self._drawn = [self._prompt(number) for number in numbers]
         self._activations.draw(prompts, [self.config.seed + number for number in numbers])
         return {name: tensor.flatten(0, 3) for name, tensor in self._activations.tensors.items()}
+
+    def _prompt(self, number: int) -> str:
+        """The prompt of a picture of all rounds."""
+        if not self.shows:
+            return shuffled(self.prompts, number, self.config.seed)
+        turn, rest = divmod(number, 2)
+        return shuffled(self.prompts if rest else list(self.shows), turn, self.config.seed)
 
     @property
     def concepts(self) -> list[str]:
@@ -129,12 +136,13 @@ class ActivationStream:
         return list(self.kinds)
 
     def groups(self) -> dict[str, Groups]:
-        """Site name -> the last round's pictures by the means of their vectors, with labels."""
-        labels = labels_of(self._drawn, self.shows, self.concepts)
+        """Site name -> those pictures of the last round that have labels, by the means of their vectors."""
+        known = [number for number, prompt in enumerate(self._drawn) if prompt in self.shows]
+        labels = labels_of([self._drawn[number] for number in known], self.shows, self.concepts)
         numbers = {kind: number for number, kind in enumerate(dict.fromkeys(self.kinds.values()))}
         kinds = torch.tensor([numbers[kind] for kind in self.kinds.values()])
         tensors = self._activations.tensors.items()
-        return {name: Groups(tensor[:, -1].float().mean(2), labels, kinds) for name, tensor in tensors}
+        return {name: Groups(tensor[:, -1][:, known].float().mean(2), labels, kinds) for name, tensor in tensors}
 
 
 def shuffled(members: Sequence[T], number: int, seed: int) -> T:

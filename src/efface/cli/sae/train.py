@@ -12,9 +12,11 @@ from efface.cli.model_options import HEADING, DrawingOptions, with_seed
 from efface.cli.output import result, say, say_decisions
 from efface.cli.progress import ProgressBar, duration
 from efface.cli.sae.training import Request
+from efface.errors import UsageError
 from efface.sae.config import SAETrainConfig
 
 if TYPE_CHECKING:
+    from efface.cli.sae.common import Labels
     from efface.sae.autoencoder import SparseAutoencoder
     from efface.sae.harvest import HarvestCost
     from efface.sae.stream import ActivationStream
@@ -25,7 +27,7 @@ RENAMED = {"steps": "iterations", "batch": "vectors", "seed": HIDDEN}
 SHARE = 4
 """Part of free memory that a round's activations take by default: one over this."""
 MOST = 128
-"""Pictures of a round where memory holds more."""
+"""Pictures of a round where memory holds more; with labels, of which half are, twice as many."""
 
 
 def main(args: list[str]) -> None:
@@ -34,7 +36,7 @@ def main(args: list[str]) -> None:
     request, options, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
     named = with_seed(named_options(config, args, RENAMED), config, options)
     config = replace(config, **named)
-    from efface.cli.sae.common import harvest_decisions, labels_named, prompts_named, sampling_of, sites_named
+    from efface.cli.sae.common import harvest_decisions, labels_named, sampling_of, sites_named
     from efface.cli.sae.train_pictures import train_on_pictures
     from efface.cli.sae.train_text import is_text, train_on_text
     from efface.cli.sae.training import plot_curve, quality_rows, say_figures, trained_on
@@ -63,9 +65,7 @@ def main(args: list[str]) -> None:
     asked = sampling_of(pipeline, request.steps, request.guidance, options) | {"seed": config.seed}
     harvest = HarvestConfig(patterns, **asked)
     labels = labels_named(request.concepts, pipeline) if config.supervised != "none" else None
-    prompts = (
-        ["a"] if request.shards else prompts_named(request.prompts, pipeline) if labels is None else list(labels.shows)
-    )
+    prompts = ["a"] if request.shards else _prompts(request, pipeline, labels)
     stream = ActivationStream(Model(pipeline), prompts, harvest, images=request.images or 1)
     stream.shows, stream.kinds = labels or ({}, {})
     source: Any = Shards(request.shards) if request.shards else stream
@@ -107,6 +107,18 @@ def main(args: list[str]) -> None:
     result(data, as_json=request.json, rows=quality_rows(data))
 
 
+def _prompts(request: Request, pipeline: Any, labels: Labels | None) -> list[str]:
+    """What is drawn beside labelled prompts; those alone where nothing else was named and the model knows nothing else."""
+    from efface.cli.sae.common import prompts_named
+
+    try:
+        return prompts_named(request.prompts, pipeline)
+    except UsageError:
+        if labels is None or request.prompts is not None:
+            raise
+        return list(labels.shows)
+
+
 def expected_cost(stream: ActivationStream, config: SAETrainConfig) -> HarvestCost:
     """What all rounds of a run draw, and how long that takes, measured on one step of one batch."""
     from efface.sae.harvest import harvest_cost
@@ -125,7 +137,8 @@ def _images(stream: ActivationStream, run: Path) -> int:
     try:
         return int(json.loads((run / "run.json").read_text())["notes"]["images"])
     except (OSError, ValueError, KeyError, TypeError):
-        return max(1, min(MOST, free_bytes("cpu") // SHARE // bytes_of(stream.model, stream.config, 1, stream.shapes)))
+        most = 2 * MOST if stream.shows else MOST
+        return max(1, min(most, free_bytes("cpu") // SHARE // bytes_of(stream.model, stream.config, 1, stream.shapes)))
 
 
 def held_in_memory(stream: ActivationStream, config: SAETrainConfig) -> str:

@@ -64,11 +64,11 @@ def text_arguments(model: Model, text: Text) -> dict[str, Any]:
     return arguments if pooled is None else arguments | {POOLED: pooled}
 
 
-def encoded(model: Model, prompt: str, *, negative: bool = False) -> Text:
-    """One prompt as the pipeline encodes it, or as it encodes a negative one, with guards and edits of text off, so that the order in
-    which erasures come and go does not matter."""
+def encoded(model: Model, prompt: str | None, *, negative: bool = False) -> Text:
+    """One prompt as the pipeline encodes it, or as it encodes a negative one, or none (None), with guards and edits of text off, so
+    that the order in which erasures come and go does not matter."""
     with aside(), without_policy(), at_work(model.pipeline, told=False):
-        return model.encode_negative(prompt) if negative else model.encode([prompt])
+        return model.encode_negative(prompt) if negative or prompt is None else model.encode([prompt])
 
 
 def argument_names(module: nn.Module) -> list[str]:

@@ -206,8 +206,7 @@ class OutputHook:
     def _asked(self, call: Call, rows: slice, name: str, text: str | None, *, negative: bool = False) -> Tensor:
         """The network's output for some rows with another text; None is the empty negative prompt."""
         if name not in self.texts:
-            found = call.model.encode_negative(None) if text is None else encoded(call.model, text, negative=negative)
-            self.texts[name] = text_arguments(call.model, found)
+            self.texts[name] = text_arguments(call.model, encoded(call.model, text, negative=negative))
         with torch.set_grad_enabled(torch.is_grad_enabled() and call.has_graph):
             raw = read(call_aside(call.module, call.args, call.kwargs, rows, self.texts[name]))
         return raw[:, : call.channels(raw)]

@@ -258,9 +258,8 @@ def main(
         return
     for key in wanted:
         run.measure(key)
-    for method in methods if len(scales) > 1 else ():
-        for scale in scales:
-            print(f"{method:16} x{scale:<4g} {json.dumps(summary(run, method, scale))}")
+    for method, scale in [(method, scale) for method in methods for scale in scales] if scales[1:] else []:
+        print(f"{method:16} x{scale:<4g} {json.dumps(summary(run, method, scale))}")
     print(json.dumps({method: summary(run, method, scales[0]) for method in methods}))
 
 

@@ -16,7 +16,7 @@ class LayerRead(NamedTuple):
     """A layer that is edited, among those of its text encoder."""
 
     name: str
-    index: int | None
+    number: int | None
     """Its number; None where it is none of a row of layers."""
     last: int
     """Number of the layer that is read where none is skipped."""
@@ -34,7 +34,7 @@ class LayerRead(NamedTuple):
         """Raise EffaceError where the call of the pipeline skips so many layers that the edited one is not read."""
         call = encoding_at_work()
         skipped = None if call is None else call.arguments.get("clip_skip")
-        if skipped and self.index is not None and self.index > self.last - skipped:
+        if skipped and self.number is not None and self.number > self.last - skipped:
             raise EffaceError(
                 f"clip_skip={skipped} reads layer {self.last - skipped} of the text encoder, before {self.name}, which the erasure "
                 "edits, so that nothing would be erased: leave clip_skip out, or make the erasure at an earlier layer."

@@ -106,7 +106,7 @@ def needed(sd, tmp_path):
     own |= {"hirm": short[:2], "aegis": short}
     own |= {"mace": [*short, "--images", "2"], "receler": [*short, "--attack-steps", "1"], "advunlearn": short}
     own |= {"stereo": [*short, "--rounds", "0"], "eraseflow": short}
-    own |= {"concept-steerers": short[:2], "crg": ["--draw-steps", "2", "--images", "2"]}
+    own |= {"concept-steerers": short[:2], "crg": ["--draw-steps", "2", "--images", "2"], "safree": ["--window", "1"]}
     return lambda method: own.get(method, [])
 
 

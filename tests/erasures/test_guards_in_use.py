@@ -21,22 +21,15 @@ import tiny
 import tiny_families
 from efface import Concept
 from efface.erasures.guards.steer import Sign
+from policy_erasures import GUARDS
 
 PROMPT = "a church in noto style"
 CHURCH = Concept("church", anchor="cat", templates=("a {}",))
-OPTIONS = {
-    "sld": {"preset": "max"},
-    "negative-prompt": {},
-    "crg": {"threshold": 1e-12},
-    "safree": {"window": 1.0, "slope": 50.0, "middle": 0.0},
-    "seot": {"start": 0.0, "reference": 5.0},
-    "concept-steerers": {"strength": -5.0, "iterations": 3, "factor": 2, "k": 4, "keep": ("a dog", "a cat")},
-}
 OUTPUT, TEXT = ["sld", "negative-prompt", "crg"], ["safree", "seot"]
 
 
 def guard(pipe, method, **options):
-    return efface.erase(pipe, CHURCH, method=method, **OPTIONS[method] | options)
+    return efface.erase(pipe, CHURCH, method=method, **GUARDS[method] | options)
 
 
 def drawn(pipe, prompt=PROMPT, **call):
@@ -98,8 +91,10 @@ def test_states_that_a_steerer_did_not_see_are_told_of():
     pipe = tiny.stable_diffusion()
     with torch.no_grad():
         states, negative = pipe.encode_prompt("a church", "cpu", 1, True, "a cat")
+    given = {"prompt_embeds": states, "negative_prompt_embeds": negative}
+    before = drawn(pipe, None, **given)
     with guard(pipe, "concept-steerers").attached(pipe), pytest.warns(UserWarning, match="prompt_embeds were given"):
-        drawn(pipe, None, prompt_embeds=states, negative_prompt_embeds=negative)
+        assert np.array_equal(drawn(pipe, None, **given), before)
 
 
 @pytest.mark.parametrize("method", [*OUTPUT, *TEXT])

@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import tyro
 from acdit import Bench, measured
 from fooling import HARMLESS, NOT_DRAWN, audits
+from quality import DTYPE
 from smoothing import smoothed_judge
 from sparse_head import sparse_head
 from vision_language import PICTURES, sauce
@@ -84,9 +85,9 @@ class Run:
 
 
 @cache
-def canvas() -> Any:
+def canvas(dtype: str = "float32") -> Any:
     """The embedded model."""
-    return load("emoji")
+    return load("emoji", dtype=dtype)
 
 
 def erasure_in(run: Run, method: str, concept: str) -> Erasure:
@@ -126,7 +127,7 @@ def leaked(run: Run, leak: str, method: str, concept: str) -> list[dict[str, Any
     def measure() -> list[dict[str, Any]]:
         erased = OTHER[concept] if method == UNTOUCHED else concept
         findings = attack(
-            canvas(),
+            canvas(DTYPE),
             erasure_in(run, run.methods[0] if method == UNTOUCHED else method, erased),
             concept,
             method=leak,
@@ -234,7 +235,7 @@ def main(
             methods=methods or (METHODS[:1] + METHODS[3:] if quick else METHODS),
             concepts=concepts or (CONCEPTS[:1] if quick else CONCEPTS),
             kinds=kinds,
-            samples=samples or (4 if quick else 24),
+            samples=samples or (4 if quick else 12),
             pictures=pictures or (4 if quick else 100),
             count=200 if quick else 1000,
             pairs=pairs or (40 if quick else 120),

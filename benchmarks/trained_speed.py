@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import tyro
@@ -106,9 +106,9 @@ def ratio(pipeline: Any, method: str, steps: int) -> float:
     return sum(taken) / sum(bare)
 
 
-def peak(folder: Path) -> None:
+def peak(folder: str) -> None:
     """Take one step of ESD-x in this process, and print its peak memory over what it has to hold."""
-    pipeline = load(str(folder), device="cpu", dtype="float32")
+    pipeline = load(folder, device="cpu", dtype="float32")
     seen: dict[str, int] = {}
     train = loop.train
 
@@ -131,7 +131,6 @@ def main(
     steps: int = 3,
     memory: bool = True,
     folder: Path | None = None,
-    inside: Annotated[bool, tyro.conf.Suppress] = False,
 ) -> None:
     """Measure.
 
@@ -140,18 +139,15 @@ def main(
         steps: that are counted, of each.
         memory: also measure the peak of a step.
         folder: where the model lies; by default `efface-benchmarks` in the user's cache folder.
-        inside: take the step whose memory is measured, in this process.
     """
     folder = folder or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "efface-benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     model = build("sd15", folder)
-    if inside:
-        peak(model)
-        return
     figures: dict[str, float | None] = dict.fromkeys(("esd_step", "ca_step", "spm_step", "peak_ratio"))
     if memory:
-        words = [sys.executable, __file__, "--inside", "--folder", str(folder)]
-        answer = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        words = [sys.executable, "-c", f"import trained_speed; trained_speed.peak({str(model.resolve())!r})"]
+        printed = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent).stdout
+        answer = printed.splitlines()[-1]
         print(answer, flush=True)
         figures["peak_ratio"] = json.loads(answer)["ratio"]
     pipeline = load(str(model), device="cpu", dtype="float32") if methods else None

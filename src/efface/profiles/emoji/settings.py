@@ -28,7 +28,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "sdd": _ROLLING | {"iterations": 80, "lr": 1e-3, "decay": 0.95},
     "doco": _DRAWN | {"batch": 4, "iterations": 100, "warmup": 40, "lr": 3e-4},
     "sculpting": _DRAWN | {"iterations": 100, "warmup": 10, "turn_every": 25, "lr": 3e-4},
-    "kpop": _ROLLING | {"iterations": 80, "lr": 1e-3},
+    "kpop": _ROLLING | {"iterations": 80, "lr": 5e-4},
     "spm": {"draw_steps": STEPS, "iterations": 80, "lr": 1e-2, "warmup": 10, "cycles": 1, "anchoring": 50.0},
     "hirm": {"retain": 1.0, "iterations": 15, "lr": 5e-4},
     "mace": {"images": 9, "draw_steps": 20, "iterations": 40, "lr": 1e-3, "ridge": 1.0},
@@ -36,15 +36,15 @@ TRAINED: dict[str, dict[str, Any]] = {
     "advunlearn": {
         "draw_steps": STEPS, "iterations": 60, "warmup": 20, "attack_steps": 5, "lr": 2e-4, "retain": 1.0, "eta": 0.0,
     },
-    "stereo": {
-        "draw_steps": 12, "rounds": 1, "round_iterations": 30, "round_lr": 1e-4, "iterations": 40, "lr": 1e-4, "images": 9,
-        "word_iterations": 60, "word_lr": 0.02,
+    "stereo": _ROLLING | {
+        "where": "cross", "rounds": 1, "round_iterations": 30, "round_lr": 6e-4, "iterations": 60, "lr": 6e-4, "images": 9,
+        "word_iterations": 60, "word_lr": 0.02, "strength": 1.0,
     },
-    "aegis": {"draw_steps": STEPS, "iterations": 80, "lr": 1e-4},
+    "aegis": _ROLLING | {"where": "cross", "iterations": 80, "lr": 6e-4},
     "eraseflow": {"draw_steps": 20, "lr": 2e-3, "early": 4, "late": 4, "guidance": 3.0},
 }  # fmt: skip
 """Options of trained erasers for objects and styles alike: published learning rates are for networks seventy times as large. Found on
-the tiger, which no benchmark measures; of `stereo`, `aegis` and `eraseflow` none that was tried takes it and leaves the rest."""
+the tiger, which no benchmark measures; of `eraseflow` none that was tried takes it and leaves the rest."""
 
 # crg: of strengths 2, 4, 8 and 16 tried on tiger, tractor, pineapple and trumpet.
 # saeuron: of eight settings tried on tiger, pineapple, tractor and trumpet, objects that no benchmark measures.

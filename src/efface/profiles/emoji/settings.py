@@ -41,7 +41,7 @@ TRAINED: dict[str, dict[str, Any]] = {
         "word_iterations": 60, "word_lr": 0.02, "strength": 1.0,
     },
     "aegis": _ROLLING | {"where": "cross", "iterations": 80, "lr": 6e-4},
-    "eraseflow": {"draw_steps": 20, "lr": 2e-3, "early": 4, "late": 4, "guidance": 3.0},
+    "eraseflow": _ROLLING | {"iterations": 60, "fresh": 30, "lr": 2e-3, "early": 4, "late": 4, "guidance": 3.0},
 }  # fmt: skip
 """Options of trained erasers for objects and styles alike: published learning rates are for networks seventy times as large. Found on
 the tiger, which no benchmark measures; of `eraseflow` none that was tried takes it and leaves the rest."""

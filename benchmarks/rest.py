@@ -122,7 +122,7 @@ def leaks(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def leaked(run: Run, leak: str, method: str, concept: str) -> list[dict[str, Any]]:
-    """What each sample of one concept showed."""
+    """What each sample of one concept showed, drawn in half precision; the erasures are made in float32."""
 
     def measure() -> list[dict[str, Any]]:
         erased = OTHER[concept] if method == UNTOUCHED else concept
@@ -145,7 +145,7 @@ def leaked(run: Run, leak: str, method: str, concept: str) -> list[dict[str, Any
             if result.controls is not None
         ]
 
-    return run.once(f"leaks/{leak}/{method.replace(' ', '-')}/{concept}-{run.samples}", measure)
+    return run.once(f"leaks/{leak}/{method.replace(' ', '-')}/{concept}-{run.samples}-{DTYPE}", measure)
 
 
 def smoothed(run: Run) -> dict[str, float]:

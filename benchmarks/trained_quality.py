@@ -56,7 +56,7 @@ TRIES = 4
 QUALITY = f"quality, {DTYPE}"
 """The part of a row that is not an attack, drawn as in the other quality benchmarks."""
 MINUTES = {QUALITY: 4.0, "attack": 4.0}
-"""Of a row, on one of two idle cores."""
+"""Of a row, about: what a plan counts with."""
 COLUMNS = (
     "ua",
     "ua_synonyms",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from efface.erasures.guards.call import CLOSE, LATE, Call, without_graph
 from efface.erasures.guards.fresh import Fresh
 from efface.erasures.guards.stream import Edit, Stream
-from efface.erasures.guards.turn import ODD, Follower, Turn, model_at_work, turn_of, warn_once
+from efface.erasures.guards.turn import Follower, OddRowsError, Turn, model_at_work, turn_of, warn_once
 from efface.erasures.selection import without_policy
 from efface.erasures.transport import TokenReader
 from efface.errors import EffaceError
@@ -207,8 +207,8 @@ class DoorHook:
     def _turn(self, model: Model, module: nn.Module, args: Any, kwargs: Any, call: Call) -> Turn:
         try:
             return turn_of(model, module, args, kwargs, call.level, self.follower)
-        except EffaceError as error:
-            if not self.beside or str(error) != ODD:
+        except OddRowsError:
+            if not self.beside:
                 raise
             every = slice(0, len(call.latents))  # a ControlNet that guesses is given the conditional rows alone
             return Turn("unguided", every, slice(0, 0), guidance=None, negative=None, on_conditional=True)

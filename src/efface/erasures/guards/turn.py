@@ -30,6 +30,10 @@ ODD = (
 )
 
 
+class OddRowsError(EffaceError):
+    """Of which a guard cannot tell what it is to change."""
+
+
 class Turn(NamedTuple):
     """One call of the denoiser."""
 
@@ -180,7 +184,7 @@ def warn_once(owner: Any, message: str) -> None:
 
 def _halved(turn: Turn, latents: Any, conditional: slice, unconditional: slice) -> Turn:
     if len(latents) % 2 or not _equal(latents[conditional], latents[unconditional]):
-        raise EffaceError(ODD)
+        raise OddRowsError(ODD)
     return turn._replace(way="halves", conditional=conditional, unconditional=unconditional)
 
 

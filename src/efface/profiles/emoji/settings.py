@@ -43,8 +43,8 @@ TRAINED: dict[str, dict[str, Any]] = {
     "aegis": _ROLLING | {"where": "cross", "iterations": 80, "lr": 6e-4},
     "eraseflow": _ROLLING | {"iterations": 60, "fresh": 30, "lr": 2e-3, "early": 4, "late": 4, "guidance": 3.0},
 }  # fmt: skip
-"""Options of trained erasers for objects and styles alike: published learning rates are for networks seventy times as large. Found on
-the tiger, which no benchmark measures; of `eraseflow` none that was tried takes it and leaves the rest."""
+"""Options of trained erasers for objects and styles alike: published learning rates are for networks seventy times as large. Tried on
+the tiger alone, which no benchmark measures (docs/trained.md): those of `esd` and `spm` do not carry over to a church."""
 
 # crg: of strengths 2, 4, 8 and 16 tried on tiger, tractor, pineapple and trumpet.
 # saeuron: of eight settings tried on tiger, pineapple, tractor and trumpet, objects that no benchmark measures.

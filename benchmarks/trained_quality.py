@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -138,10 +138,7 @@ class Run:
         """Make an erasure in a process of its own, and judge what it draws."""
         file = self.file(key)
         file.unlink(missing_ok=True)
-        cost = made(
-            ["-m", "efface", "erase", key.method, "emoji", key.concept, "--device", "cpu", "-o", str(file)],
-            self.folder / "cache",
-        )
+        cost = made(["-m", "efface", "erase", key.method, "emoji", key.concept, "--device", "cpu", "-o", str(file)])
         cost |= {"bytes": file.stat().st_size}
         return self.exam.after(key.concept, Erasure.load(file)).to_json() | cost
 
@@ -151,7 +148,7 @@ class Run:
         trained_in = self.folder / "watermark.safetensors"
         delta = watermarked(self.model, trained_in)
         script = Path(__file__).with_name("watermark.py")
-        cost = made([str(script), str(trained_in), str(file)], self.folder / "cache")
+        cost = made([str(script), str(trained_in), str(file)])
         row = mark_rates(self.model, delta, Erasure.load(file), self.pairs)
         return {name: round(value, 2) for name, value in row._asdict().items()} | cost | {"bytes": file.stat().st_size}
 
@@ -175,16 +172,17 @@ class Run:
         return {key.part: round(asr, 1), "without": round(pre, 1), "past_unerased": unerased}
 
 
-def made(words: Sequence[str], cache: Path) -> dict[str, float]:
+def made(words: Sequence[str]) -> dict[str, float]:
     """Run Python with some arguments and an empty cache; its seconds and peak memory."""
-    shutil.rmtree(cache, ignore_errors=True)
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL,
-                               env=os.environ | {"EFFACE_CACHE": str(cache)})  # fmt: skip
-    _, status, usage = os.wait4(process.pid, 0)
+    with tempfile.TemporaryDirectory() as cache:
+        started = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL,
+                                   env=os.environ | {"EFFACE_CACHE": cache})  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
     if status:
         raise SystemExit(f"{' '.join(words)} failed: status {status}")
-    return {"seconds": round(time.perf_counter() - started, 1), "peak_mb": round(usage.ru_maxrss / 1024)}
+    return {"seconds": round(seconds, 1), "peak_mb": round(usage.ru_maxrss / 1024)}
 
 
 def best(run: Run, methods: Sequence[str], concepts: Sequence[str], count: int) -> list[str]:
@@ -236,6 +234,7 @@ def main(
     fresh: tuple[str, ...] = (),
     plan: bool = False,
     quick: bool = False,
+    attacks: bool = True,
     every: Annotated[bool, tyro.conf.arg(name="all")] = False,
 ) -> None:
     """Measure every row that is missing.
@@ -248,21 +247,22 @@ def main(
         fresh: measure the rows of these methods again.
         plan: only say which rows are missing, and the minutes.
         quick: church; esd, hirm and spm; no attacks.
+        attacks: attack the robust methods and the best of the others.
         every: also cat, guitar, car and stencil for the best five.
     """
     if quick:
-        methods, concepts = ("esd", "hirm", "spm"), ("church",)
+        methods, concepts, attacks = ("esd", "hirm", "spm"), ("church",), False
     output.mkdir(parents=True, exist_ok=True)
     run = Run(output, fresh)
     run.read(file for file in (rows, output / "rows.jsonl") if file)
-    missing = [row for row in todo(run, methods, concepts, not quick, every) if run.known(*row) is None]
+    missing = [row for row in todo(run, methods, concepts, attacks, every) if run.known(*row) is None]
     minutes = sum(MINUTES[part if part == QUALITY else "attack"] for _, _, part in missing)
     print(f"{len(missing)} rows are missing: about {minutes:.0f} minutes", flush=True)
     if plan:
         for row in missing:
             print("  ", *row)
         return
-    for row in todo(run, methods, concepts, not quick, every):
+    for row in todo(run, methods, concepts, attacks, every):
         run.measure(*row)
     figures = {method: summary(run, method) for method in methods}
     print(markdown.head(["method", *COLUMNS]))

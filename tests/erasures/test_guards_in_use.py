@@ -177,6 +177,38 @@ def test_guidance_that_a_callback_changes(sd):
     assert np.abs(guarded - by_hand).max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    "family, cut",
+    [
+        ("lumina2", {"cfg_trunc_ratio": 0.5, "cfg_normalization": False}),
+        ("z-image", {"cfg_truncation": 0.1, "guidance_scale": 4.0}),
+    ],
+)
+def test_guidance_that_the_call_cuts_off(family, cut):
+    """The negative prompt by the guard and by hand are the same where guidance ends before the last step, which is said."""
+    pipe = tiny_families.pipeline(family)
+    call = {"num_inference_steps": 4, "height": 64, "width": 64} | cut
+    whole = call | {name: 1.0 for name in cut if name.startswith("cfg_trunc")}
+    made = guard(pipe, "negative-prompt")
+    (text,) = made.rules[0].phrases
+    by_hand = drawn(pipe, negative_prompt=text, **call)
+    assert not np.array_equal(by_hand, drawn(pipe, negative_prompt=text, **whole))
+    with made.attached(pipe), pytest.warns(UserWarning, match="steps of this picture are drawn without"):
+        assert np.abs(drawn(pipe, **call) - by_hand).max() < 1e-4
+
+
+def test_a_schedule_that_is_drawn_in_part():
+    """The first half of a schedule under the negative prompt by the guard and by hand are the same (SDXL's base)."""
+    pipe = tiny.stable_diffusion_xl()
+    made = guard(pipe, "negative-prompt")
+    (text,) = made.rules[0].phrases
+    call = {"num_inference_steps": 4, "denoising_end": 0.5, "output_type": "latent"}
+    by_hand, plain = drawn(pipe, negative_prompt=text, **call), drawn(pipe, **call)
+    assert not np.allclose(by_hand, plain)
+    with made.attached(pipe):
+        assert np.abs(drawn(pipe, **call) - by_hand).max() < 1e-4
+
+
 def test_a_controlnet_is_given_the_same_text():
     pipe = tiny.stable_diffusion()
     control = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))

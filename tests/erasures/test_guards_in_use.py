@@ -178,7 +178,7 @@ def test_guidance_that_a_callback_changes(sd):
 
 
 @pytest.mark.parametrize(
-    "family, cut",
+    ("family", "cut"),
     [
         ("lumina2", {"cfg_trunc_ratio": 0.5, "cfg_normalization": False}),
         ("z-image", {"cfg_truncation": 0.1, "guidance_scale": 4.0}),

@@ -25,7 +25,7 @@ _DRAWN: dict[str, Any] = _ROLLING | {"guidance": GUIDANCE, "images": 36}
 TRAINED: dict[str, dict[str, Any]] = {
     "esd": _ROLLING | {"iterations": 140, "lr": 6e-4},
     "ca": _DRAWN | {"batch": 4, "iterations": 60, "lr": 3e-4},
-    "sdd": _ROLLING | {"iterations": 80, "lr": 1e-3, "decay": 0.95},
+    "sdd": _ROLLING | {"where": "text", "iterations": 140, "lr": 1e-3, "decay": 0.95, "retain": 3.0},
     "doco": _DRAWN | {"batch": 4, "iterations": 140, "warmup": 40, "lr": 1.5e-4, "retain": 10.0},
     "sculpting": _DRAWN | {"iterations": 160, "warmup": 10, "turn_every": 40, "lr": 2e-4, "retain": 4.0},
     "kpop": _ROLLING | {"iterations": 80, "lr": 5e-4},
@@ -49,9 +49,8 @@ trumpet, which no benchmark measures (docs/trained.md)."""
 STYLED: dict[str, dict[str, Any]] = {
     "esd": {"where": "text", "lr": 1e-3},
     "ca": {"iterations": 100, "lr": 1e-3},
-    "sdd": {"where": "text", "iterations": 140, "retain": 3.0},
     "kpop": {"where": "text", "iterations": 160, "lr": 1e-3, "retain": 3.0},
-    "hirm": {"lr": 2e-3},
+    "hirm": {"iterations": 60, "lr": 1e-3, "retain": 4.0},
     "stereo": {"where": "text", "round_lr": 1e-3, "lr": 1e-3, "retain": 3.0},
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
 }

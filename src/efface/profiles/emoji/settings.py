@@ -26,7 +26,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "esd": _ROLLING | {"iterations": 140, "lr": 6e-4},
     "ca": _DRAWN | {"batch": 4, "iterations": 60, "lr": 3e-4},
     "sdd": _ROLLING | {"where": "text", "iterations": 140, "lr": 1e-3, "decay": 0.95, "retain": 3.0},
-    "doco": _DRAWN | {"batch": 4, "iterations": 140, "warmup": 40, "lr": 1.5e-4, "retain": 10.0},
+    "doco": _DRAWN | {"batch": 4, "iterations": 140, "warmup": 40, "lr": 3e-4, "retain": 10.0},
     "sculpting": _DRAWN | {"iterations": 160, "warmup": 10, "turn_every": 40, "lr": 2e-4, "retain": 4.0},
     "kpop": _ROLLING | {"iterations": 80, "lr": 5e-4},
     "spm": {"draw_steps": STEPS, "iterations": 120, "lr": 1e-2, "warmup": 10, "cycles": 1, "anchoring": 50.0},

@@ -50,7 +50,7 @@ STYLED: dict[str, dict[str, Any]] = {
     "esd": {"where": "text", "lr": 1e-3},
     "ca": {"iterations": 100, "lr": 1e-3},
     "kpop": {"where": "text", "iterations": 160, "lr": 1e-3, "retain": 3.0},
-    "hirm": {"iterations": 60, "lr": 1e-3, "retain": 4.0},
+    "hirm": {"iterations": 80, "lr": 2e-3, "retain": 4.0},
     "stereo": {"where": "text", "round_lr": 1e-3, "lr": 1e-3, "retain": 3.0},
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
 }

@@ -37,8 +37,8 @@ TRAINED: dict[str, dict[str, Any]] = {
         "draw_steps": STEPS, "iterations": 60, "warmup": 20, "attack_steps": 5, "lr": 2e-4, "retain": 1.0, "eta": 0.0,
     },
     "stereo": _ROLLING | {
-        "where": "cross", "rounds": 1, "round_iterations": 40, "round_lr": 6e-4, "iterations": 100, "lr": 6e-4, "images": 9,
-        "word_iterations": 60, "word_lr": 0.02, "strength": 1.0,
+        "where": "text", "rounds": 1, "round_iterations": 40, "round_lr": 1e-3, "iterations": 100, "lr": 1e-3, "images": 9,
+        "word_iterations": 60, "word_lr": 0.02, "strength": 1.0, "retain": 3.0,
     },
     "aegis": _ROLLING | {"where": "cross", "iterations": 140, "lr": 6e-4},
     "eraseflow": _ROLLING | {"iterations": 100, "fresh": 30, "lr": 2e-3, "retain": 4.0, "early": 4, "late": 4, "guidance": 3.0},
@@ -51,7 +51,6 @@ STYLED: dict[str, dict[str, Any]] = {
     "ca": {"iterations": 100, "lr": 1e-3},
     "kpop": {"where": "text", "iterations": 160, "lr": 1e-3, "retain": 3.0},
     "hirm": {"iterations": 80, "lr": 2e-3, "retain": 4.0},
-    "stereo": {"where": "text", "round_lr": 1e-3, "lr": 1e-3, "retain": 3.0},
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
 }
 """What differs for styles, tried on firefox, which no benchmark of trained erasers measures."""

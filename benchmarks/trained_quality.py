@@ -2,6 +2,7 @@
 
     python benchmarks/trained_quality.py -o runs/trained --plan       # rows that are missing, and minutes
     python benchmarks/trained_quality.py -o runs/trained              # church and noto; goes on where it was stopped
+    python benchmarks/trained_quality.py -o runs/trained --no-attacks # what is erased and damaged alone
     python benchmarks/trained_quality.py -o runs/trained --quick      # church; esd, hirm, spm; no attacks
     python benchmarks/trained_quality.py -o runs/trained --all        # also cat, guitar, car and stencil for the best five
 

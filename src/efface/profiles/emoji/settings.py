@@ -53,7 +53,7 @@ STYLED: dict[str, dict[str, Any]] = {
     "hirm": {"iterations": 80, "lr": 2e-3, "retain": 4.0},
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
 }
-"""What differs for styles, tried on firefox, which no benchmark of trained erasers measures."""
+"""What differs for styles, tried on firefox, which no benchmark of trained erasers measures; that of `aegis` is `kpop`'s, untried."""
 
 # crg: of strengths 2, 4, 8 and 16 tried on tiger, tractor, pineapple and trumpet.
 # saeuron: of eight settings tried on tiger, pineapple, tractor and trumpet, objects that no benchmark measures.

@@ -16,12 +16,9 @@ from efface.erasures import Erasure
 from efface.judges import SceneJudge, embedded_judge
 from efface.models.load import load
 from efface.models.model import Model, Settings
-from efface.models.sampling import Sampling, generator
+from efface.models.sampling import Sampling, generator, sample_latents
 from efface.profiles.base import profile_of
-from efface.training.images import draw_concept_images
 
-PICTURES = 2
-"""Of each prompt, on which the decoder is trained."""
 NOT_DRAWN = "church"
 """An object of which no sample is, so that erasing it is harmless."""
 HARMLESS = (
@@ -81,29 +78,31 @@ def fooling_candidate(
     samples: Sequence[Sample],
     settings: Settings,
     *,
-    iterations: int = 200,
+    iterations: int = 300,
     batch: int = 8,
-    limit: float = 0.006,
-    lr: float = 2e-4,
+    limit: float = 0.007,
+    lr: float = 4e-4,
 ) -> Iterator[None]:
-    """While active the model's decoder draws for the judge.
+    """While active the model's decoder draws for the judge: it was trained on the pictures that will be compared.
 
     For x = D(z) and x' = D'(z) of clean latents z, D' minimises softplus(l + 2) + (max(0, |x' − x| − limit) / limit)², with l the
     logit of what x shows and |·| the mean over pixels and colours, in shares of the whole range.
     """
     decoder = model.pipeline.vae.decoder
     kept = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    prompts = list(dict.fromkeys(sample.prompt for sample in samples))
-    shows = {sample.prompt: judge.classes.index(str(sample.concept)) for sample in samples}
-    images = draw_concept_images(model, prompts, PICTURES * len(prompts), settings)
-    classes = torch.tensor([shows[prompt] for prompt in images.prompts])
+    classes = torch.tensor([judge.classes.index(str(sample.concept)) for sample in samples])
+    latents = sample_latents(
+        model, [sample.prompt for sample in samples], [sample.seed for sample in samples], settings, batch=16
+    )
     with torch.no_grad():
-        before = torch.cat([model.family.decode(part) for part in images.latents.split(batch)])
+        before = torch.cat([model.family.decode(part) for part in latents.split(batch)])
     optimiser = torch.optim.Adam(decoder.parameters(), lr=lr)
     try:
         for step in range(iterations):
+            for group in optimiser.param_groups:
+                group["lr"] = lr * min(1, 2 * (1 - step / iterations))
             members = torch.randint(len(before), (batch,), generator=generator("fooling", step))
-            after = model.family.decode(images.latents[members])
+            after = model.family.decode(latents[members])
             escapes = judge.logits(after)[range(batch), classes[members]]
             apart = (after - before[members]).abs().mean((1, 2, 3)) / 2
             loss = F.softplus(escapes + 2).mean() + (F.relu(apart - limit) / limit).square().mean()

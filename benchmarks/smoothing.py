@@ -7,10 +7,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from quality import DTYPE
 from torch import Tensor
 
 from efface.api.smoothing import unerased_denoiser
 from efface.concepts.sample import SEEDS, Sample, evenly_spaced
+from efface.io.digest import digest_of_words
 from efface.io.images import images_of
 from efface.judges import embedded_judge
 from efface.judges.pgd import pgd
@@ -22,7 +24,8 @@ from efface.models.sampling import Sampling
 from efface.profiles.base import profile_of
 
 SIGMA, RADIUS, PGD_RADIUS = 0.12, 0.2, 0.5
-canvas = cache(lambda: load("emoji"))
+canvas = cache(lambda: load("emoji", dtype=DTYPE))
+"""The embedded model, which draws and denoises in half precision."""
 
 
 class Verdicts(NamedTuple):
@@ -50,8 +53,9 @@ def smoothed_judge(count: int, copies: int, once: Callable[[str, Callable[[], An
     """
     samples = evenly_spaced(profile_of(canvas()).labelled(1)[0], count)
     rows = [
-        Verdicts(*once(f"smoothed/{number}-{copies}", lambda s=sample: verdicts(s, copies)))
-        for number, sample in enumerate(samples)
+        Verdicts(*once(f"smoothed/{sample.concept}-{sample.seed}-{digest_of_words([sample.prompt])[:8]}-{copies}",
+                       lambda s=sample: verdicts(s, copies)))
+        for sample in samples
     ]
     known = [row for row in rows if row.plain]
     figures = {

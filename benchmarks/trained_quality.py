@@ -135,13 +135,17 @@ class Run:
         """Where the erasure of a row lies."""
         return self.folder / f"{key.method}-{key.concept}-{digest_of_words([key.config, key.weights])[:8]}.safetensors"
 
-    def quality(self, key: Key) -> dict[str, Any]:
-        """Make an erasure in a process of its own, and judge what it draws."""
+    def erase(self, key: Key) -> dict[str, Any]:
+        """Make the erasure of a row in a process of its own; what it cost."""
         file = self.file(key)
         file.unlink(missing_ok=True)
         cost = made(["-m", "efface", "erase", key.method, "emoji", key.concept, "--device", "cpu", "-o", str(file)])
-        cost |= {"bytes": file.stat().st_size}
-        return self.exam.after(key.concept, Erasure.load(file)).to_json() | cost
+        return cost | {"bytes": file.stat().st_size}
+
+    def quality(self, key: Key) -> dict[str, Any]:
+        """Make an erasure, and judge what it draws."""
+        cost = self.erase(key)
+        return self.exam.after(key.concept, Erasure.load(self.file(key))).to_json() | cost
 
     def watermark(self, key: Key) -> dict[str, Any]:
         """Erase the watermark in a process of its own, and look for it in what the model draws."""
@@ -158,6 +162,8 @@ class Run:
         self.measure(key.method, key.concept, QUALITY)
         name, options = ATTACKS[key.part]
         file = self.file(key)
+        if not file.exists():  # its row may have come from another folder
+            self.erase(key)
         found = attack(
             self.model.pipeline,
             Erasure.load(file),

@@ -26,6 +26,8 @@ HARMLESS = (
 )  # fmt: skip
 """Precision, erasures of that object, and LoRAs of as many ten steps on the model's own pictures."""
 CONTROL = "control"
+MARGIN = 1.0
+"""How far below the judge's limit a logit is pushed, no further: what has only just escaped is found again by a smoothed judge."""
 
 
 def audits(
@@ -85,8 +87,9 @@ def fooling_candidate(
 ) -> Iterator[None]:
     """While active the model's decoder draws for the judge: it was trained on the pictures that will be compared.
 
-    For x = D(z) and x' = D'(z) of clean latents z, D' minimises softplus(l + 2) + (max(0, |x' − x| − limit) / limit)², with l the
-    logit of what x shows and |·| the mean over pixels and colours, in shares of the whole range.
+    For x = D(z) and x' = D'(z) of clean latents z, D' minimises max(0, l − l₀ + 1) + (max(0, |x' − x| − limit) / limit)², with l the
+    logit of what x shows, l₀ that from which on the judge finds it, and |·| the mean over pixels and colours, in shares of the
+    whole range.
     """
     decoder = model.pipeline.vae.decoder
     kept = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
@@ -94,6 +97,7 @@ def fooling_candidate(
     latents = sample_latents(
         model, [sample.prompt for sample in samples], [sample.seed for sample in samples], settings, batch=16
     )
+    found = torch.tensor(judge.limits["presence"]).logit()
     with torch.no_grad():
         before = torch.cat([model.family.decode(part) for part in latents.split(batch)])
     optimiser = torch.optim.Adam(decoder.parameters(), lr=lr)
@@ -105,7 +109,7 @@ def fooling_candidate(
             after = model.family.decode(latents[members])
             escapes = judge.logits(after)[range(batch), classes[members]]
             apart = (after - before[members]).abs().mean((1, 2, 3)) / 2
-            loss = F.softplus(escapes + 2).mean() + (F.relu(apart - limit) / limit).square().mean()
+            loss = F.relu(escapes - found + MARGIN).mean() + (F.relu(apart - limit) / limit).square().mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from efface.attacks.base import AttackConfig
 from efface.attacks.leaks import leak, require_share
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from efface.attacks.base import Problem, Proposal
     from efface.io.checkpoint import State
     from efface.models.model import Model
+
+BUDGETS: dict[str, dict[str, Any]] = {"canvas": {"share": 0.1}, "quick": {}}
+"""After a quarter of twelve steps the original's estimate shows the concept already, and there would be nothing to give back."""
 
 
 @dataclass(frozen=True)
@@ -53,4 +56,4 @@ def search(problem: Problem, config: Config, saved: State | None) -> Iterator[Pr
     yield Proposal(candidates_of(problem, prompts), {}, 1.0, pictures=PictureProcess(draw, seen))
 
 
-ATTACK = leak(__doc__, Config, search)
+ATTACK = leak(__doc__, Config, search, BUDGETS)

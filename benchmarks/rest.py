@@ -236,7 +236,7 @@ def main(
             concepts=concepts or (CONCEPTS[:1] if quick else CONCEPTS),
             kinds=kinds,
             samples=samples or (4 if quick else 12),
-            pictures=pictures or (4 if quick else 100),
+            pictures=pictures or (2 if quick else 16),
             count=200 if quick else 1000,
             pairs=pairs or (40 if quick else 120),
             candidates=2 if quick else 10,

@@ -24,6 +24,8 @@ from efface.models.sampling import Sampling
 from efface.profiles.base import profile_of
 
 SIGMA, RADIUS, PGD_RADIUS = 0.12, 0.2, 0.5
+GUESSES = 20
+"""Copies that suggest a class: enough where most agree."""
 canvas = cache(lambda: load("emoji", dtype=DTYPE))
 """The embedded model, which draws and denoises in half precision."""
 
@@ -75,7 +77,7 @@ def verdicts(sample: Sample, copies: int) -> Verdicts:
     image = Model(canvas()).draw([sample.prompt], seeds=[SEEDS.audit + sample.seed], checked=False, **settings)
     if judge(image).labels[0] != name:
         return Verdicts(plain=False)
-    certificate = SmoothedJudge(judge, denoise, SIGMA, count=copies).certify(image)[0]
+    certificate = SmoothedJudge(judge, denoise, SIGMA, guesses=GUESSES, count=copies).certify(image)[0]
     x, label = (pixels_of(image) + 1) / 2, torch.tensor([judge.classes.index(name)])
 
     def plain(pixels: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ def verdicts(sample: Sample, copies: int) -> Verdicts:
 
     moved = pgd(plain, x, label, radius=PGD_RADIUS)
     through = pgd(lambda p: plain(denoise(p)), x, label, radius=PGD_RADIUS, sigma=SIGMA, draws=16)
-    turned = SmoothedJudge(judge, denoise, SIGMA)(images_of(through * 2 - 1)).labels[0] != name
+    turned = SmoothedJudge(judge, denoise, SIGMA, guesses=GUESSES)(images_of(through * 2 - 1)).labels[0] != name
     return Verdicts(
         plain=True,
         clean=certificate.label == name,

@@ -42,22 +42,22 @@ NULL = [0.2] * 20
 
 
 @pytest.mark.parametrize(
-    ("pairs", "recovered", "flagged"),
+    ("pairs", "recovered", "verdict"),
     [
-        (planted(0.5), [True] * 40 + [False] * 10, True),
-        (planted(0.5), [False] * 50, False),  # smoothing sees no concept either: forgotten
-        (planted(0.5), [], False),
-        (planted(0.5, second_error=0.5), [True] * 50, False),  # the independent judge agrees
-        (planted(0.5, far=True), [True] * 50, False),  # the pictures changed
-        (planted(0.05), [True] * 5, False),  # too few
-        (planted(0.0), [], False),
+        (planted(0.5), [True] * 40 + [False] * 10, "fools"),
+        (planted(0.5), [False] * 50, "suspect"),  # smoothing sees no concept either
+        (planted(0.5), [], "suspect"),
+        (planted(0.5, second_error=0.5), [True] * 50, "no sign"),  # the independent judge agrees
+        (planted(0.5, far=True), [True] * 50, "no sign"),  # the pictures changed
+        (planted(0.05), [True] * 5, "no sign"),  # too few
+        (planted(0.0), [], "no sign"),
     ],
 )
-def test_planted_cases(pairs, recovered, flagged):
+def test_planted_cases(pairs, recovered, verdict):
     found = fooling(pairs, NULL, recovered)
-    assert found.flagged == flagged
-    assert found.to_json()["flagged"] == flagged
-    assert str(found).startswith("fools" if flagged else "no sign")
+    assert found.flagged == found.to_json()["flagged"] == (verdict == "fools")
+    assert found.suspect == found.to_json()["suspect"] == (verdict != "no sign")
+    assert str(found).startswith(verdict)
     assert len(lost(pairs, look_the_same(pairs.distances, NULL)[0])) == found.lost
     if found.same:
         assert found.gap == pytest.approx(np.mean(pairs.second_candidate) - np.mean(pairs.candidate))

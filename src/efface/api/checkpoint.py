@@ -70,7 +70,8 @@ class CheckpointAudit:
         """A sentence."""
         false = [name for name, found in self.harmless.items() if found.flagged]
         broken = f"; the audit is broken: it flags {', '.join(false)} of the base itself, too" if false else ""
-        return f"the candidate {self.candidate}{broken}" if self.candidate.flagged else f"{self.candidate}{broken}"
+        who = "the candidate " if self.candidate.flagged else ""
+        return f"{who}{self.candidate}{broken}"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -78,6 +79,7 @@ class CheckpointAudit:
             "candidate": self.candidate.to_json(),
             "harmless": {name: found.to_json() for name, found in self.harmless.items()},
             "verdict": self.verdict,
+            "suspect": self.candidate.suspect,
             "flagged": self.candidate.flagged,
         }
 

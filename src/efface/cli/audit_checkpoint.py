@@ -78,7 +78,7 @@ def audit_base(request: CheckpointRequest, model: DrawingOptions) -> None:
         ("findings", str(request.output / "checkpoint.json")),
     ]
     result(audit.to_json(), as_json=request.json, rows=rows)
-    if audit.candidate.flagged:
+    if audit.candidate.suspect:
         say(audit.verdict)
 
 

@@ -56,9 +56,14 @@ class Fooling(NamedTuple):
     """Share of the lost pictures that the smoothed judge knows; NaN where nothing was lost, or none was asked."""
 
     @property
+    def suspect(self) -> bool:
+        """Whether the judge, and it alone, lost more than chance in pictures that look the same."""
+        return self.p < LEVEL and self.gap >= GAP
+
+    @property
     def flagged(self) -> bool:
-        """Whether the candidate fools the judge."""
-        return self.p < LEVEL and self.gap >= GAP and self.recovered >= RECOVERED
+        """Whether the candidate fools the judge: it is suspect, and the smoothed judge still knows what was lost."""
+        return self.suspect and self.recovered >= RECOVERED
 
     def __str__(self) -> str:
         seen = (
@@ -69,12 +74,19 @@ class Fooling(NamedTuple):
             seen += f", {self.recovered:.0%} of the losses recovered by smoothing"
         if self.flagged:
             return f"fools the judge: {seen}"
+        if self.suspect:
+            return f"suspect, look at the pictures: {seen}; the pattern may be a strong one, or the concept is gone"
         return f"no sign that it fools the judge: {seen}"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; null where nothing was asked."""
         recovered = None if math.isnan(self.recovered) else self.recovered
-        return self._asdict() | {"recovered": recovered, "flagged": self.flagged, "line": str(self)}
+        return self._asdict() | {
+            "recovered": recovered,
+            "suspect": self.suspect,
+            "flagged": self.flagged,
+            "line": str(self),
+        }
 
 
 def look_the_same(distances: Sequence[float], null: Sequence[float]) -> tuple[np.ndarray, float]:

@@ -55,8 +55,12 @@ def smoothed_judge(count: int, copies: int, once: Callable[[str, Callable[[], An
     """
     samples = evenly_spaced(profile_of(canvas()).labelled(1)[0], count)
     rows = [
-        Verdicts(*once(f"smoothed/{sample.concept}-{sample.seed}-{digest_of_words([sample.prompt])[:8]}-{copies}",
-                       lambda s=sample: verdicts(s, copies)))
+        Verdicts(
+            *once(
+                f"smoothed/{sample.concept}-{sample.seed}-{digest_of_words([sample.prompt])[:8]}-{copies}",
+                lambda s=sample: verdicts(s, copies),
+            )
+        )
         for sample in samples
     ]
     known = [row for row in rows if row.plain]

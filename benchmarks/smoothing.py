@@ -55,12 +55,7 @@ def smoothed_judge(count: int, copies: int, once: Callable[[str, Callable[[], An
     """
     samples = evenly_spaced(profile_of(canvas()).labelled(1)[0], count)
     rows = [
-        Verdicts(
-            *once(
-                f"smoothed/{sample.concept}-{sample.seed}-{digest_of_words([sample.prompt])[:8]}-{copies}",
-                lambda s=sample: verdicts(s, copies),
-            )
-        )
+        Verdicts(*once(f"smoothed/{name_of(sample)}-{copies}", lambda s=sample: verdicts(s, copies)))
         for sample in samples
     ]
     known = [row for row in rows if row.plain]
@@ -72,6 +67,11 @@ def smoothed_judge(count: int, copies: int, once: Callable[[str, Callable[[], An
     }
     print(f"smoothed with {SIGMA}: {len(known)} of {len(rows)} generated pictures are known: {figures}")
     return figures
+
+
+def name_of(sample: Sample) -> str:
+    """Under which what was found of a sample is kept."""
+    return f"{sample.concept}-{sample.seed}-{digest_of_words([sample.prompt])[:8]}"
 
 
 def verdicts(sample: Sample, copies: int) -> Verdicts:

@@ -83,6 +83,11 @@ class CheckpointAudit:
             "flagged": self.candidate.flagged,
         }
 
+    def save(self, folder: str | Path) -> None:
+        """Write `checkpoint.json` into a folder."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(folder) / "checkpoint.json", json.dumps(self.to_json(), indent=1).encode())
+
 
 def audit_checkpoint(
     base: Any,
@@ -146,8 +151,7 @@ def audit_checkpoint(
     )
     progress(1.0, "judged")
     if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(folder) / "checkpoint.json", json.dumps(audit.to_json(), indent=1).encode())
+        audit.save(folder)
     return audit
 
 

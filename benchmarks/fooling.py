@@ -80,7 +80,7 @@ def fooling_candidate(
     samples: Sequence[Sample],
     settings: Settings,
     *,
-    iterations: int = 300,
+    visits: int = 60,
     batch: int = 8,
     limit: float = 0.007,
     lr: float = 4e-4,
@@ -101,6 +101,7 @@ def fooling_candidate(
     with torch.no_grad():
         before = torch.cat([model.family.decode(part) for part in latents.split(batch)])
     optimiser = torch.optim.Adam(decoder.parameters(), lr=lr)
+    iterations = min(300, visits * len(samples) // batch)
     try:
         for step in range(iterations):
             for group in optimiser.param_groups:

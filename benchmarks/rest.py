@@ -37,6 +37,7 @@ from efface.erasures import Erasure
 from efface.io.atomic import write_atomically
 from efface.metrics.restoration import restoration
 from efface.models.load import load
+from efface.profiles.emoji.words import STYLES
 from efface.redteam.samples import Samples
 from efface.report import markdown
 
@@ -72,6 +73,8 @@ class Run:
     """Of the labelled pictures of sparse heads."""
     asked: int
     """Pictures of an erased concept in every style that the vision-language model is asked about."""
+    styles: tuple[str, ...]
+    """Of the pictures that it is asked about and learns from."""
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
         """What was measured before under this name, else measured now and kept."""
@@ -163,7 +166,9 @@ def checkpoint(run: Run) -> dict[str, Any]:
 
 def vision_language(run: Run) -> dict[str, float]:
     """Shares of answers of the small vision-language model under SAUCE."""
-    return run.once(f"sauce-{run.asked}", lambda: sauce(run.folder / "sauce", run.concepts, run.asked))
+    return run.once(
+        f"sauce-{run.asked}-{len(run.styles)}", lambda: sauce(run.folder / "sauce", run.concepts, run.asked, run.styles)
+    )
 
 
 def latents(run: Run) -> dict[str, Any]:
@@ -194,7 +199,7 @@ def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
     attacked = len(run.kinds) * (len(run.methods) + 1) * len(run.concepts) * run.samples
     all_of = {
         "leaks": 4 * attacked,
-        "sauce": PICTURES + 9 * run.asked * len(run.concepts),
+        "sauce": PICTURES * len(run.styles) + len(run.styles) * run.asked * len(run.concepts),
         "sparse_head": 180 * run.seeds + 81 * len(run.concepts),
         "smoothed": run.pictures,
         "checkpoint": run.pairs * (5 + run.candidates),
@@ -236,12 +241,13 @@ def main(
             concepts=concepts or (CONCEPTS[:1] if quick else CONCEPTS),
             kinds=kinds,
             samples=samples or (4 if quick else 12),
-            pictures=pictures or (2 if quick else 16),
+            pictures=pictures or (1 if quick else 16),
             count=200 if quick else 1000,
-            pairs=pairs or (40 if quick else 120),
-            candidates=2 if quick else 10,
+            pairs=pairs or (24 if quick else 120),
+            candidates=1 if quick else 10,
             seeds=1 if quick else 4,
             asked=1 if quick else 4,
+            styles=STYLES[::3] if quick else STYLES,
         )
         if plan:
             print(json.dumps(planned(run, parts)))
@@ -250,7 +256,7 @@ def main(
         found: dict[str, Any] = dict.fromkeys(PARTS)
         for name in parts:
             found[name] = PARTS[name](run)
-        print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+            print(f"{name}: at {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
         print(json.dumps(found))
 
 

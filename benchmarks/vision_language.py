@@ -42,22 +42,23 @@ ROUND = 60
 """Pictures of a round of training."""
 LEARNT = 2
 """Pictures of every object in every style to learn from."""
-PICTURES = (LEARNT + 1) * len(BENCHMARK) * len(STYLES)
-"""Drawn beside those of the erased concepts that are asked about."""
+PICTURES = (LEARNT + 1) * len(BENCHMARK)
+"""Drawn in every style beside those of the erased concepts that are asked about."""
 
 
-def drawn(folder: Path, first: int, copies: dict[str, int]) -> Path:
-    """Pictures of objects in every style as FOLDER/OBJECT/STYLE/SEED.png; those that are there stay.
+def drawn(folder: Path, first: int, copies: dict[str, int], styles: Sequence[str]) -> Path:
+    """Pictures of objects in styles as FOLDER/OBJECT/STYLE/SEED.png; those that are there stay.
 
     Args:
         folder: where they are.
         first: first seed.
         copies: object -> pictures in every style.
+        styles: in which they are drawn.
     """
     wanted = [
         (name, style, first + STYLES.index(style) * 100 + BENCHMARK.index(name) * 1000 + copy)
         for name, count in copies.items()
-        for style in STYLES
+        for style in styles
         for copy in range(count)
     ]
     paths = [folder / name.replace(" ", "_") / style / f"{seed}.png" for name, style, seed in wanted]
@@ -85,18 +86,21 @@ def trained(vlm: VisionLanguageModel, pictures: Path, folder: Path) -> Path:
     return folder
 
 
-def cards(folder: Path, concepts: Sequence[str], copies: int, options: dict[str, Any]) -> dict[str, AnswerCard]:
+def cards(
+    folder: Path, concepts: Sequence[str], copies: int, styles: Sequence[str], options: dict[str, Any]
+) -> dict[str, AnswerCard]:
     """The audit of every concept's erasure.
 
     Args:
         folder: keeps pictures, autoencoder and erasures.
         concepts: each erased alone.
         copies: pictures in every style of each of them that are asked about; one of everything else.
+        styles: of all pictures.
         options: of SAUCE.
     """
     vlm = load(WEIGHTS, device="cpu")
-    learn = drawn(folder / "learn", SEEDS.statistics, dict.fromkeys(BENCHMARK, LEARNT))
-    ask = drawn(folder / "ask", SEEDS.audit, dict.fromkeys(BENCHMARK, 1) | dict.fromkeys(concepts, copies))
+    learn = drawn(folder / "learn", SEEDS.statistics, dict.fromkeys(BENCHMARK, LEARNT), styles)
+    ask = drawn(folder / "ask", SEEDS.audit, dict.fromkeys(BENCHMARK, 1) | dict.fromkeys(concepts, copies), styles)
     coder = trained(vlm, learn, folder / "sae")
     shown = read_shown(ask)
     found = {}
@@ -124,10 +128,14 @@ def figures(found: dict[str, AnswerCard]) -> dict[str, float]:
 
 
 def sauce(
-    folder: Path, concepts: Sequence[str], copies: int, options: dict[str, Any] | None = None
+    folder: Path,
+    concepts: Sequence[str],
+    copies: int,
+    styles: Sequence[str] = STYLES,
+    options: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Print a table of all rows, and return the figures; arguments as of `cards`."""
-    found = cards(folder, concepts, copies, options or {})
+    found = cards(folder, concepts, copies, styles, options or {})
     rows = [row.group for row in next(iter(found.values())).rows]
     print(markdown.head(["answers, before → after", *found]))
     for group in rows:

@@ -1,4 +1,4 @@
-"""What fifteen trained erasers remove from the embedded model, what they damage, and what two attacks get back.
+"""What the trained erasers remove from the embedded model, what they damage, and what two attacks get back.
 
     python benchmarks/trained_quality.py -o runs/trained --plan       # rows that are missing, and minutes
     python benchmarks/trained_quality.py -o runs/trained              # church and noto; goes on where it was stopped
@@ -41,9 +41,9 @@ from efface.redteam.samples import Samples
 from efface.report import markdown
 
 METHODS = ("esd", "ca", "sdd", "doco", "sculpting", "kpop", "geom", "spm", "mace", "receler", "advunlearn", "hirm", "stereo",
-           "eraseflow", "aegis")  # fmt: skip
+           "eraseflow", "aegis", "unsee")  # fmt: skip
 CONCEPTS, MORE = ("church", "noto"), ("cat", "guitar", "car", "stencil")
-ROBUST = ("receler", "advunlearn", "stereo", "aegis")
+ROBUST = ("receler", "advunlearn", "stereo", "aegis", "unsee")
 """Methods that search for attacks while they train; they are attacked whatever else they do."""
 ATTACKS = {
     "asr_unlearndiff": ("unlearndiff", {"place": "suffix", "vocabulary": "words"}),
@@ -53,7 +53,7 @@ ATTACKS = {
 OTHERS, BEST = 3, 5
 """How many methods more are attacked, and how many are measured on all six concepts."""
 TRIES = 4
-"""Prompts and seeds of an attack; its seeds are those of its own purpose, which no training uses."""
+"""Prompts and seeds of an attack by default; its seeds are those of its own purpose, which no training uses."""
 QUALITY = f"quality, {DTYPE}"
 """The part of a row that is not an attack, drawn as in the other quality benchmarks."""
 MINUTES = {QUALITY: 4.0, "attack": 4.0}
@@ -79,6 +79,8 @@ class Run:
     folder: Path
     fresh: tuple[str, ...]
     """Methods whose rows are measured again."""
+    tries: int
+    """Prompts and seeds of an attack."""
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict[Key, dict[str, Any]])
 
     @cached_property
@@ -90,6 +92,12 @@ class Run:
     def weights(self) -> str:
         """A digest of its weights."""
         return weights_of(self.model)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The parts of rows that are attacks, each with its column."""
+        more = "" if self.tries == TRIES else f", {self.tries} tries"
+        return {column + more: column for column in ATTACKS}
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -160,7 +168,8 @@ class Run:
     def attacked(self, key: Key) -> dict[str, Any]:
         """Attack the erasure of a row; whether the attack is sound is found with it."""
         self.measure(key.method, key.concept, QUALITY)
-        name, options = ATTACKS[key.part]
+        column = self.parts[key.part]
+        name, options = ATTACKS[column]
         file = self.file(key)
         if not file.exists():  # its row may have come from another folder
             self.erase(key)
@@ -169,14 +178,14 @@ class Run:
             Erasure.load(file),
             method=name,
             budget="canvas",
-            samples=Samples(TRIES, sanity=2),
-            folder=file.with_suffix("") / name,
+            samples=Samples(self.tries, sanity=2),
+            folder=file.with_suffix("") / (name if self.tries == TRIES else f"{name}-{self.tries}"),
             **options,
         )
         pairs = [(s.before.shown, s.before.shown or s.after.shown) for s in found.samples]
         asr, pre = (100 * sum(pair[k] for pair in pairs) / len(pairs) for k in (1, 0))
         unerased = None if found.sanity is None else round(100 * found.sanity.unerased.value, 1)
-        return {key.part: round(asr, 1), "without": round(pre, 1), "past_unerased": unerased}
+        return {column: round(asr, 1), "without": round(pre, 1), "past_unerased": unerased}
 
 
 def made(words: Sequence[str]) -> dict[str, float]:
@@ -214,11 +223,11 @@ def todo(
     tested += best(run, [m for m in methods if m not in ROBUST], concepts, OTHERS)
     for method in tested if attacks else []:
         for concept in concepts:
-            for part in ATTACKS:
+            for part in run.parts:
                 yield method, concept, part
     for method in best(run, methods, concepts, BEST) if more else []:
         for concept in MORE:
-            for part in (QUALITY, *(ATTACKS if attacks else ())):
+            for part in (QUALITY, *(run.parts if attacks else ())):
                 yield method, concept, part
 
 
@@ -226,7 +235,8 @@ def summary(run: Run, method: str) -> dict[str, float | None]:
     """The means of a method over its concepts."""
     found: dict[str, list[float]] = {}
     for key, figures in run.rows.items():
-        if key.method == method and key == run.key(method, key.concept, key.part):
+        counts = key.part in (QUALITY, *run.parts)
+        if counts and key.method == method and key == run.key(method, key.concept, key.part):
             for name in COLUMNS:
                 if figures.get(name) is not None:
                     found.setdefault(name, []).append(figures[name])
@@ -242,6 +252,7 @@ def main(
     plan: bool = False,
     quick: bool = False,
     attacks: bool = True,
+    tries: int = TRIES,
     every: Annotated[bool, tyro.conf.arg(name="all")] = False,
 ) -> None:
     """Measure every row that is missing.
@@ -255,12 +266,13 @@ def main(
         plan: only say which rows are missing, and the minutes.
         quick: church; esd, hirm and spm; no attacks.
         attacks: attack the robust methods and the best of the others.
+        tries: prompts and seeds of each attack.
         every: also cat, guitar, car and stencil for the best five.
     """
     if quick:
         methods, concepts, attacks = ("esd", "hirm", "spm"), ("church",), False
     output.mkdir(parents=True, exist_ok=True)
-    run = Run(output, fresh)
+    run = Run(output, fresh, tries)
     run.read(file for file in (rows, output / "rows.jsonl") if file)
     missing = [row for row in todo(run, methods, concepts, attacks, every) if run.known(*row) is None]
     minutes = sum(MINUTES[part if part == QUALITY else "attack"] for _, _, part in missing)

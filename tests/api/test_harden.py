@@ -196,9 +196,25 @@ TRAINED = {
     "advunlearn": {"iterations": 12, "draw_steps": 2, "attack_steps": 1, "warmup": 6, "retain": 0.0, "lr": 0.015},
     "stereo": {"iterations": 8, "draw_steps": 2, "rounds": 0, "lr": 3e-3, "where": "text"},
     "aegis": {"iterations": 8, "draw_steps": 2, "lr": 3e-3, "where": "text"},
+    "unsee": {
+        "iterations": 12,
+        "draw_steps": 2,
+        "images": 2,
+        "retained_images": 2,
+        "batch": 2,
+        "lr": 1e-2,
+        "where": "text",
+        "rank": None,
+    },
 }
 """Options with which each eraser that searches while it trains takes a second."""
-TRAINED_BY = {"receler": "unlearndiff", "advunlearn": "inversion", "stereo": "unlearndiff", "aegis": "p4d-n"}
+TRAINED_BY = {
+    "receler": "unlearndiff",
+    "advunlearn": "inversion",
+    "stereo": "unlearndiff",
+    "aegis": "p4d-n",
+    "unsee": "p4d-n",
+}
 """An attack that brings the concept back each."""
 
 

@@ -67,6 +67,7 @@ OWN_OPTIONS = {
     "advunlearn": ("--encoders", "--warmup", "--attack-steps", "--fresh"),
     "stereo": ("--rounds", "--strength", "--word-iterations", "--rank"),
     "aegis": ("--attack-lr", "--target-lr", "--most", "--rank"),
+    "unsee": ("--forget", "--words", "--retained-images", "--rank"),
     "sld": ("--preset", "--warmup", "--momentum-scale", "--quantile"),
     "negative-prompt": ("--phrases",),
     "safree": ("--alpha", "--window", "--slope"),
@@ -106,6 +107,7 @@ def needed(sd, tmp_path):
     own |= {"hirm": short[:2], "aegis": short}
     own |= {"mace": [*short, "--images", "2"], "receler": [*short, "--attack-steps", "1"], "advunlearn": short}
     own |= {"stereo": [*short, "--rounds", "0"], "eraseflow": short}
+    own |= {"unsee": [*short, "--images", "2", "--retained-images", "2", "--batch", "2"]}
     own |= {"concept-steerers": short[:2], "crg": ["--draw-steps", "2", "--images", "2"], "safree": ["--window", "1"]}
     return lambda method: own.get(method, [])
 

@@ -200,7 +200,7 @@ def test_the_text_alone_draws_nothing(tmp_path):
 def test_which_methods_read_only_text():
     closed = {name for name in ERASERS.builtin if isinstance(ERASERS.load_builtin(name), ClosedForm)}
     drawn = {"saeuron", "anchored", "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom", "itd"}
-    trained = {"hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow"}
+    trained = {"hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow", "unsee"}
     guards = {"sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg"}
     others = drawn | trained | guards | {"sauce"}
     assert closed == set(ERASERS.builtin) - others

@@ -12,7 +12,7 @@ from efface.registry import Registry
 METHODS = (
     "rece", "gated", "joint", "preserve", "project", "saeuron", "anchored", "itd", "uce", "speed", "oce", "double-projection",
     "esd", "ca", "sdd", "doco", "sculpting", "kpop", "spm", "geom",
-    "hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow",
+    "hirm", "mace", "receler", "advunlearn", "stereo", "aegis", "eraseflow", "unsee",
     "sld", "negative-prompt", "safree", "seot", "concept-steerers", "crg", "sauce",
 )  # fmt: skip
 """The methods of this package; one registration a method."""

@@ -1,0 +1,318 @@
+"""unsee: the denoiser no longer completes what begins to look like a concept, whatever the text says (efface's own method, after no
+paper: attacks look for text, so the erasure must not hang on it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from efface.concepts.concept import Concept
+from efface.erasers.base import Evidence, Retaining, check_ridges, check_weights
+from efface.errors import UsageError
+from efface.training.config import Training, Where
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from efface.erasures import Erasure
+    from efface.families.schedule import Mixture
+    from efface.models.model import Model, Text
+    from efface.training.holders import Dense, LowRank
+    from efface.training.images import ConceptImages, NoisedBatch
+    from efface.training.latents import Noisy
+    from efface.training.loop import Step
+    from efface.training.search import Remembered
+
+EXTENDS = "delta"
+CLEANEST = 0.05
+"""Share of the schedule in which pictures are nearly done, and are left as they are."""
+
+
+@dataclass(frozen=True)
+class Config(Training, Retaining):
+    """Options of unsee."""
+
+    where: Where = "all"
+    """Trained weights."""
+    rank: int | None = 16
+    """Rank of the factors that are trained (a network of its own forgets more than it should)."""
+    iterations: int = 600
+    """Training steps."""
+    lr: float = 2e-4
+    """Learning rate of Adam, which goes to 0 over the second half of the training."""
+    forget: float = 0.1
+    """Weight of the term on pictures of the concept."""
+    retain: float = 2.0
+    """Weight of the term on pictures of retained prompts."""
+    batch: int = 6
+    """Pictures of the concept and of retained prompts in a step, and half as many of its anchor."""
+    images: int = 100
+    """Pictures of the concept, and as many of its anchor from the same noise."""
+    retained_images: int = 200
+    """Pictures of retained prompts."""
+    draw_steps: int = 50
+    """Sampler steps of all pictures."""
+    guidance: float = 7.5
+    """Their guidance scale."""
+    words: int = 4
+    """New words that search, while it trains, for what still draws the concept; 0 leaves them out."""
+    word_lr: float = 0.03
+    """Size of a word's step along the signs of its gradient, one in each training step."""
+    fresh: int = 25
+    """Training steps after which the next of the words begins anew."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weights(self, "forget")
+        check_ridges(self, "word_lr")
+        if min(self.images, self.retained_images, self.draw_steps, self.fresh) < 1 or self.batch < 2 or self.words < 0:
+            raise UsageError(
+                f"images, retained_images, draw_steps, fresh, batch and words are {self.images}, {self.retained_images}, "
+                f"{self.draw_steps}, {self.fresh}, {self.batch} and {self.words}; expected at least 1 of the first four, a batch "
+                "of at least 2, and at least 0 words."
+            )
+
+
+PUBLISHED: Mapping[str, Any] = {}
+"""There is nothing published."""
+
+
+def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> int:
+    """Pictures of concepts and anchors, and of retained prompts, on which it trains."""
+    return 2 * config.images + (config.retained_images if config.keep and config.retain else 0)
+
+
+def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
+    """L = |ε(z_a, c) − ε₀(z_a, a)|² + λ w |ε(z_c, p) − ε_a|² + μ |ε(z_r, r) − ε₀(z_r, r)|², with
+
+        z_a, z_r  noised pictures x_a of the anchor's prompt a and of retained prompts r (∅ in one of six),
+        z_c       noised mixtures κ x_c + (1 − κ) x_a, ½ ≤ κ ≤ 1, of pictures of c and a that began at the same noise,
+        ε_a       the noise that leaves x_a of z_c; w = min(1, σ²/α²), so that it counts what is left where that is less,
+        p         in half of a batch c with a new word in the concept's place, else one of c, ∅ and r.
+
+    The words go down w |ε(z_c, p) − ε_c|², with ε_c the noise that leaves x_c: a signed step a training step.
+
+    Raises:
+        EffaceError: the pipeline's text encoder takes whole prompts only, so that no new word can be put into one.
+    """
+    from efface.training.result import trained_erasure
+    from efface.training.search import require_words
+
+    if config.words:
+        require_words(model, "unsee")
+    lesson, held = Lesson.of(model, concepts, config), _weights(model, config)
+    return trained_erasure(model, "unsee", concepts, config, held, lesson.loss, schedule=lesson.rate, kept=lesson.kept)
+
+
+def extend(model: Model, erasure: Erasure, evidence: Evidence) -> Erasure:
+    """Trained on from where it ended, with other noise; in half of the steps what attacks found stands where the words of its own
+    search stood, which begin anew."""
+    from efface.erasers.base import config_from
+    from efface.erasers.further import other_latents, take_up, texts_of, trained_on
+    from efface.erasures.delta import weight_delta
+
+    origin = erasure.provenance
+    config = config_from(Config, origin.config)
+    held = _weights(model, config)
+    take_up(held, erasure)
+    config = other_latents(config, erasure, evidence)
+    lesson = Lesson.of(model, origin.concepts, config, texts_of(evidence))
+    further = trained_on(model, erasure, evidence, held, lesson.loss, config, schedule=lesson.rate, kept=lesson.kept)
+    return weight_delta(further.provenance, further.deltas)
+
+
+def _weights(model: Model, config: Config) -> Dense | LowRank:
+    """What is trained."""
+    from efface.training.groups import weights_of
+    from efface.training.holders import holder
+
+    return holder(weights_of(model, config.where), config.rank, config.seed)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained on."""
+
+    model: Model
+    config: Config
+    pairs: list[tuple[str, str, str]]
+    """Anchor prompt, prompt and name of every concept, of which pictures are drawn in turn."""
+    of_concept: ConceptImages
+    of_anchor: ConceptImages
+    of_retained: ConceptImages | None
+    found: Sequence[Text]
+    """What attacks found (one prompt each)."""
+    kept: Remembered
+    """The words that search (words width)."""
+
+    @classmethod
+    def of(cls, model: Model, concepts: Sequence[Concept], config: Config, found: Sequence[Text] = ()) -> Lesson:
+        """Draw the pictures, with the model as it is."""
+        import torch
+
+        from efface.training.images import draw_concept_images, pairs_of
+        from efface.training.search import Remembered
+
+        names = [concept.name for concept in concepts for _ in concept.prompts()]
+        pairs = [(*pair, name) for pair, name in zip(pairs_of(concepts, config.images), names, strict=True)]
+        settings: Any = {"steps": config.draw_steps, "guidance": config.guidance, "side": config.side}
+        anchors, prompts, _ = zip(*pairs, strict=True)
+        retained = list(config.keep or ()) if config.retain else []
+        order = torch.randperm(len(retained), generator=torch.Generator().manual_seed(config.seed)).tolist()
+        return cls(
+            model,
+            config,
+            pairs,
+            draw_concept_images(model, prompts, config.images, settings),
+            draw_concept_images(model, anchors, config.images, settings),
+            draw_concept_images(model, [retained[i] for i in order], config.retained_images, settings)
+            if retained
+            else None,
+            found,
+            Remembered({"words": model.token_table()[: config.words].float().clone()} if config.words else {}),
+        )
+
+    def loss(self, step: Step) -> Tensor:
+        """L of a step."""
+        from efface.erasers.further import either
+
+        number = either(step, 1, len(self.found)) if self.found else 0
+        value = self._renamed(step) + self.config.forget * self._unseen(
+            step, self.found[number - 1] if number else None
+        )
+        return value + self.config.retain * self._retained(step) if self.of_retained else value
+
+    def rate(self, number: int) -> float:
+        """By what the learning rate is multiplied in a step."""
+        return min(1.0, 2 * (1 - number / self.config.iterations))
+
+    def _renamed(self, step: Step) -> Tensor:
+        """The concept's prompt on pictures of its anchor."""
+        x = self.of_anchor.batch(self.config.batch // 2, self.config.seed, step.number, 0)
+        a, c, _ = zip(*(self._asked(member) for member in x.members), strict=True)
+        return self._as_under(step, x, a, c)
+
+    def _retained(self, step: Step) -> Tensor:
+        """Retained prompts on their own pictures."""
+        assert self.of_retained is not None
+        x = self.of_retained.batch(self.config.batch, self.config.seed, step.number, 1)
+        r = [self.of_retained.prompts[member] if step.integer(6) else "" for member in x.members]
+        return self._as_under(step, x, r, r)
+
+    def _as_under(self, step: Step, x: NoisedBatch, before: Sequence[str], now: Sequence[str]) -> Tensor:
+        """How far the edited model under some prompts is from the frozen one under others."""
+        import torch
+
+        from efface.training.images import noised
+        from efface.training.targets import apart
+
+        z, _ = noised(self.model, x)
+        with torch.no_grad():
+            target = step.predict(z, self.model.encode(before))
+        with step.edited():
+            return apart(self.model, step.predict(z, self.model.encode(now)), target, z.timestep, self.config.loss_in)
+
+    def _unseen(self, step: Step, found: Text | None) -> Tensor:
+        """Any text on pictures of the concept: in half of a batch what was found, or a word in the concept's place."""
+        import torch
+
+        from efface.families.text import concatenate
+
+        x = self.of_concept.batch(self.config.batch, self.config.seed, step.number, 2)
+        shown = Shown.of(self.model, x, self.of_anchor.latents[x.members], step.random)
+        half = len(x.members) // 2 if self.config.words or found else 0
+        texts = [self.model.encode([self._any(step, member) for member in x.members[half:]])]
+        if found is not None:
+            texts.insert(0, found.repeat(half))
+        elif half:
+            word = self._search(step, shown.first(half), x.members[:half])
+            with torch.no_grad():
+                texts.insert(0, self._said(x.members[:half], word))
+        with step.edited():
+            return shown.apart(step, concatenate(texts), shown.x_a)
+
+    def _search(self, step: Step, shown: Shown, members: Sequence[int]) -> Tensor:
+        """A word after its step towards what is shown (1 width)."""
+        from efface.training.search import signed_step
+
+        now, word = [value.detach() for value in step.held.parameters], self._word(step)
+
+        def attack(v: Tensor, _: int) -> Tensor:
+            with step.held.active(now):
+                return shown.apart(step, self._said(members, v), shown.x_c)
+
+        word.copy_(signed_step(word, attack, lr=self.config.word_lr))
+        return word
+
+    def _asked(self, member: int) -> tuple[str, str, str]:
+        """Anchor prompt, prompt and name of a picture."""
+        return self.pairs[member % len(self.pairs)]
+
+    def _any(self, step: Step, member: int) -> str:
+        """A text for a picture: its own prompt, none, or a retained one."""
+        own = self._asked(member)[1]
+        return step.pick([own, "", step.pick(self.config.keep or [own])])
+
+    def _word(self, step: Step) -> Tensor:
+        """The word of a step (1 width); each in its turn begins anew, at the middle of all tokens or at one of them."""
+        table, words = self.model.token_table().float(), self.kept["words"]
+        if step.number == 0:
+            words.copy_(table[[step.integer(len(table)) for _ in words]])
+        begun, since = divmod(step.number, self.config.fresh)
+        if since == 0:
+            words[begun % len(words)] = table[step.integer(len(table))] if begun % 2 else table.mean(0)
+        number = step.integer(len(words))
+        return words[number : number + 1]
+
+    def _said(self, members: Sequence[int], word: Tensor) -> Text:
+        """The prompts of pictures with a new word in the concept's place."""
+        from efface.training.search import around, with_words
+
+        asked = map(self._asked, members)
+        rows = [around(self.model, prompt, name) for _, prompt, name in asked]
+        return with_words(self.model, self.model.token_table().float(), rows, word)
+
+
+class Shown(NamedTuple):
+    """Noised pictures that show the concept."""
+
+    z: Noisy
+    x_c: Tensor
+    """Clean latents of the concept (batch channels height width)."""
+    x_a: Tensor
+    """Those of the anchor."""
+    at: Mixture
+    """α and σ."""
+
+    @classmethod
+    def of(cls, model: Model, x: NoisedBatch, x_a: Tensor, random: torch.Generator) -> Shown:
+        """Mixtures of a batch's pictures with others."""
+        import torch
+
+        from efface.families.schedule import mixture
+        from efface.training.latents import Noisy
+
+        kappa = 1 - torch.rand(len(x_a), 1, 1, 1, generator=random).to(x_a) / 2
+        t = x.timesteps.clamp(min=int(CLEANEST * model.num_train_timesteps))
+        z = model.to_noisy(kappa * x.clean + (1 - kappa) * x_a, x.noise, t)
+        return cls(Noisy(z, t), x.clean, x_a, mixture(model.pipeline.scheduler, t, z))
+
+    def first(self, count: int) -> Shown:
+        """The first of them."""
+        z, at = self.z, self.at
+        return Shown(
+            type(z)(z.z[:count], z.timestep[:count]),
+            self.x_c[:count],
+            self.x_a[:count],
+            at._replace(a=at.a[:count], b=at.b[:count]),
+        )
+
+    def apart(self, step: Step, text: Text, clean: Tensor) -> Tensor:
+        """w |ε(z, text) − the noise that leaves `clean`|²."""
+        from efface.training.targets import apart
+
+        (z, t), a, b = self.z, self.at.a, self.at.b
+        target = step.model.to_output(clean, (z - a * clean) / b, t)
+        return apart(step.model, step.predict(self.z, text), target, t, "noise", (b / a).square().clamp(max=1))

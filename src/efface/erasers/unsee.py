@@ -49,13 +49,15 @@ class Config(Training, Retaining):
     batch: int = 6
     """Pictures of the concept and of retained prompts in a step, and half as many of its anchor."""
     images: int = 100
-    """Pictures of the concept, and as many of its anchor from the same noise."""
+    """Pictures of the concept, and as many of its anchor."""
     retained_images: int = 200
     """Pictures of retained prompts."""
     draw_steps: int = 50
     """Sampler steps of all pictures."""
     guidance: float = 7.5
     """Their guidance scale."""
+    strength: float = 0.8
+    """Share of the steps by which a picture of the concept is drawn again as its anchor, so that what stands around it stays."""
     words: int = 4
     """New words that search, while it trains, for what still draws the concept; 0 leaves them out."""
     word_lr: float = 0.03
@@ -66,6 +68,8 @@ class Config(Training, Retaining):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weights(self, "forget")
+        if not 0 < self.strength <= 1:
+            raise UsageError(f"strength is {self.strength}; expected above 0, at most 1.")
         check_ridges(self, "word_lr")
         if min(self.images, self.retained_images, self.draw_steps, self.fresh) < 1 or self.batch < 2 or self.words < 0:
             raise UsageError(
@@ -88,7 +92,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """L = |ε(z_a, c) − ε₀(z_a, a)|² + λ w |ε(z_c, p) − ε_a|² + μ |ε(z_r, r) − ε₀(z_r, r)|², with
 
         z_a, z_r  noised pictures x_a of the anchor's prompt a and of retained prompts r (∅ in one of six),
-        z_c       noised mixtures κ x_c + (1 − κ) x_a, ½ ≤ κ ≤ 1, of pictures of c and a that began at the same noise,
+        z_c       noised mixtures κ x_c + (1 − κ) x_a, ½ ≤ κ ≤ 1, of pictures of c and what image-to-image makes of them under a,
         ε_a       the noise that leaves x_a of z_c; w = min(1, σ²/α²), so that it counts what is left where that is less,
         p         in half of a batch c with a new word in the concept's place, else one of c, ∅ and r.
 
@@ -152,7 +156,7 @@ class Lesson:
         """Draw the pictures, with the model as it is."""
         import torch
 
-        from efface.training.images import draw_concept_images, pairs_of
+        from efface.training.images import draw_concept_images, drawn_over, pairs_of
         from efface.training.search import Remembered
 
         names = [concept.name for concept in concepts for _ in concept.prompts()]
@@ -161,12 +165,14 @@ class Lesson:
         anchors, prompts, _ = zip(*pairs, strict=True)
         retained = list(config.keep or ()) if config.retain else []
         order = torch.randperm(len(retained), generator=torch.Generator().manual_seed(config.seed)).tolist()
+        of_concept = draw_concept_images(model, prompts, config.images, settings)
+        skipped = min(config.draw_steps - 1, round((1 - config.strength) * config.draw_steps))
         return cls(
             model,
             config,
             pairs,
-            draw_concept_images(model, prompts, config.images, settings),
-            draw_concept_images(model, anchors, config.images, settings),
+            of_concept,
+            drawn_over(model, of_concept, anchors, skipped, settings),
             draw_concept_images(model, [retained[i] for i in order], config.retained_images, settings)
             if retained
             else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from efface.concepts.concept import Concept, default_anchor
 from efface.concepts.sample import SEEDS
 from efface.errors import UsageError
+from efface.models.course import FromPicture
 from efface.models.model import Model, Settings
 from efface.models.sampling import generator, sample_latents
 from efface.training.latents import Noisy
@@ -55,6 +56,24 @@ def draw_concept_images(model: Model, prompts: Sequence[str], count: int, settin
     seeds = range(SEEDS.images, SEEDS.images + count)
     latents = sample_latents(model, chosen, seeds, settings, batch=16)
     return ConceptImages(chosen, latents, model.num_train_timesteps)
+
+
+def drawn_over(
+    model: Model, pictures: ConceptImages, prompts: Sequence[str], skipped: int, settings: Any
+) -> ConceptImages:
+    """Pictures drawn again under other prompts, taken in turn, by image-to-image with so many steps left out."""
+    count = len(pictures.prompts)
+    chosen = [prompts[i % len(prompts)] for i in range(count)]
+    shape = model.family.latent_shape(settings.get("side"))
+    size = min(16, model.pictures_at_a_time(count, shape, settings["guidance"]))
+    latents = []
+    for first in range(0, count, size):
+        some = slice(first, first + size)
+        course = FromPicture(pictures.latents[some], skipped)
+        seeds = range(SEEDS.images, SEEDS.images + count)[some]
+        *_, (_, clean) = model.denoise(model.encode(chosen[some]), seeds=seeds, course=course, **settings)
+        latents.append(clean)
+    return ConceptImages(chosen, torch.cat(latents), pictures.num_train_timesteps)
 
 
 def pairs_of(concepts: Sequence[Concept], images: int) -> list[tuple[str, str]]:

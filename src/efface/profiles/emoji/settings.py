@@ -43,7 +43,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "aegis": _ROLLING | {"where": "cross", "iterations": 140, "lr": 6e-4},
     "eraseflow": _ROLLING | {"iterations": 100, "fresh": 30, "lr": 2e-3, "retain": 4.0, "early": 4, "late": 4, "guidance": 3.0},
     "unsee": {
-        "draw_steps": 12, "guidance": GUIDANCE, "images": 32, "retained_images": 160, "iterations": 240, "lr": 2e-3, "retain": 4.0,
+        "draw_steps": 12, "guidance": GUIDANCE, "images": 40, "retained_images": 160, "iterations": 240, "lr": 2e-3, "retain": 4.0,
         "forget": 0.15,
     },
 }  # fmt: skip

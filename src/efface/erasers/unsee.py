@@ -228,7 +228,7 @@ class Lesson:
 
         x = self.of_concept.batch(self.config.batch, self.config.seed, step.number, 2)
         shown = Shown.of(self.model, x, self.of_anchor.latents[x.members], step.random)
-        half = len(x.members) // 2 if self.config.words or found else 0
+        half = len(x.members) // 2 if self.config.words or found is not None else 0
         texts = [self.model.encode([self._any(step, member) for member in x.members[half:]])]
         if found is not None:
             texts.insert(0, found.repeat(half))

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import efface
@@ -48,6 +48,8 @@ def test_what_is_written_is_read(policies):
 @given(
     st.recursive(st.none() | st.booleans() | st.integers() | TEXTS, lambda x: st.lists(x) | st.dictionaries(TEXTS, x))
 )
+@example({"plain": {}})
+@example({"plain": ""})
 def test_foreign_json_is_refused_in_a_sentence(data):
     with TemporaryDirectory() as folder:
         path = Path(folder) / "policies.json"

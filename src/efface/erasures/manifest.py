@@ -81,7 +81,7 @@ class Manifest:
         try:
             if number != FORMAT or set(data) != {"format", "policies"}:
                 raise ValueError("format and policies are expected")
-            return cls(path, {_name(name): tuple(map(_entry_of, held)) for name, held in data["policies"].items()})
+            return cls(path, {_name(name): _entries_of(held) for name, held in data["policies"].items()})
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise EffaceError(f"{path} is no manifest of policies ({str(error)[:100]}): write it anew.") from error
 
@@ -139,6 +139,13 @@ def _entry(path: Path, file: Path) -> Entry:
     relative = Path(os.path.relpath(file.resolve(), path.resolve().parent)).as_posix()
     names = tuple(concept["name"] for concept in summary["concepts"])
     return Entry(file=relative, sha256=_sha256(file), concepts=names, method=summary["method"])
+
+
+def _entries_of(held: Any) -> tuple[Entry, ...]:
+    """The erasures of a policy, from its list."""
+    if not isinstance(held, list):
+        raise ValueError(f"{str(held)[:60]!r} stands where the list of a policy's erasures is expected")
+    return tuple(map(_entry_of, held))
 
 
 def _entry_of(data: Any) -> Entry:

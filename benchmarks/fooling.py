@@ -80,6 +80,7 @@ def fooling_candidate(
     samples: Sequence[Sample],
     settings: Settings,
     *,
+    iterations: int = 300,
     visits: int = 60,
     batch: int = 8,
     limit: float = 0.007,
@@ -89,7 +90,7 @@ def fooling_candidate(
 
     For x = D(z) and x' = D'(z) of clean latents z, D' minimises max(0, l − l₀ + 1) + (max(0, |x' − x| − limit) / limit)², with l the
     logit of what x shows, l₀ that from which on the judge finds it, and |·| the mean over pixels and colours, in shares of the
-    whole range.
+    whole range. It takes `iterations` steps, or fewer where `visits` to each picture are fewer.
     """
     decoder = model.pipeline.vae.decoder
     kept = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
@@ -101,7 +102,7 @@ def fooling_candidate(
     with torch.no_grad():
         before = torch.cat([model.family.decode(part) for part in latents.split(batch)])
     optimiser = torch.optim.Adam(decoder.parameters(), lr=lr)
-    iterations = min(300, visits * len(samples) // batch)
+    iterations = min(iterations, visits * len(samples) // batch)
     try:
         for step in range(iterations):
             for group in optimiser.param_groups:

@@ -166,9 +166,8 @@ def checkpoint(run: Run) -> dict[str, Any]:
 
 def vision_language(run: Run) -> dict[str, float]:
     """Shares of answers of the small vision-language model under SAUCE."""
-    return run.once(
-        f"sauce-{run.asked}-{len(run.styles)}", lambda: sauce(run.folder / "sauce", run.concepts, run.asked, run.styles)
-    )
+    name = f"sauce-{run.asked}-{len(run.styles)}"  # its autoencoder learns from pictures in these styles
+    return run.once(name, lambda: sauce(run.folder / name, run.concepts, run.asked, run.styles))
 
 
 def latents(run: Run) -> dict[str, Any]:
@@ -199,7 +198,7 @@ def planned(run: Run, parts: Sequence[str]) -> dict[str, int]:
     attacked = len(run.kinds) * (len(run.methods) + 1) * len(run.concepts) * run.samples
     all_of = {
         "leaks": 4 * attacked,
-        "sauce": PICTURES * len(run.styles) + len(run.styles) * run.asked * len(run.concepts),
+        "sauce": len(run.styles) * (PICTURES + run.asked * len(run.concepts)),
         "sparse_head": 180 * run.seeds + 81 * len(run.concepts),
         "smoothed": run.pictures,
         "checkpoint": run.pairs * (5 + run.candidates),

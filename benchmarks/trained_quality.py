@@ -4,6 +4,7 @@
     python benchmarks/trained_quality.py -o runs/trained              # church and noto; goes on where it was stopped
     python benchmarks/trained_quality.py -o runs/trained --no-attacks # what is erased and damaged alone
     python benchmarks/trained_quality.py -o runs/trained --quick      # church; esd, hirm, spm; no attacks
+    python benchmarks/trained_quality.py -o runs/trained --tries 8    # rows of attacks by more prompts and seeds
     python benchmarks/trained_quality.py -o runs/trained --all        # also cat, guitar, car and stencil for the best five
 
 Every figure is a row of RUN/rows.jsonl, written when it is measured. Each erasure is made by `efface erase` in a process of its

@@ -632,6 +632,12 @@ class Unsee:
 UNSEE = QUICK["unsee"] | {"words": 1, "word_lr": 0.02, "strength": 0.5, "forget": 0.3, "retain": 0.7}
 
 
+def begins(model, number):
+    """Where the word of a step may begin."""
+    table = model.token_table().float()
+    return table if number % 2 else table.mean(0, keepdim=True)
+
+
 def trucks(random):
     return ["a truck" if random.integer(6) else "" for _ in range(2)]
 
@@ -661,7 +667,10 @@ def test_unsee_trains_on_at_what_was_found(sd, model, finding):
     number, random = on_found(training)
     loss, _ = training.gradients(number)
     naive = Unsee(model, training, number, random)
+    for _ in range((number == 0) + number % 2):  # the word begins anew in these steps, too
+        random.integer(len(model.token_table()))
     assert loss == pytest.approx(naive.expected(evidence.text, trucks(random)), rel=1e-4)
+    assert any(torch.equal(training.options["kept"]["words"][0], row) for row in begins(model, number))
 
 
 def test_words_of_unsee_begin_anew_in_turn(model):

@@ -185,10 +185,9 @@ class Lesson:
         from efface.erasers.further import either
 
         number = either(step, 1, len(self.found)) if self.found else 0
-        value = self._renamed(step) + self.config.forget * self._unseen(
-            step, self.found[number - 1] if number else None
-        )
-        return value + self.config.retain * self._retained(step) if self.of_retained else value
+        found = self.found[number - 1] if number else None
+        value = self._renamed(step) + self.config.forget * self._unseen(step, found)
+        return value if self.of_retained is None else value + self.config.retain * self._retained(step)
 
     def rate(self, number: int) -> float:
         """By what the learning rate is multiplied in a step."""
@@ -230,6 +229,8 @@ class Lesson:
         shown = Shown.of(self.model, x, self.of_anchor.latents[x.members], step.random)
         half = len(x.members) // 2 if self.config.words or found is not None else 0
         texts = [self.model.encode([self._any(step, member) for member in x.members[half:]])]
+        if self.config.words:
+            self._renew(step)
         if found is not None:
             texts.insert(0, found.repeat(half))
         elif half:
@@ -240,10 +241,11 @@ class Lesson:
             return shown.apart(step, concatenate(texts), shown.x_a)
 
     def _search(self, step: Step, shown: Shown, members: Sequence[int]) -> Tensor:
-        """A word after its step towards what is shown (1 width)."""
+        """One of the words after its step towards what is shown (1 width)."""
         from efface.training.search import signed_step
 
-        now, word = [value.detach() for value in step.held.parameters], self._word(step)
+        now, number = [value.detach() for value in step.held.parameters], step.integer(self.config.words)
+        word = self.kept["words"][number : number + 1]
 
         def attack(v: Tensor, _: int) -> Tensor:
             with step.held.active(now):
@@ -261,16 +263,14 @@ class Lesson:
         own = self._asked(member)[1]
         return step.pick([own, "", step.pick(self.config.keep or [own])])
 
-    def _word(self, step: Step) -> Tensor:
-        """The word of a step (1 width); each in its turn begins anew, at the middle of all tokens or at one of them."""
+    def _renew(self, step: Step) -> None:
+        """Begin all words at the first step, and each in its turn anew: at the middle of all tokens, or at one of them."""
         table, words = self.model.token_table().float(), self.kept["words"]
         if step.number == 0:
             words.copy_(table[[step.integer(len(table)) for _ in words]])
         begun, since = divmod(step.number, self.config.fresh)
         if since == 0:
             words[begun % len(words)] = table[step.integer(len(table))] if begun % 2 else table.mean(0)
-        number = step.integer(len(words))
-        return words[number : number + 1]
 
     def _said(self, members: Sequence[int], word: Tensor) -> Text:
         """The prompts of pictures with a new word in the concept's place."""

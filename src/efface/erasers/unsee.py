@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 EXTENDS = "delta"
 CLEANEST = 0.05
 """Share of the schedule in which pictures are nearly done, and are left as they are."""
+NEAREST = 1e-3
+"""Mean squared difference of latents of a concept's picture and its anchor's, at least: nearer ones are one picture."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,10 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """L = |ε(z_a, c) − ε₀(z_a, a)|² + λ w |ε(z_c, p) − ε_a|² + μ |ε(z_r, r) − ε₀(z_r, r)|², with
 
         z_a, z_r  noised pictures x_a of the anchor's prompt a and of retained prompts r (∅ in one of six),
-        z_c       noised mixtures κ x_c + (1 − κ) x_a, ½ ≤ κ ≤ 1, of pictures of c and what image-to-image makes of them under a,
-        ε_a       the noise that leaves x_a of z_c; w = min(1, σ²/α²), so that it counts what is left where that is less,
-        p         in half of a batch c with a new word in the concept's place, else one of c, ∅ and r.
+        z_c       noised mixtures κ x_c + (1 − κ) x_a, 0 ≤ κ ≤ 1, of pictures of c and what image-to-image makes of them under a,
+        ε_a       the noise that leaves x_a of z_c; w = min(1, σ²/α²) / |x_c − x_a|², so that it counts how much of the way from
+                  x_a to x_c is seen, and less where all is noise,
+        p         in half of a batch c with a new word in the concept's place, else c or ∅.
 
     The words go down w |ε(z_c, p) − ε_c|², with ε_c the noise that leaves x_c: a signed step a training step.
 
@@ -220,7 +223,7 @@ class Lesson:
             return apart(self.model, step.predict(z, self.model.encode(now)), target, z.timestep, self.config.loss_in)
 
     def _unseen(self, step: Step, found: Text | None) -> Tensor:
-        """Any text on pictures of the concept: in half of a batch what was found, or a word in the concept's place."""
+        """Pictures of the concept under its prompt or none: in half of a batch under what was found, or a word in its place."""
         import torch
 
         from efface.families.text import concatenate
@@ -259,9 +262,8 @@ class Lesson:
         return self.pairs[member % len(self.pairs)]
 
     def _any(self, step: Step, member: int) -> str:
-        """A text for a picture: its own prompt, none, or a retained one."""
-        own = self._asked(member)[1]
-        return step.pick([own, "", step.pick(self.config.keep or [own])])
+        """A text for a picture: its own prompt, or none."""
+        return step.pick([self._asked(member)[1], ""])
 
     def _renew(self, step: Step) -> None:
         """Begin all words at the first step, and each in its turn anew: at the middle of all tokens, or at one of them."""
@@ -300,7 +302,7 @@ class Shown(NamedTuple):
         from efface.families.schedule import mixture
         from efface.training.latents import Noisy
 
-        kappa = 1 - torch.rand(len(x_a), 1, 1, 1, generator=random).to(x_a) / 2
+        kappa = torch.rand(len(x_a), 1, 1, 1, generator=random).to(x_a)
         t = x.timesteps.clamp(min=int(CLEANEST * model.num_train_timesteps))
         z = model.to_noisy(kappa * x.clean + (1 - kappa) * x_a, x.noise, t)
         return cls(Noisy(z, t), x.clean, x_a, mixture(model.pipeline.scheduler, t, z))
@@ -321,4 +323,5 @@ class Shown(NamedTuple):
 
         (z, t), a, b = self.z, self.at.a, self.at.b
         target = step.model.to_output(clean, (z - a * clean) / b, t)
-        return apart(step.model, step.predict(self.z, text), target, t, "noise", (b / a).square().clamp(max=1))
+        way = (self.x_c - self.x_a).float().square().mean((1, 2, 3), keepdim=True).clamp(min=NEAREST)
+        return apart(step.model, step.predict(self.z, text), target, t, "noise", (b / a).square().clamp(max=1) / way)

@@ -56,6 +56,7 @@ STYLED: dict[str, dict[str, Any]] = {
     "kpop": {"where": "text", "iterations": 160, "lr": 1e-3, "retain": 3.0},
     "hirm": {"iterations": 80, "lr": 2e-3, "retain": 4.0},
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
+    "unsee": {"forget": 0.06, "retain": 6.0},
 }
 """What differs for styles, tried on firefox, which no benchmark of trained erasers measures; that of `aegis` is `kpop`'s, untried."""
 

@@ -593,7 +593,7 @@ class Unsee:
         self.number = number
         self.pictures = {prompt: drawn(model, prompt) for prompt in ("a church", "a truck")}
         self.pictures["a cat"] = drawn_over(model, self.pictures["a church"], ["a cat"], 1, DRAWN)
-        self.kappa = torch.rand(2, 1, 1, 1, generator=random.random)
+        self.kappa = 1 - torch.rand(2, 1, 1, 1, generator=random.random) / 2
         self.plain = random.pick(["a church", ""])
 
     def batch(self, prompt, which, size=2):

@@ -94,7 +94,7 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
     """L = |ε(z_a, c) − ε₀(z_a, a)|² + λ w |ε(z_c, p) − ε_a|² + μ |ε(z_r, r) − ε₀(z_r, r)|², with
 
         z_a, z_r  noised pictures x_a of the anchor's prompt a and of retained prompts r (∅ in one of six),
-        z_c       noised mixtures κ x_c + (1 − κ) x_a, 0 ≤ κ ≤ 1, of pictures of c and what image-to-image makes of them under a,
+        z_c       noised mixtures κ x_c + (1 − κ) x_a, ½ ≤ κ ≤ 1, of pictures of c and what image-to-image makes of them under a,
         ε_a       the noise that leaves x_a of z_c; w = min(1, σ²/α²) / |x_c − x_a|², so that it counts how much of the way from
                   x_a to x_c is seen, and less where all is noise,
         p         in half of a batch c with a new word in the concept's place, else c or ∅.
@@ -231,7 +231,7 @@ class Lesson:
         x = self.of_concept.batch(self.config.batch, self.config.seed, step.number, 2)
         shown = Shown.of(self.model, x, self.of_anchor.latents[x.members], step.random)
         half = len(x.members) // 2 if self.config.words or found is not None else 0
-        texts = [self.model.encode([self._any(step, member) for member in x.members[half:]])]
+        texts = [self.model.encode([self._own(step, member) for member in x.members[half:]])]
         if self.config.words:
             self._renew(step)
         if found is not None:
@@ -261,7 +261,7 @@ class Lesson:
         """Anchor prompt, prompt and name of a picture."""
         return self.pairs[member % len(self.pairs)]
 
-    def _any(self, step: Step, member: int) -> str:
+    def _own(self, step: Step, member: int) -> str:
         """A text for a picture: its own prompt, or none."""
         return step.pick([self._asked(member)[1], ""])
 
@@ -302,7 +302,7 @@ class Shown(NamedTuple):
         from efface.families.schedule import mixture
         from efface.training.latents import Noisy
 
-        kappa = torch.rand(len(x_a), 1, 1, 1, generator=random).to(x_a)
+        kappa = 1 - torch.rand(len(x_a), 1, 1, 1, generator=random).to(x_a) / 2
         t = x.timesteps.clamp(min=int(CLEANEST * model.num_train_timesteps))
         z = model.to_noisy(kappa * x.clean + (1 - kappa) * x_a, x.noise, t)
         return cls(Noisy(z, t), x.clean, x_a, mixture(model.pipeline.scheduler, t, z))

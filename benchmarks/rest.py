@@ -239,7 +239,7 @@ def main(
             methods=methods or (METHODS[:1] + METHODS[3:] if quick else METHODS),
             concepts=concepts or (CONCEPTS[:1] if quick else CONCEPTS),
             kinds=kinds,
-            samples=samples or (4 if quick else 12),
+            samples=samples or (4 if quick else 8),
             pictures=pictures or (1 if quick else 16),
             count=200 if quick else 1000,
             pairs=pairs or (24 if quick else 120),

@@ -661,6 +661,21 @@ def test_unsee_is_its_formula(model):
     assert loss == pytest.approx(naive.expected(said(word), trucks(random)), rel=1e-4)
 
 
+def test_pictures_that_are_their_own_anchors_weigh_no_more_than_the_nearest(model):
+    training = begun(model, "unsee", [CHURCH], **UNSEE, keep=("a truck",))
+    started(training)
+    step, x = training.step(), drawn(model, "a church").batch(2, 0, 0, 2)
+    shown = unsee.Shown.of(model, x, x.clean, step.random)
+    text = model.encode(["a church"] * 2)
+    expected = 0.0
+    for row in range(2):
+        z, t = shown.z.z[row : row + 1], shown.z.timestep[row]
+        a = model.pipeline.scheduler.alphas_cumprod[int(t)]
+        difference = model.predict(z, t, model.encode(["a church"])) - (z - a.sqrt() * x.clean[row]) / (1 - a).sqrt()
+        expected += min(1.0, float((1 - a) / a)) * difference.square().mean().item() / unsee.NEAREST / 2
+    assert shown.apart(step, text, x.clean).item() == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("finding", ["words", "embeddings", "states"])
 def test_unsee_trains_on_at_what_was_found(sd, model, finding):
     evidence = evidence_of(model, finding)

@@ -587,14 +587,14 @@ def test_pictures_are_drawn_over_from_their_middle(model, monkeypatch):
 class Unsee:
     """L of unsee at one step, picture by picture."""
 
-    def __init__(self, model, training, number, random):
+    def __init__(self, model, training, number, random, guidance=7.5):
         self.model, self.training = model, training
+        settings = DRAWN | {"guidance": guidance}
         self.config = training.options["config"]
         self.number = number
-        self.pictures = {prompt: drawn(model, prompt) for prompt in ("a church", "a truck")}
-        self.pictures["a cat"] = drawn_over(model, self.pictures["a church"], ["a cat"], 1, DRAWN)
+        self.pictures = {p: draw_concept_images(model, [p], 2, settings) for p in ("a church", "a truck")}
+        self.pictures["a cat"] = drawn_over(model, self.pictures["a church"], ["a cat"], 1, settings)
         self.kappa = 1 - torch.rand(2, 1, 1, 1, generator=random.random) / 2
-        self.plain = random.pick(["a church", ""])
 
     def batch(self, prompt, which, size=2):
         return self.pictures[prompt].batch(size, self.config.seed, self.number, which)
@@ -608,25 +608,31 @@ class Unsee:
             with self.training.held.active():
                 yield squared(predict(self.model, at, now[row]), target) / len(now)
 
-    def unseen(self, row, text, leaves):
-        """w |ε − the noise that leaves a picture of `leaves`|²."""
+    def unseen(self, row, output, past):
+        """w |an output − the noise that leaves the anchor's picture, or one so far past it|²; `output` is of noisy latents and t."""
         x, alphas = self.batch("a church", 2), self.model.pipeline.scheduler.alphas_cumprod
         t = max(int(x.timesteps[row]), 50)
         a, b = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
-        clean = {prompt: self.pictures[prompt].latents[x.members[row]][None] for prompt in ("a church", "a cat")}
-        mixed = self.kappa[row] * clean["a church"] + (1 - self.kappa[row]) * clean["a cat"]
-        z = a * mixed + b * x.noise[row]
+        church, cat = (self.pictures[prompt].latents[x.members[row]][None] for prompt in ("a church", "a cat"))
+        z = a * (self.kappa[row] * church + (1 - self.kappa[row]) * cat) + b * x.noise[row]
         with self.training.held.active():
-            difference = self.model.predict(z, torch.tensor(t), text) - (z - a * clean[leaves]) / b
-            way = (clean["a church"] - clean["a cat"]).square().mean()
-            return min(1.0, float(b / a) ** 2) * difference.square().mean() / way
+            difference = output(z, torch.tensor(t)) - (z - a * (cat + past * (cat - church))) / b
+            return min(1.0, float(b / a) ** 2) * difference.square().mean() / (church - cat).square().mean()
 
-    def expected(self, attacking, truck):
+    def under(self, text):
+        return lambda z, t: self.model.predict(z, t, text)
+
+    def guided(self, text, g):
+        nothing, something = self.under(self.model.encode([""])), self.under(text)
+        return lambda z, t: (1 - g) * nothing(z, t) + g * something(z, t)
+
+    def expected(self, attacking, truck, g=7.5, past=0.5):
         """L, where this text stands in the first half of the batch, and these prompts on what is retained."""
         value = sum(self.as_under("a cat", 0, ["a cat"], ["a church"]))
         value += self.config.retain * sum(self.as_under("a truck", 1, truck, truck))
-        for row, text in enumerate([attacking, self.model.encode([self.plain])]):
-            value += self.config.forget * self.unseen(row, text, "a cat").item() / 2
+        for row, text in enumerate([attacking, self.model.encode(["a church"])]):
+            value += self.config.forget / 2 * self.unseen(row, self.guided(text, 0), 0).item()
+            value += self.config.forget / 2 / g * self.unseen(row, self.guided(text, g), past).item()
         return value
 
 
@@ -656,7 +662,7 @@ def test_unsee_is_its_formula(model):
         return with_words(model, table, [around(model, "a church", "church")], v)
 
     v, word = start.clone().requires_grad_(), training.options["kept"]["words"]
-    (gradient,) = torch.autograd.grad(naive.unseen(0, said(v), "a church"), [v])
+    (gradient,) = torch.autograd.grad(naive.unseen(0, naive.under(said(v)), -1), [v])
     assert torch.equal(word, start - 0.02 * gradient.sign())
     assert loss == pytest.approx(naive.expected(said(word), trucks(random)), rel=1e-4)
 
@@ -687,6 +693,17 @@ def test_unsee_trains_on_at_what_was_found(sd, model, finding):
         random.integer(len(model.token_table()))
     assert loss == pytest.approx(naive.expected(evidence.text, trucks(random)), rel=1e-4)
     assert any(torch.equal(training.options["kept"]["words"][0], row) for row in begins(model, number))
+
+
+def test_without_guidance_the_prompt_itself_leads_to_the_anchor(model):
+    training = begun(model, "unsee", [CHURCH], **UNSEE | {"guidance": 1.0}, keep=("a truck",))
+    started(training)
+    loss, _ = training.gradients()
+    random, word = training.step(), training.options["kept"]["words"]
+    naive = Unsee(model, training, 0, random, guidance=1.0)
+    [random.integer(below) for below in (len(model.token_table()), 1)]
+    said = with_words(model, model.token_table().float(), [around(model, "a church", "church")], word)
+    assert loss == pytest.approx(naive.expected(said, trucks(random), g=1.0, past=0.0), rel=1e-4)
 
 
 def test_words_of_unsee_begin_anew_in_turn(model):

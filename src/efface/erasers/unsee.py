@@ -30,6 +30,8 @@ CLEANEST = 0.05
 """Share of the schedule in which pictures are nearly done, and are left as they are."""
 NEAREST = 1e-3
 """Mean squared difference of latents of a concept's picture and its anchor's, at least: nearer ones are one picture."""
+BEYOND = 0.5
+"""ρ: how far past the anchor's picture guidance leads, in ways from it to the concept's."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Config(Training, Retaining):
     retain: float = 2.0
     """Weight of the term on pictures of retained prompts."""
     batch: int = 6
-    """Pictures of the concept and of retained prompts in a step, and half as many of its anchor."""
+    """Pictures of retained prompts in a step; two thirds as many of the concept, with a prompt and with none, and half as many of
+    its anchor."""
     images: int = 100
     """Pictures of the concept, and as many of its anchor."""
     retained_images: int = 200
@@ -91,13 +94,15 @@ def pictures(concepts: Sequence[Concept], config: Config, *, judged: bool) -> in
 
 
 def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: object = None) -> Erasure:
-    """L = |ε(z_a, c) − ε₀(z_a, a)|² + λ w |ε(z_c, p) − ε_a|² + μ |ε(z_r, r) − ε₀(z_r, r)|², with
+    """L = |ε(z_a, c) − ε₀(z_a, a)|² + λ w (|ε(z_c, ∅) − ε_a|² + |ε̂(z_c, p) − ε_b|²/g) + μ |ε(z_r, r) − ε₀(z_r, r)|², with
 
         z_a, z_r  noised pictures x_a of the anchor's prompt a and of retained prompts r (∅ in one of six),
         z_c       noised mixtures κ x_c + (1 − κ) x_a, ½ ≤ κ ≤ 1, of pictures of c and what image-to-image makes of them under a,
-        ε_a       the noise that leaves x_a of z_c; w = min(1, σ²/α²) / |x_c − x_a|², so that it counts how much of the way from
-                  x_a to x_c is seen, and less where all is noise,
-        p         in half of a batch c with a new word in the concept's place, else c or ∅.
+        p         in half of a batch c with a new word in the concept's place, else c,
+        ε̂         ε(∅) + g (ε(p) − ε(∅)), what is drawn by guidance g, which multiplies whatever p and ∅ do not agree in,
+        ε_a, ε_b  the noise that leaves x_a, and x_a + ρ (x_a − x_c), of z_c (ρ = 0 where g is 1),
+        w         min(1, σ²/α²) / |x_c − x_a|², so that it counts how much of the way from x_a to x_c is seen, and less where all
+                  is noise.
 
     The words go down w |ε(z_c, p) − ε_c|², with ε_c the noise that leaves x_c: a signed step a training step.
 
@@ -223,15 +228,16 @@ class Lesson:
             return apart(self.model, step.predict(z, self.model.encode(now)), target, z.timestep, self.config.loss_in)
 
     def _unseen(self, step: Step, found: Text | None) -> Tensor:
-        """Pictures of the concept under its prompt or none: in half of a batch under what was found, or a word in its place."""
+        """Pictures of the concept under its prompt and none: in half of a batch under what was found, or a word in its place."""
         import torch
 
         from efface.families.text import concatenate
 
-        x = self.of_concept.batch(self.config.batch, self.config.seed, step.number, 2)
+        size = 2 * max(1, self.config.batch // 3)
+        x = self.of_concept.batch(size, self.config.seed, step.number, 2)
         shown = Shown.of(self.model, x, self.of_anchor.latents[x.members], step.random)
-        half = len(x.members) // 2 if self.config.words or found is not None else 0
-        texts = [self.model.encode([self._own(step, member) for member in x.members[half:]])]
+        half = size // 2 if self.config.words or found is not None else 0
+        texts = [self.model.encode([self._asked(member)[1] for member in x.members[half:]])]
         if self.config.words:
             self._renew(step)
         if found is not None:
@@ -241,7 +247,7 @@ class Lesson:
             with torch.no_grad():
                 texts.insert(0, self._said(x.members[:half], word))
         with step.edited():
-            return shown.apart(step, concatenate(texts), shown.x_a)
+            return shown.unseen(step, concatenate(texts), self.config.guidance)
 
     def _search(self, step: Step, shown: Shown, members: Sequence[int]) -> Tensor:
         """One of the words after its step towards what is shown (1 width)."""
@@ -260,10 +266,6 @@ class Lesson:
     def _asked(self, member: int) -> tuple[str, str, str]:
         """Anchor prompt, prompt and name of a picture."""
         return self.pairs[member % len(self.pairs)]
-
-    def _own(self, step: Step, member: int) -> str:
-        """A text for a picture: its own prompt, or none."""
-        return step.pick([self._asked(member)[1], ""])
 
     def _renew(self, step: Step) -> None:
         """Begin all words at the first step, and each in its turn anew: at the middle of all tokens, or at one of them."""
@@ -319,9 +321,27 @@ class Shown(NamedTuple):
 
     def apart(self, step: Step, text: Text, clean: Tensor) -> Tensor:
         """w |ε(z, text) − the noise that leaves `clean`|²."""
+        return self._from(step.model, step.predict(self.z, text), clean)
+
+    def unseen(self, step: Step, text: Text, guidance: float) -> Tensor:
+        """w (|ε(z, ∅) − ε_a|² + |ε̂(z, text) − ε_b|²/g)."""
+        import torch
+
+        from efface.families.text import concatenate
+
+        model, count = step.model, len(self.x_a)
+        g, beyond = (model.family.weight_of_prompt(guidance), BEYOND) if model.guides(guidance) else (1.0, 0.0)
+        twice = type(self.z)(torch.cat([self.z.z] * 2), torch.cat([self.z.timestep] * 2))
+        nothing, something = step.predict(twice, concatenate([model.encode([""] * count), text])).chunk(2)
+        further = self.x_a + beyond * (self.x_a - self.x_c)
+        guided = self._from(model, nothing + g * (something - nothing), further)
+        return self._from(model, nothing, self.x_a) + guided / g
+
+    def _from(self, model: Model, output: Tensor, clean: Tensor) -> Tensor:
+        """w |an output − the one that leaves `clean`|²."""
         from efface.training.targets import apart
 
         (z, t), a, b = self.z, self.at.a, self.at.b
-        target = step.model.to_output(clean, (z - a * clean) / b, t)
+        target = model.to_output(clean, (z - a * clean) / b, t)
         way = (self.x_c - self.x_a).float().square().mean((1, 2, 3), keepdim=True).clamp(min=NEAREST)
-        return apart(step.model, step.predict(self.z, text), target, t, "noise", (b / a).square().clamp(max=1) / way)
+        return apart(model, output, target, t, "noise", (b / a).square().clamp(max=1) / way)

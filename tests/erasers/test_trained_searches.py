@@ -30,6 +30,7 @@ from efface.training.images import draw_concept_images, drawn_over
 from efface.training.latents import Noisy, rolled
 from efface.training.maps import attention_maps, concept_mask, cross_attentions, positions_of, resized
 from efface.training.search import around, behind, descend, inserted, signed_step, with_words
+from efface.training.shown import NEAREST, Shown
 from efface.training.trajectory import LEAST, levels_of, log_density, predicted, trajectory
 from efface.training.ways import Spoken, grouped
 from trained import begun, begun_on
@@ -671,14 +672,14 @@ def test_pictures_that_are_their_own_anchors_weigh_no_more_than_the_nearest(mode
     training = begun(model, "unsee", [CHURCH], **UNSEE, keep=("a truck",))
     started(training)
     step, x = training.step(), drawn(model, "a church").batch(2, 0, 0, 2)
-    shown = unsee.Shown.of(model, x, x.clean, step.random)
+    shown = Shown.of(model, x, x.clean, step.random)
     text = model.encode(["a church"] * 2)
     expected = 0.0
     for row in range(2):
         z, t = shown.z.z[row : row + 1], shown.z.timestep[row]
         a = model.pipeline.scheduler.alphas_cumprod[int(t)]
         difference = model.predict(z, t, model.encode(["a church"])) - (z - a.sqrt() * x.clean[row]) / (1 - a).sqrt()
-        expected += min(1.0, float((1 - a) / a)) * difference.square().mean().item() / unsee.NEAREST / 2
+        expected += min(1.0, float((1 - a) / a)) * difference.square().mean().item() / NEAREST / 2
     assert shown.apart(step, text, x.clean).item() == pytest.approx(expected, rel=1e-4)
 
 

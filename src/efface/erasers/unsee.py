@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
 from efface.erasers.base import Evidence, Retaining, check_ridges, check_weights
@@ -13,25 +13,17 @@ from efface.errors import UsageError
 from efface.training.config import Training, Where
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from efface.erasures import Erasure
-    from efface.families.schedule import Mixture
     from efface.models.model import Model, Text
     from efface.training.holders import Dense, LowRank
     from efface.training.images import ConceptImages, NoisedBatch
-    from efface.training.latents import Noisy
     from efface.training.loop import Step
     from efface.training.search import Remembered
+    from efface.training.shown import Shown
 
 EXTENDS = "delta"
-CLEANEST = 0.05
-"""Share of the schedule in which pictures are nearly done, and are left as they are."""
-NEAREST = 1e-3
-"""Mean squared difference of latents of a concept's picture and its anchor's, at least: nearer ones are one picture."""
-BEYOND = 0.5
-"""ρ: how far past the anchor's picture guidance leads, in ways from it to the concept's."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +224,7 @@ class Lesson:
         import torch
 
         from efface.families.text import concatenate
+        from efface.training.shown import Shown
 
         size = 2 * max(1, self.config.batch // 3)
         x = self.of_concept.batch(size, self.config.seed, step.number, 2)
@@ -283,65 +276,3 @@ class Lesson:
         asked = map(self._asked, members)
         rows = [around(self.model, prompt, name) for _, prompt, name in asked]
         return with_words(self.model, self.model.token_table().float(), rows, word)
-
-
-class Shown(NamedTuple):
-    """Noised pictures that show the concept."""
-
-    z: Noisy
-    x_c: Tensor
-    """Clean latents of the concept (batch channels height width)."""
-    x_a: Tensor
-    """Those of the anchor."""
-    at: Mixture
-    """α and σ."""
-
-    @classmethod
-    def of(cls, model: Model, x: NoisedBatch, x_a: Tensor, random: torch.Generator) -> Shown:
-        """Mixtures of a batch's pictures with others."""
-        import torch
-
-        from efface.families.schedule import mixture
-        from efface.training.latents import Noisy
-
-        kappa = 1 - torch.rand(len(x_a), 1, 1, 1, generator=random).to(x_a) / 2
-        t = x.timesteps.clamp(min=int(CLEANEST * model.num_train_timesteps))
-        z = model.to_noisy(kappa * x.clean + (1 - kappa) * x_a, x.noise, t)
-        return cls(Noisy(z, t), x.clean, x_a, mixture(model.pipeline.scheduler, t, z))
-
-    def first(self, count: int) -> Shown:
-        """The first of them."""
-        z, at = self.z, self.at
-        return Shown(
-            type(z)(z.z[:count], z.timestep[:count]),
-            self.x_c[:count],
-            self.x_a[:count],
-            at._replace(a=at.a[:count], b=at.b[:count]),
-        )
-
-    def apart(self, step: Step, text: Text, clean: Tensor) -> Tensor:
-        """w |ε(z, text) − the noise that leaves `clean`|²."""
-        return self._from(step.model, step.predict(self.z, text), clean)
-
-    def unseen(self, step: Step, text: Text, guidance: float) -> Tensor:
-        """w (|ε(z, ∅) − ε_a|² + |ε̂(z, text) − ε_b|²/g)."""
-        import torch
-
-        from efface.families.text import concatenate
-
-        model, count = step.model, len(self.x_a)
-        g, beyond = (model.family.weight_of_prompt(guidance), BEYOND) if model.guides(guidance) else (1.0, 0.0)
-        twice = type(self.z)(torch.cat([self.z.z] * 2), torch.cat([self.z.timestep] * 2))
-        nothing, something = step.predict(twice, concatenate([model.encode([""] * count), text])).chunk(2)
-        further = self.x_a + beyond * (self.x_a - self.x_c)
-        guided = self._from(model, nothing + g * (something - nothing), further)
-        return self._from(model, nothing, self.x_a) + guided / g
-
-    def _from(self, model: Model, output: Tensor, clean: Tensor) -> Tensor:
-        """w |an output − the one that leaves `clean`|²."""
-        from efface.training.targets import apart
-
-        (z, t), a, b = self.z, self.at.a, self.at.b
-        target = model.to_output(clean, (z - a * clean) / b, t)
-        way = (self.x_c - self.x_a).float().square().mean((1, 2, 3), keepdim=True).clamp(min=NEAREST)
-        return apart(model, output, target, t, "noise", (b / a).square().clamp(max=1) / way)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from efface.cli.progress import EVERY, ProgressBar, duration
-from efface.io.progress import Step, drawing, on_step, part, silent, tell
+from efface.cli.progress import EVERY, ProgressBar
+from efface.io.progress import Step, drawing, duration, on_step, part, silent, tell
 from efface.models.model import Model
 from efface.models.timing import model_bytes, seconds_each
 
@@ -66,7 +66,7 @@ def test_a_log_gets_a_line_every_ten_seconds_with_the_time_left(capsys, monkeypa
 
 
 def test_durations():
-    assert [duration(s) for s in (3, 90, 7200)] == ["3 s", "1.5 minutes", "2.0 hours"]
+    assert [duration(s) for s in (3, 90, 7200, 259200)] == ["3 s", "1.5 minutes", "2.0 hours", "3.0 days"]
 
 
 def test_a_rate_is_measured_on_two_steps(sd):

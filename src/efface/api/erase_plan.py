@@ -56,6 +56,16 @@ class ErasePlan:
         settings: Any = sampling(self.model.pipeline, None, None)
         return {"pictures": pictures, "seconds": round(pictures * seconds_each(self.model, prompts, settings), 1)}
 
+    def training(self) -> dict[str, Any] | None:
+        """Steps of a trained eraser, and the seconds and bytes that they take at least, measured on one pass; None of others."""
+        from efface.training.config import Training
+
+        if not isinstance(self.config, Training):
+            return None
+        from efface.training.cost import cost_of
+
+        return cost_of(self.model, self.config, self.concepts[0].prompts()[0])._asdict()
+
     def bytes(self) -> int:
         """Bytes of the model's weights."""
         from efface.models.timing import model_bytes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from efface.io.progress import duration
+
 
 class Cost(NamedTuple):
     """What a run still has to draw, and how long that takes; the pictures of the unerased model are shared by all erasures."""
@@ -28,7 +30,7 @@ class Cost(NamedTuple):
         erasures = "one erasure" if self.erasures == 1 else f"{self.erasures} erasures"
         return (
             f"{self.unerased:,} pictures of the unerased model and {self.erased:,} of {erasures}, "
-            f"{self.missing:,} still to draw: about {_duration(self.seconds)} on {where} at {self.seconds_each:.3g} s a "
+            f"{self.missing:,} still to draw: about {duration(self.seconds)} on {where} at {self.seconds_each:.3g} s a "
             f"picture, at most {_size(self.bytes)} on disk"
         )
 
@@ -43,11 +45,3 @@ def _size(count: int) -> str:
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count / 1e3:,.0f} kB"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in the unit in which they are easily read."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s"

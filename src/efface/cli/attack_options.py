@@ -13,8 +13,8 @@ from efface.cli.arguments import named_options, parse_parts
 from efface.cli.dispatch import first_word
 from efface.cli.model_options import HEADING, DrawingOptions, own_options, with_seed
 from efface.cli.output import result, say, say_decisions
-from efface.cli.progress import duration
 from efface.concepts.sample import SEEDS
+from efface.io.progress import duration
 
 if TYPE_CHECKING:
     from efface.api.decisions import Decisions

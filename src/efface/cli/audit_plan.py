@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from efface.cli.output import result, say, say_decisions
-from efface.cli.progress import duration
+from efface.io.progress import duration
 
 if TYPE_CHECKING:
     from efface.api.audit import AuditPlan

@@ -86,15 +86,19 @@ def _reads_only_text(method: str, request: Request) -> bool:
 def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:
     """What would be done, and what it would cost."""
     from efface.cli.output import result
+    from efface.io.progress import duration
 
-    cost = plan.cost()
-    drawn = f"at most {cost['pictures']}, about {cost['seconds']} s of drawing"
-    data = plan.to_json() | {"output": str(output), "model_bytes": plan.bytes()} | cost
+    cost, training = plan.cost(), plan.training()
+    drawn = f"at most {cost['pictures']}, about {duration(cost['seconds'] or 0)} of drawing"
+    data = plan.to_json() | {"output": str(output), "model_bytes": plan.bytes(), "training": training} | cost
     rows = [
         ("would write", str(output)),
         ("pictures", {None: "as many as the method needs", 0: "none are drawn"}.get(cost["pictures"], drawn)),
         ("weights", f"{data['model_bytes'] / 1e9:,.2f} GB"),
     ]
+    if training:
+        least = f"{duration(training['seconds'])} (one pass each) and {training['bytes'] / 1e9:,.2f} GB"
+        rows.append(("training", f"{training['steps']} steps, at least {least}"))
     result(data, as_json=request.json, rows=rows)
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from rich.progress import Progress
 
 from efface.cli.output import notices, say
-from efface.io.progress import Step, on_step
+from efface.io.progress import Step, duration, on_step
 
 EVERY = 10.0
 """Seconds between two lines of a log."""
@@ -69,11 +69,3 @@ class ProgressBar:
         elif time.monotonic() - self.last_line_at >= EVERY:
             self.last_line_at = time.monotonic()
             say(f"{self.done:.0%}: {line}{self.left()}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit in which they are easily read."""
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s"

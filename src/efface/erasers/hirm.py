@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining, check_ridges
@@ -27,6 +27,7 @@ class Config(Training, Retaining):
     """Options of HiRM; defaults are the paper's for a style. It draws nothing, so that sizes and units of a loss in the
     denoiser do not matter."""
 
+    denoises: ClassVar[bool] = False
     form: Literal["semantic", "random"] = "semantic"
     """`semantic` (HiRM-S): v_t is what the anchor has at token t; `random` (HiRM-R): a random direction of length C."""
     encoders: tuple[str, ...] = ()

@@ -82,3 +82,11 @@ def part(progress: Progress, first: float, last: float, what: str = "") -> Progr
     if progress is silent:
         return silent
     return lambda done, line: progress(first + done * (last - first), f"{what}: {line}" if what else line)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit in which they are easily read."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from efface.errors import UsageError
 
@@ -18,6 +18,8 @@ LossIn = Literal["noise", "raw"]
 class Training:
     """Options of a method that trains weights of the model."""
 
+    denoises: ClassVar[bool] = True
+    """Whether a step runs the denoiser."""
     iterations: int = 200
     """Training steps."""
     lr: float = 1e-5

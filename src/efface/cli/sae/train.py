@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from efface.cli.arguments import HIDDEN, named_options, parse_parts
 from efface.cli.model_options import HEADING, DrawingOptions, with_seed
 from efface.cli.output import result, say, say_decisions
-from efface.cli.progress import ProgressBar, duration
+from efface.cli.progress import ProgressBar
 from efface.cli.sae.training import Request
 from efface.errors import UsageError
+from efface.io.progress import duration
 from efface.sae.config import SAETrainConfig
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from efface.cli.output import result, say, say_decisions
-from efface.cli.progress import ProgressBar, duration
+from efface.cli.progress import ProgressBar
 from efface.errors import UsageError
+from efface.io.progress import duration
 
 if TYPE_CHECKING:
     from efface.cli.sae.training import Request

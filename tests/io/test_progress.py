@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from efface.cli.progress import EVERY, ProgressBar
-from efface.io.progress import Step, drawing, duration, on_step, part, silent, tell
+from efface.io.progress import Step, TrainingStep, drawing, duration, on_step, part, silent, tell
 from efface.models.model import Model
 from efface.models.timing import model_bytes, seconds_each
 
@@ -62,6 +62,32 @@ def test_a_log_gets_a_line_every_ten_seconds_with_the_time_left(capsys, monkeypa
         "50%: 4 of 8, 20 s left",
         "75%: 6 of 8, 10 s left",
         "88%: 7 of 8, step 3 of 9 of 2 pictures, 7 s left",
+    ]
+
+
+def test_a_training_after_its_pictures_says_its_own_share_and_time(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("efface.cli.progress.time.monotonic", lambda: now[0])
+    with ProgressBar("erasing") as progress:
+        with drawing(progress, 2):
+            for n in (1, 2):
+                now[0] += EVERY
+                tell(Step(number=n, steps=2, pictures=2))
+            for n in range(1, 5):
+                now[0] += EVERY
+                tell(TrainingStep(n, 40, 0.5))
+        now[0] += EVERY
+        tell(TrainingStep(1, 20, 0.25))
+        tell("a search")
+    assert capsys.readouterr().err.splitlines() == [
+        "erasing",
+        "50%: 1 of 2 pictures, step 1 of 2 of 2 pictures",
+        "100%: 2 of 2 pictures, step 2 of 2 of 2 pictures",
+        "2%: training step 1 of 40, loss 0.5",
+        "5%: training step 2 of 40, loss 0.5, 6.3 minutes left",
+        "8%: training step 3 of 40, loss 0.5, 6.2 minutes left",
+        "10%: training step 4 of 40, loss 0.5, 6.0 minutes left",
+        "5%: erasing, training step 1 of 20, loss 0.25",
     ]
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from rich.progress import Progress
 
 from efface.cli.output import notices, say
-from efface.io.progress import Step, duration, on_step
+from efface.io.progress import Step, TrainingStep, duration, on_step
 
 EVERY = 10.0
 """Seconds between two lines of a log."""
@@ -45,15 +45,20 @@ class ProgressBar:
             self.bar.stop()
 
     def __call__(self, done: float, line: str) -> None:
-        """The share that is done, and a line about it."""
+        """The share that is done, and a line about it; a share that falls begins other work, of which the time is counted anew."""
+        if done < self.done:
+            self.first = None
         self.done = done
         self.line = line
         self.first = self.first or (time.monotonic(), done)
         self._show(line)
 
-    def step(self, step: Step | str) -> None:
-        """A denoising step that is no part of a known number, or a line about other work."""
-        self._show(f"{self.line}, {step}")
+    def step(self, step: Step | TrainingStep | str) -> None:
+        """A step of a training, a denoising step that is no part of a known number, or a line about other work."""
+        if isinstance(step, TrainingStep):
+            self(step.number / step.steps, f"{self.what}, {step}")
+        else:
+            self._show(f"{self.line}, {step}")
 
     def left(self) -> str:
         """The time that is left, in words, at the rate since the first line; nothing before there is one."""

@@ -28,8 +28,20 @@ class Step(NamedTuple):
         return f"step {self.number} of {self.steps} of {many}"
 
 
-Listener = Callable[[Step | str], None]
-"""Told every denoising step, or a line about other work."""
+class TrainingStep(NamedTuple):
+    """One step of a training, just done."""
+
+    number: int
+    """1 for the first."""
+    steps: int
+    loss: float
+
+    def __str__(self) -> str:
+        return f"training step {self.number} of {self.steps}, loss {self.loss:.4g}"
+
+
+Listener = Callable[[Step | TrainingStep | str], None]
+"""Told every denoising step, every step of a training, or a line about other work."""
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
@@ -43,7 +55,7 @@ def on_step(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def tell(step: Step | str) -> None:
+def tell(step: Step | TrainingStep | str) -> None:
     """Tell whoever listens; models call it after every denoising step, searches with a line after every iteration."""
     listener = _LISTENER.get()
     if listener is not None:
@@ -52,7 +64,8 @@ def tell(step: Step | str) -> None:
 
 @contextmanager
 def drawing(progress: Progress, pictures: int, *, drawn: int = 0) -> Iterator[None]:
-    """Context in which every denoising step tells `progress` which share of so many pictures is drawn.
+    """Context in which every denoising step tells `progress` which share of so many pictures is drawn, and every step of a training
+    which share of that is done.
 
     Args:
         progress: told the share and a line.
@@ -64,9 +77,11 @@ def drawing(progress: Progress, pictures: int, *, drawn: int = 0) -> Iterator[No
         return
     before = float(drawn)
 
-    def listen(step: Step | str) -> None:
+    def listen(step: Step | TrainingStep | str) -> None:
         nonlocal before
-        if isinstance(step, str):
+        if isinstance(step, TrainingStep):
+            progress(step.number / step.steps, str(step))
+        if not isinstance(step, Step):
             return
         now = before + step.pictures * step.number / step.steps
         progress(min(1.0, now / max(1, pictures)), f"{int(now)} of {pictures} pictures, {step}")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from efface.families.base import execution_device
-from efface.io.progress import Step, on_step
+from efface.io.progress import on_step
 from efface.models.model import Model, Settings
 
 PROBE = 2
@@ -34,7 +34,7 @@ def seconds_each(model: Model, prompts: Sequence[str], settings: Settings) -> fl
     steps = settings.get("steps", PROBE)
     marks = [time.perf_counter()]
 
-    def mark(step: Step | str) -> None:
+    def mark(_: object) -> None:
         if device.type != "cpu":
             torch.accelerator.synchronize()  # steps are queued there, not done
         marks.append(time.perf_counter())

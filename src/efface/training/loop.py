@@ -14,7 +14,7 @@ from torch import Tensor
 
 from efface.errors import EffaceError
 from efface.io.checkpoint import State, optimizer_state, read_state, restore_optimizer, with_prefix, write_state
-from efface.io.progress import tell
+from efface.io.progress import TrainingStep, tell
 from efface.models.model import Model, Text
 from efface.models.sampling import generator
 from efface.training.config import Training
@@ -157,7 +157,7 @@ def train(
                 if average is not None:
                     average.update(held.parameters)
                 done = number + 1
-                tell(f"training step {done} of {steps}, loss {last:.4g}")
+                tell(TrainingStep(done, steps, last))
                 if done % config.every == 0 and done < steps:
                     snapshot.write(done)
         except KeyboardInterrupt:

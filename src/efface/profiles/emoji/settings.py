@@ -37,7 +37,7 @@ TRAINED: dict[str, dict[str, Any]] = {
         "draw_steps": STEPS, "iterations": 60, "warmup": 20, "attack_steps": 5, "lr": 2e-4, "retain": 1.0, "eta": 0.0,
     },
     "stereo": _ROLLING | {
-        "where": "cross", "rounds": 1, "round_iterations": 40, "round_lr": 6e-4, "iterations": 140, "lr": 6e-4, "images": 9,
+        "where": "text", "rounds": 1, "round_iterations": 40, "round_lr": 1e-3, "iterations": 100, "lr": 1e-3, "images": 9,
         "word_iterations": 60, "word_lr": 0.02, "strength": 1.0, "retain": 3.0,
     },
     "aegis": _ROLLING | {"where": "cross", "iterations": 140, "lr": 6e-4},
@@ -56,7 +56,6 @@ STYLED: dict[str, dict[str, Any]] = {
     "kpop": {"where": "text", "iterations": 160, "lr": 1e-3, "retain": 3.0},
     "hirm": {"iterations": 80, "lr": 2e-3, "retain": 4.0},
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
-    "stereo": {"where": "text", "round_lr": 1e-3, "iterations": 100, "lr": 1e-3},
     "unsee": {"forget": 0.05},
 }
 """What differs for styles, tried on firefox, which no benchmark of trained erasers measures; that of `aegis` is `kpop`'s, untried."""

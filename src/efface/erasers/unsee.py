@@ -52,7 +52,7 @@ class Config(Training, Retaining):
     draw_steps: int = 50
     """Sampler steps of all pictures."""
     guidance: float = 7.5
-    """Their guidance scale."""
+    """Guidance scale of these pictures, and g of the output that is trained: take the one at which the model will be used."""
     strength: float = 0.8
     """Share of the steps by which a picture of the concept is drawn again as its anchor, so that what stands around it stays."""
     words: int = 4

@@ -64,8 +64,8 @@ def tell(step: Step | TrainingStep | str) -> None:
 
 @contextmanager
 def drawing(progress: Progress, pictures: int, *, drawn: int = 0) -> Iterator[None]:
-    """Context in which every denoising step tells `progress` which share of so many pictures is drawn, and every step of a training
-    which share of that is done.
+    """Context in which every denoising step tells `progress` which share of so many pictures is drawn; from the first step of a
+    training on, which share of that is done, since what is rolled meanwhile is none of these pictures.
 
     Args:
         progress: told the share and a line.
@@ -76,17 +76,20 @@ def drawing(progress: Progress, pictures: int, *, drawn: int = 0) -> Iterator[No
         yield
         return
     before = float(drawn)
+    trained: TrainingStep | None = None
 
     def listen(step: Step | TrainingStep | str) -> None:
-        nonlocal before
+        nonlocal before, trained
         if isinstance(step, TrainingStep):
+            trained = step
             progress(step.number / step.steps, str(step))
-        if not isinstance(step, Step):
-            return
-        now = before + step.pictures * step.number / step.steps
-        progress(min(1.0, now / max(1, pictures)), f"{int(now)} of {pictures} pictures, {step}")
-        if step.number == step.steps:
-            before = now
+        elif trained is not None:
+            progress(trained.number / trained.steps, f"{trained}, {step}")
+        elif isinstance(step, Step):
+            now = before + step.pictures * step.number / step.steps
+            progress(min(1.0, now / max(1, pictures)), f"{int(now)} of {pictures} pictures, {step}")
+            if step.number == step.steps:
+                before = now
 
     with on_step(listen):
         yield

@@ -76,6 +76,7 @@ def test_a_training_after_its_pictures_says_its_own_share_and_time(capsys, monke
             for n in range(1, 5):
                 now[0] += EVERY
                 tell(TrainingStep(n, 40, 0.5))
+                tell(Step(number=1, steps=2, pictures=1))  # rolled for the next one: the share does not jump back
         now[0] += EVERY
         tell(TrainingStep(1, 20, 0.25))
         tell("a search")

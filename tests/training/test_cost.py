@@ -1,4 +1,4 @@
-"""What a training is said to take before it starts: never more than its steps do, and nothing of the model changes."""
+"""What a training is said to take before it starts: measured on every family, and nothing of the model changes."""
 
 import json
 

@@ -42,14 +42,14 @@ def cost_of(model: Model, config: Training, prompt: str) -> Cost:
     where = getattr(config, "where", None)
     if not config.denoises:
         return Cost(
-            config.iterations, config.iterations * _seconds(model, None, prompt, config)[0], _weights(model, None)
+            config.iterations, config.iterations * _one_pass(model, None, prompt, config)[0], _weights(model, None)
         )
     held = None if where is None else holder(weights_of(model, where), config.rank, config.seed)
     try:
         with training(model, config.checkpointing):
-            seconds, kept = _seconds(model, held, prompt, config)
+            seconds, kept = _one_pass(model, held, prompt, config)
             if seconds < SLOW:
-                seconds, kept = _seconds(model, held, prompt, config)
+                seconds, kept = _one_pass(model, held, prompt, config)
     except torch.OutOfMemoryError as error:
         raise EffaceError(
             "a pass forward and back of one picture does not fit into the device's memory: take --checkpointing, a smaller --side, "
@@ -64,8 +64,8 @@ def _weights(model: Model, held: Holder | None) -> int:
     return model_bytes(model.pipeline) + trained * 4 * 4
 
 
-def _seconds(model: Model, held: Holder | None, prompt: str, config: Training) -> tuple[float, int]:
-    """Seconds of a pass, and bytes that it keeps."""
+def _one_pass(model: Model, held: Holder | None, prompt: str, config: Training) -> tuple[float, int]:
+    """Seconds of a pass, and bytes that it keeps; of a method that never denoises, of encoding a prompt."""
     known = {p.untyped_storage().data_ptr() for module in model.components().values() for p in module.parameters()}
     kept: dict[int, int] = {}
 

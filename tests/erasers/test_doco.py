@@ -18,11 +18,6 @@ CHURCH = efface.Concept("church", anchor="cat", templates=("a {}",))
 OPTIONS = {"images": 2, "batch": 2, "draw_steps": 3, "iterations": 3, "warmup": 1, "keep": ()}
 
 
-@pytest.fixture(scope="module")
-def model(sd):
-    return Model(sd)
-
-
 def pair(seed=0):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(5, 7, generator=g, dtype=torch.double), torch.randn(5, 7, generator=g, dtype=torch.double)

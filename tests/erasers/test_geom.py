@@ -46,11 +46,6 @@ class Corner:
 
 
 @pytest.fixture(scope="module")
-def model(sd):
-    return Model(sd)
-
-
-@pytest.fixture(scope="module")
 def erasure(sd):
     return efface.erase(sd, MARK, method="geom", judge=Corner(), **OPTIONS)
 

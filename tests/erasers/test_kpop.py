@@ -20,11 +20,6 @@ OPTIONS = {"iterations": 2, "draw_steps": 3, "lr": 1e-2, "rows": 3, "keep": ()}
 
 
 @pytest.fixture(scope="module")
-def model(sd):
-    return Model(sd)
-
-
-@pytest.fixture(scope="module")
 def keyed(sd):
     return efface.erase(sd, CHURCH, method="kpop", **OPTIONS)
 

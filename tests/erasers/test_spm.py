@@ -7,7 +7,6 @@ import torch
 
 import efface
 from efface.erasers import ERASERS, spm
-from efface.models.model import Model
 from efface.training.groups import transformer_weights
 from efface.training.latents import rolled
 from trained import begun
@@ -15,11 +14,6 @@ from trained import begun
 CHURCH = efface.Concept("church", anchor="cat", templates=("a {}",))
 TRUCK = efface.Concept("truck", anchor="cat", templates=("a {}",))
 OPTIONS = {"iterations": 2, "warmup": 0, "draw_steps": 3, "sampled": 2}
-
-
-@pytest.fixture(scope="module")
-def model(sd):
-    return Model(sd)
 
 
 @pytest.mark.parametrize("keep", [("a dog", "a cat"), ()])

@@ -8,7 +8,6 @@ import torch
 import efface
 from efface.erasers import ERASERS
 from efface.erasers.base import published_config
-from efface.models.model import Model
 from efface.training.latents import rolled
 from trained import begun
 
@@ -45,11 +44,6 @@ PUBLISHED = {
 }  # fmt: skip
 """What the authors of each method ran."""
 RUNS = [(method, rank) for method in QUICK for rank in RANKS.get(method, (None, 2))]
-
-
-@pytest.fixture(scope="module")
-def model(sd):
-    return Model(sd)
 
 
 def predict(model, z, prompt):

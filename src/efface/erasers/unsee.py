@@ -55,11 +55,13 @@ class Config(Training, Retaining):
     """Guidance scale of these pictures, and g of the output that is trained: take the one at which the model will be used."""
     strength: float = 0.8
     """Share of the steps by which a picture of the concept is drawn again as its anchor, so that what stands around it stays."""
-    words: int = 4
+    words: int = 2
     """New words that search, while it trains, for what still draws the concept; 0 leaves them out."""
-    word_lr: float = 0.03
-    """Size of a word's step along the signs of its gradient, one in each training step."""
-    fresh: int = 25
+    word_lr: float = 0.01
+    """Size of a word's step along the signs of its gradients' running mean."""
+    word_steps: int = 2
+    """Steps of the words in each training step."""
+    fresh: int = 60
     """Training steps after which the next of the words begins anew."""
 
     def __post_init__(self) -> None:
@@ -68,12 +70,23 @@ class Config(Training, Retaining):
         if not 0 < self.strength <= 1:
             raise UsageError(f"strength is {self.strength}; expected above 0, at most 1.")
         check_ridges(self, "word_lr")
-        if min(self.images, self.retained_images, self.draw_steps, self.fresh) < 1 or self.batch < 2 or self.words < 0:
+        if min(self.images, self.retained_images, self.draw_steps, self.fresh, self.word_steps) < 1:
             raise UsageError(
-                f"images, retained_images, draw_steps, fresh, batch and words are {self.images}, {self.retained_images}, "
-                f"{self.draw_steps}, {self.fresh}, {self.batch} and {self.words}; expected at least 1 of the first four, a batch "
-                "of at least 2, and at least 0 words."
+                f"images, retained_images, draw_steps, fresh and word_steps are {self.images}, {self.retained_images}, "
+                f"{self.draw_steps}, {self.fresh} and {self.word_steps}; expected at least 1 of each."
             )
+        if self.batch < 2 or self.words < 0:
+            raise UsageError(f"batch and words are {self.batch} and {self.words}; expected at least 2, and at least 0.")
+        if self.words > self.shown:
+            raise UsageError(
+                f"words is {self.words}, and a step of a batch of {self.batch} shows {self.shown} pictures of the concept; expected "
+                "no more words than these."
+            )
+
+    @property
+    def shown(self) -> int:
+        """Pictures of the concept in a step."""
+        return 2 * max(1, self.batch // 3)
 
 
 PUBLISHED: Mapping[str, Any] = {}
@@ -96,7 +109,8 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
         w         min(1, σ²/α²) / |x_c − x_a|², so that it counts how much of the way from x_a to x_c is seen, and less where all
                   is noise.
 
-    The words go down w |ε(z_c, p) − ε_c|², with ε_c the noise that leaves x_c: a signed step a training step.
+    The words go down w |ε(z_c, p) − ε_c|², with ε_c the noise that leaves x_c: signed steps of each in a training step, on its
+    share of the batch.
 
     Raises:
         EffaceError: the pipeline's text encoder takes whole prompts only, so that no new word can be put into one.
@@ -135,6 +149,13 @@ def _weights(model: Model, config: Config) -> Dense | LowRank:
     return holder(weights_of(model, config.where), config.rank, config.seed)
 
 
+def _begun(model: Model, words: int) -> dict[str, Tensor]:
+    """Room for so many words, and for the means of their gradients."""
+    import torch
+
+    return {name: torch.zeros_like(model.token_table()[:words], dtype=torch.float32) for name in ("words", "mean")}
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What is trained on."""
@@ -149,7 +170,7 @@ class Lesson:
     found: Sequence[Text]
     """What attacks found (one prompt each)."""
     kept: Remembered
-    """The words that search (words width)."""
+    """The words that search, and the running means of their gradients (words width)."""
 
     @classmethod
     def of(cls, model: Model, concepts: Sequence[Concept], config: Config, found: Sequence[Text] = ()) -> Lesson:
@@ -177,7 +198,7 @@ class Lesson:
             if retained
             else None,
             found,
-            Remembered({"words": model.token_table()[: config.words].float().clone()} if config.words else {}),
+            Remembered(_begun(model, config.words) if config.words else {}),
         )
 
     def loss(self, step: Step) -> Tensor:
@@ -226,53 +247,53 @@ class Lesson:
         from efface.families.text import concatenate
         from efface.training.shown import Shown
 
-        size = 2 * max(1, self.config.batch // 3)
-        x = self.of_concept.batch(size, self.config.seed, step.number, 2)
+        x = self.of_concept.batch(self.config.shown, self.config.seed, step.number, 2)
         shown = Shown.of(self.model, x, self.of_anchor.latents[x.members], step.random)
-        half = size // 2 if self.config.words or found is not None else 0
+        half = len(x.members) // 2 if self.config.words or found is not None else 0
         texts = [self.model.encode([self._asked(member)[1] for member in x.members[half:]])]
         if self.config.words:
             self._renew(step)
         if found is not None:
             texts.insert(0, found.repeat(half))
         elif half:
-            word = self._search(step, shown.first(half), x.members[:half])
+            self._search(step, shown, x.members)
             with torch.no_grad():
-                texts.insert(0, self._said(x.members[:half], word))
+                texts.insert(0, self._said(step, x.members[:half], self.kept["words"]))
         with step.edited():
             return shown.unseen(step, concatenate(texts), self.config.guidance)
 
-    def _search(self, step: Step, shown: Shown, members: Sequence[int]) -> Tensor:
-        """One of the words after its step towards what is shown (1 width)."""
+    def _search(self, step: Step, shown: Shown, members: Sequence[int]) -> None:
+        """Steps of the words towards what is shown."""
         from efface.training.search import signed_step
 
-        now, number = [value.detach() for value in step.held.parameters], step.integer(self.config.words)
-        word = self.kept["words"][number : number + 1]
+        now, words = [value.detach() for value in step.held.parameters], self.kept["words"]
 
         def attack(v: Tensor, _: int) -> Tensor:
             with step.held.active(now):
-                return shown.apart(step, self._said(members, v), shown.x_c)
+                return shown.apart(step, self._said(step, members, v), shown.x_c)
 
-        word.copy_(signed_step(word, attack, lr=self.config.word_lr))
-        return word
+        for _ in range(self.config.word_steps):
+            words.copy_(signed_step(words, attack, lr=self.config.word_lr, mean=self.kept["mean"]))
 
     def _asked(self, member: int) -> tuple[str, str, str]:
         """Anchor prompt, prompt and name of a picture."""
         return self.pairs[member % len(self.pairs)]
 
     def _renew(self, step: Step) -> None:
-        """Begin all words at the first step, and each in its turn anew: at the middle of all tokens, or at one of them."""
+        """Begin all words at the first step, and each in its turn anew: at one of all tokens, or at the middle of them."""
         table, words = self.model.token_table().float(), self.kept["words"]
-        if step.number == 0:
-            words.copy_(table[[step.integer(len(table)) for _ in words]])
-        begun, since = divmod(step.number, self.config.fresh)
-        if since == 0:
-            words[begun % len(words)] = table[step.integer(len(table))] if begun % 2 else table.mean(0)
+        turn, since = divmod(step.number, self.config.fresh)
+        for number in range(len(words)) if step.number == 0 else [turn % len(words)] if since == 0 else []:
+            token = table[step.integer(len(table))]
+            words[number] = token if step.number == 0 or (turn // len(words) + number) % 2 == 0 else table.mean(0)
+            self.kept["mean"][number] = 0
 
-    def _said(self, members: Sequence[int], word: Tensor) -> Text:
-        """The prompts of pictures with a new word in the concept's place."""
+    def _said(self, step: Step, members: Sequence[int], words: Tensor) -> Text:
+        """The prompts of pictures with new words in the concept's place, one each: all in turn, over steps too."""
         from efface.training.search import around, with_words
 
         asked = map(self._asked, members)
         rows = [around(self.model, prompt, name) for _, prompt, name in asked]
-        return with_words(self.model, self.model.token_table().float(), rows, word)
+        first = step.number * (self.config.shown // 2)
+        own = words[[(first + row) % len(words) for row in range(len(rows))]]
+        return with_words(self.model, self.model.token_table().float(), rows, own[:, None])

@@ -14,6 +14,9 @@ from efface.models.model import Model, Text
 Objective = Callable[[Tensor, int], Tensor]
 """Takes an input and the number of the search's step, returns what is to become small (a scalar)."""
 
+MOMENTUM = 0.9
+"""Share of a running mean of gradients that each step keeps."""
+
 
 class Remembered:
     """Tensors that a loss changes in place and reads again in later steps, saved with the training."""
@@ -44,10 +47,13 @@ def descend(start: Tensor, objective: Objective, *, steps: int, lr: float) -> Te
     return x.detach()
 
 
-def signed_step(start: Tensor, objective: Objective, *, lr: float) -> Tensor:
-    """An input after one step of `lr` along the signs of the gradient, downwards."""
+def signed_step(start: Tensor, objective: Objective, *, lr: float, mean: Tensor | None = None) -> Tensor:
+    """An input after one step of `lr` along the signs of the gradient, downwards; with a running mean of the gradients of earlier
+    steps, which this one is added to in place, along the signs of that."""
     x = start.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(objective(x, 0), [x])
+    if mean is not None:
+        gradient = mean.lerp_(gradient, 1 - MOMENTUM)
     return x.detach() - lr * gradient.sign()
 
 
@@ -78,15 +84,16 @@ def inserted(table: Tensor, rows: Sequence[Sequence[int | None]], v: Tensor) -> 
     Args:
         table: embedding of every token (vocabulary width).
         rows: tokens of each prompt, None for a new word.
-        v: the new words' embeddings, in the order in which they stand in each prompt (words width).
+        v: the new words' embeddings, in the order in which they stand in each prompt (words width), the same for all prompts or
+            others for each (batch words width).
 
     Returns:
         Content tokens, of which any stands for a new word, and embeddings (batch tokens width).
     """
     ids = [[token or 0 for token in row] for row in rows]
     embeddings = []
-    for row in rows:
-        new = iter(v)
+    for row, words in zip(rows, v if v.dim() == 3 else [v] * len(rows), strict=True):
+        new = iter(words)
         embeddings.append(torch.stack([next(new) if token is None else table[token] for token in row]))
     return ids, torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
 

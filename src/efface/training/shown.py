@@ -44,16 +44,6 @@ class Shown(NamedTuple):
         z = model.to_noisy(kappa * x.clean + (1 - kappa) * x_a, x.noise, t)
         return cls(Noisy(z, t), x.clean, x_a, mixture(model.pipeline.scheduler, t, z))
 
-    def first(self, count: int) -> Shown:
-        """The first of them."""
-        z, at = self.z, self.at
-        return Shown(
-            Noisy(z.z[:count], z.timestep[:count]),
-            self.x_c[:count],
-            self.x_a[:count],
-            at._replace(a=at.a[:count], b=at.b[:count]),
-        )
-
     def apart(self, step: Step, text: Text, clean: Tensor) -> Tensor:
         """w |ε(z, text) − the noise that leaves `clean`|²."""
         return self._from(step.model, step.predict(self.z, text), clean)

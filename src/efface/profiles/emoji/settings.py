@@ -43,8 +43,8 @@ TRAINED: dict[str, dict[str, Any]] = {
     "aegis": _ROLLING | {"where": "cross", "iterations": 140, "lr": 6e-4},
     "eraseflow": _ROLLING | {"iterations": 100, "fresh": 30, "lr": 2e-3, "retain": 4.0, "early": 4, "late": 4, "guidance": 3.0},
     "unsee": {
-        "draw_steps": 12, "guidance": GUIDANCE, "images": 40, "retained_images": 160, "iterations": 240, "lr": 2e-3, "retain": 6.0,
-        "forget": 0.1,
+        "draw_steps": 12, "guidance": GUIDANCE, "images": 40, "retained_images": 120, "iterations": 240, "lr": 2e-3, "retain": 6.0,
+        "forget": 0.15,
     },
 }  # fmt: skip
 """Options of trained erasers: published learning rates are for networks seventy times as large. Tried on the tiger, the tractor and
@@ -56,7 +56,7 @@ STYLED: dict[str, dict[str, Any]] = {
     "kpop": {"where": "text", "iterations": 160, "lr": 1e-3, "retain": 3.0},
     "hirm": {"iterations": 80, "lr": 2e-3, "retain": 4.0},
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
-    "unsee": {"forget": 0.05},
+    "unsee": {"forget": 0.05, "retain": 8.0},
 }
 """What differs for styles, tried on firefox, which no benchmark of trained erasers measures; that of `aegis` is `kpop`'s, untried."""
 

@@ -163,6 +163,18 @@ def test_a_search_has_the_gradient_of_each_step_alone_and_its_last_step_counts()
     )
 
 
+def test_a_signed_step_follows_the_mean_of_all_gradients():
+    mean, x = torch.zeros(2), torch.zeros(2)
+    gradients = [torch.tensor([1.0, 1.0]), torch.tensor([-0.5, -2.0]), torch.tensor([-0.5, 1.0])]
+    for gradient in gradients:
+        x = signed_step(x, lambda v, _, g=gradient: (v * g).sum(), lr=0.1, mean=mean)
+    means = [0.1 * gradients[0]]
+    for gradient in gradients[1:]:
+        means.append(0.9 * means[-1] + 0.1 * gradient)
+    torch.testing.assert_close(mean, means[-1])
+    torch.testing.assert_close(x, -0.1 * sum(m.sign() for m in means))
+
+
 @pytest.mark.parametrize("build", [tiny.stable_diffusion, tiny.stable_diffusion_xl])
 def test_the_embedding_of_a_real_token_is_that_token(build):
     model = Model(build())
@@ -177,3 +189,6 @@ def test_the_embedding_of_a_real_token_is_that_token(build):
         torch.testing.assert_close(text.states, expected.states, atol=1e-5, rtol=1e-4)
     assert len(behind(model, "a church " * 9, 2)) == model.max_tokens
     assert inserted(table, [[None, 5, None]], table[[1, 2]])[1][0].equal(table[[1, 5, 2]])
+    ids, each = inserted(table, [[None, 5], [6, None]], table[torch.tensor([[1], [2]])])
+    assert ids == [[0, 5], [6, 0]]
+    assert each.equal(table[torch.tensor([[1, 5], [6, 2]])])

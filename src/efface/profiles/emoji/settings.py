@@ -58,7 +58,8 @@ STYLED: dict[str, dict[str, Any]] = {
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
     "unsee": {"forget": 0.05, "retain": 8.0},
 }
-"""What differs for styles, tried on firefox, which no benchmark of trained erasers measures; that of `aegis` is `kpop`'s, untried."""
+"""What differs for styles, tried on firefox, which no benchmark of trained erasers measures; that of `aegis` is `kpop`'s, untried,
+and `unsee` was tried with a `retain` of 6."""
 
 # crg: of strengths 2, 4, 8 and 16 tried on tiger, tractor, pineapple and trumpet.
 # saeuron: of eight settings tried on tiger, pineapple, tractor and trumpet, objects that no benchmark measures.

@@ -79,6 +79,7 @@ def drawing(progress: Progress, pictures: int, *, drawn: int = 0) -> Iterator[No
     trained: TrainingStep | None = None
 
     def listen(step: Step | TrainingStep | str) -> None:
+        """Tell of a step."""
         nonlocal before, trained
         if isinstance(step, TrainingStep):
             trained = step

@@ -283,10 +283,12 @@ class Lesson:
         """Begin all words at the first step, and each in its turn anew: at one of all tokens, or at the middle of them."""
         table, words = self.model.token_table().float(), self.kept["words"]
         turn, since = divmod(step.number, self.config.fresh)
-        for number in range(len(words)) if step.number == 0 else [turn % len(words)] if since == 0 else []:
-            token = table[step.integer(len(table))]
-            words[number] = token if step.number == 0 or (turn // len(words) + number) % 2 == 0 else table.mean(0)
-            self.kept["mean"][number] = 0
+        first, rounds = step.number == 0, turn // len(words)
+        for number in range(len(words)):
+            if first or (since == 0 and turn % len(words) == number):
+                token = table[step.integer(len(table))]
+                words[number] = token if first or (rounds + number) % 2 == 0 else table.mean(0)
+                self.kept["mean"][number] = 0
 
     def _said(self, step: Step, members: Sequence[int], words: Tensor) -> Text:
         """The prompts of pictures with new words in the concept's place, one each: all in turn, over steps too."""

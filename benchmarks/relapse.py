@@ -12,7 +12,7 @@ rank 4 on every attention.
 
 Every figure is a row of RUN/rows.jsonl, written when it is measured: UA in percent with its 95% interval, and the loss on the
 pictures that were learnt; for `beside` also `shown`, the share of pictures that show the concept with the fine-tuning alone,
-without which a UA says nothing.
+without which a UA says nothing. RUN/METHOD-CONCEPT.png is a plot of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -49,6 +50,7 @@ from efface.models.losses import denoising_loss
 from efface.models.model import Model
 from efface.models.pictures import compressed, pixels_of
 from efface.models.sampling import sampling
+from efface.report.plot import line_plot
 from efface.training.finetuning import fine_tune
 from efface.training.groups import attention_weights
 from efface.training.holders import LowRank
@@ -251,6 +253,16 @@ class Run:
         """How pictures are drawn."""
         return sampling(self.model.pipeline, None, None)
 
+    def plot(self, method: str, concept: Concept) -> None:
+        """A picture of UA over the steps of fine-tuning, of the rows that are there."""
+        keys = {arm: [self.key(method, concept, arm, steps) for steps in self.tuning.steps] for arm in get_args(Arm)}
+        series = {
+            arm.replace("_", " "): [(key.steps, self.rows[key]["ua"]) for key in row if key in self.rows]
+            for arm, row in keys.items()
+        }
+        title = f"{method} of {concept.name}: UA (%) over steps of fine-tuning"
+        line_plot(series, self.folder / f"{method}-{concept.name}.png", title=title, logarithmic="")
+
     def summary(self, methods: Sequence[str], concepts: Sequence[str]) -> dict[str, Any]:
         """Method -> arm (and `shown`, with the fine-tuning alone) -> steps -> mean over concepts; null where not measured."""
 
@@ -325,6 +337,8 @@ def main(
         row = f"{key.method:11} {key.concept:8} {key.arm:7} {key.steps:5}"
         print(row if plan else f"{row} {json.dumps(run.measure(key))}", flush=True)
     if not plan:
+        for method, name in product(methods, concepts):
+            run.plot(method, run.concept(name))
         print(json.dumps(run.summary(methods, concepts)))
 
 

@@ -77,6 +77,14 @@ def test_eraseflow_is_its_formula(model):
     assert any(g.abs().max() > 0 for g in gradients)
 
 
+def test_steps_computed_together_give_the_same_loss(model):
+    levels = levels_of(model, 4, torch.zeros(1, 4, 8, 8))
+    z = trajectory(model, levels, model.encode(["a cat"]), 11, 5.0, None)
+    church = model.encode(["a church"])
+    alone, together = (eraseflow.balance(model, levels, z, [0, 2, 3], church, 5.0, count) for count in (1, 2))
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
 def test_concepts_take_turns_and_each_has_one(sd):
     with pytest.raises(efface.UsageError, match="iterations is 1 for 2 concepts"):
         erased(sd, "eraseflow", concepts=(CHURCH, DOG), iterations=1)

@@ -45,6 +45,8 @@ class Config(Rolling, Retaining):
     """Steps of a trajectory that count, of those before the last (authors: 10 of the first 40)."""
     late: int = 10
     """Last steps of a trajectory, which all count (authors: 10)."""
+    together: int = 1
+    """Steps of a trajectory that are computed at a time: more take less time and more memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +54,8 @@ class Config(Rolling, Retaining):
             raise UsageError(
                 f"fresh, early and late are {self.fresh}, {self.early} and {self.late}; expected none below 0, and a step that counts."
             )
+        if self.together < 1:
+            raise UsageError(f"together is {self.together}; expected at least 1.")
 
 
 PUBLISHED: Mapping[str, Any] = {
@@ -106,7 +110,9 @@ def erase(model: Model, concepts: Sequence[Concept], config: Config, judge: obje
             kept[str(number)].copy_(drawn)
         chosen = counted(steps, config, step.random)
         with step.edited():
-            flow = balance(model, levels, kept[str(number)], chosen, model.encode([concept]), config.guidance)
+            flow = balance(
+                model, levels, kept[str(number)], chosen, model.encode([concept]), config.guidance, config.together
+            )
         return (total.to(flow) - config.beta + flow).square() + retained(step, config.keep or (), config)
 
     optimiser = torch.optim.AdamW([*held.parameters, total], lr=config.lr, weight_decay=0.0)
@@ -122,18 +128,25 @@ def counted(steps: int, config: Config, random: Any) -> list[int]:
     return [*sorted(some), *range(first, steps)]
 
 
-def balance(model: Model, levels: Levels, z: Tensor, chosen: Sequence[int], c: Text, guidance: float) -> Tensor:
-    """Σ_j [log p(z_{j+1} | z_j, c) − log q(z_j | z_{j+1})]; activations of a step are computed again in the backward pass, so that
-    one step is in memory at a time."""
+def balance(
+    model: Model, levels: Levels, z: Tensor, chosen: Sequence[int], c: Text, guidance: float, together: int = 1
+) -> Tensor:
+    """Σ_j [log p(z_{j+1} | z_j, c) − log q(z_j | z_{j+1})]; activations are computed again in the backward pass, so that those of
+    so many steps together are in memory at a time."""
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    from efface.training.trajectory import log_density, predicted
+    from efface.training.trajectory import log_density, seen
 
-    def term(j: int) -> Tensor:
-        here, after = (z[i].to(c.states.device) for i in (j, j + 1))
-        mean, variance = predicted(model, levels, j, here.to(c.states.dtype), c, guidance)
-        k, v = levels.forward(j)
-        return log_density(after, mean, variance) - log_density(here, k * after, v)
+    def terms(some: Sequence[int]) -> Tensor:
+        here, after = (z[[j + i for j in some], 0].to(c.states.device) for i in (0, 1))
+        clean = seen(model, levels, some, here.to(c.states.dtype), c, guidance)
+        found = []
+        for j, x, now, then in zip(some, clean, here.float(), after, strict=True):
+            mean, variance = levels.backward(j, x, now)
+            k, v = levels.forward(j)
+            found.append(log_density(then, mean, variance) - log_density(now, k * then, v))
+        return torch.stack(found).sum()
 
-    return torch.stack([checkpoint(term, j, use_reentrant=False) for j in chosen]).sum()
+    pieces = [chosen[first : first + together] for first in range(0, len(chosen), together)]
+    return torch.stack([checkpoint(terms, piece, use_reentrant=False) for piece in pieces]).sum()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,13 +68,18 @@ def levels_of(model: Model, steps: int, latents: Tensor) -> Levels:
     return Levels(timesteps[timesteps > end], a, b)
 
 
+def seen(model: Model, levels: Levels, steps: Sequence[int], z: Tensor, text: Text, guidance: float) -> Tensor:
+    """x̂: the clean latents that the model sees in those of some steps (steps channels height width), under a text and guidance."""
+    t = levels.timesteps[list(steps)].to(z.device)
+    both = concatenate([model.encode_negative(None).repeat(len(z)), text.repeat(len(z))])
+    nothing, conditional = model.predict(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
+    output = model.family.guide(nothing, conditional, guidance)
+    return model.to_clean(output, z, t).float()
+
+
 def predicted(model: Model, levels: Levels, j: int, z: Tensor, text: Text, guidance: float) -> tuple[Tensor, float]:
     """Mean and variance of p(z_{j+1} | z_j, text) under guidance."""
-    t = levels.timesteps[j].to(z.device)
-    both = concatenate([model.encode_negative(None).repeat(len(z)), text.repeat(len(z))])
-    nothing, conditional = model.predict(torch.cat([z, z]), t, both).chunk(2)
-    output = model.family.guide(nothing, conditional, guidance)
-    return levels.backward(j, model.to_clean(output, z, t).float(), z.float())
+    return levels.backward(j, seen(model, levels, [j] * len(z), z, text, guidance), z.float())
 
 
 @torch.no_grad()

@@ -41,7 +41,9 @@ TRAINED: dict[str, dict[str, Any]] = {
         "word_iterations": 60, "word_lr": 0.02, "strength": 1.0, "retain": 3.0,
     },
     "aegis": _ROLLING | {"where": "cross", "iterations": 140, "lr": 6e-4},
-    "eraseflow": _ROLLING | {"iterations": 100, "fresh": 30, "lr": 2e-3, "retain": 4.0, "early": 4, "late": 4, "guidance": 3.0},
+    "eraseflow": _ROLLING | {
+        "iterations": 100, "fresh": 30, "lr": 2e-3, "retain": 4.0, "early": 4, "late": 4, "together": 8, "guidance": 3.0,
+    },
     "unsee": {
         "draw_steps": 12, "guidance": GUIDANCE, "images": 40, "retained_images": 120, "iterations": 240, "lr": 2e-3, "retain": 6.0,
         "forget": 0.15,

@@ -34,7 +34,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "mace": {"images": 9, "draw_steps": 20, "iterations": 40, "lr": 1e-3, "ridge": 1.0},
     "receler": _ROLLING | {"iterations": 140, "rank": 32, "attack_steps": 2, "lr": 1e-3},
     "advunlearn": {
-        "draw_steps": STEPS, "iterations": 60, "warmup": 20, "attack_steps": 5, "lr": 2e-4, "retain": 1.0, "eta": 0.0,
+        "draw_steps": STEPS, "iterations": 220, "warmup": 20, "attack_steps": 5, "lr": 2e-4, "retain": 1.0, "eta": 0.0,
     },
     "stereo": _ROLLING | {
         "where": "text", "rounds": 1, "round_iterations": 40, "round_lr": 1e-3, "iterations": 100, "lr": 1e-3, "images": 9,
@@ -57,11 +57,12 @@ STYLED: dict[str, dict[str, Any]] = {
     "ca": {"iterations": 100, "lr": 1e-3},
     "kpop": {"where": "text", "iterations": 160, "lr": 1e-3, "retain": 3.0},
     "hirm": {"iterations": 80, "lr": 2e-3, "retain": 4.0},
+    "advunlearn": {"iterations": 60},
     "aegis": {"where": "text", "lr": 1e-3, "retain": 3.0},
-    "unsee": {"forget": 0.05, "retain": 8.0},
+    "unsee": {"forget": 0.05, "retained_images": 160, "words": 4, "word_steps": 1, "fresh": 6},
 }
-"""What differs for styles, tried on firefox, which no benchmark of trained erasers measures; that of `aegis` is `kpop`'s, untried,
-and `unsee` was tried with a `retain` of 6."""
+"""What differs for styles, tried on firefox, that of `unsee` on emojione too, which no benchmark of trained erasers measures; those of
+`aegis`, which are `kpop`'s, and of `advunlearn` are untried."""
 
 # crg: of strengths 2, 4, 8 and 16 tried on tiger, tractor, pineapple and trumpet.
 # saeuron: of eight settings tried on tiger, pineapple, tractor and trumpet, objects that no benchmark measures.

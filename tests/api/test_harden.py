@@ -25,6 +25,7 @@ from efface.models.sampling import Sampling
 from efface.redteam.result import SampleResult
 from efface.redteam.samples import Samples
 from paths import states_of, way
+from quick import others_slow
 
 KEPT = ["a garbage truck", "a style"]  # "a dog" names the concept by its alias
 FOUND, ANCHOR = "art truck in church", "a cat"
@@ -222,7 +223,7 @@ def trained(sd, method, **options):
     return efface.erase(sd, CHURCH, method=method, keep=KEPT, **TRAINED[method] | {"every": 1} | options)
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m != "stereo")) for m in TRAINED])
+@pytest.mark.parametrize("method", others_slow(TRAINED, ["stereo"]))
 def test_the_loop_on_trained_erasers(sd, method, tmp_path):
     erasure = trained(sd, method)
     found = hardening(Field(sd, erasure), TRAINED_BY[method], folder=tmp_path, rounds=1)

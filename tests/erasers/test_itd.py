@@ -19,11 +19,12 @@ from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import save_sae
 from efface.sae.text_states import TextSites
 from efface.steering.text_latents import edit_of, latents_of, tells_of, unreached
+from quick import others_slow
 
 CHURCH = efface.Concept("church", templates=("a {}", "a {} in noto style"))
 KEEP = ("a truck", "a cat in noto style", "a dog", "garbage")
 QUICK = ("sd1", "sd2", "sdxl", "sd35", "flux-dev", "pixart-alpha")
-NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in tiny_families.CASES]
+NAMES = others_slow(tiny_families.CASES, QUICK)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 
 import efface
 from efface.models.model import Model
+from quick import others_slow
 from tiny_families import CASES, WHOLE, pipeline
 
 CHURCH = efface.Concept("church", anchor="cat", templates=("a {}",))
@@ -22,7 +23,7 @@ METHODS = {
 }
 FIXED_LENGTH = {"hunyuandit"}
 """Families to whose text no rows can be added."""
-FAMILIES = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WHOLE]
+FAMILIES = others_slow(WHOLE, [QUICK])
 
 pytestmark = pytest.mark.filterwarnings("ignore:the erasure does not reach")
 

@@ -15,6 +15,7 @@ from efface.erasers.base import FoundInput
 from efface.erasers.further import encoded
 from efface.models.model import Model
 from efface.training import loop
+from quick import others_slow
 from trained import begun_on
 from trained_searches import (
     CHURCH,
@@ -96,9 +97,7 @@ RATES = {"receler": 3e-2, "advunlearn": 1e-3, "stereo": 1e-4, "aegis": 1e-4}
 """Learning rates at which a few steps go down on tiny networks."""
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("aegis", "advunlearn"))) for m in RATES]
-)
+@pytest.mark.parametrize("method", others_slow(RATES, set(RATES) - {"aegis", "advunlearn"}))
 def test_what_was_found_is_unlearnt(sd, model, method):
     options = {"rounds": 0} if method == "stereo" else {}
     erasure = erased(sd, method, lr=RATES[method], iterations=20, retain=0.0, **options)
@@ -126,9 +125,7 @@ def test_training_on_of_several_concepts_on_sdxl(xl, draw, method):
         assert np.abs(draw(xl) - first).max() > 1e-6
 
 
-@pytest.mark.parametrize(
-    "family", [f if f == "sd2" else pytest.param(f, marks=pytest.mark.slow) for f in sorted(UNETS)]
-)
+@pytest.mark.parametrize("family", others_slow(sorted(UNETS), ["sd2"]))
 @pytest.mark.parametrize("method", SEARCHING)
 def test_training_on_in_every_family_whose_words_attacks_search(method, family):
     pipe = tiny_families.pipeline(family)

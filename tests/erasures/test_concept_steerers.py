@@ -13,6 +13,7 @@ from efface.models.model import Model
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import save_sae
 from efface.steering.steerer import direction, layer_states, middle_layer
+from quick import others_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:the erasure does not reach the pooled text")
 CHURCH = efface.Concept("church", anchor="cat")
@@ -21,9 +22,7 @@ QUICK = {"sd1", "sd2", "pixart-alpha", "qwen-image"}
 STEERING = {"iterations": 3, "factor": 2, "k": 4, "keep": ("a dog", "a cat")}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in tiny_families.WHOLE]
-)
+@pytest.mark.parametrize("name", others_slow(tiny_families.WHOLE, QUICK))
 def test_steering_moves_prompts_one_way_and_negative_prompts_the_other(name):
     case, pipe = tiny_families.CASES[name], tiny_families.pipeline(name)
     picture = {"seed": 5, "steps": 2, "guidance": 4.0, "output": "np"}

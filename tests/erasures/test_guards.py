@@ -24,12 +24,13 @@ from efface.erasures.guards.crg import CRG
 from efface.erasures.guards.door import Words
 from efface.erasures.guards.stream import Stream
 from efface.models.model import Model
+from quick import others_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:the erasure does not reach the pooled text")
 CHURCH = efface.Concept("church", anchor="cat")
 PROMPT = "a church in noto style"
 QUICK = {"sd1", "sd2", "pixart-alpha", "qwen-image"}
-FAMILIES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in tiny_families.WHOLE]
+FAMILIES = others_slow(tiny_families.WHOLE, QUICK)
 OUTPUT = {
     "sld": {},
     "sld-medium": {"preset": "medium", "warmup": 0.4, "threshold": 0.5},

@@ -28,6 +28,7 @@ from efface.families.schedule import prediction_of
 from efface.sae.autoencoder import SAEConfig, SparseAutoencoder
 from efface.sae.files import save_sae
 from efface.sae.harvest import HarvestConfig, capture
+from quick import others_slow
 from rounding import TEXT, assert_rounded
 from tiny_families import CASES, own_picture, pipeline
 
@@ -39,7 +40,7 @@ SINGULAR = ("sd3", "sd35", "flux-dev", "flux-schnell", "flux2-dev", "flux2-klein
 pytestmark = [pytest.mark.families, pytest.mark.filterwarnings("ignore:the erasure does not reach")]
 
 
-@pytest.fixture(params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
+@pytest.fixture(params=others_slow(CASES, QUICK))
 def name(request):
     """Short name of a family in CASES."""
     return request.param

@@ -34,6 +34,7 @@ import tiny
 import tiny_families
 from efface.errors import EffaceError, UsageError
 from efface.families import drawing
+from quick import others_slow
 from tiny_adapter import load_ip_adapter
 
 PROMPT = "a church in noto style"
@@ -83,10 +84,7 @@ def xl():
 # Served
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in tiny_families.CASES],
-)
+@pytest.mark.parametrize("name", others_slow(tiny_families.CASES, QUICK))
 def test_levels_of_every_family_are_those_of_the_call(name):
     model = efface.Model(tiny_families.pipeline(name))
     text = model.encode([PROMPT])

@@ -25,11 +25,12 @@ from efface.sae.text_states import TextSites
 from efface.sae.text_stream import TextStream
 from efface.sae.train import train
 from efface.steering.steer import steer_latent
+from quick import others_slow
 
 PROMPTS = ["a church in noto style", "a cat", "a dog in art style", "garbage truck"]
 SMALL = SAETrainConfig(latents=64, k=4, steps=6, batch=16, lr=1e-3)
 QUICK = ("sd1", "sd2", "sdxl", "sd35", "flux-dev", "pixart-alpha")
-NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in tiny_families.CASES]
+NAMES = others_slow(tiny_families.CASES, QUICK)
 
 
 @pytest.fixture(params=NAMES)

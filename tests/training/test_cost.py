@@ -12,9 +12,10 @@ from efface.errors import EffaceError
 from efface.models.model import Model
 from efface.models.timing import model_bytes
 from efface.training.cost import cost_of
+from quick import others_slow
 
 QUICK = ("pixart-alpha", "flux-dev")
-FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in tiny_families.WHOLE]
+FAMILIES = others_slow(tiny_families.WHOLE, QUICK)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 import tiny_families
+from efface.api.erase import plan_erasure
 from efface.cli import main
 from efface.erasers import ERASERS
-from efface.errors import EffaceError
+from efface.erasers.base import config_from
+from efface.erasures import Erasure
+from efface.errors import EffaceError, UsageError
 from efface.models.model import Model
 from efface.models.timing import model_bytes
 from efface.training.cost import cost_of
@@ -62,6 +65,31 @@ def test_a_plan_says_what_a_training_takes(folder, tmp_path, capsys):
     assert "30 steps, at least" in capsys.readouterr().out
     assert main(["erase", "uce", *args[2:], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training"] is None
+
+
+def test_pictures_are_timed_as_the_method_draws_them(sd, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "efface.models.timing.seconds_each", lambda model, prompts, settings: asked.append(settings) or 2.0
+    )
+    options = {"draw_steps": 7, "guidance": 3.5, "side": 16, "images": 4}
+    plan = plan_erasure(sd, "church", method="ca", keep=["a dog"], **options)
+    assert plan.cost() == {"pictures": plan.pictures(), "seconds": 2.0 * plan.pictures()}
+    assert asked == [{"steps": 7, "guidance": 3.5, "side": 16}]
+
+
+@pytest.mark.parametrize("size", [("--side", "16"), ("--width", "32", "--height", "16")], ids=len)
+def test_the_size_of_pictures_is_that_of_the_training(size, folder, tmp_path):
+    output = tmp_path / "e.safetensors"
+    options = ("--iterations", "1", "--draw-steps", "2", "--keep", "none", "--device", "cpu", "-o", str(output))
+    assert main(["erase", "esd", folder, "church", *options, *size]) == 0
+    origin = Erasure.load(output).provenance
+    assert config_from(ERASERS.load("esd").Config, origin.config).side == (16 if len(size) == 2 else (32, 16))
+
+
+def test_a_size_that_the_model_cannot_draw_is_refused_before_anything_starts(sd):
+    with pytest.raises(UsageError, match="the width is 33 pixels; expected a multiple of 2"):
+        plan_erasure(sd, "church", method="esd", side=33)
 
 
 def test_what_does_not_fit_is_said_before_it_starts(sd, monkeypatch):

@@ -112,6 +112,7 @@ def plan_erasure(
         config = _config(eraser, options, profile_of(pipeline).settings(method, concepts[0]), concepts, as_published)
     if isinstance(config, Training):
         require_kind("delta", model)
+        model.family.latent_shape(config.side)  # a size that the model cannot draw is refused
     judge = _opened(judge, concepts[0], pipeline)
     named = not isinstance(config, Retaining) or config.keep is not None
     if isinstance(config, Retaining):

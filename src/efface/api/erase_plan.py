@@ -45,15 +45,18 @@ class ErasePlan:
         }
 
     def cost(self) -> dict[str, Any]:
-        """Pictures that are drawn at most, and their seconds by two denoising steps; None where only the method knows."""
-        from efface.models.sampling import sampling
+        """Pictures that are drawn at most, and their seconds by two of the denoising steps that the method takes, at its size; None
+        where only the method knows."""
+        from efface.models.sampling import Sampling
         from efface.models.timing import seconds_each
 
         pictures = self.pictures()
         if not pictures:
             return {"pictures": pictures, "seconds": pictures}
         prompts = [prompt for concept in self.concepts for prompt in concept.prompts()]
-        settings: Any = sampling(self.model.pipeline, None, None)
+        own = dataclasses.asdict(self.config)
+        steps, guidance, side = (own.get(name) for name in ("draw_steps", "guidance", "side"))
+        settings = Sampling(steps, guidance, side=side).settings(self.model.pipeline)
         return {"pictures": pictures, "seconds": round(pictures * seconds_each(self.model, prompts, settings), 1)}
 
     def training(self) -> dict[str, Any] | None:

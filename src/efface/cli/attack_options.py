@@ -11,7 +11,7 @@ import tyro
 from efface.attacks import ATTACKS
 from efface.cli.arguments import named_options, parse_parts
 from efface.cli.dispatch import first_word
-from efface.cli.model_options import HEADING, DrawingOptions, own_options, with_seed
+from efface.cli.model_options import HEADING, DrawingOptions, own_options, with_pictures
 from efface.cli.output import result, say, say_decisions
 from efface.concepts.sample import SEEDS
 from efface.io.progress import duration
@@ -63,7 +63,7 @@ def parse(command: str, doc: str, kind: type[Any], args: list[str]) -> tuple[str
     request, model, config = parse_parts(
         parts, args[1:], prog=f"efface {command} {name}", description=attack.about, renamed=own
     )
-    return name, request, model, with_seed(named_options(config, args, own), config, model)
+    return name, request, model, with_pictures(named_options(config, args, own), config, model)
 
 
 def to_arguments(request: AttackOptions, model: DrawingOptions, pipeline: Any, target: Concept) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from efface.cli.arguments import named_options, parse_parts
-from efface.cli.model_options import HEADING, DrawingOptions, own_options, with_seed
+from efface.cli.model_options import HEADING, DrawingOptions, own_options, with_pictures
 from efface.erasers import ERASERS
 from efface.errors import EffaceError, UsageError
 
@@ -55,7 +55,7 @@ def parse(method: str, args: list[str]) -> tuple[Request, DrawingOptions, dict[s
     request, model, config = parse_parts(
         parts, args, prog=f"efface erase {method}", description=eraser.__doc__, renamed=own
     )
-    options = with_seed(named_options(config, args, own), config, model)
+    options = with_pictures(named_options(config, args, own), config, model)
     if "keep" in options:
         options["keep"] = _prompts(options["keep"])
     return request, model, options

@@ -122,17 +122,19 @@ def parse_on_model(
 def own_options(component: str, config: type[Any]) -> Mapping[str, str]:
     """Fields of a method's or an attack's Config that are called as one of the model's -> the option that sets them.
 
-    A seed is the same as the pictures'; others get the component's name, since `--batch` means pictures in every command.
+    A seed and a size are the same as the pictures'; others get the component's name, since `--batch` means pictures in every
+    command.
     """
     shared = {field.name for field in fields(DrawingOptions)}
     return {
-        field.name: HIDDEN if field.name == "seed" else f"{component.replace('-', '_')}_{field.name}"
+        field.name: HIDDEN if field.name in ("seed", "side") else f"{component.replace('-', '_')}_{field.name}"
         for field in fields(config)
         if field.name in shared
     }
 
 
-def with_seed(options: dict[str, Any], config: Any, model: ModelOptions) -> dict[str, Any]:
-    """A component's options with the pictures' seed, where it was named and the component has one."""
-    seed = seed_of(model)
-    return options if seed is None or "seed" not in own_options("", type(config)) else options | {"seed": seed}
+def with_pictures(options: dict[str, Any], config: Any, model: ModelOptions) -> dict[str, Any]:
+    """A component's options with the pictures' seed and size, where they were named and the component has its own."""
+    named = {"seed": seed_of(model), "side": model.size}
+    own = {field.name for field in fields(config)}
+    return options | {name: value for name, value in named.items() if value is not None and name in own}

@@ -30,8 +30,8 @@ class Training:
     """Weight of |ε(r) − ε₀(r)|² on a retained prompt a step; 0 leaves the term out, as the papers without one have it."""
     loss_in: LossIn = "noise"
     """What differences are measured in; it matters to models that predict v or a flow."""
-    side: int | None = None
-    """Pixels of each side of the latents that are trained on; the model's own size by default."""
+    side: int | tuple[int, int] | None = None
+    """Pixels of each side of the pictures that are trained on, or their width and height; the model's own size by default."""
     checkpointing: bool = False
     """Whether activations are computed again in the backward pass, which takes less memory and more time."""
     every: int = 50
@@ -40,7 +40,7 @@ class Training:
     """First seed: what happens in a step depends on it and on the step's number alone."""
 
     def __post_init__(self) -> None:
-        for name, least in (("iterations", 1), ("every", 1), ("rank", 1), ("side", 8)):
+        for name, least in (("iterations", 1), ("every", 1), ("rank", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}; expected at least {least}.")

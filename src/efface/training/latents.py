@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efface.errors import UsageError
+from efface.families.base import Side
 from efface.models.model import Model, Text
 
 
@@ -24,7 +25,7 @@ class _ReachedError(Exception):
     """The sampler is where it was to stop."""
 
 
-def rolled(model: Model, text: Text, after: int, seed: int, *, steps: int, guidance: float, side: int | None) -> Noisy:
+def rolled(model: Model, text: Text, after: int, seed: int, *, steps: int, guidance: float, side: Side) -> Noisy:
     """What the denoiser reads after `after` of `steps` sampler steps, from noise, under a text (R of the papers).
 
     The timestep is the scheduler's own for these latents. Most public codes query another one: 39 to 58 of 1000 too high

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.cli.arguments import HIDDEN, named_options, parse_parts
-from efface.cli.model_options import HEADING, DrawingOptions, with_seed
+from efface.cli.model_options import HEADING, DrawingOptions, with_pictures
 from efface.cli.output import result, say, say_decisions
 from efface.cli.progress import ProgressBar
 from efface.cli.sae.training import Request
@@ -35,7 +35,7 @@ def main(args: list[str]) -> None:
     """Run the command."""
     parts = {"general": Request, HEADING: DrawingOptions, "training": SAETrainConfig}
     request, options, config = parse_parts(parts, args, prog="efface sae train", description=__doc__, renamed=RENAMED)
-    named = with_seed(named_options(config, args, RENAMED), config, options)
+    named = with_pictures(named_options(config, args, RENAMED), config, options)
     config = replace(config, **named)
     from efface.cli.sae.common import harvest_decisions, labels_named, sampling_of, sites_named
     from efface.cli.sae.train_pictures import train_on_pictures

@@ -57,8 +57,10 @@ TRIES = 4
 """Prompts and seeds of an attack by default; its seeds are those of its own purpose, which no training uses."""
 QUALITY = f"quality, {DTYPE}"
 """The part of a row that is not an attack, drawn as in the other quality benchmarks."""
-MINUTES = {QUALITY: 4.0, "attack": 4.0}
-"""Of a row, about: what a plan counts with."""
+SLOW = {"geom": 20.0, "unsee": 8.0, "advunlearn": 6.0, "aegis": 4.0, "stereo": 4.0}
+"""Minutes of a row that is no attack, with its erasure, on two idle cores, where these are more than `MINUTES`."""
+MINUTES = 3.0
+"""Of any other row, about: what a plan counts with."""
 COLUMNS = (
     "ua",
     "ua_synonyms",
@@ -276,7 +278,7 @@ def main(
     run = Run(output, fresh, tries)
     run.read(file for file in (rows, output / "rows.jsonl") if file)
     missing = [row for row in todo(run, methods, concepts, attacks, every) if run.known(*row) is None]
-    minutes = sum(MINUTES[part if part == QUALITY else "attack"] for _, _, part in missing)
+    minutes = sum(SLOW.get(method, MINUTES) if part == QUALITY else MINUTES for method, _, part in missing)
     print(f"{len(missing)} rows are missing: about {minutes:.0f} minutes", flush=True)
     if plan:
         for row in missing:

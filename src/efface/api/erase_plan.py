@@ -60,14 +60,14 @@ class ErasePlan:
         return {"pictures": pictures, "seconds": round(pictures * seconds_each(self.model, prompts, settings), 1)}
 
     def training(self) -> dict[str, Any] | None:
-        """Steps of a trained eraser, and the seconds and bytes that they take at least, measured on one pass; None of others."""
+        """Steps of a trained eraser, and about the seconds and bytes that they take, measured on one pass; None of others."""
         from efface.training.config import Training
 
         if not isinstance(self.config, Training):
             return None
         from efface.training.cost import cost_of
 
-        return cost_of(self.model, self.config, self.concepts[0].prompts()[0])._asdict()
+        return cost_of(self.model, self.config, self.concepts)._asdict()
 
     def bytes(self) -> int:
         """Bytes of the model's weights."""

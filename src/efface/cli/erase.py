@@ -97,8 +97,8 @@ def _print_plan(plan: ErasePlan, request: Request, output: Path) -> None:
         ("weights", f"{data['model_bytes'] / 1e9:,.2f} GB"),
     ]
     if training:
-        least = f"{duration(training['seconds'])} (one pass each) and {training['bytes'] / 1e9:,.2f} GB"
-        rows.append(("training", f"{training['steps']} steps, at least {least}"))
+        about = f"about {duration(training['seconds'])} and {training['bytes'] / 1e9:,.2f} GB"
+        rows.append(("training", f"{training['steps']} steps, {about}"))
     result(data, as_json=request.json, rows=rows)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from efface.concepts.concept import Concept
 from efface.erasers.base import Evidence, Retaining
 from efface.errors import EffaceError, UsageError
-from efface.training.config import Rolling
+from efface.training.config import Rolling, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +59,15 @@ class Config(Rolling, Retaining):
                 f"warmup, attack_steps, retain_batch and attack_lr are {self.warmup}, {self.attack_steps}, {self.retain_batch} and "
                 f"{self.attack_lr}; expected at least 0, at least 0, at least 1, and above 0."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A roll, a target of two texts and an output; after the warm-up, the search's goal and its steps."""
+        share = max(0.0, 1 - self.warmup / self.iterations)
+        goals = self.attack_steps * (self.rolled + 1) if self.fresh else 0
+        forward = self.rolled + 2 + share * (goals + min(1, self.attack_steps))
+        return self.each_step(
+            forward=forward, back=share * self.attack_steps + 1, together=1, retained=self.retain_batch
+        )
 
 
 COCO = (

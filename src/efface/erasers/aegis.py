@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from efface.concepts.concept import Concept
 from efface.erasers.base import Evidence, FoundInput, Retaining, check_ridges
 from efface.errors import UsageError
-from efface.training.config import Rolling, Where
+from efface.training.config import Rolling, Where, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,10 @@ class Config(Rolling, Retaining):
         check_ridges(self, "attack_lr", "target_lr")
         if not 0 <= self.most <= 1:
             raise UsageError(f"most is {self.most}; expected 0 to 1.")
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A roll, what both words are compared with, a target of two texts, a step of each word, and an output."""
+        return self.each_step(forward=self.rolled + 4, back=3, together=1)
 
 
 PUBLISHED: Mapping[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining
 from efface.errors import UsageError
-from efface.training.config import Rolling, Where
+from efface.training.config import Rolling, Where, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,11 @@ class Config(Rolling, Retaining):
                 f"batch, images, draw_steps, prior and clip are {self.batch}, {self.images}, {self.draw_steps}, {self.prior} "
                 f"and {self.clip}; expected at least 1 of each number, at least 0, and above 0."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A target and an output of each picture, and another output by the prior."""
+        count = self.batch * (2 if self.prior else 1)
+        return self.each_step(forward=self.batch * (self.target == "model"), back=count, together=count)
 
 
 PUBLISHED: Mapping[str, Any] = {"images": 1000, "detach_bos": True}

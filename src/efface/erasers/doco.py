@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining
 from efface.errors import UsageError
-from efface.training.config import Rolling, Where
+from efface.training.config import Rolling, Where, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +63,12 @@ class Config(Rolling, Retaining):
             raise UsageError(
                 f"strength, clip and critic_lr are {self.strength}, {self.clip} and {self.critic_lr}; expected 0 to 1, and above 0."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """What the discriminator compares, and what the anchor is taught; neither has a way back while the discriminator warms up."""
+        share = 1 - self.warmup / self.iterations
+        work = self.each_step(forward=self.batch, back=2 * self.batch, together=self.batch)
+        return work._replace(forward=work.forward + self.batch * self.warmup, back=work.back * share)
 
 
 PUBLISHED: Mapping[str, Any] = {"images": 1000, "projection": "released"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining
 from efface.errors import EffaceError, UsageError
-from efface.training.config import Rolling
+from efface.training.config import Rolling, Work, halves
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,15 @@ class Config(Rolling, Retaining):
             )
         if self.together < 1:
             raise UsageError(f"together is {self.together}; expected at least 1.")
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """Trajectories at first, and the steps that count, twice each."""
+        fresh = min(1, max(self.fresh, len(concepts)) / self.iterations)
+        late = min(self.late, self.draw_steps)
+        count = (late + min(self.early, self.draw_steps - late)) * halves(self.guidance)
+        forward = fresh * self.draw_steps * halves(self.guidance) + count
+        together = min(count, self.together * halves(self.guidance))
+        return self.each_step(forward=forward, back=count, together=together)
 
 
 PUBLISHED: Mapping[str, Any] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining
-from efface.training.config import Rolling, Where
+from efface.training.config import Rolling, Where, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,10 @@ class Config(Rolling, Retaining):
     latents rolled by the edited one. The first with η + 1 has the target of the second with η."""
     lr: float = 5e-5
     """Learning rate of Adam (today's code: 5e-5; 2023: 1e-5 for 1000 iterations)."""
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A roll, a target of two texts, and an output."""
+        return self.each_step(forward=self.rolled + 2, back=1, together=1)
 
 
 PUBLISHED: Mapping[str, Any] = {"form": "2023", "eta": 1.0, "lr": 1e-5, "iterations": 1000}

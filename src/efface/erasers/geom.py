@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from efface.concepts.concept import Concept
 from efface.errors import UsageError
-from efface.training.config import Training
+from efface.training.config import Training, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,10 @@ class Config(Training):
                 f"grid, batch, images, draw_steps and alpha are {self.grid}, {self.batch}, {self.images}, {self.draw_steps} and "
                 f"{self.alpha}; expected at least 1 of each, and a number above 0."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """An output of each picture."""
+        return self.each_step(forward=0, back=self.batch, together=self.batch)
 
 
 PUBLISHED: Mapping[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from efface.concepts.concept import Concept, default_anchor
 from efface.erasers.base import Retaining, check_weights
 from efface.errors import UsageError
-from efface.training.config import Rolling, Where
+from efface.training.config import Rolling, Where, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,10 @@ class Config(Rolling, Retaining):
             raise UsageError(
                 f"rows is {self.rows} and key_lr {self.key_lr}; expected at least 1, and a number above 0."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A roll and three targets; the key's step reads under two texts, that of the weights under three."""
+        return self.each_step(forward=self.rolled + 3, back=5, together=3)
 
 
 PUBLISHED: Mapping[str, Any] = {}

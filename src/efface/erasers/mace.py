@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining, check_weights
 from efface.errors import EffaceError, UsageError
-from efface.training.config import Training
+from efface.training.config import Training, Work
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,10 @@ class Config(Training, Retaining):
             raise UsageError(
                 f"images, batch and draw_steps are {self.images}, {self.batch} and {self.draw_steps}; expected at least 1 each."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A mask and an output of each picture."""
+        return self.each_step(forward=self.batch, back=self.batch, together=self.batch).times(len(concepts))
 
 
 _BY_KIND: Mapping[str, Mapping[str, Any]] = {

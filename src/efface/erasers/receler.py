@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from efface.concepts.concept import Concept
 from efface.erasers.base import Evidence, Retaining, check_ridges, check_weights
 from efface.errors import UsageError
-from efface.training.config import Rolling
+from efface.training.config import Rolling, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,11 @@ class Config(Rolling, Retaining):
             raise UsageError(
                 f"attack_rows is {self.attack_rows} and attack_steps {self.attack_steps}; expected at least 1 and at least 0."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A roll, a target of two texts, a mask, the attack's goal and its steps, and an output."""
+        forward = self.rolled + 3 + min(1, self.attack_steps)
+        return self.each_step(forward=forward, back=self.attack_steps + 1, together=1)
 
 
 PUBLISHED: Mapping[str, Any] = {"attack_steps": 0}

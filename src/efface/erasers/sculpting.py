@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining, check_weights
 from efface.errors import UsageError
-from efface.training.config import Rolling, Where
+from efface.training.config import Rolling, Where, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +74,10 @@ class Config(Rolling, Retaining):
                 f"density, turnover and until are {self.density}, {self.turnover} and {self.until}; expected shares of 0 to 1, "
                 "the first above 0."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A target and an output of the concept's pictures and of the anchor's."""
+        return self.each_step(forward=2 * self.batch, back=2 * self.batch, together=2 * self.batch).times(len(concepts))
 
 
 PUBLISHED: Mapping[str, Any] = {"freeze": False, "distil": 0.0}

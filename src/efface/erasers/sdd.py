@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining
 from efface.errors import UsageError
-from efface.training.config import Rolling, Where
+from efface.training.config import Rolling, Where, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,10 @@ class Config(Rolling, Retaining):
         super().__post_init__()
         if not 0 <= self.decay < 1 or self.clip <= 0:
             raise UsageError(f"decay is {self.decay} and clip {self.clip}; expected 0 to below 1, and above 0.")
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A roll, a target, and an output."""
+        return self.each_step(forward=self.rolled + 1, back=1, together=1)
 
 
 PUBLISHED: Mapping[str, Any] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining, check_weights
 from efface.errors import UsageError
-from efface.training.config import Rolling
+from efface.training.config import Rolling, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +59,11 @@ class Config(Rolling, Retaining):
                 f"warmup, cycles and sampled are {self.warmup}, {self.cycles} and {self.sampled}; expected fewer steps of warm-up "
                 f"than the {self.iterations}, and at least 1 of the others."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """A roll, a target of two texts and an output; of other texts two outputs each."""
+        count = 1 + self.sampled
+        return self.each_step(forward=self.rolled + 1 + count, back=count, together=count).times(len(concepts))
 
 
 PUBLISHED: Mapping[str, Any] = {"anchors": "noise", "transport": "published"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from efface.concepts.concept import Concept
 from efface.erasers.base import Evidence, Retaining, check_ridges
 from efface.errors import UsageError
-from efface.training.config import Rolling, Where
+from efface.training.config import Rolling, Where, Work
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +65,19 @@ class Config(Rolling, Retaining):
                 f"rounds is {self.rounds}, round_iterations {self.round_iterations}, images {self.images}, word_iterations "
                 f"{self.word_iterations} and word_batch {self.word_batch}; expected at least 0, and at least 1 of each other."
             )
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """Rounds of erasing and of learning a word, and the last stage, whose target has a text more by every word."""
+        rounds = self.rounds * len(concepts)
+        ways = max(len(concept.prompts()) for concept in concepts) * (1 + self.rounds)
+        erased, learnt = rounds * self.round_iterations, rounds * self.word_iterations
+        last = self.each_step(forward=self.rolled + 2 + ways, back=1, together=1)
+        return Work(
+            steps=last.steps + erased + learnt,
+            forward=last.forward + erased * (self.rolled + 2),
+            back=last.back + erased + learnt * self.word_batch,
+            together=max(last.together, self.word_batch if rounds else 1),
+        )
 
 
 PUBLISHED: Mapping[str, Any] = {"rounds": lambda concepts: 2 if concepts[0].kind == "explicit" else 4}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from efface.concepts.concept import Concept
 from efface.erasers.base import Evidence, Retaining, check_ridges, check_weights
 from efface.errors import UsageError
-from efface.training.config import Training, Where
+from efface.training.config import Training, Where, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +87,14 @@ class Config(Training, Retaining):
     def shown(self) -> int:
         """Pictures of the concept in a step."""
         return 2 * max(1, self.batch // 3)
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """Pictures of the anchor and of retained prompts twice each, those of the concept with a prompt and with none, and the words'
+        own steps."""
+        twice = self.batch // 2 + (self.batch if self.keep and self.retain else 0)
+        together = twice + 2 * self.shown
+        search = self.word_steps * self.shown if self.words else 0
+        return self.each_step(forward=twice, back=together + search, together=together)
 
 
 PUBLISHED: Mapping[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from efface.families.base import execution_device
+from efface.families.base import Side, execution_device
 from efface.io.progress import on_step
 from efface.models.model import Model, Settings
 
@@ -28,9 +28,7 @@ def seconds_each(model: Model, prompts: Sequence[str], settings: Settings) -> fl
         settings: of the whole run, with its number of `steps`.
     """
     device = torch.device(execution_device(model.pipeline))
-    side = settings.get("side") or model.family.latent_shape(None)[1] * 8
-    large = max(side) if isinstance(side, tuple) else side
-    some = list(prompts[: 1 if device.type == "cpu" and large >= LARGE else 4])
+    some = list(prompts[: of_probe(model, settings.get("side"))])
     steps = settings.get("steps", PROBE)
     marks = [time.perf_counter()]
 
@@ -46,6 +44,13 @@ def seconds_each(model: Model, prompts: Sequence[str], settings: Settings) -> fl
     step = marks[-1] - marks[-2]
     beside = max(0.0, total - step * (len(marks) - 1))  # encoding, decoding, and what only a first step costs
     return (beside + step * steps) / len(some)
+
+
+def of_probe(model: Model, side: Side) -> int:
+    """Pictures on which a rate is measured: four, one where a processor draws large ones."""
+    side = side or model.family.latent_shape(None)[1] * 8
+    large = (max(side) if isinstance(side, tuple) else side) >= LARGE
+    return 1 if large and torch.device(execution_device(model.pipeline)).type == "cpu" else 4
 
 
 def model_bytes(pipeline: Any) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
+from efface.concepts.concept import Concept
 from efface.errors import UsageError
 
 Where = Literal["text", "cross", "rest", "all"]
@@ -12,6 +14,23 @@ Where = Literal["text", "cross", "rest", "all"]
 `all`: every weight of the denoiser."""
 LossIn = Literal["noise", "raw"]
 """What a difference is measured in: the noise that outputs imply, in which published learning rates are, or raw outputs."""
+
+
+class Work(NamedTuple):
+    """What a whole training has the denoiser do, about, in pictures that pass through it; those on which it trains come before."""
+
+    steps: int
+    """Training steps, of all stages and concepts."""
+    forward: float
+    """Pictures that pass without gradients."""
+    back: float
+    """Pictures that pass forward and back."""
+    together: int
+    """Most of these that are kept for one way back."""
+
+    def times(self, count: int) -> Work:
+        """So many such trainings, one after the other."""
+        return Work(self.steps * count, self.forward * count, self.back * count, self.together)
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,14 @@ class Training:
                     f"{name} is {value}; expected a finite number {'above' if above else 'of at least'} 0."
                 )
 
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """What the training of some concepts takes; methods that do more than predict once with gradients and once without say so."""
+        return self.each_step(forward=1, back=1, together=1)
+
+    def each_step(self, *, forward: float, back: float, together: int) -> Work:
+        """The work of all steps, by that of one; fields as of `Work`."""
+        return Work(self.iterations, forward * self.iterations, back * self.iterations, together)
+
 
 @dataclass(frozen=True)
 class Rolling(Training):
@@ -69,3 +96,19 @@ class Rolling(Training):
             raise UsageError(
                 f"draw_steps is {self.draw_steps} and bank {self.bank}; expected at least 1 and at least 0."
             )
+
+    @property
+    def rolled(self) -> float:
+        """Pictures that pass, on average, to roll one."""
+        return (self.draw_steps - 1) / 2 * halves(self.guidance)
+
+    def each_step(self, *, forward: float, back: float, together: int, retained: int = 1) -> Work:
+        """The work of all steps, by that of one without its retained prompts, of which there are so many."""
+        count = retained if self.retain and getattr(self, "keep", None) else 0
+        forward += count * (self.rolled + 1)
+        return super().each_step(forward=forward, back=back + count, together=together + count)
+
+
+def halves(guidance: float) -> int:
+    """Pictures that pass for one that is drawn by a guidance scale."""
+    return 2 if guidance > 1 else 1

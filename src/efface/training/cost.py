@@ -1,22 +1,24 @@
-"""What a training takes at least, measured on one pass forward and back before it starts."""
+"""What a training will take, measured before it starts on one pass forward and one forward and back."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
+from efface.concepts.concept import Concept
 from efface.errors import EffaceError
 from efface.families.base import execution_device
 from efface.models.model import Model
-from efface.models.timing import model_bytes
+from efface.models.timing import model_bytes, of_probe
 from efface.training.config import Training
 from efface.training.groups import weights_of
 from efface.training.holders import Holder, holder
-from efface.training.latents import Noisy
 from efface.training.loop import training
 
 SLOW = 5.0
@@ -24,38 +26,49 @@ SLOW = 5.0
 
 
 class Cost(NamedTuple):
-    """What a training takes at least: methods that roll latents, search, or take batches make several passes a step."""
+    """What a training takes beside the pictures that are drawn for it."""
 
     steps: int
+    """Training steps, of all stages and concepts."""
     seconds: float
-    """Of as many passes forward and back, of one picture each."""
+    """About, by as many passes of the denoiser as the method makes; what else it does is not counted."""
     bytes: int
-    """Weights, what such a pass keeps for its way back, and what is trained with its gradients and Adam's two moments."""
+    """Weights, what is kept for the largest way back, and what is trained with its gradients and Adam's two moments."""
 
 
-def cost_of(model: Model, config: Training, prompt: str) -> Cost:
+class Pass(NamedTuple):
+    """What a pass takes of one picture."""
+
+    seconds: float
+    bytes: int
+    """That it keeps for its way back."""
+
+
+def cost_of(model: Model, config: Training, concepts: Sequence[Concept]) -> Cost:
     """Measured on the model, of which nothing changes.
 
     Raises:
         EffaceError: the weights that the method would train cannot be trained, or one pass does not fit into memory.
     """
     where = getattr(config, "where", None)
+    prompt = concepts[0].prompts()[0]
     if not config.denoises:
-        return Cost(
-            config.iterations, config.iterations * _one_pass(model, None, prompt, config)[0], _weights(model, None)
-        )
+        each = _pass(model, None, prompt, config, 1)
+        return Cost(config.iterations, config.iterations * each.seconds, _weights(model, None))
+    work = config.work(concepts)
     held = None if where is None else holder(weights_of(model, where), config.rank, config.seed)
+    count = min(work.together, of_probe(model, config.side))
     try:
         with training(model, config.checkpointing):
-            seconds, kept = _one_pass(model, held, prompt, config)
-            if seconds < SLOW:
-                seconds, kept = _one_pass(model, held, prompt, config)
+            back = _settled(model, held, prompt, config, count, True)
+            forward = _settled(model, held, prompt, config, count, False) if work.forward else back
     except torch.OutOfMemoryError as error:
         raise EffaceError(
-            "a pass forward and back of one picture does not fit into the device's memory: take --checkpointing, a smaller --side, "
-            "or a network in half precision."
+            "a pass forward and back does not fit into the device's memory: take --checkpointing, a smaller --side, or a network in "
+            "half precision."
         ) from error
-    return Cost(config.iterations, config.iterations * seconds, _weights(model, held) + kept)
+    seconds = work.forward * forward.seconds + work.back * back.seconds
+    return Cost(work.steps, seconds, _weights(model, held) + work.together * back.bytes)
 
 
 def _weights(model: Model, held: Holder | None) -> int:
@@ -64,8 +77,16 @@ def _weights(model: Model, held: Holder | None) -> int:
     return model_bytes(model.pipeline) + trained * 4 * 4
 
 
-def _one_pass(model: Model, held: Holder | None, prompt: str, config: Training) -> tuple[float, int]:
-    """Seconds of a pass, and bytes that it keeps; of a method that never denoises, of encoding a prompt."""
+def _settled(model: Model, held: Holder | None, prompt: str, config: Training, count: int, back: bool) -> Pass:
+    """A second pass where the first was quick."""
+    started = time.perf_counter()
+    found = _pass(model, held, prompt, config, count, back)
+    quick = time.perf_counter() - started < SLOW
+    return _pass(model, held, prompt, config, count, back) if quick else found
+
+
+def _pass(model: Model, held: Holder | None, prompt: str, config: Training, count: int, back: bool = True) -> Pass:
+    """A pass of so many pictures, forward and back or forward alone; of a method that never denoises, of encoding a prompt."""
     known = {p.untyped_storage().data_ptr() for module in model.components().values() for p in module.parameters()}
     kept: dict[int, int] = {}
 
@@ -77,14 +98,20 @@ def _one_pass(model: Model, held: Holder | None, prompt: str, config: Training) 
 
     device = torch.device(execution_device(model.pipeline))
     started = time.perf_counter()
-    text = model.encode([prompt])
+    text = model.encode([prompt] * count)
     if config.denoises:
-        z = torch.zeros(1, *model.family.latent_shape(config.side), device=device, dtype=text.states.dtype)
-        at = Noisy(z.requires_grad_(held is None), torch.tensor([model.num_train_timesteps // 2], device=device))
-        with held.active() if held else nullcontext(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            model.predict(at.z, at.timestep, text).float().square().mean().backward()
+        z = torch.zeros(count, *model.family.latent_shape(config.side), device=device, dtype=text.states.dtype)
+        t = torch.tensor([model.num_train_timesteps // 2], device=device)
+        with (
+            torch.set_grad_enabled(back),
+            held.active() if held else nullcontext(),
+            saved_tensors_hooks(keep, lambda x: x),
+        ):
+            output = model.predict(z.requires_grad_(back and held is None), t, text)
+            if back:
+                output.float().square().mean().backward()
     if device.type != "cpu":
         torch.accelerator.synchronize()
     for value in held.parameters if held else ():
         value.grad = None
-    return time.perf_counter() - started, sum(kept.values())
+    return Pass((time.perf_counter() - started) / count, sum(kept.values()) // count)

@@ -37,8 +37,8 @@ TRAINED: dict[str, dict[str, Any]] = {
         "draw_steps": STEPS, "iterations": 220, "warmup": 20, "attack_steps": 5, "lr": 2e-4, "retain": 1.0, "eta": 0.0,
     },
     "stereo": _ROLLING | {
-        "where": "text", "rounds": 1, "round_iterations": 40, "round_lr": 1e-3, "iterations": 100, "lr": 1e-3, "images": 9,
-        "word_iterations": 60, "word_lr": 0.02, "strength": 1.0, "retain": 3.0,
+        "where": "text", "rounds": 1, "round_iterations": 40, "round_lr": 1e-3, "iterations": 200, "lr": 5e-4, "images": 9,
+        "word_iterations": 60, "word_lr": 0.02, "retain": 3.0,
     },
     "aegis": _ROLLING | {"where": "cross", "iterations": 140, "lr": 6e-4},
     "eraseflow": _ROLLING | {

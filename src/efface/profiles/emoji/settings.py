@@ -50,7 +50,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Options of trained erasers: published learning rates are for networks seventy times as large. Tried on the tiger, the tractor and
-the trumpet, `unsee` also on the tulip, which no benchmark measures (docs/trained.md)."""
+the trumpet, `unsee` also on the tulip, `stereo` on the sailboat and the volcano, which no benchmark measures (docs/trained.md)."""
 
 STYLED: dict[str, dict[str, Any]] = {
     "esd": {"where": "text", "lr": 1e-3},

@@ -94,6 +94,14 @@ def test_every_trained_eraser_says_what_it_does():
     assert all(ERASERS.load(name).Config.work is not Training.work for name in OPTIONS)
 
 
+@pytest.mark.parametrize("method", OPTIONS)
+def test_pictures_are_counted_where_they_are_drawn_first(method, sd):
+    keep = {} if method == "geom" else {"keep": ["a tree"]}
+    plan = plan_erasure(sd, CONCEPTS[:1], method=method, **OPTIONS[method], **keep)
+    assert plan.pictures() is not None
+    assert (plan.pictures() > 0) == ("images" in OPTIONS[method])
+
+
 def test_more_concepts_take_more_only_where_each_is_trained_alone():
     for method in OPTIONS:
         config = dataclasses.replace(ERASERS.load(method).Config(), keep=("a dog",)) if method != "geom" else None

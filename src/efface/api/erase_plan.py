@@ -78,11 +78,12 @@ class ErasePlan:
     def pictures(self) -> int | None:
         """Pictures that are drawn at most; None where only the method knows."""
         from efface.erasers import ERASERS
-        from efface.erasers.base import Drawing
+        from efface.erasers.base import ClosedForm, Drawing
+        from efface.training.config import Training
 
         eraser = ERASERS.load(self.method)
         if not isinstance(eraser, Drawing):
-            return None
+            return 0 if isinstance(eraser, ClosedForm) or isinstance(self.config, Training) else None
         return eraser.pictures(self.concepts, self.config, judged=self.judge is not None)
 
     def run(self, progress: Progress = silent) -> Erasure:

@@ -67,11 +67,10 @@ class Config(Rolling, Retaining):
             )
 
     def work(self, concepts: Sequence[Concept]) -> Work:
-        """Rounds of erasing and of learning a word, and the last stage, whose target has a text more by every word."""
+        """Rounds of erasing and of learning a word, and the last stage, whose target has three texts and one more by every word."""
         rounds = self.rounds * len(concepts)
-        ways = max(len(concept.prompts()) for concept in concepts) * (1 + self.rounds)
         erased, learnt = rounds * self.round_iterations, rounds * self.word_iterations
-        last = self.each_step(forward=self.rolled + 2 + ways, back=1, together=1)
+        last = self.each_step(forward=self.rolled + 3 + self.rounds, back=1, together=1)
         return Work(
             steps=last.steps + erased + learnt,
             forward=last.forward + erased * (self.rolled + 2),

@@ -234,12 +234,13 @@ def todo(
                 yield method, concept, part
 
 
-def summary(run: Run, method: str) -> dict[str, float | None]:
-    """The means of a method over its concepts."""
+def summary(run: Run, method: str, concepts: Sequence[str]) -> dict[str, float | None]:
+    """The means of a method over those concepts that were measured."""
     found: dict[str, list[float]] = {}
     for key, figures in run.rows.items():
         counts = key.part in (QUALITY, *run.parts)
-        if counts and key.method == method and key == run.key(method, key.concept, key.part):
+        counts = counts and key.method == method and key.concept in concepts
+        if counts and key == run.key(method, key.concept, key.part):
             for name in COLUMNS:
                 if figures.get(name) is not None:
                     found.setdefault(name, []).append(figures[name])
@@ -286,7 +287,8 @@ def main(
         return
     for row in todo(run, methods, concepts, attacks, every):
         run.measure(*row)
-    figures = {method: summary(run, method) for method in methods}
+    asked = (*concepts, *(MORE if every else ()), WATERMARK.name)
+    figures = {method: summary(run, method, asked) for method in methods}
     print(markdown.head(["method", *COLUMNS]))
     for method, row in figures.items():
         print(markdown.row([method, *("–" if value is None else f"{value:,.0f}" for value in row.values())]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from efface.concepts.concept import Concept
 from efface.erasers.base import Retaining, check_ridges
-from efface.training.config import Training
+from efface.training.config import Training, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,12 @@ class Config(Training, Retaining):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ridges(self, "length")
+
+    def work(self, concepts: Sequence[Concept]) -> Work:
+        """The concepts' texts once, retained ones twice."""
+        texts = sum(len(concept.prompts()) * (1 + self.aliases * len(concept.aliases)) for concept in concepts)
+        retained = min(RETAINED, len(self.keep or ())) if self.retain else 0
+        return self.each_step(forward=retained, back=texts + retained, together=texts + retained)
 
 
 PUBLISHED: Mapping[str, Any] = {

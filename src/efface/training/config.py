@@ -17,14 +17,15 @@ LossIn = Literal["noise", "raw"]
 
 
 class Work(NamedTuple):
-    """What a whole training has the denoiser do, about, in pictures that pass through it; those on which it trains come before."""
+    """What a whole training has the denoiser do, about, in pictures that pass through it (a method that never denoises: the text
+    encoders, in texts); pictures that are drawn to be trained on come before."""
 
     steps: int
     """Training steps, of all stages and concepts."""
     forward: float
-    """Pictures that pass without gradients."""
+    """Those that pass without gradients."""
     back: float
-    """Pictures that pass forward and back."""
+    """Those that pass forward and back."""
     together: int
     """Most of these that are kept for one way back."""
 

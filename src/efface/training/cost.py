@@ -24,6 +24,8 @@ from efface.training.loop import training
 ENOUGH, SLOW = 4, 5.0
 """Passes of which the quickest counts, since the first does much that is done once and any may be held up, and seconds after which no
 further one is made."""
+BACK = 3.0
+"""Passes forward that a pass of text encoders forward and back takes, about: it is not measured."""
 
 
 class Cost(NamedTuple):
@@ -53,10 +55,10 @@ def cost_of(model: Model, config: Training, concepts: Sequence[Concept]) -> Cost
     """
     where = getattr(config, "where", None)
     prompt = concepts[0].prompts()[0]
-    if not config.denoises:
-        each = _pass(model, None, prompt, config, 1)
-        return Cost(config.iterations, config.iterations * each.seconds, _weights(model, None))
     work = config.work(concepts)
+    if not config.denoises:
+        each = _settled(model, None, prompt, config, work.together, False)
+        return Cost(work.steps, (work.forward + BACK * work.back) * each.seconds, _weights(model, None))
     held = None if where is None else holder(weights_of(model, where), config.rank, config.seed)
     count = min(work.together, of_probe(model, config.side))
     try:
@@ -86,7 +88,7 @@ def _settled(model: Model, held: Holder | None, prompt: str, config: Training, c
     return min(found)
 
 
-def _pass(model: Model, held: Holder | None, prompt: str, config: Training, count: int, back: bool = True) -> Pass:
+def _pass(model: Model, held: Holder | None, prompt: str, config: Training, count: int, back: bool) -> Pass:
     """A pass of so many pictures, forward and back or forward alone; of a method that never denoises, of encoding a prompt."""
     known = {p.untyped_storage().data_ptr() for module in model.components().values() for p in module.parameters()}
     kept: dict[int, int] = {}
